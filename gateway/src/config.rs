@@ -1,0 +1,114 @@
+//! The configuration as the rest of the gateway uses it: complete, resolved, valid. `raw` has the TOML shape, `load`
+//! turns files into this or into a list of everything that is wrong with them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mask::MaskRule;
+use crate::policy::Policy;
+use crate::target::Target;
+
+/// One loaded configuration. Replaced as a whole on reload, never changed.
+#[derive(Debug)]
+pub struct Config {
+    pub gateway: GatewayConfig,
+    pub access: Access,
+    pub recording: RecordingConfig,
+    pub identity: Option<IdentityConfig>,
+    pub agents: Vec<AgentConfig>,
+    pub targets: Vec<Arc<Target>>,
+    pub policy: Policy,
+    pub masks: Vec<Arc<MaskRule>>,
+    /// SHA-256 over the files' bytes, hexadecimal, the first 16 digits: names the policy in records and approvals.
+    pub version: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Enforce,
+    Observe,
+}
+
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// cgroups of agents, as paths below the cgroup2 mount, without a leading slash.
+    pub agents: Vec<String>,
+    /// Where the programs are attached, below the cgroup2 mount; "" is the root.
+    pub attach: String,
+    pub mode: Mode,
+    /// What happens to a destination that no target names.
+    pub unlisted: Mode,
+    /// The user that the gateway process becomes.
+    pub user: String,
+    /// `/run/weir`, `/var/lib/weir`, and the pins below the bpf mount (`/sys/fs/bpf/weir`).
+    pub runtime_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub bpf_dir: PathBuf,
+    /// TCP port of the gateway on the loopback addresses, and the UDP port of its resolver.
+    pub port: u16,
+    pub dns_port: u16,
+    /// Runtimes, each on a thread of its own; 0 is one per core.
+    pub shards: usize,
+}
+
+/// Who may use the admin socket: names of unix groups.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub admin: Vec<String>,
+    /// Approver name -> unix groups.
+    pub approve: BTreeMap<String, Vec<String>>,
+    pub audit: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct RecordingConfig {
+    pub directory: PathBuf,
+    pub keep: Duration,
+    /// Bytes.
+    pub max_size: u64,
+    /// Bytes of reply content kept for each operation; the rest is counted.
+    pub reply_limit: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    pub issuer: String,
+    pub audience: String,
+    /// The claim that lists groups; default `groups`.
+    pub groups_claim: String,
+    /// Trust anchors for the issuer's TLS (PEM); none is the system's.
+    pub ca: Option<PathBuf>,
+    /// Where an `http://` issuer is allowed (loopback only, for tests), the reason given for it.
+    pub insecure: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    pub name: String,
+    pub matches: AgentMatch,
+    /// Processes of this user count as the agent wherever they run.
+    pub user: Option<String>,
+    pub uid: Option<u32>,
+    pub token: TokenSource,
+}
+
+/// How an agent is recognised by the path of its cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentMatch {
+    /// A systemd unit, `*` for the instance: matches a path component.
+    Unit(String),
+    /// A path below the cgroup2 mount; everything below it matches.
+    Cgroup(String),
+    /// Only the `user` decides.
+    UserOnly,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `%i` is the unit's instance, `%u` the user's name.
+    File(String),
+    /// Name of an environment variable of the connecting process.
+    Environment(String),
+}

@@ -1,0 +1,144 @@
+//! Identifiers that people read, type and pass on.
+//!
+//! A session's ID is 64 bits, written as 13 lower-case letters and digits of Crockford's base 32: 42 bits of Unix
+//! milliseconds, then 22 bits from the kernel's random source, so that IDs sort by time. An operation is its session's ID
+//! and a sequence number: `01k3v9m2c7q4x-12`. Every denial prints one; `weir why` takes it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const LENGTH: usize = 13;
+
+/// One session, refused ones included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct SessionId(u64);
+
+/// One operation of a session; operation 0 is the session's `connect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct OperationId {
+    pub session: SessionId,
+    pub sequence: u32,
+}
+
+/// The text is no ID.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an ID: expected {LENGTH} letters and digits, or these, '-' and a number")]
+pub struct InvalidId(String);
+
+impl SessionId {
+    /// `unix_ms`: milliseconds since the epoch; `random`: any 22 random bits (higher bits are ignored).
+    pub fn new(unix_ms: u64, random: u32) -> Self {
+        Self((unix_ms << 22) | u64::from(random & 0x3f_ffff))
+    }
+
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    pub fn from_u64(value: u64) -> Self {
+        Self(value)
+    }
+
+    pub fn operation(self, sequence: u32) -> OperationId {
+        OperationId { session: self, sequence }
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0u8; LENGTH];
+        for (i, slot) in text.iter_mut().rev().enumerate() {
+            *slot = ALPHABET[(self.0 >> (5 * i)) as usize & 31];
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = || InvalidId(text.to_owned());
+        if text.len() != LENGTH {
+            return Err(invalid());
+        }
+        let mut value = 0u64;
+        for letter in text.bytes() {
+            let digit = ALPHABET.iter().position(|&a| a == letter.to_ascii_lowercase()).ok_or_else(invalid)?;
+            value = value.checked_mul(32).and_then(|v| v.checked_add(digit as u64)).ok_or_else(invalid)?;
+        }
+        Ok(Self(value))
+    }
+}
+
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.session, self.sequence)
+    }
+}
+
+impl FromStr for OperationId {
+    type Err = InvalidId;
+
+    /// A bare session ID stands for its operation 0.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let (session, sequence) = text.split_once('-').unwrap_or((text, "0"));
+        let sequence = sequence.parse().map_err(|_| InvalidId(text.to_owned()))?;
+        Ok(Self { session: session.parse()?, sequence })
+    }
+}
+
+impl From<SessionId> for String {
+    fn from(id: SessionId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for SessionId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<OperationId> for String {
+    fn from(id: OperationId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for OperationId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_survive_the_round_trip_and_sort_by_time() {
+        let early = SessionId::new(1_780_000_000_000, u32::MAX);
+        let late = SessionId::new(1_780_000_000_001, 0);
+        assert!(early < late && early.to_string() < late.to_string());
+        let operation = late.operation(12);
+        assert_eq!(operation.to_string().parse::<OperationId>().unwrap(), operation);
+        assert_eq!(early.to_string().parse::<OperationId>().unwrap(), early.operation(0));
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in ["", "abc", "01k3v9m2c7q4x-", "01k3v9m2c7q4x-x", "zzzzzzzzzzzzz", "01k3v9m2c7q4u"] {
+            assert!(text.parse::<OperationId>().is_err(), "{text}");
+        }
+    }
+}

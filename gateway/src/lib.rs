@@ -1,0 +1,23 @@
+//! Weir's user-space half: one library, used by the `weir` binary and by the system tests.
+//!
+//! The life of a connection reads in [`accept`]; ARCHITECTURE.md is the map.
+
+pub mod accept;
+pub mod admin;
+pub mod approval;
+pub mod cli;
+pub mod config;
+pub mod dns;
+pub mod gateway;
+pub mod identity;
+pub mod ids;
+pub mod intercept;
+pub mod mask;
+pub mod origin;
+pub mod policy;
+pub mod protocol;
+pub mod record;
+pub mod secret;
+pub mod session;
+pub mod target;
+pub mod witness;

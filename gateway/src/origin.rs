@@ -1,0 +1,48 @@
+//! Where a connection comes from: what the kernel captured, and what procfs says about it.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What the kernel saw at connect. Only this decides identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Thread group id in the host's pid namespace.
+    pub pid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// cgroup2 id (inode) of the task that connected.
+    pub cgroup_id: u64,
+    /// cgroup2 id of the socket, fixed when it was made; 0 where the kernel could not tell.
+    pub socket_cgroup_id: u64,
+    pub netns_cookie: u64,
+    /// Nanoseconds of CLOCK_BOOTTIME at connect.
+    pub connected_at: u64,
+    /// What the agent wanted to reach.
+    pub destination: SocketAddr,
+    /// The agent's own end of the socket.
+    pub source: SocketAddr,
+}
+
+/// What the witness read in procfs and cgroupfs about an origin: evidence for the record, never identity, the cgroup's
+/// path aside, which is resolved from the id that the kernel captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Path of the agent's cgroup below the cgroup2 mount, such as `/agents.slice/coder@a.service`.
+    pub cgroup: String,
+    /// User name of the origin's uid, if it has one.
+    pub user: Option<String>,
+    /// The process and its ancestors, nearest first, up to the agent's cgroup's edge. Bounded by the witness.
+    pub tree: Vec<Process>,
+}
+
+/// One process as procfs showed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    /// Nanoseconds of CLOCK_BOOTTIME, in steps of the clock tick.
+    pub started_at: u64,
+    pub executable: String,
+    /// Arguments, secrets redacted, bounded.
+    pub argv: Vec<String>,
+}

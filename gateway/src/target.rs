@@ -1,0 +1,67 @@
+//! Targets: what agents connect to, and how the gateway reaches and logs in to it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One `[[target]]`.
+#[derive(Debug)]
+pub struct Target {
+    pub name: String,
+    pub protocol: Protocol,
+    /// What agents connect to.
+    pub address: Vec<Address>,
+    /// Databases that sessions may name; empty: any.
+    pub databases: Vec<String>,
+    pub tls: TlsMode,
+    pub login: Option<Login>,
+    /// SNI names that a pass-through target accepts (`*.example.com` matches one label); empty: its own names.
+    pub server_names: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    Postgres,
+    TlsPassthrough,
+}
+
+/// An address as configured, with its port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub host: Host,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// Lower case, without a trailing dot.
+    Name(String),
+    /// Network and prefix length; a single address has the full length.
+    Network(std::net::IpAddr, u8),
+}
+
+#[derive(Clone, Debug)]
+pub enum TlsMode {
+    /// Certificate and name are verified against these trust anchors (PEM file), or the system's.
+    VerifyFull { ca: Option<PathBuf>, server_name: Option<String> },
+    /// The chain is verified, the name is not.
+    VerifyCa { ca: Option<PathBuf>, insecure: String },
+    /// No TLS at all, and why.
+    Disable { insecure: String },
+}
+
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub user: String,
+    pub password: CredentialSource,
+}
+
+/// Where a held credential comes from. Never the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// A systemd credential by name.
+    Credential(String),
+    /// A file that only root and the gateway's user can read.
+    File(PathBuf),
+}

@@ -1,1 +1,253 @@
-//! To come.
+//! The witness: the small privileged half of the daemon, and the gateway's client for it.
+//!
+//! `weir serve` starts as root, starts `weir witness` with one end of a socket pair, and gives up every privilege. The
+//! witness loads and pins the eBPF programs, and answers a handful of typed questions: which processes stand behind an
+//! origin, what a configured token or credential file holds, whether the programs are attached. It parses nothing that
+//! comes from the network, it answers only what its configuration names, and it ends when the gateway ends.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::intercept::Interceptor;
+use crate::origin::{Evidence, Origin};
+use crate::secret::Secret;
+use crate::target::CredentialSource;
+
+/// What the witness does and answers, out of the configuration. Sent whole at start and at every reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessConfig {
+    /// Where the programs are attached and whom they intercept.
+    pub kernel: KernelConfig,
+    /// Templates of token files; `%i` and `%u` stand for one path-component-safe word.
+    pub token_files: Vec<String>,
+    /// Names of environment variables that may be asked for.
+    pub token_variables: Vec<String>,
+    /// Held credentials that may be asked for.
+    pub credentials: Vec<CredentialName>,
+}
+
+/// What the kernel half is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelConfig {
+    /// Where cgroup2 is mounted.
+    pub cgroup_mount: PathBuf,
+    /// Attach point below it; "" is the root.
+    pub attach: String,
+    /// cgroups of agents below the mount.
+    pub agents: Vec<String>,
+    /// Users whose processes are agents wherever they run.
+    pub agent_uids: Vec<u32>,
+    /// cgroup of the gateway below the mount; `None` before it runs: then nobody may bind its ports.
+    pub gateway_cgroup: Option<String>,
+    pub port: u16,
+    pub dns_port: u16,
+    pub bpf_dir: PathBuf,
+}
+
+/// `target::CredentialSource` as it crosses the socket pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CredentialName {
+    Credential(String),
+    File(PathBuf),
+}
+
+/// Why the witness has no answer. Every one of these denies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum WitnessError {
+    #[error("the witness is gone; the gateway must be restarted")]
+    Lost,
+    #[error("the witness did not answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+    #[error("too many questions to the witness are waiting")]
+    Busy,
+    #[error("the process {pid} started after the connect: its number was used again")]
+    TooYoung { pid: u32 },
+    #[error("the process {pid} is gone")]
+    Gone { pid: u32 },
+    #[error("the process {pid} is not in the cgroup that connected")]
+    OtherCgroup { pid: u32 },
+    #[error("no cgroup has the id {0}: it was removed since the connect")]
+    UnknownCgroup(u64),
+    #[error("{0} is not named in the configuration")]
+    NotConfigured(String),
+    #[error("{0} does not exist")]
+    Missing(String),
+    #[error("{0}: a symbolic link is in the path, and links are not followed")]
+    Symlink(String),
+    #[error("{0} is not a regular file")]
+    NotRegular(String),
+    #[error("{path} is larger than {limit} bytes")]
+    TooLarge { path: String, limit: usize },
+    #[error("{0} is empty")]
+    Empty(String),
+    #[error("{path} may be read by others (mode {mode:o}); make it 0600 or 0400, owned by root")]
+    Exposed { path: String, mode: u32 },
+    #[error("{what}: {error}")]
+    Io { what: String, error: String },
+}
+
+/// A question is not answered later than this.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl WitnessConfig {
+    /// Takes what the witness needs from the configuration, and finds the cgroup2 mount and this process's own cgroup
+    /// (the gateway's).
+    pub fn new(config: &Config) -> Result<Self, WitnessError> {
+        let _ = config;
+        Err(WitnessError::Lost)
+    }
+}
+
+/// Starts `weir witness` as a child, waits until the programs are attached, and takes the map descriptors that it hands
+/// over. Call it as root, before any thread is started and before [`crate::intercept::drop_privileges`].
+pub fn spawn(config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
+    let _ = config;
+    Err(WitnessError::Lost)
+}
+
+/// The child's main loop: what the hidden command `weir witness` runs. The socket is descriptor 3. It returns when the
+/// gateway is gone.
+pub fn run() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A witness that has attached everything, as `spawn` returns it.
+#[derive(Debug)]
+pub struct WitnessProcess {
+    interceptor: Interceptor,
+    report: AttachmentReport,
+}
+
+impl WitnessProcess {
+    /// What was attached at start.
+    pub fn report(&self) -> &AttachmentReport {
+        &self.report
+    }
+
+    /// The client and the interceptor; needs no runtime, works on any number of them.
+    pub fn into_parts(self) -> io::Result<(Witness, Interceptor)> {
+        Ok((Witness { shared: Arc::new(()) }, self.interceptor))
+    }
+}
+
+/// The gateway's client: cheap to clone, usable from every thread and runtime. Questions are pipelined, bounded in number,
+/// and time out.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    shared: Arc<()>,
+}
+
+impl Witness {
+    /// What procfs and cgroupfs say about the process behind an origin.
+    pub async fn evidence(&self, origin: &Origin) -> Result<Evidence, WitnessError> {
+        let _ = (origin, &self.shared);
+        Err(WitnessError::Lost)
+    }
+
+    /// Reads a token file whose path matches a configured template.
+    pub async fn token_file(&self, path: &Path) -> Result<Secret, WitnessError> {
+        let _ = path;
+        Err(WitnessError::Lost)
+    }
+
+    /// Reads a configured environment variable of the process that connected.
+    pub async fn token_environment(&self, origin: &Origin, name: &str) -> Result<Secret, WitnessError> {
+        let _ = (origin, name);
+        Err(WitnessError::Lost)
+    }
+
+    /// Reads a held credential that a target names.
+    pub async fn credential(&self, source: &CredentialSource) -> Result<Secret, WitnessError> {
+        let _ = source;
+        Err(WitnessError::Lost)
+    }
+
+    /// What is attached and counted now.
+    pub async fn attachments(&self) -> Result<AttachmentReport, WitnessError> {
+        Err(WitnessError::Lost)
+    }
+
+    /// New agents, users, cgroups, tokens and credentials, after a reload.
+    pub async fn reconfigure(&self, config: WitnessConfig) -> Result<(), WitnessError> {
+        let _ = config;
+        Err(WitnessError::Lost)
+    }
+
+    /// Completes when the witness has died. The gateway must stop then: nothing can be identified any more.
+    pub async fn lost(&self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The state of the kernel half, for `weir status`, `weir doctor` and `weir kernel status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentReport {
+    /// Where it is attached, below the cgroup2 mount; "/" is the root.
+    pub attach: String,
+    pub hooks: Vec<HookReport>,
+    /// Counters by name, such as `redirected` or `denied_udp`.
+    pub counters: std::collections::BTreeMap<String, u64>,
+    /// Connects under way between the agent's SYN and the gateway's accept.
+    pub pending: u64,
+    /// Agents pass unjudged until then, by `weir detach`.
+    pub detached: Option<Detached>,
+    /// What an operator should know: a port in the ephemeral range, an agent cgroup that did not exist.
+    pub warnings: Vec<String>,
+}
+
+impl AttachmentReport {
+    /// Every hook is in effect and no detach is running.
+    pub fn enforcing(&self) -> bool {
+        !self.hooks.is_empty() && self.detached.is_none() && self.hooks.iter().all(|hook| hook.effective)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookReport {
+    /// `connect4`, `sock_ops` and so on.
+    pub name: String,
+    /// BPF_PROG_QUERY lists our program among the effective ones at the attach point.
+    pub effective: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// Seconds until everything is enforced again.
+    pub remaining: u64,
+    /// The uid that asked.
+    pub uid: u32,
+    pub reason: String,
+}
+
+/// Attaches and pins everything (`weir kernel attach`, before any agent starts). The pins stay when this process ends.
+pub fn kernel_attach(config: &WitnessConfig) -> Result<AttachmentReport, WitnessError> {
+    let _ = config;
+    Err(WitnessError::Lost)
+}
+
+/// Reads the pins; changes nothing.
+pub fn kernel_status(config: &WitnessConfig) -> Result<AttachmentReport, WitnessError> {
+    let _ = config;
+    Err(WitnessError::Lost)
+}
+
+/// Lets agents pass unjudged for a time, at most [`MAX_DETACH`]. The kernel itself ends it, whether the daemon lives or
+/// not. Refused to callers in an agent's cgroup or with an agent's uid. Zero ends a running one.
+pub fn detach(config: &WitnessConfig, duration: Duration, reason: &str) -> Result<AttachmentReport, WitnessError> {
+    let _ = (config, duration, reason);
+    Err(WitnessError::Lost)
+}
+
+/// Longest time that one `weir detach` may ask for.
+pub const MAX_DETACH: Duration = Duration::from_secs(4 * 3600);
+
+/// Detaches and unpins everything below `bpf_dir`: for `uninstall`, tests and `cargo xtask clean-kernel`.
+pub fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {
+    let _ = bpf_dir;
+    Err(WitnessError::Lost)
+}

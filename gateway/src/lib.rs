@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod admin;
 pub mod approval;
+pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod dns;
@@ -20,4 +21,5 @@ pub mod record;
 pub mod secret;
 pub mod session;
 pub mod target;
+pub mod tls;
 pub mod witness;

@@ -1,2 +1,72 @@
-//! Every developer task.
-fn main() {}
+//! Every developer task, as `cargo xtask TASK`: one variant here, one file beside this one.
+//!
+//! Needs only `rustup` and a C linker to be built itself (`apt-get install build-essential`); `cargo xtask setup`
+//! brings the rest. Build output and caches live outside the clone, see [`paths`].
+
+mod build;
+mod ci;
+mod clean_kernel;
+mod deny;
+mod fmt;
+mod fuzz;
+mod lint;
+mod paths;
+mod rust_src;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A task's result; the error is the sentence that the developer reads.
+type Result<T = ()> = std::result::Result<T, String>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Every developer task of Weir")]
+enum Task {
+    /// Install what building and testing need; does nothing where it is all there
+    Setup,
+    /// Build the `weir` binary with its eBPF programs
+    Build(build::Args),
+    /// Run test suites (all, if none is named), set-up included
+    Test(test::Args),
+    /// Format every crate
+    Fmt(fmt::Args),
+    /// clippy on every crate, warnings denied
+    Lint,
+    /// The project's conventions, as checks
+    Tidy,
+    /// cargo-deny: licences, bans, sources, advisories
+    Deny,
+    /// Everything that a change must pass
+    Ci,
+    /// Run one fuzz target for a while
+    Fuzz(fuzz::Args),
+    /// Remove pins, cgroups and processes that killed test runs left behind
+    CleanKernel,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
+        Task::Setup => setup::run(setup::Scope::Test),
+        Task::Build(args) => build::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Fmt(args) => fmt::run(&args),
+        Task::Lint => lint::run(),
+        Task::Tidy => tidy::run(),
+        Task::Deny => deny::run(),
+        Task::Ci => ci::run(),
+        Task::Fuzz(args) => fuzz::run(&args),
+        Task::CleanKernel => clean_kernel::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

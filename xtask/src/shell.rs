@@ -1,0 +1,84 @@
+//! Running other programs: with a progress line, as root where needed, and with errors that name the command.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::{Result, paths};
+
+/// Whether an automatic run asks: no questions, nothing missing.
+pub(crate) fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+/// A command in the clone's root that does not inherit this task's cargo environment.
+pub(crate) fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(paths::root()).stdin(Stdio::null());
+    // Set by `cargo run` for this process; a nested cargo or build script must not mistake them for its own.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// `cargo` with the output directory outside the clone.
+pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Command> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = command(&program, args);
+    command.env("CARGO_TARGET_DIR", paths::target()?);
+    Ok(command)
+}
+
+/// A command that runs as root: as it is, or through sudo.
+pub(crate) fn as_root<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Command {
+    if is_root() {
+        return command(program, args);
+    }
+    let mut sudo = command("sudo", if in_ci() { vec!["-n"] } else { vec![] });
+    sudo.arg("--").arg(program).args(args).stdin(Stdio::inherit());
+    sudo
+}
+
+pub(crate) fn is_root() -> bool {
+    // The owner of /proc/self is this process's effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|proc| proc.uid() == 0)
+}
+
+/// Runs with its output shown; an exit code other than 0 is an error.
+pub(crate) fn run(command: &mut Command) -> Result {
+    let status = command.status().map_err(|e| format!("cannot start {}: {e}", shown(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{status}: {}", shown(command))) }
+}
+
+/// Runs and returns what it printed; standard error is shown only in the error.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let out = command.output().map_err(|e| format!("cannot start {}: {e}", shown(command)))?;
+    if !out.status.success() {
+        let reason = String::from_utf8_lossy(&out.stderr);
+        return Err(format!("{}: {}: {}", out.status, shown(command), reason.trim()));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Whether it starts and exits with 0; says nothing.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// A long step: says that it starts, and how long it took.
+pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("==> {what}");
+    let start = Instant::now();
+    let done = work()?;
+    println!("    done in {:.1} s", start.elapsed().as_secs_f32());
+    Ok(done)
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}

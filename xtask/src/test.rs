@@ -1,0 +1,260 @@
+//! `cargo xtask test`: unit tests, then the system suites one after the other, with one line of sums at the end.
+//!
+//! The system suites need root (cgroups, eBPF, users) and share the machine, so each runs as root, single-threaded and
+//! under a time limit. Nothing is skipped silently: a suite that is missing, dies, runs no test or, under CI, ignores
+//! one, counts as a failure.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::{Result, clean_kernel, paths, setup, shell};
+
+const UNIT: &str = "unit";
+/// A system suite is `tests/tests/NAME.rs`, with `_` for `-`.
+const SYSTEM: [&str; 6] = ["kernel", "identity", "postgres", "record", "failure", "vm-smoke"];
+
+/// How long one test program may take before it is killed and counted as failed.
+const TIME_LIMIT: &str = "20m";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Suites: unit, kernel, identity, postgres, record, failure, vm-smoke
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(suites()))]
+    suites: Vec<String>,
+    /// For the test programs themselves: a filter, --nocapture ...
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+impl Args {
+    pub(crate) fn all() -> Self {
+        Self { suites: Vec::new(), rest: Vec::new() }
+    }
+
+    fn wants(&self, suite: &str) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|name| name == suite)
+    }
+}
+
+fn suites() -> Vec<&'static str> {
+    std::iter::once(UNIT).chain(SYSTEM).collect()
+}
+
+pub(crate) fn run(args: &Args) -> Result {
+    setup::run(setup::Scope::Test)?;
+    clean_kernel::run()?;
+    let programs = shell::step("build the tests", build)?;
+    let mut sums = Sums::default();
+    if args.wants(UNIT) {
+        for program in programs.iter().filter(|program| program.suite.is_none()) {
+            sums.add(program.run(args)?);
+        }
+        sums.add(doc_tests(args)?);
+    }
+    for suite in SYSTEM.into_iter().filter(|suite| args.wants(suite)) {
+        let Some(program) = programs.iter().find(|program| program.suite.as_deref() == Some(suite)) else {
+            eprintln!("error: suite {suite} has no tests/tests/{}.rs", suite.replace('-', "_"));
+            sums.failed += 1;
+            continue;
+        };
+        sums.add(program.run(args)?);
+        clean_kernel::run()?;
+    }
+    sums.verdict()
+}
+
+/// A test program that cargo built.
+struct Program {
+    name: String,
+    /// The system suite that it is; none for unit tests.
+    suite: Option<String>,
+    executable: PathBuf,
+    /// Its package's directory: where cargo would run it.
+    package: PathBuf,
+}
+
+fn build() -> Result<Vec<Program>> {
+    shell::run(&mut shell::cargo(["build", "--locked", "--workspace", "--bins"])?)?;
+    let words = ["test", "--locked", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"];
+    let messages = shell::cargo(words)?.stderr(Stdio::inherit()).output().map_err(|e| format!("cargo test: {e}"))?;
+    if !messages.status.success() {
+        return Err("the tests do not build".to_owned());
+    }
+    let lines = String::from_utf8_lossy(&messages.stdout);
+    Ok(lines.lines().filter_map(|line| program(&serde_json::from_str(line).ok()?)).collect())
+}
+
+/// The test program in one of cargo's messages (The Cargo Book, "External tools").
+fn program(message: &Value) -> Option<Program> {
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    let name = message["target"]["name"].as_str()?;
+    let kind = message["target"]["kind"][0].as_str()?;
+    let package = Path::new(message["manifest_path"].as_str()?).parent()?;
+    let suite = name.replace('_', "-");
+    Some(Program {
+        name: format!("{name} ({kind})"),
+        suite: (kind == "test" && SYSTEM.contains(&suite.as_str())).then_some(suite),
+        executable: PathBuf::from(message["executable"].as_str()?),
+        package: package.to_path_buf(),
+    })
+}
+
+impl Program {
+    fn run(&self, args: &Args) -> Result<Outcome> {
+        let mut command = self.command()?;
+        command.args(&args.rest).current_dir(&self.package);
+        run_counted(&self.name, self.suite.is_some(), &mut command)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let limited = ["--kill-after=10", TIME_LIMIT];
+        if self.suite.is_none() {
+            let mut command = shell::command("timeout", limited);
+            command.arg(&self.executable);
+            return Ok(command);
+        }
+        // Through `env`, since sudo passes no environment on.
+        let mut environment: BTreeMap<&str, PathBuf> = BTreeMap::new();
+        environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
+        environment.insert("WEIR_CACHE", paths::cache()?);
+        let environment = environment.iter().map(|(name, value)| format!("{name}={}", value.display()));
+        let mut command = shell::as_root("env", environment);
+        command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable).arg("--test-threads=1");
+        Ok(command)
+    }
+}
+
+fn doc_tests(args: &Args) -> Result<Outcome> {
+    let mut command = shell::cargo(["test", "--locked", "--workspace", "--doc", "--quiet", "--"])?;
+    run_counted("documentation", false, command.args(&args.rest))
+}
+
+/// What one test program came to.
+struct Outcome {
+    name: String,
+    counts: Counts,
+    success: bool,
+    /// A system suite: it must have run something.
+    is_system: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+    filtered: u32,
+}
+
+/// Runs a libtest program, shows what it prints and counts by its closing lines.
+fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Outcome> {
+    println!("==> test {name}");
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
+    let stdout = child.stdout.take().ok_or("no output to read")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.map_err(|e| format!("{name}: {e}"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        if let Some(more) = closing_line(&line) {
+            counts.passed += more.passed;
+            counts.failed += more.failed;
+            counts.ignored += more.ignored;
+            counts.filtered += more.filtered;
+        }
+    }
+    let status = child.wait().map_err(|e| format!("{name}: {e}"))?;
+    if !status.success() {
+        println!("    {name}: {status}");
+    }
+    Ok(Outcome { name: name.to_owned(), counts, success: status.success(), is_system })
+}
+
+/// `test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; ...`
+fn closing_line(line: &str) -> Option<Counts> {
+    let (_, sums) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in sums.split("; ") {
+        let (number, what) = part.split_once(' ')?;
+        let Ok(number) = number.parse() else { continue };
+        match what {
+            "passed" => counts.passed = number,
+            "failed" => counts.failed = number,
+            "ignored" => counts.ignored = number,
+            "filtered out" => counts.filtered = number,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[derive(Default)]
+struct Sums {
+    passed: u32,
+    failed: u32,
+    complaints: Vec<String>,
+}
+
+impl Sums {
+    fn add(&mut self, outcome: Outcome) {
+        let Outcome { name, counts, success, is_system } = outcome;
+        self.passed += counts.passed;
+        self.failed += counts.failed;
+        if counts.failed > 0 {
+            self.complaints.push(format!("{name}: {} failed", counts.failed));
+        } else if !success {
+            self.fail(format!("{name}: ended without a verdict (killed, or over {TIME_LIMIT})"));
+        }
+        if success && is_system && counts.passed + counts.filtered == 0 {
+            self.fail(format!("{name}: ran no test"));
+        }
+        if counts.ignored > 0 {
+            let ignored = format!("{name}: {} ignored", counts.ignored);
+            if shell::in_ci() {
+                self.fail(ignored);
+            } else {
+                println!("    note: {ignored}");
+            }
+        }
+    }
+
+    fn fail(&mut self, complaint: String) {
+        self.failed += 1;
+        self.complaints.push(complaint);
+    }
+
+    fn verdict(self) -> Result {
+        for complaint in &self.complaints {
+            println!("    {complaint}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 { Ok(()) } else { Err("tests failed".to_owned()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_is_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.01s";
+        assert_eq!(closing_line(line), Some(Counts { passed: 12, failed: 3, ignored: 1, filtered: 4 }));
+        assert_eq!(closing_line("test kernel::x ... ok"), None);
+    }
+
+    #[test]
+    fn a_program_that_dies_without_a_verdict_is_a_failure() {
+        let mut sums = Sums::default();
+        let counts = Counts { passed: 3, ..Counts::default() };
+        sums.add(Outcome { name: "kernel".to_owned(), counts, success: false, is_system: true });
+        assert_eq!((sums.passed, sums.failed), (3, 1));
+        assert!(sums.verdict().is_err());
+    }
+}

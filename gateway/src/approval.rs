@@ -1,1 +1,591 @@
-//! To come.
+//! Approvals: operations that wait for people.
+//!
+//! A session whose operation a rule holds makes an [`Ask`] and gets a [`Pending`]; approvers see it under a number and
+//! vote through the admin socket. Pending approvals live in memory only: they belong to a client that waits, and end with
+//! it. What survives a restart is the record: every request and every vote is durable *before* it takes effect, so nothing
+//! ever runs on an approval that the recording does not have.
+//!
+//! The rules, all of them in [`Entry::check`] and [`met`]: an approver belongs to a requirement's approvers, is not the
+//! one who asks (nor a person that the agent's token names), votes once; every requirement needs its number of distinct
+//! people; any deny wins; nothing counts after the deadline; an approval is claimed once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::ids::OperationId;
+use crate::origin::Evidence;
+use crate::policy::HoldRequirement;
+
+/// Approvals that may wait at a time, and how many of them may be one agent's.
+pub const MAX_PENDING: usize = 256;
+pub const MAX_PENDING_PER_AGENT: usize = 32;
+/// Bytes of text that an approver can be shown. Longer operations cannot be held: nobody may approve what nobody saw.
+pub const MAX_TEXT: usize = 64 * 1024;
+/// Bytes of a reason that an approver gives.
+pub const MAX_REASON: usize = 1024;
+/// Upper bound of a requirement's timeout.
+pub const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a given approval waits for its session to take it.
+const CLAIM_WITHIN: Duration = Duration::from_secs(30);
+/// Ended approvals whose fate is still told to whoever votes late.
+const REMEMBERED: usize = 1024;
+
+/// What waits, and for whom. Text and evidence are redacted already.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub operation: OperationId,
+    /// Over the raw bytes, parameters, target, database user, principal and policy version: what exactly is approved.
+    pub digest: [u8; 32],
+    pub text: String,
+    pub agent: String,
+    pub agent_uid: u32,
+    pub subject: String,
+    pub groups: Vec<String>,
+    pub target: String,
+    pub database: Option<String>,
+    pub requirements: Vec<HoldRequirement>,
+    pub evidence: Evidence,
+}
+
+/// Who votes. Made by the admin socket from what the kernel says of its peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approver {
+    pub user: String,
+    pub uid: u32,
+    /// The uid that logged in, where root acts and the kernel keeps it: the person behind `sudo`.
+    pub login_uid: Option<u32>,
+    /// Approver names of `[access] approve` that this person holds.
+    pub names: BTreeSet<String>,
+}
+
+/// How a wait ends for the session that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Handed out once.
+    Approved {
+        by: Vec<Approver>,
+    },
+    Denied {
+        by: Approver,
+        reason: Option<String>,
+    },
+    Expired,
+}
+
+/// One change of an approval, for the recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "transition", rename_all = "snake_case")]
+pub enum Transition {
+    Requested(Box<View>),
+    Voted { number: u64, operation: OperationId, vote: Vote, completes: bool },
+    Ended { number: u64, operation: OperationId, status: Status },
+}
+
+/// Where transitions are recorded. The only thing approvals know of the recording.
+pub trait Ledger: Send + Sync + 'static {
+    /// Returns when the transition is durable.
+    fn record(&self, transition: Transition) -> Pin<Box<dyn Future<Output = Result<(), LedgerError>> + Send + '_>>;
+
+    /// Records the end of a wait that nobody answered. Takes nothing's place, so that nothing waits for it.
+    fn note(&self, transition: Transition);
+}
+
+/// Why the recording refused; kept opaque, it is only passed on.
+pub type LedgerError = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    pub by: Approver,
+    pub approve: bool,
+    pub reason: Option<String>,
+    /// Unix milliseconds.
+    pub at: u64,
+}
+
+/// Where an approval stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Pending,
+    Approved,
+    Denied,
+    Expired,
+    /// The client went away.
+    Withdrawn,
+}
+
+/// An approval as people and programs see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    pub number: u64,
+    pub status: Status,
+    pub operation: OperationId,
+    /// Hexadecimal.
+    pub digest: String,
+    pub text: String,
+    pub agent: String,
+    pub agent_uid: u32,
+    pub subject: String,
+    pub groups: Vec<String>,
+    pub target: String,
+    pub database: Option<String>,
+    pub requirements: Vec<HoldRequirement>,
+    pub evidence: Evidence,
+    /// Unix milliseconds.
+    pub requested_at: u64,
+    pub expires_at: u64,
+    pub votes: Vec<Vote>,
+}
+
+/// Why an operation cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("too many operations wait for approval already; try again when some are decided")]
+    TooMany,
+    #[error(
+        "this operation needs approval, and its {0} bytes are more than an approver can be shown (at most {MAX_TEXT})"
+    )]
+    TooLong(usize),
+    #[error("the request for approval could not be recorded")]
+    NotRecorded(#[source] LedgerError),
+}
+
+/// Why a vote does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum ApprovalError {
+    #[error("there is no approval {0}; `weir approvals list` shows what waits")]
+    Unknown(u64),
+    #[error("approval {number} is over already: {status}")]
+    Over { number: u64, status: Status },
+    #[error("approval {number} needs one of these approvers: {approvers}; {user} is none of them")]
+    NotAnApprover { number: u64, approvers: String, user: String },
+    #[error("approval {number} was asked for by {user}'s own agent; somebody else has to decide")]
+    Requester { number: u64, user: String },
+    #[error("{user} has voted on approval {number} already; it still needs somebody else")]
+    VotedAlready { number: u64, user: String },
+    #[error("a reason has at most {MAX_REASON} bytes")]
+    ReasonTooLong,
+    #[error("the vote could not be recorded, so it does not count")]
+    NotRecorded(#[source] LedgerError),
+    #[error("the vote was interrupted and does not count")]
+    Interrupted,
+}
+
+/// All approvals of a gateway. A handle: clones share them.
+#[derive(Clone)]
+pub struct Approvals(Arc<Inner>);
+
+/// A request that waits. Dropping it withdraws it.
+pub struct Pending {
+    approvals: Approvals,
+    entry: Arc<Entry>,
+}
+
+impl Approvals {
+    /// `first_number`: one more than the highest number that was ever recorded.
+    pub fn new(first_number: u64, ledger: Arc<dyn Ledger>) -> Self {
+        Self(Arc::new(Inner { ledger, table: Mutex::new(Table { next: first_number, ..Table::default() }) }))
+    }
+
+    /// Puts an operation before its approvers. They see it when the request is durable.
+    pub async fn request(&self, ask: Ask) -> Result<Pending, RequestError> {
+        if ask.text.len() > MAX_TEXT {
+            return Err(RequestError::TooLong(ask.text.len()));
+        }
+        let entry = self.0.table().admit(ask)?;
+        // From here on dropping `pending` takes the entry out again, also when this future is dropped.
+        let pending = Pending { approvals: self.clone(), entry };
+        let requested = Transition::Requested(Box::new(pending.entry.view()));
+        self.0.ledger.record(requested).await.map_err(RequestError::NotRecorded)?;
+        pending.entry.state().phase.publish();
+        Ok(pending)
+    }
+
+    /// Everything that waits, oldest first.
+    pub fn list(&self) -> Vec<View> {
+        let entries: Vec<_> = self.0.table().entries.values().cloned().collect();
+        entries.iter().map(|entry| entry.view()).filter(|view| view.status == Status::Pending).collect()
+    }
+
+    pub fn show(&self, number: u64) -> Result<View, ApprovalError> {
+        Ok(self.0.find(number)?.view())
+    }
+
+    /// A yes. Returns when it is recorded and counts.
+    pub async fn approve(&self, number: u64, by: Approver, reason: Option<String>) -> Result<View, ApprovalError> {
+        self.vote(number, by, reason, true).await
+    }
+
+    /// A no, which ends the wait. Returns when it is recorded and counts.
+    pub async fn deny(&self, number: u64, by: Approver, reason: Option<String>) -> Result<View, ApprovalError> {
+        self.vote(number, by, reason, false).await
+    }
+
+    /// In a task of its own: an approver whose terminal goes away must not leave a vote recorded that does not count.
+    async fn vote(
+        &self,
+        number: u64,
+        by: Approver,
+        reason: Option<String>,
+        approve: bool,
+    ) -> Result<View, ApprovalError> {
+        if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
+            return Err(ApprovalError::ReasonTooLong);
+        }
+        let vote = Vote { by, approve, reason, at: unix_ms() };
+        let inner = Arc::clone(&self.0);
+        let cast = tokio::spawn(async move { inner.cast(number, vote).await });
+        cast.await.unwrap_or(Err(ApprovalError::Interrupted))
+    }
+}
+
+impl Pending {
+    pub fn number(&self) -> u64 {
+        self.entry.number
+    }
+
+    /// Waits for the decision, at most until the shortest of the requirements' timeouts. May be dropped and called
+    /// again; the approval is handed out once, after that it is `Expired`.
+    pub async fn outcome(&mut self) -> Outcome {
+        loop {
+            if let Some(outcome) = self.entry.claim() {
+                return outcome;
+            }
+            tokio::select! {
+                () = self.entry.changed.notified() => {}
+                () = tokio::time::sleep_until(self.entry.deadline.into()) => self.expire().await,
+            }
+        }
+    }
+
+    /// A vote that is being recorded was cast in time: it goes first.
+    async fn expire(&self) {
+        let _turn = self.entry.voting.lock().await;
+        self.end(Status::Expired);
+    }
+
+    fn end(&self, status: Status) {
+        let before = {
+            let mut state = self.entry.state();
+            let before = state.phase.status();
+            if matches!(before, None | Some(Status::Pending)) {
+                state.phase = Phase::Over(status);
+            }
+            before
+        };
+        if before == Some(Status::Pending) {
+            let (number, operation) = (self.entry.number, self.entry.ask.operation);
+            self.approvals.0.ledger.note(Transition::Ended { number, operation, status });
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.end(Status::Withdrawn);
+        self.approvals.0.table().retire(&self.entry);
+    }
+}
+
+struct Inner {
+    ledger: Arc<dyn Ledger>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    entries: BTreeMap<u64, Arc<Entry>>,
+    ended: VecDeque<(u64, Status)>,
+}
+
+struct Entry {
+    number: u64,
+    ask: Ask,
+    requested_at: u64,
+    expires_at: u64,
+    deadline: Instant,
+    /// Held from the check of a vote until it counts: one vote at a time, in the order in which they are recorded.
+    voting: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    /// There is one waiter: the session.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    votes: Vec<Vote>,
+    phase: Phase,
+}
+
+#[derive(Default)]
+enum Phase {
+    /// Not recorded yet: nobody sees it.
+    #[default]
+    Asked,
+    Pending,
+    Approved {
+        at: Instant,
+    },
+    /// The session has its permit.
+    Claimed,
+    Denied,
+    Over(Status),
+}
+
+impl Inner {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, number: u64) -> Result<Arc<Entry>, ApprovalError> {
+        let table = self.table();
+        if let Some(entry) = table.entries.get(&number) {
+            let seen = entry.state().phase.status().is_some();
+            return seen.then(|| Arc::clone(entry)).ok_or(ApprovalError::Unknown(number));
+        }
+        match table.ended.iter().find(|(ended, _)| *ended == number) {
+            Some(&(number, status)) => Err(ApprovalError::Over { number, status }),
+            None => Err(ApprovalError::Unknown(number)),
+        }
+    }
+
+    async fn cast(&self, number: u64, vote: Vote) -> Result<View, ApprovalError> {
+        let entry = self.find(number)?;
+        let _turn = entry.voting.lock().await;
+        let completes = entry.check(&vote)?;
+        let operation = entry.ask.operation;
+        let voted = Transition::Voted { number, operation, vote: vote.clone(), completes };
+        self.ledger.record(voted).await.map_err(ApprovalError::NotRecorded)?;
+        entry.count(vote, completes)?;
+        Ok(entry.view())
+    }
+}
+
+impl Table {
+    fn admit(&mut self, ask: Ask) -> Result<Arc<Entry>, RequestError> {
+        let same_agent = self.entries.values().filter(|entry| entry.ask.agent == ask.agent).count();
+        if self.entries.len() >= MAX_PENDING || same_agent >= MAX_PENDING_PER_AGENT {
+            return Err(RequestError::TooMany);
+        }
+        let entry = Arc::new(Entry::new(self.next, ask));
+        self.next += 1;
+        self.entries.insert(entry.number, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    fn retire(&mut self, entry: &Entry) {
+        self.entries.remove(&entry.number);
+        if let Some(status) = entry.state().phase.status() {
+            if self.ended.len() == REMEMBERED {
+                self.ended.pop_front();
+            }
+            self.ended.push_back((entry.number, status));
+        }
+    }
+}
+
+impl Entry {
+    fn new(number: u64, ask: Ask) -> Self {
+        // Without a requirement nobody could approve: such a wait is over at once.
+        let shortest = ask.requirements.iter().map(|requirement| requirement.timeout).min().unwrap_or_default();
+        let wait = shortest.min(MAX_WAIT);
+        let requested_at = unix_ms();
+        Self {
+            number,
+            ask,
+            requested_at,
+            expires_at: requested_at.saturating_add(millis(wait)),
+            deadline: Instant::now() + wait,
+            voting: tokio::sync::Mutex::new(()),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the vote may count, and if so, whether it decides.
+    fn check(&self, vote: &Vote) -> Result<bool, ApprovalError> {
+        let (number, user) = (self.number, vote.by.user.clone());
+        let state = self.state();
+        match state.phase.status() {
+            None => return Err(ApprovalError::Unknown(number)),
+            Some(Status::Pending) if Instant::now() >= self.deadline => {
+                return Err(ApprovalError::Over { number, status: Status::Expired });
+            }
+            Some(Status::Pending) => {}
+            Some(status) => return Err(ApprovalError::Over { number, status }),
+        }
+        if !self.ask.requirements.iter().any(|requirement| vote.by.is_one_of(&requirement.approvers)) {
+            return Err(ApprovalError::NotAnApprover { number, approvers: self.approvers(), user });
+        }
+        if vote.by.asked_for(&self.ask) {
+            return Err(ApprovalError::Requester { number, user });
+        }
+        if vote.approve && state.votes.iter().any(|earlier| earlier.by.person() == vote.by.person()) {
+            return Err(ApprovalError::VotedAlready { number, user });
+        }
+        let votes: Vec<&Vote> = state.votes.iter().chain([vote]).collect();
+        Ok(!vote.approve || met(&self.ask.requirements, &votes))
+    }
+
+    /// Makes a recorded vote count, unless the client went away in the meantime.
+    fn count(&self, vote: Vote, completes: bool) -> Result<(), ApprovalError> {
+        let mut state = self.state();
+        match state.phase {
+            Phase::Pending => {}
+            _ => {
+                let status = state.phase.status().unwrap_or(Status::Withdrawn);
+                return Err(ApprovalError::Over { number: self.number, status });
+            }
+        }
+        if completes {
+            state.phase = if vote.approve { Phase::Approved { at: Instant::now() } } else { Phase::Denied };
+        }
+        state.votes.push(vote);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The outcome, if there is one. An approval goes to the first who asks, and to nobody when it is stale.
+    fn claim(&self) -> Option<Outcome> {
+        let mut state = self.state();
+        match state.phase {
+            Phase::Asked | Phase::Pending => None,
+            Phase::Approved { at } if at.elapsed() <= CLAIM_WITHIN => {
+                state.phase = Phase::Claimed;
+                let by = state.votes.iter().filter(|vote| vote.approve).map(|vote| vote.by.clone()).collect();
+                Some(Outcome::Approved { by })
+            }
+            Phase::Denied => {
+                let no = state.votes.iter().rev().find(|vote| !vote.approve)?;
+                Some(Outcome::Denied { by: no.by.clone(), reason: no.reason.clone() })
+            }
+            Phase::Approved { .. } | Phase::Claimed | Phase::Over(_) => Some(Outcome::Expired),
+        }
+    }
+
+    fn approvers(&self) -> String {
+        let names: BTreeSet<&str> =
+            self.ask.requirements.iter().flat_map(|requirement| &requirement.approvers).map(String::as_str).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+
+    fn view(&self) -> View {
+        let state = self.state();
+        let ask = &self.ask;
+        View {
+            number: self.number,
+            status: state.phase.status().unwrap_or(Status::Pending),
+            operation: ask.operation,
+            digest: hex(&ask.digest),
+            text: ask.text.clone(),
+            agent: ask.agent.clone(),
+            agent_uid: ask.agent_uid,
+            subject: ask.subject.clone(),
+            groups: ask.groups.clone(),
+            target: ask.target.clone(),
+            database: ask.database.clone(),
+            requirements: ask.requirements.clone(),
+            evidence: ask.evidence.clone(),
+            requested_at: self.requested_at,
+            expires_at: self.expires_at,
+            votes: state.votes.clone(),
+        }
+    }
+}
+
+impl Phase {
+    fn publish(&mut self) {
+        if matches!(self, Self::Asked) {
+            *self = Self::Pending;
+        }
+    }
+
+    /// None: not there yet for anybody.
+    fn status(&self) -> Option<Status> {
+        match self {
+            Self::Asked => None,
+            Self::Pending => Some(Status::Pending),
+            Self::Approved { .. } | Self::Claimed => Some(Status::Approved),
+            Self::Denied => Some(Status::Denied),
+            Self::Over(status) => Some(*status),
+        }
+    }
+}
+
+impl Approver {
+    /// Who this is, for counting people: `sudo` makes nobody a second person.
+    fn person(&self) -> u32 {
+        if self.uid == 0 { self.login_uid.unwrap_or(0) } else { self.uid }
+    }
+
+    fn is_one_of(&self, approvers: &[String]) -> bool {
+        approvers.iter().any(|name| self.names.contains(name))
+    }
+
+    /// Whether this is the requester or a person whom the agent's token names. Rather one too many: another approver
+    /// can always be asked.
+    fn asked_for(&self, ask: &Ask) -> bool {
+        let same_uid = self.uid == ask.agent_uid || self.login_uid == Some(ask.agent_uid);
+        same_uid || same_name(&ask.subject, &self.user)
+    }
+}
+
+/// `alice` is `alice`, `Alice` and `alice@example.com`.
+fn same_name(claimed: &str, user: &str) -> bool {
+    let local = claimed.split_once('@').map_or(claimed, |(local, _)| local);
+    claimed.eq_ignore_ascii_case(user) || local.eq_ignore_ascii_case(user)
+}
+
+/// Whether every requirement has its number of distinct people.
+fn met(requirements: &[HoldRequirement], votes: &[&Vote]) -> bool {
+    requirements.iter().all(|requirement| {
+        let yes = votes.iter().filter(|vote| vote.approve && vote.by.is_one_of(&requirement.approvers));
+        let people: BTreeSet<u32> = yes.map(|vote| vote.by.person()).collect();
+        people.len() >= requirement.count.max(1) as usize
+    })
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Withdrawn => "withdrawn, its client went away",
+        })
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(millis).unwrap_or_default()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,53 +1,143 @@
 //! Policy: from the facts of an operation to a verdict. Pure: no I/O, no clock.
 //!
 //! An operation is one or more *actions* (a statement with a data-changing CTE has two, a batch has one for each
-//! statement). A rule that denies or holds applies if it matches **any** action; the operation is allowed only if **every**
-//! action is allowed by some rule. Deny beats hold beats allow; no rule allows means deny.
+//! statement). A rule that denies or holds applies if it matches **any** action; the operation goes on only if **every**
+//! action is allowed by some rule, or held by one (an approved hold is the allow). Deny beats hold beats allow; no rule
+//! allows means deny.
+//!
+//! Where facts leave room, a rule that restricts matches and a rule that allows does not: see [`Rule`].
+
+mod explain;
+mod lint;
+mod pattern;
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What an action does. One word for all protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    Connect,
-    Select,
-    Insert,
-    Update,
-    Delete,
-    Merge,
-    Truncate,
-    Create,
-    Alter,
-    Drop,
-    Grant,
-    Revoke,
-    CopyIn,
-    CopyOut,
-    CopyProgram,
-    Do,
-    Call,
-    Set,
-    SetRole,
-    Show,
-    Transaction,
-    Listen,
-    Notify,
-    Lock,
-    Vacuum,
-    Explain,
-    Prepare,
-    Execute,
-    Deallocate,
-    Discard,
-    Declare,
-    Fetch,
-    FunctionCall,
+pub use explain::{Explanation, RuleExplanation};
+pub use lint::{Lint, lint};
+pub use pattern::{Glob, InvalidPattern, TablePattern};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// What an action does. One word for all protocols.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Kind {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Kind {
+            pub const ALL: &[Kind] = &[$(Kind::$name),*];
+
+            /// The word that rules use.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Kind::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Connect => "connect",
+    Select => "select",
+    Insert => "insert",
+    Update => "update",
+    Delete => "delete",
+    Merge => "merge",
+    Truncate => "truncate",
+    Create => "create",
+    Alter => "alter",
+    Drop => "drop",
+    Grant => "grant",
+    Revoke => "revoke",
+    CopyIn => "copy_in",
+    CopyOut => "copy_out",
+    CopyProgram => "copy_program",
+    Do => "do",
+    Call => "call",
+    Set => "set",
+    SetRole => "set_role",
+    Show => "show",
+    Transaction => "transaction",
+    Listen => "listen",
+    Notify => "notify",
+    Lock => "lock",
+    Vacuum => "vacuum",
+    Explain => "explain",
+    Prepare => "prepare",
+    Execute => "execute",
+    Deallocate => "deallocate",
+    Discard => "discard",
+    Declare => "declare",
+    Fetch => "fetch",
+    FunctionCall => "function_call",
     /// Understood by nobody; allowed only by a rule that says so.
-    Unparsed,
+    Unparsed => "unparsed",
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A set of kinds; the empty set is written for "any" in rules.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct KindSet(u64);
+
+const _: () = assert!(Kind::ALL.len() <= 64, "KindSet has one bit for each kind");
+
+impl KindSet {
+    pub const fn contains(self, kind: Kind) -> bool {
+        self.0 & (1 << kind as u64) != 0
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub const fn is_superset(self, other: KindSet) -> bool {
+        other.0 & !self.0 == 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.iter().copied().filter(move |&kind| self.contains(kind))
+    }
+}
+
+impl FromIterator<Kind> for KindSet {
+    fn from_iter<I: IntoIterator<Item = Kind>>(kinds: I) -> Self {
+        Self(kinds.into_iter().fold(0, |bits, kind| bits | 1 << kind as u64))
+    }
+}
+
+impl<const N: usize> From<[Kind; N]> for KindSet {
+    fn from(kinds: [Kind; N]) -> Self {
+        kinds.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for KindSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// As in configuration: `select, insert`.
+impl fmt::Display for KindSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, kind) in self.iter().enumerate() {
+            write!(f, "{}{kind}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 /// The facts of one action: the input of rules.
@@ -84,7 +174,10 @@ pub enum Access {
 pub struct Operation {
     /// What people are shown and what is recorded: secrets and literals that touch tagged data are redacted already.
     pub text: String,
+    /// The database that the session is in. Where a protocol has databases it must say which: without one, no rule that
+    /// names databases matches.
     pub database: Option<String>,
+    /// Never empty: an operation without actions is denied. (An empty statement is a `select` of no table.)
     pub actions: Vec<Action>,
     /// What the protocol itself refuses about this operation on this target (data could leave unmasked), whatever the
     /// rules say; not recorded as a rule's doing.
@@ -103,8 +196,8 @@ pub struct Subject<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Gate {
     Allow {
-        /// The rules that allowed the actions.
-        rules: Vec<String>,
+        /// The rules that allowed the actions, each once, in the configuration's order.
+        rules: Vec<Arc<str>>,
     },
     Hold {
         /// Every one of these must be met.
@@ -128,8 +221,8 @@ pub struct HoldRequirement {
     pub timeout: Duration,
 }
 
-/// All rules, compiled.
-#[derive(Debug, Default)]
+/// All rules, compiled. The order of rules has no meaning.
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub rules: Vec<Rule>,
 }
@@ -141,18 +234,233 @@ pub enum Then {
     Hold { approvers: Vec<String>, count: u32, timeout: Duration },
 }
 
-/// One `[[rule]]`: empty matchers match everything.
+/// One `[[rule]]`: empty matchers match everything, with these exceptions and fine points.
+///
+/// - `unparsed` is never *allowed* by a rule that does not name it, nor by one that names tables or `has_where`, which nobody
+///   knows of it. Rules that deny or hold match it wherever they could.
+/// - `tables`: a rule that denies or holds matches if **any** table of the action fits, one that allows only if **every**
+///   table fits. An action that touches no table fits no rule that names tables.
+/// - A table that the statement leaves to the search path: see [`TablePattern`].
+/// - `has_where` fits no action that could not have a WHERE.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    pub name: String,
+    pub name: Arc<str>,
     pub agents: Vec<String>,
     pub groups: Vec<String>,
     pub targets: Vec<String>,
     pub databases: Vec<String>,
-    pub kinds: Vec<Kind>,
-    /// Patterns `schema.table` or `table`, `*` within a part.
-    pub tables: Vec<String>,
+    pub kinds: KindSet,
+    pub tables: Vec<TablePattern>,
     pub has_where: Option<bool>,
     pub then: Then,
     pub message: Option<String>,
 }
+
+impl Policy {
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self { rules }
+    }
+
+    /// The verdict on an operation.
+    pub fn judge(&self, subject: Subject<'_>, operation: &Operation) -> Gate {
+        if let Some(refusal) = &operation.refusal {
+            return Gate::Deny { rule: None, message: refusal.clone() };
+        }
+        if operation.actions.is_empty() {
+            return Gate::Deny { rule: None, message: "nothing is known of this operation".to_owned() };
+        }
+        let database = operation.database.as_deref();
+        let applying = || self.rules.iter().filter(move |rule| rule.applies(subject, database));
+        let matches_any = |rule: &Rule| operation.actions.iter().any(|action| rule.matches(action));
+
+        if let Some(rule) = applying().find(|rule| rule.then == Then::Deny && matches_any(rule)) {
+            return rule.deny();
+        }
+        let is_covered = |action: &Action| applying().any(|rule| rule.grants(action));
+        if let Some(action) = operation.actions.iter().find(|action| !is_covered(action)) {
+            return Gate::Deny { rule: None, message: no_rule_allows(subject, action) };
+        }
+        let requirements: Vec<_> = applying().filter(|rule| matches_any(rule)).filter_map(Rule::requirement).collect();
+        if !requirements.is_empty() {
+            return Gate::Hold { requirements };
+        }
+        Gate::Allow {
+            rules: applying()
+                .filter(|rule| rule.then == Then::Allow && matches_any(rule))
+                .map(|rule| Arc::clone(&rule.name))
+                .collect(),
+        }
+    }
+
+    /// The verdict on the session itself. It may open where some rule could allow something in it; a rule denies it by
+    /// `kinds = ["connect"]`, or by denying everything, and holds it by `kinds = ["connect"]` only.
+    pub fn judge_connect(&self, subject: Subject<'_>, database: Option<&str>) -> Gate {
+        let applying = || self.rules.iter().filter(move |rule| rule.applies(subject, database));
+        if let Some(rule) = applying().find(|rule| rule.then == Then::Deny && rule.concerns_connect()) {
+            return rule.deny();
+        }
+        let requirements: Vec<_> = applying()
+            .filter(|rule| rule.kinds.contains(Kind::Connect) && rule.concerns_connect())
+            .filter_map(Rule::requirement)
+            .collect();
+        if !requirements.is_empty() {
+            return Gate::Hold { requirements };
+        }
+        let rules: Vec<_> =
+            applying().filter(|rule| rule.then != Then::Deny).map(|rule| Arc::clone(&rule.name)).collect();
+        if rules.is_empty() {
+            let place = database.map(|name| format!(", database \"{name}\"")).unwrap_or_default();
+            let message = format!(
+                "no rule allows agent \"{}\" anything on target \"{}\"{place}; ask for a rule that does",
+                subject.agent, subject.target
+            );
+            return Gate::Deny { rule: None, message };
+        }
+        Gate::Allow { rules }
+    }
+}
+
+impl Rule {
+    /// Whether the rule speaks of this subject in this database at all.
+    fn applies(&self, subject: Subject<'_>, database: Option<&str>) -> bool {
+        names(&self.agents, subject.agent)
+            && names(&self.targets, subject.target)
+            && (self.groups.is_empty() || self.groups.iter().any(|group| subject.groups.contains(group)))
+            && (self.databases.is_empty() || database.is_some_and(|name| names(&self.databases, name)))
+    }
+
+    /// Whether the rule's own effect (allow, deny or hold) meets this action.
+    fn matches(&self, action: &Action) -> bool {
+        self.mismatch(action, self.then != Then::Allow).is_none()
+    }
+
+    /// Whether the rule lets this action go on, at once or after approval. A hold restricts whatever it could mean, but
+    /// grants only what an allow in its place would.
+    fn grants(&self, action: &Action) -> bool {
+        self.then != Then::Deny && self.mismatch(action, false).is_none()
+    }
+
+    /// The first matcher that the action does not fit; `restricts`: in doubt it fits.
+    fn mismatch(&self, action: &Action, restricts: bool) -> Option<Matcher> {
+        let unknown = action.kind == Kind::Unparsed;
+        if !(self.kinds.contains(action.kind) || self.kinds.is_empty() && (restricts || !unknown)) {
+            return Some(Matcher::Kinds);
+        }
+        if unknown {
+            // Nobody knows its tables or its WHERE.
+            return match (restricts, self.tables.is_empty(), self.has_where) {
+                (true, ..) | (false, true, None) => None,
+                (false, false, _) => Some(Matcher::Tables),
+                (false, true, Some(_)) => Some(Matcher::HasWhere),
+            };
+        }
+        if self.has_where.is_some() && self.has_where != action.has_where {
+            return Some(Matcher::HasWhere);
+        }
+        if self.tables.is_empty() {
+            return None;
+        }
+        let mut tables = action.tables.iter();
+        let fits = if restricts {
+            tables.any(|table| self.tables.iter().any(|pattern| pattern.may_mean(table)))
+        } else {
+            !action.tables.is_empty() && tables.all(|table| self.tables.iter().any(|pattern| pattern.covers(table)))
+        };
+        (!fits).then_some(Matcher::Tables)
+    }
+
+    fn concerns_connect(&self) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(Kind::Connect))
+            && self.tables.is_empty()
+            && self.has_where.is_none()
+    }
+
+    fn requirement(&self) -> Option<HoldRequirement> {
+        let Then::Hold { approvers, count, timeout } = &self.then else { return None };
+        Some(HoldRequirement {
+            rule: self.name.to_string(),
+            message: self.message.clone(),
+            approvers: approvers.clone(),
+            count: *count,
+            timeout: *timeout,
+        })
+    }
+
+    fn deny(&self) -> Gate {
+        let message = self.message.clone().unwrap_or_else(|| "this is not allowed here".to_owned());
+        Gate::Deny { rule: Some(self.name.to_string()), message }
+    }
+}
+
+/// The matchers of a rule that look at an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Matcher {
+    Kinds,
+    HasWhere,
+    Tables,
+}
+
+impl Operation {
+    /// Whether it only reads, as far as its text tells: its record need not be durable before it is forwarded.
+    pub fn is_read_only(&self) -> bool {
+        !self.actions.is_empty() && self.actions.iter().all(Action::is_read_only)
+    }
+}
+
+impl Action {
+    fn is_read_only(&self) -> bool {
+        use Kind::{
+            Connect, CopyOut, Deallocate, Declare, Discard, Explain, Fetch, Listen, Prepare, Select, Set, Show,
+            Transaction,
+        };
+        let reads = matches!(
+            self.kind,
+            Connect
+                | CopyOut
+                | Deallocate
+                | Declare
+                | Discard
+                | Explain
+                | Fetch
+                | Listen
+                | Prepare
+                | Select
+                | Set
+                | Show
+                | Transaction
+        );
+        reads && self.tables.iter().all(|table| table.access == Access::Read)
+    }
+}
+
+/// As people write it: `update public.customers, orders`.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        for (i, table) in self.tables.iter().enumerate() {
+            write!(f, "{}{table}", if i == 0 { " " } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TableUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = &self.schema {
+            write!(f, "{schema}.")?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// An empty matcher names everything.
+fn names(list: &[String], name: &str) -> bool {
+    list.is_empty() || list.iter().any(|it| it == name)
+}
+
+fn no_rule_allows(subject: Subject<'_>, action: &Action) -> String {
+    format!("no rule allows \"{action}\" to agent \"{}\" on target \"{}\"", subject.agent, subject.target)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Targets: what agents connect to, and how the gateway reaches and logs in to it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,24 @@ pub struct Target {
 pub enum Protocol {
     Postgres,
     TlsPassthrough,
+}
+
+impl Protocol {
+    /// The word that configuration uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::TlsPassthrough => "tls-passthrough",
+        }
+    }
+}
+
+/// Where a target really is, for one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub address: SocketAddr,
+    /// The name that the agent looked up, if it used one.
+    pub server_name: Option<String>,
 }
 
 /// An address as configured, with its port.

@@ -1,0 +1,225 @@
+//! Why a verdict is what it is: every rule, whether it matched and why not, and the smallest change that would allow.
+//! What `weir explain` and `weir why` print.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Gate, Kind, Matcher, Operation, Policy, Rule, Subject, Then};
+
+/// An operation may have thousands of actions; so many are spoken of.
+const MAX_ACTIONS: usize = 8;
+
+/// A verdict with its reasons. Its `Display` is text for a terminal; whoever shows it escapes it (`crate::show`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub agent: String,
+    pub groups: Vec<String>,
+    pub target: String,
+    pub database: Option<String>,
+    /// The facts: what the operation does.
+    pub actions: Vec<Action>,
+    pub gate: Gate,
+    pub rules: Vec<RuleExplanation>,
+    /// What to change so that the operation is allowed; None where nothing is in its way.
+    pub suggestion: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleExplanation {
+    pub name: String,
+    /// `allow`, `hold` or `deny`.
+    pub then: String,
+    pub matched: bool,
+    /// What matched, or the first thing that did not.
+    pub because: String,
+}
+
+impl Policy {
+    /// The verdict of [`Policy::judge`], with its reasons.
+    pub fn explain(&self, subject: Subject<'_>, operation: &Operation) -> Explanation {
+        let gate = self.judge(subject, operation);
+        let suggestion = self.suggest(subject, operation, &gate);
+        Explanation {
+            agent: subject.agent.to_owned(),
+            groups: subject.groups.to_vec(),
+            target: subject.target.to_owned(),
+            database: operation.database.clone(),
+            actions: operation.actions.iter().take(MAX_ACTIONS).cloned().collect(),
+            gate,
+            rules: self.rules.iter().map(|rule| rule.explain(subject, operation)).collect(),
+            suggestion,
+        }
+    }
+
+    fn suggest(&self, subject: Subject<'_>, operation: &Operation, gate: &Gate) -> Option<String> {
+        if let Some(refusal) = &operation.refusal {
+            return Some(format!("No rule can allow this: {refusal}. Change the statement."));
+        }
+        let applying = || self.rules.iter().filter(|rule| rule.applies(subject, operation.database.as_deref()));
+        match gate {
+            Gate::Allow { .. } | Gate::Hold { .. } => None,
+            Gate::Deny { rule: Some(rule), .. } => Some(format!(
+                "Deny beats allow, so a further rule cannot allow this. Narrow rule \"{rule}\" (its agents, targets, \
+                 databases, kinds or tables) so that it leaves this out."
+            )),
+            Gate::Deny { rule: None, .. } => {
+                let open: Vec<&Action> =
+                    operation.actions.iter().filter(|action| !applying().any(|rule| rule.grants(action))).collect();
+                (!open.is_empty())
+                    .then(|| format!("This rule would allow it:\n\n{}", rule_for(subject, operation, &open)))
+            }
+        }
+    }
+}
+
+impl Rule {
+    fn explain(&self, subject: Subject<'_>, operation: &Operation) -> RuleExplanation {
+        let (matched, because) = match self.does_not_apply(subject, operation.database.as_deref()) {
+            Some(because) => (false, because),
+            None => self.explain_actions(&operation.actions),
+        };
+        let then = match self.then {
+            Then::Allow => "allow",
+            Then::Deny => "deny",
+            Then::Hold { .. } => "hold",
+        };
+        RuleExplanation { name: self.name.to_string(), then: then.to_owned(), matched, because }
+    }
+
+    fn does_not_apply(&self, subject: Subject<'_>, database: Option<&str>) -> Option<String> {
+        let not_among = |key: &str, name: &str, list: &[String]| {
+            let listed = !list.is_empty() && !list.iter().any(|it| it == name);
+            listed.then(|| format!("{key}: \"{name}\" is not among {}", list.join(", ")))
+        };
+        let groups = || {
+            let missing = !self.groups.is_empty() && !self.groups.iter().any(|group| subject.groups.contains(group));
+            missing.then(|| format!("groups: the agent is in none of {}", self.groups.join(", ")))
+        };
+        not_among("agents", subject.agent, &self.agents)
+            .or_else(groups)
+            .or_else(|| not_among("targets", subject.target, &self.targets))
+            .or_else(|| not_among("databases", database.unwrap_or("(none)"), &self.databases))
+    }
+
+    fn explain_actions(&self, actions: &[Action]) -> (bool, String) {
+        if let Some(action) = actions.iter().find(|action| self.matches(action)) {
+            return (true, format!("matches \"{action}\""));
+        }
+        let reasons: BTreeSet<String> =
+            actions.iter().take(MAX_ACTIONS).filter_map(|action| self.explain_mismatch(action)).collect();
+        (false, reasons.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    fn explain_mismatch(&self, action: &Action) -> Option<String> {
+        let kind = action.kind;
+        Some(match self.mismatch(action, self.then != Then::Allow)? {
+            Matcher::Kinds if self.kinds.is_empty() => {
+                "kinds: unparsed is allowed only where a rule names it".to_owned()
+            }
+            Matcher::Kinds => format!("kinds: {kind} is not among {}", self.kinds),
+            Matcher::HasWhere => match action.has_where {
+                Some(true) => format!("has_where: the {kind} has a WHERE"),
+                Some(false) => format!("has_where: the {kind} has no WHERE"),
+                None => format!("has_where: {kind} has no WHERE to ask for"),
+            },
+            Matcher::Tables if action.tables.is_empty() => format!("tables: nothing is known of a table in \"{kind}\""),
+            Matcher::Tables => {
+                let patterns = list(&self.tables);
+                let not_covered = action.tables.iter().filter(|table| !self.tables.iter().any(|it| it.covers(table)));
+                format!("tables: {} is not covered by {patterns}", list(&not_covered.collect::<Vec<_>>()))
+            }
+        })
+    }
+}
+
+/// A rule that allows just these actions, as TOML.
+fn rule_for(subject: Subject<'_>, operation: &Operation, actions: &[&Action]) -> String {
+    let kinds: BTreeSet<Kind> = actions.iter().map(|action| action.kind).collect();
+    // A rule that names tables fits no action without one.
+    let name_tables = actions.iter().all(|action| !action.tables.is_empty());
+    let tables: BTreeSet<String> = actions.iter().flat_map(|action| &action.tables).map(ToString::to_string).collect();
+    let kind_list = list(&kinds.iter().collect::<Vec<_>>());
+    let mut text = String::from("[[rule]]\n");
+    let mut line = |key: &str, value: toml::Value| {
+        let _ = writeln!(text, "{key:<9} = {value}");
+    };
+    let strings = |items: Vec<String>| toml::Value::Array(items.into_iter().map(toml::Value::String).collect());
+    line("name", format!("{}: {kind_list} on {}", subject.agent, subject.target).into());
+    line("agents", strings(vec![subject.agent.to_owned()]));
+    line("targets", strings(vec![subject.target.to_owned()]));
+    if let Some(database) = &operation.database {
+        line("databases", strings(vec![database.clone()]));
+    }
+    line("kinds", strings(kinds.iter().map(ToString::to_string).collect()));
+    if name_tables {
+        line("tables", strings(tables.into_iter().collect()));
+    }
+    line("then", "allow".into());
+    text
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "agent {} on target {}", self.agent, self.target)?;
+        if let Some(database) = &self.database {
+            write!(f, ", database {database}")?;
+        }
+        if !self.groups.is_empty() {
+            write!(f, ", groups {}", self.groups.join(", "))?;
+        }
+        writeln!(f, "\n\nfacts")?;
+        for action in &self.actions {
+            write!(f, "  {action}")?;
+            match action.has_where {
+                Some(true) => write!(f, ", with WHERE")?,
+                Some(false) => write!(f, ", without WHERE")?,
+                None => {}
+            }
+            if !action.functions.is_empty() {
+                write!(f, ", calls {}", action.functions.join(", "))?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "\nrules")?;
+        for rule in &self.rules {
+            let mark = if rule.matched { "*" } else { " " };
+            writeln!(f, "{mark} {:<5} \"{}\": {}", rule.then, rule.name, rule.because)?;
+        }
+        if self.rules.is_empty() {
+            writeln!(f, "  none")?;
+        }
+        writeln!(f, "\nverdict: {}", self.gate)?;
+        if let Some(suggestion) = &self.suggestion {
+            writeln!(f, "\n{}", suggestion.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// One line, for people.
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gate::Allow { rules } => write!(f, "allow, by {}", quoted(rules)),
+            Gate::Hold { requirements } => {
+                let needs = requirements.iter().map(|it| {
+                    let approvers = it.approvers.join(" or ");
+                    format!("{} of {approvers} within {} s (rule \"{}\")", it.count, it.timeout.as_secs(), it.rule)
+                });
+                write!(f, "hold, for {}", needs.collect::<Vec<_>>().join(" and "))
+            }
+            Gate::Deny { rule: Some(rule), message } => write!(f, "deny, by \"{rule}\": {message}"),
+            Gate::Deny { rule: None, message } => write!(f, "deny: {message}"),
+        }
+    }
+}
+
+fn quoted<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ")
+}

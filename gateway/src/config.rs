@@ -72,7 +72,7 @@ pub struct RecordingConfig {
     pub reply_limit: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityConfig {
     pub issuer: String,
     pub audience: String,

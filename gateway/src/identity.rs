@@ -1,9 +1,33 @@
 //! Who acts: from what the kernel captured about a connection to a principal with verified claims.
 //!
 //! The origin's cgroup and uid say which agent it is; the configuration says where that agent's token lies; the witness
-//! reads it; the verifier checks it against the issuer's published keys. No token, no session.
+//! reads it; the [`Verifier`] checks it against the keys that its issuer publishes. No token, no session.
+//!
+//! `agent` finds the agent and its token's place, `token` judges claims, `keys` decides when to fetch (all three without
+//! I/O), `fetch` does, and `verifier` puts them together.
 
+mod agent;
+mod fetch;
+mod keys;
+mod token;
+mod verifier;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
+
+pub use self::fetch::FetchError;
+pub use self::keys::KeyError;
+pub use self::token::ClaimError;
+use self::verifier::Scope;
+pub use self::verifier::{TokenError, Verifier};
+use crate::config::{Config, TokenSource};
+use crate::origin::{Evidence, Origin};
+use crate::secret::Secret;
+use crate::tls::TlsError;
+use crate::witness::{Witness, WitnessError};
 
 /// The authenticated actor of a session: an agent, and what its verified token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,3 +45,118 @@ pub struct Principal {
     /// SHA-256 of the token: tells tokens apart without being one.
     pub token_digest: [u8; 32],
 }
+
+/// Why nobody was identified. The agent's own client shows these lines, so each says what to do; none holds a token.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("no [identity] is configured, so no agent can be identified; name the issuer of the agents' tokens")]
+    NotConfigured,
+    #[error(
+        "no agent is configured for the cgroup {cgroup:?} and the uid {uid}; add an [[agent]] that matches one of them"
+    )]
+    NoAgent { cgroup: String, uid: u32 },
+    #[error("the cgroup {cgroup:?} and the uid {uid} belong to the agents '{}' and '{}'; make their [[agent]]s distinct",
+        agents[0], agents[1])]
+    Ambiguous { cgroup: String, uid: u32, agents: [String; 2] },
+    #[error("the path of the token of agent '{agent}' cannot be told: {why}")]
+    TokenPath { agent: String, why: &'static str },
+    #[error("the token of agent '{agent}' cannot be read: {why}")]
+    Unreadable { agent: String, why: WitnessError },
+    #[error("the token of agent '{agent}' ({place}) {why}")]
+    Token { agent: String, place: String, why: TokenError },
+}
+
+/// Reads the tokens that the configuration names, and can do nothing else. The witness is one.
+pub trait TokenReader {
+    fn token_file(&self, path: &Path) -> impl Future<Output = Result<Secret, WitnessError>> + Send;
+
+    fn token_environment(
+        &self,
+        origin: &Origin,
+        name: &str,
+    ) -> impl Future<Output = Result<Secret, WitnessError>> + Send;
+}
+
+impl TokenReader for Witness {
+    async fn token_file(&self, path: &Path) -> Result<Secret, WitnessError> {
+        Self::token_file(self, path).await
+    }
+
+    async fn token_environment(&self, origin: &Origin, name: &str) -> Result<Secret, WitnessError> {
+        Self::token_environment(self, origin, name).await
+    }
+}
+
+/// Turns origins into principals. One for the whole gateway: what it remembers of tokens outlives reloads.
+#[derive(Debug, Default)]
+pub struct Identifier {
+    verifier: ArcSwapOption<(crate::config::IdentityConfig, Verifier)>,
+}
+
+impl Identifier {
+    pub fn new(config: &Config) -> Result<Self, TlsError> {
+        let identifier = Self::default();
+        identifier.reload(config)?;
+        Ok(identifier)
+    }
+
+    /// Takes up a new configuration. Verified tokens and their bindings are kept if `[identity]` is what it was; after an error
+    /// everything is.
+    pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
+        let unchanged = match (&*self.verifier.load(), &config.identity) {
+            (Some(current), Some(wanted)) => current.0 == *wanted,
+            (None, None) => true,
+            _ => false,
+        };
+        if !unchanged {
+            let made = match &config.identity {
+                Some(identity) => Some(Arc::new((identity.clone(), Verifier::new(identity)?))),
+                None => None,
+            };
+            self.verifier.store(made);
+        }
+        Ok(())
+    }
+
+    /// Says who stands behind an origin: finds the agent, reads its token, verifies it.
+    pub async fn identify(
+        &self,
+        origin: &Origin,
+        evidence: &Evidence,
+        config: &Config,
+        tokens: &impl TokenReader,
+    ) -> Result<Principal, IdentityError> {
+        let verifier = self.verifier.load_full().ok_or(IdentityError::NotConfigured)?;
+        let found = agent::find(config, origin, evidence)?;
+        let agent = &found.agent.name;
+        let source = found.token_source(evidence)?;
+        let token = match &source {
+            TokenSource::File(path) => tokens.token_file(Path::new(path)).await,
+            TokenSource::Environment(name) => tokens.token_environment(origin, name).await,
+        };
+        let token = token.map_err(|why| IdentityError::Unreadable { agent: agent.clone(), why })?;
+        let scope = Scope { cgroup: found.cgroup.to_owned(), uid: origin.uid };
+        verifier.1.verify(&token, agent, &scope).await.map_err(|why| IdentityError::Token {
+            agent: agent.clone(),
+            place: match source {
+                TokenSource::File(path) => path,
+                TokenSource::Environment(name) => format!("variable {name}"),
+            },
+            why,
+        })
+    }
+}
+
+/// Text from a token, fit to be shown: quoted, without control or bidirectional characters, and short.
+fn escaped(text: &str) -> String {
+    const SHOWN: usize = 64;
+    let mut end = text.len().min(SHOWN);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let ellipsis = if end < text.len() { "..." } else { "" };
+    format!("{:?}{ellipsis}", &text[..end])
+}
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub const MAX_TEXT: usize = 64 * 1024;
 /// Bytes of a reason that an approver gives.
 pub const MAX_REASON: usize = 1024;
 /// Upper bound of a requirement's timeout.
-pub const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+pub const MAX_WAIT: Duration = Duration::from_hours(24);
 /// How long a given approval waits for its session to take it.
 const CLAIM_WITHIN: Duration = Duration::from_secs(30);
 /// Ended approvals whose fate is still told to whoever votes late.
@@ -442,12 +442,9 @@ impl Entry {
     /// Makes a recorded vote count, unless the client went away in the meantime.
     fn count(&self, vote: Vote, completes: bool) -> Result<(), ApprovalError> {
         let mut state = self.state();
-        match state.phase {
-            Phase::Pending => {}
-            _ => {
-                let status = state.phase.status().unwrap_or(Status::Withdrawn);
-                return Err(ApprovalError::Over { number: self.number, status });
-            }
+        if !matches!(state.phase, Phase::Pending) {
+            let status = state.phase.status().unwrap_or(Status::Withdrawn);
+            return Err(ApprovalError::Over { number: self.number, status });
         }
         if completes {
             state.phase = if vote.approve { Phase::Approved { at: Instant::now() } } else { Phase::Denied };
@@ -578,7 +575,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.

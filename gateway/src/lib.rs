@@ -21,5 +21,6 @@ pub mod record;
 pub mod secret;
 pub mod session;
 pub mod target;
+pub mod telemetry;
 pub mod tls;
 pub mod witness;

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::*;
 use crate::ids::SessionId;
 
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 const AGENT_UID: u32 = 2000;
 
 /// A recording in memory that can be told to fail, or to let a vote wait.

@@ -1,0 +1,208 @@
+//! The server and the client together, over a real socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::*;
+use crate::admin::client::{ClientError, ask_all, ask_one};
+use crate::config::Access;
+
+/// A directory of the test's own.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("weir-admin-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Answers the approvals list with a fixed number of items, a kill with a failure.
+struct Fake {
+    config: Arc<Config>,
+    recorded: Mutex<Vec<Action>>,
+    full: bool,
+}
+
+impl Backend for Fake {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config)
+    }
+
+    async fn record(&self, action: Action) -> Result<(), LedgerError> {
+        self.recorded.lock().unwrap().push(action);
+        if self.full { Err("disk full".into()) } else { Ok(()) }
+    }
+
+    async fn answer(&self, request: Request, by: Approver, items: &Items) -> Result<(), Failure> {
+        match request {
+            Request::Approvals => {
+                for i in 0..100 {
+                    items.send(&i).await?;
+                }
+                Ok(())
+            }
+            Request::Reload => items.send(&by.user).await,
+            Request::Status => items.send(&"x".repeat(wire::MAX_REPLY)).await,
+            _ => Err(Failure::not_found("no such thing")),
+        }
+    }
+}
+
+/// Whoever runs this test is gateway and admin.
+fn config(runtime_dir: &Path) -> Config {
+    let mut config = rights::tests::config();
+    config.gateway.runtime_dir = runtime_dir.to_owned();
+    config.gateway.user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    config.access.admin = vec![nix::unistd::Group::from_gid(nix::unistd::getegid()).unwrap().unwrap().name];
+    config
+}
+
+fn uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+fn start(config: Config, full: bool) -> Arc<Fake> {
+    let listener = Listener::bind(&config).unwrap();
+    let fake = Arc::new(Fake { config: Arc::new(config), recorded: Mutex::default(), full });
+    tokio::spawn(serve(listener, Arc::clone(&fake)));
+    fake
+}
+
+/// The client blocks, the server must go on.
+async fn client<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(call).await.unwrap()
+}
+
+#[tokio::test]
+async fn requests_are_answered_in_items_and_what_matters_is_recorded() {
+    let scratch = Scratch::new("answers");
+    let fake = start(config(&scratch.0), false);
+    let directory = scratch.0.clone();
+    let listed: Vec<u32> = client(move || ask_all(&directory, Request::Approvals)).await.unwrap();
+    assert_eq!(listed, (0..100).collect::<Vec<_>>());
+    assert!(fake.recorded.lock().unwrap().is_empty(), "looking at what waits is no event");
+
+    let directory = scratch.0.clone();
+    let user: String = client(move || ask_one(&directory, Request::Reload)).await.unwrap();
+    assert_eq!(user, fake.config.gateway.user);
+    let recorded = fake.recorded.lock().unwrap().pop().unwrap();
+    assert_eq!((recorded.actor.uid, recorded.request, recorded.refused), (uid(), Request::Reload, None));
+    assert_eq!(recorded.actor.pid, i32::try_from(std::process::id()).unwrap());
+
+    let directory = scratch.0.clone();
+    let id = SessionId::new(1, 1);
+    let failed = client(move || ask_one::<u32>(&directory, Request::Kill { id })).await.unwrap_err();
+    assert!(matches!(failed, ClientError::Failed(Failure { kind: FailureKind::NotFound, .. })), "{failed}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_done() {
+    let scratch = Scratch::new("full");
+    start(config(&scratch.0), true);
+    let directory = scratch.0.clone();
+    let failed = client(move || ask_one::<String>(&directory, Request::Reload)).await.unwrap_err();
+    assert!(failed.to_string().contains("could not be recorded"), "{failed}");
+}
+
+#[tokio::test]
+async fn an_agent_is_refused_and_recorded() {
+    let scratch = Scratch::new("agent");
+    let mut config = config(&scratch.0);
+    // This very process plays the agent.
+    config.agents[0].uid = Some(uid());
+    let fake = start(config, false);
+    let directory = scratch.0.clone();
+    let failed = client(move || ask_all::<u32>(&directory, Request::Approvals)).await.unwrap_err();
+    assert!(matches!(failed, ClientError::Failed(Failure { kind: FailureKind::Refused, .. })), "{failed}");
+    let recorded = fake.recorded.lock().unwrap().pop().unwrap();
+    assert_eq!(recorded.refused, Some(Refused::AgentUser.to_string()));
+}
+
+#[tokio::test]
+async fn a_forked_child_cannot_speak_for_the_process_that_connected() {
+    let scratch = Scratch::new("child");
+    let fake = start(config(&scratch.0), false);
+    let path = scratch.0.join(listener::SOCKET);
+    let answer = client(move || {
+        use std::io::{Read as _, Write as _};
+        let stream = StdStream::connect(path).unwrap();
+        let mut hello = [0u8; 256];
+        let length = (&stream).read(&mut hello).unwrap();
+        let hello: wire::Hello = serde_json::from_slice(&hello[..length]).unwrap();
+        let asked = serde_json::to_string(&wire::Asked { nonce: hello.nonce, ask: Request::Reload }).unwrap();
+        // Another process writes the line on the socket that this process connected.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::os::fd::OwnedFd::from(stream.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.take().unwrap(), "{asked}").unwrap();
+        assert!(child.wait().unwrap().success());
+        let mut answer = Vec::new();
+        let _ = (&stream).read_to_end(&mut answer);
+        answer
+    })
+    .await;
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    assert!(fake.recorded.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn bad_input_ends_one_connection_and_no_other() {
+    let scratch = Scratch::new("bad");
+    start(config(&scratch.0), false);
+    for bad in
+        [&b"\n"[..], b"{}\n", b"\xff\xfe\n", b"{\"nonce\":\"0\",\"ask\":{\"request\":\"reload\"}}\n", &[b'x'; 100_000]]
+    {
+        let path = scratch.0.join(listener::SOCKET);
+        let bad = bad.to_vec();
+        let answer = client(move || {
+            use std::io::{Read as _, Write as _};
+            let mut stream = StdStream::connect(path).unwrap();
+            let _ = stream.write_all(&bad);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            String::from_utf8_lossy(&answer).into_owned()
+        })
+        .await;
+        assert!(!answer.contains("\"item\"") && !answer.contains("\"end\""), "{answer}");
+    }
+    let directory = scratch.0.clone();
+    let too_long = client(move || ask_one::<String>(&directory, Request::Status)).await.unwrap_err();
+    assert!(matches!(too_long, ClientError::Closed), "{too_long}");
+    let directory = scratch.0.clone();
+    assert_eq!(client(move || ask_all::<u32>(&directory, Request::Approvals)).await.unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn the_socket_is_taken_over_from_the_dead_only_and_open_to_its_groups_only() {
+    let scratch = Scratch::new("bind");
+    let mut config = config(&scratch.0);
+    let path = scratch.0.join(listener::SOCKET);
+    drop(Listener::bind(&config).unwrap());
+    assert!(path.exists(), "a socket file outlives its process");
+    config.access = Access::default();
+    let listener = Listener::bind(&config).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let second = Listener::bind(&config).unwrap_err();
+    assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    drop(listener);
+    config.access.audit = vec!["daemon".into(), "no-such-group".into()];
+    let _listener = Listener::bind(&config).unwrap();
+    // With an access list, the group bits show its mask.
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+
+    let unreachable = client::ask(&scratch.0.join("nowhere"), Request::Status).err().unwrap().to_string();
+    assert!(unreachable.contains("systemctl status weir"), "{unreachable}");
+}

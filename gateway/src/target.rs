@@ -12,6 +12,8 @@ pub struct Target {
     pub protocol: Protocol,
     /// What agents connect to.
     pub address: Vec<Address>,
+    /// What its names resolve to for agents; empty: what this host's resolver says.
+    pub resolve: Vec<std::net::IpAddr>,
     /// Databases that sessions may name; empty: any.
     pub databases: Vec<String>,
     pub tls: TlsMode,

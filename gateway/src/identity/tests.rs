@@ -169,7 +169,7 @@ fn coder() -> AgentConfig {
     agent("coder", AgentMatch::Unit("coder@*.service".to_owned()))
 }
 
-fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Config {
+pub(crate) fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Config {
     Config {
         gateway: GatewayConfig {
             agents: vec!["agents.slice".to_owned()],
@@ -200,12 +200,12 @@ fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Config {
     }
 }
 
-fn identity_config(issuer: String) -> IdentityConfig {
+pub(crate) fn identity_config(issuer: String) -> IdentityConfig {
     let insecure = issuer.starts_with("http:").then(|| "test".to_owned());
     IdentityConfig { issuer, audience: "weir".to_owned(), groups_claim: "groups".to_owned(), ca: None, insecure }
 }
 
-fn origin(uid: u32) -> Origin {
+pub(crate) fn origin(uid: u32) -> Origin {
     let nowhere = "192.0.2.1:5432".parse().unwrap();
     Origin {
         pid: 7,

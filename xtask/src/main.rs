@@ -16,6 +16,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm_image;
 
 use std::process::ExitCode;
 

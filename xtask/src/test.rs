@@ -11,11 +11,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, paths, setup, shell};
+use crate::{Result, clean_kernel, paths, setup, shell, vm_image};
 
 const UNIT: &str = "unit";
 /// A system suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const SYSTEM: [&str; 6] = ["kernel", "identity", "postgres", "record", "failure", "vm-smoke"];
+const SYSTEM: [&str; 6] = ["kernel", "identity", "postgres", "record", "failure", VM_SMOKE];
+/// Needs a disk image besides.
+const VM_SMOKE: &str = "vm-smoke";
 
 /// How long one test program may take before it is killed and counted as failed.
 const TIME_LIMIT: &str = "20m";
@@ -123,6 +125,9 @@ impl Program {
         let mut environment: BTreeMap<&str, PathBuf> = BTreeMap::new();
         environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
         environment.insert("WEIR_CACHE", paths::cache()?);
+        if self.suite.as_deref() == Some(VM_SMOKE) {
+            environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
+        }
         let environment = environment.iter().map(|(name, value)| format!("{name}={}", value.display()));
         let mut command = shell::as_root("env", environment);
         command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable).arg("--test-threads=1");

@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod record;
 pub mod secret;
 pub mod session;
+pub mod show;
 pub mod target;
 pub mod telemetry;
 pub mod tls;

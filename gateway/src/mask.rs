@@ -1,9 +1,36 @@
 //! Masking: what a client may see of a reply. Pure: no I/O, no clock.
+//!
+//! Whatever goes to a client is a [`Masked`] value, and only this module makes those. A [`Masker`] is built once for a
+//! session from the masks that apply to its target. A protocol asks it in one of four ways, dearest last:
+//!
+//! - [`Masked::from_gateway`]: the gateway's own words, such as a denial;
+//! - [`Masker::pass_metadata`]: bookkeeping of the target's protocol that carries no data;
+//! - [`Masker::pass_rows`], [`Masker::pass_text`]: data handed on as it is, without a copy, where no column of it is masked
+//!   and no detector can find anything in it;
+//! - [`Masker::mask_cell`], [`Masker::mask_text`]: value by value, put together again in a [`MaskedBuffer`].
+//!
+//! All masks that match a value apply, which is to say the strictest does: null, then redact, then fixed, then partial.
+
+mod buffer;
+mod cell;
+mod detect;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// One `[[mask]]`: columns, or detectors, or both.
-#[derive(Debug)]
+pub use buffer::MaskedBuffer;
+pub use cell::{CellFormat, CellType};
+use detect::Detectors;
+
+/// Masks in one configuration; each has its bit in [`Hits`].
+pub const MAX_MASKS: usize = 64;
+
+/// One `[[mask]]`. What its columns hold is masked whole; what its detectors find is masked where they find it.
+#[derive(Clone, Debug)]
 pub struct MaskRule {
     pub name: String,
     /// Empty: all targets.
@@ -24,18 +51,295 @@ pub struct ColumnPattern {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DetectorKind {
+    /// 13 to 19 digits, also in groups, with an issuer's prefix and a right check digit (ISO/IEC 7812).
     CreditCard,
+    /// `AKIA` or `ASIA` and 16 letters and digits.
     AwsAccessKey,
 }
 
+/// What takes a value's place. Where it is no value of the column's type, NULL does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MaskKind {
     Redact,
     Null,
-    Partial { keep_last: usize },
+    /// Stars, but for the last characters. A value that is not longer than those is stars altogether.
+    Partial {
+        keep_last: usize,
+    },
     Fixed(String),
 }
 
-/// Bytes that a client may see. Only this module makes one, so a reply that was not masked cannot be sent.
-#[derive(Debug)]
+/// Something that a client may see. Only this module makes one, so a reply that was not masked cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Masked<T>(T);
+
+/// The bytes may not go to the client as they are: mask them value by value, or refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NeedsMasking {
+    #[error("columns of the reply are masked")]
+    Columns,
+    #[error("a detector may find something in the reply")]
+    Finding,
+}
+
+/// Which masks changed something: bits, by the masker's order. [`Masker::names`] has the words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hits(u64);
+
+/// How the columns of one result are treated. Made once for each row description.
+#[derive(Clone, Debug)]
+pub struct RowPlan {
+    columns: Vec<Column>,
+    by_cell: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Column {
+    mask: Option<(MaskKind, Hits)>,
+    format: CellFormat,
+}
+
+/// One value as the client may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaskedCell<'a> {
+    /// None is NULL.
+    value: Option<Cow<'a, [u8]>>,
+    pub hits: Hits,
+}
+
+/// The masks of one target, ready to use.
+#[derive(Clone, Debug)]
+pub struct Masker {
+    rules: Vec<Arc<MaskRule>>,
+    detectors: Detectors,
+    apply: bool,
+}
+
+impl<T> Masked<T> {
+    /// For what the gateway says itself: errors, notices, its side of a handshake. Never for bytes that came from a target.
+    pub fn from_gateway(message: T) -> Self {
+        Self(message)
+    }
+
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Masked<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}
+
+impl Masker {
+    /// From all masks of a configuration those for this target.
+    pub fn for_target(masks: &[Arc<MaskRule>], target: &str) -> Self {
+        let applies = |mask: &&Arc<MaskRule>| mask.targets.is_empty() || mask.targets.iter().any(|it| it == target);
+        let rules: Vec<_> = masks.iter().filter(applies).cloned().collect();
+        let detectors = Detectors::new(&rules);
+        Self { rules, detectors, apply: true }
+    }
+
+    /// For `mode = "observe"`: reports what it would mask, and masks nothing.
+    #[must_use]
+    pub fn observing(self) -> Self {
+        Self { apply: false, ..self }
+    }
+
+    /// The masks of this target; their columns are for the protocol to find in the target's catalog.
+    pub fn rules(&self) -> &[Arc<MaskRule>] {
+        &self.rules
+    }
+
+    /// The names of masks that hit.
+    pub fn names(&self, hits: Hits) -> impl Iterator<Item = &str> {
+        self.rules.iter().enumerate().filter(move |(i, _)| hits.0 & bit(*i) != 0).map(|(_, rule)| rule.name.as_str())
+    }
+
+    /// Whether a detector could find something in these bytes, wherever values begin and end in them. Quick (gigabytes a
+    /// second where there is nothing), and now and then wrong on the safe side.
+    pub fn may_contain(&self, bytes: &[u8]) -> bool {
+        self.detectors.may_contain(bytes)
+    }
+
+    /// Messages that carry no data of the target: readiness, completion, row descriptions, parameter types. Neither
+    /// errors, nor notices, nor settings: their text can hold data.
+    #[expect(clippy::unused_self, reason = "a session's masker must be at hand to hand anything on")]
+    pub fn pass_metadata<'a>(&self, message: &'a [u8]) -> Masked<&'a [u8]> {
+        Masked(message)
+    }
+
+    /// Text of the target outside of rows (an error, a notice, a notification, a setting), whole messages of it. `tagged`:
+    /// the statement touches a table with masked columns, so that values of those may be in the text.
+    pub fn pass_text<'a>(&self, tagged: bool, text: &'a [u8]) -> Result<Masked<&'a [u8]>, NeedsMasking> {
+        if tagged && self.apply {
+            return Err(NeedsMasking::Columns);
+        }
+        if self.may_contain(text) {
+            return Err(NeedsMasking::Finding);
+        }
+        Ok(Masked(text))
+    }
+
+    /// Whole rows of one result, also many, also with the metadata around them.
+    pub fn pass_rows<'a>(&self, plan: &RowPlan, rows: &'a [u8]) -> Result<Masked<&'a [u8]>, NeedsMasking> {
+        if plan.by_cell {
+            return Err(NeedsMasking::Columns);
+        }
+        if self.may_contain(rows) {
+            return Err(NeedsMasking::Finding);
+        }
+        Ok(Masked(rows))
+    }
+
+    /// The plan for a result with these columns: the masks of each, and how its values are written.
+    pub fn plan<'r>(&self, columns: impl IntoIterator<Item = (&'r [Arc<MaskRule>], CellFormat)>) -> RowPlan {
+        let columns: Vec<Column> =
+            columns.into_iter().map(|(masks, format)| Column { mask: self.strictest(masks), format }).collect();
+        let numbers = self.detectors.reads_numbers();
+        let by_cell =
+            columns.iter().any(|column| column.mask.is_some() || numbers && column.format.hides_digits_from_a_scan());
+        RowPlan { columns, by_cell }
+    }
+
+    /// A value of the plan's column `index`, counted from 0. NULL where the plan has no such column.
+    pub fn mask_cell<'a>(&self, plan: &RowPlan, index: usize, value: Option<&'a [u8]>) -> MaskedCell<'a> {
+        let Some(column) = plan.columns.get(index) else {
+            return MaskedCell { value: None, hits: Hits::default() };
+        };
+        let Some(original) = value else { return MaskedCell { value: None, hits: Hits::default() } };
+        let (mut value, mut hits) = (Some(Cow::Borrowed(original)), Hits::default());
+        if let Some((kind, by)) = &column.mask {
+            hits = *by;
+            value = cell::render(kind, column.format, original);
+        }
+        // Also after a column's mask: what is left of the value may still be a finding.
+        if let Some(visible) = &value
+            && let Some((masked, by)) = self.detectors.mask(visible, column.format)
+        {
+            hits.0 |= by.0;
+            value = masked.map(Cow::Owned);
+        }
+        if !self.apply {
+            value = Some(Cow::Borrowed(original));
+        }
+        MaskedCell { value, hits }
+    }
+
+    /// A piece of text outside of rows, such as one field of an error. Where the statement touches masked columns the
+    /// protocol must not show the target's text at all ([`Masker::pass_text`] says so).
+    pub fn mask_text<'a>(&self, text: &'a [u8]) -> MaskedCell<'a> {
+        match self.detectors.mask(text, CellFormat::Text(CellType::Text)) {
+            Some((masked, hits)) if self.apply => {
+                MaskedCell { value: Some(masked.map_or(Cow::Borrowed(b"***".as_slice()), Cow::Owned)), hits }
+            }
+            found => MaskedCell { value: Some(Cow::Borrowed(text)), hits: found.map_or(Hits::default(), |(_, by)| by) },
+        }
+    }
+
+    fn strictest(&self, masks: &[Arc<MaskRule>]) -> Option<(MaskKind, Hits)> {
+        let strictest = masks.iter().max_by_key(|mask| mask.with.strictness())?;
+        let hits = masks.iter().fold(0, |bits, mask| bits | self.bit_of(mask));
+        Some((strictest.with.clone(), Hits(hits)))
+    }
+
+    fn bit_of(&self, mask: &Arc<MaskRule>) -> u64 {
+        self.rules.iter().position(|rule| Arc::ptr_eq(rule, mask) || rule.name == mask.name).map_or(0, bit)
+    }
+}
+
+impl RowPlan {
+    /// Whether rows can never be handed on whole.
+    pub fn by_cell(&self) -> bool {
+        self.by_cell
+    }
+}
+
+impl Hits {
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn add(&mut self, other: Hits) {
+        self.0 |= other.0;
+    }
+}
+
+impl MaskedCell<'_> {
+    /// Length of the value in bytes; None is NULL.
+    pub fn len(&self) -> Option<usize> {
+        self.value.as_deref().map(<[u8]>::len)
+    }
+
+    pub fn is_null(&self) -> bool {
+        self.value.is_none()
+    }
+
+    /// The value, for a writer or the recording; None is NULL.
+    pub fn value(&self) -> Option<Masked<&[u8]>> {
+        self.value.as_deref().map(Masked)
+    }
+}
+
+impl MaskKind {
+    /// Sorts by how little is left of a value.
+    fn strictness(&self) -> (u8, std::cmp::Reverse<usize>) {
+        let (kind, keeps) = match self {
+            Self::Partial { keep_last } => (0, *keep_last),
+            Self::Fixed(_) => (1, 0),
+            Self::Redact => (2, 0),
+            Self::Null => (3, 0),
+        };
+        (kind, std::cmp::Reverse(keeps))
+    }
+}
+
+impl DetectorKind {
+    /// The word that configuration uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CreditCard => "credit_card",
+            Self::AwsAccessKey => "aws_access_key",
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no column: write \"schema.table.column\", `*` for any of the three")]
+pub struct InvalidColumn(String);
+
+impl FromStr for ColumnPattern {
+    type Err = InvalidColumn;
+
+    fn from_str(text: &str) -> Result<Self, InvalidColumn> {
+        let invalid = || InvalidColumn(text.to_owned());
+        let parts: Vec<&str> = text.split('.').collect();
+        let [schema, table, column] = parts[..] else { return Err(invalid()) };
+        let is_part = |part: &&str| !part.is_empty() && part.trim() == *part && (*part == "*" || !part.contains('*'));
+        if !parts.iter().all(|part| is_part(&part)) {
+            return Err(invalid());
+        }
+        let part = |part: &str| (part != "*").then(|| part.to_owned());
+        Ok(Self { schema: part(schema), table: part(table), column: column.to_owned() })
+    }
+}
+
+impl fmt::Display for ColumnPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |part: &'_ Option<String>| part.clone().unwrap_or_else(|| "*".to_owned());
+        write!(f, "{}.{}.{}", part(&self.schema), part(&self.table), self.column)
+    }
+}
+
+/// The bit of the rule at `index`. Beyond the last bit several rules share one: their names are reported together.
+fn bit(index: usize) -> u64 {
+    1 << index.min(MAX_MASKS - 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,14 +24,6 @@ use crate::target::TlsMode;
 /// A file of trust anchors may not be larger: the system's own bundle has about 250 KiB.
 const MAX_ANCHORS: u64 = 4 << 20;
 
-/// What the peer is asked to speak inside TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alpn {
-    None,
-    /// PostgreSQL 17 and later name it; earlier servers ignore it.
-    Postgres,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read the trust anchors {}: {source}", path.display())]
@@ -59,17 +51,16 @@ pub fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
 }
 
-/// How to speak TLS to a target; `None` where its configuration says not to.
-pub fn client_config(mode: &TlsMode, alpn: Alpn) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+/// How to speak TLS to a target; `None` where its configuration says not to. `alpn` is what the peer is asked to speak
+/// inside (RFC 7301), if its protocol has a name there.
+pub fn client_config(mode: &TlsMode, alpn: Option<&[u8]>) -> Result<Option<Arc<ClientConfig>>, TlsError> {
     let (ca, check_name) = match mode {
         TlsMode::VerifyFull { ca, .. } => (ca, true),
         TlsMode::VerifyCa { ca, .. } => (ca, false),
         TlsMode::Disable { .. } => return Ok(None),
     };
     let mut config = verifying_client(ca.as_deref(), check_name)?;
-    if alpn == Alpn::Postgres {
-        config.alpn_protocols = vec![b"postgresql".to_vec()];
-    }
+    config.alpn_protocols.extend(alpn.map(<[u8]>::to_vec));
     Ok(Some(Arc::new(config)))
 }
 
@@ -247,7 +238,7 @@ mod tests {
 
     async fn reach(authority: &Arc<Authority>, asked: &str, mode: &TlsMode) -> Result<Vec<u8>, std::io::Error> {
         let server = server_config(authority, "127.0.0.1").unwrap();
-        let client = client_config(mode, Alpn::Postgres).unwrap().unwrap();
+        let client = client_config(mode, Some(b"postgresql")).unwrap().unwrap();
         shake(server, client, server_name(mode, asked).unwrap()).await
     }
 
@@ -276,14 +267,14 @@ mod tests {
     #[test]
     fn no_tls_is_only_by_name() {
         let mode = TlsMode::Disable { insecure: "test".to_owned() };
-        assert!(client_config(&mode, Alpn::None).unwrap().is_none());
+        assert!(client_config(&mode, None).unwrap().is_none());
     }
 
     #[test]
     fn broken_anchors_are_found_at_load() {
         let directory = scratch();
         let file = directory.path().join("anchors.pem");
-        let load = || client_config(&full(&file, None), Alpn::None).unwrap_err().to_string();
+        let load = || client_config(&full(&file, None), None).unwrap_err().to_string();
         assert!(load().contains("cannot read"));
         std::fs::write(&file, "no certificate here").unwrap();
         assert!(load().contains("no usable CA certificate"));

@@ -1,1 +1,3 @@
-//! To come.
+//! The protocols of targets: one folder each. Only code below here knows wire bytes.
+
+pub mod postgres;

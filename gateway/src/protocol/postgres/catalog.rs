@@ -1,1 +1,543 @@
-//! To come.
+//! Which columns of a target's database are tagged, and what else shows their values.
+//!
+//! A mask names columns by pattern; a result names them by (relation oid, column number); a statement names relations in
+//! its own words. [`TaggedSet`] is one database's catalog read once and put in a form that answers all three, and that
+//! errs on one side: a relation that only might show tagged data (a view over a tagged table, a statistics catalog) counts
+//! as derived from it. [`load`] reads it with any ordinary role; [`TaggedSet::resolve`] does the thinking, and is pure.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use thiserror::Error;
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::mask::{ColumnPattern, MaskRule};
+
+/// More rows than this in any one catalog query deny the target, with an error that says so.
+const MAX_CATALOG_ROWS: usize = 500_000;
+
+/// Objects below this oid came with the server (`FirstNormalObjectId`).
+const FIRST_USER_OID: u32 = 16_384;
+
+/// System relations that hold values of user columns or texts of other sessions' statements.
+const VALUE_CATALOGS: &[&str] = &[
+    "pg_cursors",
+    "pg_largeobject",
+    "pg_prepared_statements",
+    "pg_replication_slots",
+    "pg_stat_activity",
+    "pg_stat_replication",
+    "pg_stat_statements",
+    "pg_stat_statements_info",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_subscription",
+];
+
+/// Why a target's tagged columns are not known. Each denies the target.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    #[error("mask \"{mask}\": column pattern \"{pattern}\" matches no column of this database{}", hint(nearest.as_deref()))]
+    Unresolved {
+        mask: String,
+        pattern: String,
+        /// The column of the database that looks most like it.
+        nearest: Option<String>,
+    },
+    #[error("the database's catalog has more than {MAX_CATALOG_ROWS} {what}")]
+    TooLarge { what: &'static str },
+    #[error("the database's catalog could not be read")]
+    Query(#[from] tokio_postgres::Error),
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map(|it| format!("; did you mean \"{it}\"?")).unwrap_or_default()
+}
+
+/// The tagged columns of one database, and everything a statement can name that touches them.
+#[derive(Debug)]
+pub struct TaggedSet {
+    masks: HashMap<(u32, i16), Vec<Arc<MaskRule>>>,
+    /// Relations by name, then by schema.
+    relations: HashMap<String, Vec<Relation>>,
+    ordinary: HashSet<u32>,
+    functions: HashMap<String, UserFunction>,
+    operators: HashSet<String>,
+    fetched_at: SystemTime,
+}
+
+#[derive(Debug)]
+struct Relation {
+    schema: String,
+    exposure: Exposure,
+}
+
+/// What a relation shows of tagged data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// The set has no such relation: made after it was fetched, or temporary, or missing.
+    Unknown,
+    /// Nothing.
+    Clear,
+    /// It has these tagged columns, and the server names them in a result.
+    Tagged(BTreeSet<String>),
+    /// It shows values of tagged columns under other names.
+    Derived,
+}
+
+/// What a function name outside the server's own catalog may stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserFunction {
+    /// It is no extension's, so that it may hide behind the name of a function that is known to be safe.
+    pub shadows: bool,
+    /// Its first argument can be a row: `t.f` calls it.
+    pub takes_row: bool,
+}
+
+/// What [`load`] reads, before any thinking.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) relations: Vec<RelationRow>,
+    /// Columns that some mask's pattern names.
+    pub(crate) columns: Vec<ColumnRow>,
+    /// (relation with a view definition or rule, relation it reads or writes)
+    pub(crate) rewrites: Vec<(u32, u32)>,
+    /// Relations whose view definition or rule calls a function that did not come with the server.
+    pub(crate) opaque: Vec<u32>,
+    /// (child, parent), of inheritance and of partitions.
+    pub(crate) inherits: Vec<(u32, u32)>,
+    pub(crate) functions: Vec<(String, UserFunction)>,
+    pub(crate) operators: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RelationRow {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// `pg_class.relkind`
+    pub(crate) kind: char,
+}
+
+#[derive(Debug)]
+pub(crate) struct ColumnRow {
+    pub(crate) relation: u32,
+    pub(crate) number: i16,
+    pub(crate) name: String,
+}
+
+impl TaggedSet {
+    /// The set of a target without column masks: nothing is tagged, every statement is as free as its rules let it be.
+    pub fn empty(fetched_at: SystemTime) -> Self {
+        Self {
+            masks: HashMap::new(),
+            relations: HashMap::new(),
+            ordinary: HashSet::new(),
+            functions: HashMap::new(),
+            operators: HashSet::new(),
+            fetched_at,
+        }
+    }
+
+    /// From a catalog's rows to the set. A pattern that names no column is an error.
+    pub(crate) fn resolve(
+        snapshot: Snapshot,
+        masks: &[Arc<MaskRule>],
+        fetched_at: SystemTime,
+    ) -> Result<Self, CatalogError> {
+        let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
+        let mut tags = tag(&snapshot.columns, &by_oid, masks)?;
+        spread_over_inheritance(&mut tags, &snapshot.columns, &snapshot.inherits);
+        let derived = derived(&tags, &by_oid, &snapshot);
+
+        let mut tagged_names: HashMap<u32, BTreeSet<String>> = HashMap::new();
+        for column in &snapshot.columns {
+            if tags.contains_key(&(column.relation, column.number)) {
+                tagged_names.entry(column.relation).or_default().insert(column.name.clone());
+            }
+        }
+        let ordinary = snapshot.relations.iter().filter(|it| is_ordinary(it.kind)).map(|it| it.oid).collect();
+        let mut relations: HashMap<String, Vec<Relation>> = HashMap::new();
+        for row in snapshot.relations {
+            let exposure = if derived.contains(&row.oid) || is_value_catalog(&row.schema, &row.name) {
+                Exposure::Derived
+            } else {
+                tagged_names.remove(&row.oid).map_or(Exposure::Clear, Exposure::Tagged)
+            };
+            relations.entry(row.name).or_default().push(Relation { schema: row.schema, exposure });
+        }
+        let mut functions: HashMap<String, UserFunction> = HashMap::new();
+        for (name, function) in snapshot.functions {
+            let known = functions.entry(name).or_default();
+            known.shadows |= function.shadows;
+            known.takes_row |= function.takes_row;
+        }
+        let operators = snapshot.operators.into_iter().collect();
+        Ok(Self { masks: tags, relations, ordinary, functions, operators, fetched_at })
+    }
+
+    /// True where the target has no tagged column, so that no statement can touch one.
+    pub fn is_empty(&self) -> bool {
+        self.masks.is_empty()
+    }
+
+    /// When the catalog was read.
+    pub fn fetched_at(&self) -> SystemTime {
+        self.fetched_at
+    }
+
+    /// The masks of a result's column, by the (relation oid, column number) of its `RowDescription`.
+    pub fn masks(&self, relation: u32, column: i16) -> &[Arc<MaskRule>] {
+        self.masks.get(&(relation, column)).map_or(&[], Vec::as_slice)
+    }
+
+    /// True if the oid is a table's whose columns the server names as themselves: a plain or a partitioned table.
+    pub fn is_ordinary(&self, relation: u32) -> bool {
+        self.ordinary.contains(&relation)
+    }
+
+    /// What a relation shows, as a statement names it. Without a schema every relation of that name counts, because the
+    /// search path is the session's own.
+    pub fn exposure(&self, schema: Option<&str>, name: &str) -> Exposure {
+        if self.is_empty() {
+            return Exposure::Clear;
+        }
+        let mut seen = Exposure::Unknown;
+        for relation in self.relations.get(name).into_iter().flatten() {
+            if schema.is_none_or(|it| it == relation.schema) {
+                seen = seen.worse(&relation.exposure);
+            }
+        }
+        if seen == Exposure::Unknown && VALUE_CATALOGS.contains(&name) {
+            return Exposure::Derived;
+        }
+        seen
+    }
+
+    /// True if some tagged or derived relation has this name, whatever its schema.
+    pub fn is_sensitive_name(&self, name: &str) -> bool {
+        matches!(self.exposure(None, name), Exposure::Tagged(_) | Exposure::Derived)
+    }
+
+    /// What is known of a function by that name that did not come with the server.
+    pub fn user_function(&self, name: &str) -> UserFunction {
+        self.functions.get(name).copied().unwrap_or_default()
+    }
+
+    /// True if somebody defined an operator by that name: using it may run any code.
+    pub fn is_user_operator(&self, name: &str) -> bool {
+        self.operators.contains(name)
+    }
+}
+
+impl Exposure {
+    /// The one of the two, or both together, that shows more.
+    fn worse(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Derived, _) | (_, Self::Derived) => Self::Derived,
+            (Self::Tagged(mut mine), Self::Tagged(theirs)) => {
+                mine.extend(theirs.iter().cloned());
+                Self::Tagged(mine)
+            }
+            (Self::Tagged(names), _) => Self::Tagged(names),
+            (_, Self::Tagged(names)) => Self::Tagged(names.clone()),
+            (Self::Clear, _) | (_, Self::Clear) => Self::Clear,
+            (Self::Unknown, Self::Unknown) => Self::Unknown,
+        }
+    }
+}
+
+fn is_ordinary(kind: char) -> bool {
+    matches!(kind, 'r' | 'p')
+}
+
+fn is_system_schema(schema: &str) -> bool {
+    schema.starts_with("pg_") || schema == "information_schema"
+}
+
+fn is_value_catalog(schema: &str, name: &str) -> bool {
+    // Extensions put theirs into any schema.
+    VALUE_CATALOGS.contains(&name) && (is_system_schema(schema) || name.starts_with("pg_stat_statements"))
+}
+
+type Tags = HashMap<(u32, i16), Vec<Arc<MaskRule>>>;
+
+/// The columns that the patterns name, with the masks of each.
+fn tag(
+    columns: &[ColumnRow],
+    relations: &HashMap<u32, &RelationRow>,
+    masks: &[Arc<MaskRule>],
+) -> Result<Tags, CatalogError> {
+    let mut tags = Tags::new();
+    for mask in masks {
+        for pattern in &mask.columns {
+            let mut resolved = false;
+            for column in columns {
+                let Some(relation) = relations.get(&column.relation) else { continue };
+                if matches(pattern, relation, &column.name) {
+                    resolved = true;
+                    add(&mut tags, (column.relation, column.number), mask);
+                }
+            }
+            if !resolved {
+                return Err(CatalogError::Unresolved {
+                    mask: mask.name.clone(),
+                    pattern: written(pattern),
+                    nearest: None,
+                });
+            }
+        }
+    }
+    Ok(tags)
+}
+
+fn add(tags: &mut Tags, column: (u32, i16), mask: &Arc<MaskRule>) -> bool {
+    let masks = tags.entry(column).or_default();
+    let new = !masks.iter().any(|it| Arc::ptr_eq(it, mask));
+    if new {
+        masks.push(Arc::clone(mask));
+    }
+    new
+}
+
+fn matches(pattern: &ColumnPattern, relation: &RelationRow, column: &str) -> bool {
+    // A wildcard does not reach into the server's own schemas.
+    let schema = pattern.schema.as_deref().map_or(!is_system_schema(&relation.schema), |it| it == relation.schema);
+    schema
+        && pattern.table.as_deref().is_none_or(|it| it == relation.name)
+        && (pattern.column == "*" || pattern.column == column)
+}
+
+fn written(pattern: &ColumnPattern) -> String {
+    let part = |it: &Option<String>| it.clone().unwrap_or_else(|| "*".to_owned());
+    format!("{}.{}.{}", part(&pattern.schema), part(&pattern.table), pattern.column)
+}
+
+/// A partition holds its parent's rows and is read through it: both have the tags of either, by column name.
+fn spread_over_inheritance(tags: &mut Tags, columns: &[ColumnRow], inherits: &[(u32, u32)]) {
+    let mut kin: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(child, parent) in inherits {
+        kin.entry(child).or_default().push(parent);
+        kin.entry(parent).or_default().push(child);
+    }
+    let number: HashMap<(u32, &str), i16> =
+        columns.iter().map(|it| ((it.relation, it.name.as_str()), it.number)).collect();
+    let name: HashMap<(u32, i16), &str> =
+        columns.iter().map(|it| ((it.relation, it.number), it.name.as_str())).collect();
+
+    let mut todo: Vec<(u32, i16)> = tags.keys().copied().collect();
+    while let Some(column) = todo.pop() {
+        let Some(name) = name.get(&column) else { continue };
+        let masks = tags.get(&column).cloned().unwrap_or_default();
+        for relative in kin.get(&column.0).into_iter().flatten() {
+            let Some(&number) = number.get(&(*relative, *name)) else { continue };
+            let mut changed = false;
+            for mask in &masks {
+                changed |= add(tags, (*relative, number), mask);
+            }
+            if changed {
+                todo.push((*relative, number));
+            }
+        }
+    }
+}
+
+/// Relations that show tagged values under names of their own: views, materialized views, tables with rules, tagged
+/// relations that are no ordinary table, and all that builds on these.
+fn derived(tags: &Tags, relations: &HashMap<u32, &RelationRow>, snapshot: &Snapshot) -> HashSet<u32> {
+    if tags.is_empty() {
+        return HashSet::new();
+    }
+    let mut readers: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(reader, read) in &snapshot.rewrites {
+        readers.entry(read).or_default().push(reader);
+    }
+    let tagged: HashSet<u32> = tags.keys().map(|(relation, _)| *relation).collect();
+    let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
+    let mut todo: Vec<u32> = tagged.iter().copied().chain(values).collect();
+    let mut derived: HashSet<u32> =
+        tagged.iter().copied().filter(|it| relations.get(it).is_none_or(|row| !is_ordinary(row.kind))).collect();
+    for &opaque in snapshot.opaque.iter().filter(|it| **it >= FIRST_USER_OID) {
+        if derived.insert(opaque) {
+            todo.push(opaque);
+        }
+    }
+    while let Some(relation) = todo.pop() {
+        for &reader in readers.get(&relation).into_iter().flatten() {
+            if derived.insert(reader) {
+                todo.push(reader);
+            }
+        }
+    }
+    derived
+}
+
+const RELATIONS: &str = "\
+    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f', 'S']::\"char\"[])
+    LIMIT $1";
+
+const COLUMNS: &str = "\
+    SELECT a.attrelid, a.attnum, a.attname::text
+    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
+      AND ($2 OR a.attname::text OPERATOR(pg_catalog.=) ANY ($3))
+    LIMIT $1";
+
+const REWRITES: &str = "\
+    SELECT DISTINCT r.ev_class, d.refobjid
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class
+    LIMIT $1";
+
+const OPAQUE: &str = "\
+    SELECT DISTINCT r.ev_class
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits LIMIT $1";
+
+const FUNCTIONS: &str = "\
+    SELECT p.proname::text,
+           NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                       WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                         AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'),
+           COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'p']::\"char\"[]), false)
+    FROM pg_catalog.pg_proc p LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0]
+    WHERE p.oid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+const OPERATORS: &str = "\
+    SELECT DISTINCT o.oprname::text
+    FROM pg_catalog.pg_operator o
+    WHERE o.oid OPERATOR(pg_catalog.>=) $2
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    LIMIT $1";
+
+/// Reads the catalog of the client's database and resolves the masks of this target in it.
+///
+/// The queries are sent together and cost about one round trip; an ordinary role may run them, whatever its search path.
+pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, CatalogError> {
+    let masks: Vec<Arc<MaskRule>> = masks.iter().filter(|it| concerns(it, target)).cloned().collect();
+    let fetched_at = SystemTime::now();
+    if masks.is_empty() {
+        return Ok(TaggedSet::empty(fetched_at));
+    }
+    let snapshot = fetch(client, &masks).await?;
+    match TaggedSet::resolve(snapshot, &masks, fetched_at) {
+        Err(CatalogError::Unresolved { mask, pattern, nearest: None }) => {
+            let nearest = nearest(client, &pattern).await?;
+            Err(CatalogError::Unresolved { mask, pattern, nearest })
+        }
+        other => other,
+    }
+}
+
+fn concerns(mask: &MaskRule, target: &str) -> bool {
+    !mask.columns.is_empty() && (mask.targets.is_empty() || mask.targets.iter().any(|it| it == "*" || it == target))
+}
+
+async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, CatalogError> {
+    let patterns = || masks.iter().flat_map(|it| &it.columns);
+    let all = patterns().any(|it| it.column == "*");
+    let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
+    let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
+    let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
+    let (relations, columns, rewrites, opaque, inherits, functions, operators) = tokio::try_join!(
+        rows(client, "relations", RELATIONS, &[]),
+        rows(client, "columns", COLUMNS, &named),
+        rows(client, "view dependencies", REWRITES, &[]),
+        rows(client, "views with functions", OPAQUE, &users),
+        rows(client, "inheritance links", INHERITS, &[]),
+        rows(client, "functions", FUNCTIONS, &users),
+        rows(client, "operators", OPERATORS, &users),
+    )?;
+    let relation = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
+        let kind: String = row.try_get(3)?;
+        Ok(RelationRow {
+            oid: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            name: row.try_get(2)?,
+            kind: kind.chars().next().unwrap_or(' '),
+        })
+    };
+    Ok(Snapshot {
+        relations: read(&relations, relation)?,
+        columns: read(&columns, |row| {
+            Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
+        })?,
+        rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        opaque: read(&opaque, |row| row.try_get(0))?,
+        inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        functions: read(&functions, |row| {
+            Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
+        })?,
+        operators: read(&operators, |row| row.try_get(0))?,
+    })
+}
+
+/// The rows of one catalog query, or an error if there are more than anybody should hold.
+async fn rows(
+    client: &Client,
+    what: &'static str,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<tokio_postgres::Row>, CatalogError> {
+    let limit = i64::try_from(MAX_CATALOG_ROWS).unwrap_or(i64::MAX).saturating_add(1);
+    let mut all: Vec<&(dyn ToSql + Sync)> = vec![&limit];
+    all.extend(parameters);
+    let rows = client.query(query, &all).await?;
+    if rows.len() > MAX_CATALOG_ROWS { Err(CatalogError::TooLarge { what }) } else { Ok(rows) }
+}
+
+fn read<T>(
+    rows: &[tokio_postgres::Row],
+    one: impl Fn(&tokio_postgres::Row) -> Result<T, tokio_postgres::Error>,
+) -> Result<Vec<T>, tokio_postgres::Error> {
+    rows.iter().map(one).collect()
+}
+
+/// Columns looked at for a "did you mean".
+const MAX_CANDIDATES: i64 = 20_000;
+/// How alike two names must be to be worth a mention (Jaro-Winkler).
+const LIKENESS: f64 = 0.7;
+
+const CANDIDATES: &str = "\
+    SELECT n.nspname::text, c.relname::text, a.attname::text
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
+      AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema', 'pg_toast'])
+    LIMIT $1";
+
+async fn nearest(client: &Client, pattern: &str) -> Result<Option<String>, CatalogError> {
+    let wildcards = pattern.split('.').map(|part| part == "*").collect::<Vec<_>>();
+    let mut best: Option<(f64, String)> = None;
+    for row in client.query(CANDIDATES, &[&MAX_CANDIDATES]).await? {
+        let parts: [String; 3] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?];
+        let shown = parts.iter().zip(wildcards.iter().chain(std::iter::repeat(&false)));
+        let shown: Vec<&str> = shown.map(|(part, wild)| if *wild { "*" } else { part.as_str() }).collect();
+        let shown = shown.join(".");
+        let likeness = strsim::jaro_winkler(pattern, &shown);
+        if likeness >= LIKENESS && best.as_ref().is_none_or(|(so_far, _)| likeness > *so_far) {
+            best = Some((likeness, shown));
+        }
+    }
+    Ok(best.map(|(_, shown)| shown))
+}

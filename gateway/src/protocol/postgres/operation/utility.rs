@@ -1,0 +1,314 @@
+//! Statements other than queries: what kind of action each is, and what it may do to tagged data.
+
+use pg_query::protobuf::{self, ObjectType, VariableSetKind};
+use pg_query::{Node, NodeEnum, NodeRef};
+
+use super::Name;
+use super::descent::Unknown;
+use super::walk::{name_parts, string};
+use crate::policy::{Access, Kind};
+
+/// What is known of a utility statement before its children are walked.
+#[derive(Debug)]
+pub(super) struct Utility<'a> {
+    pub(super) kind: Kind,
+    /// What people call it.
+    pub(super) word: &'static str,
+    /// How it uses the relations that it names.
+    pub(super) access: Access,
+    /// Relations that it names by plain strings.
+    pub(super) tables: Vec<Vec<&'a str>>,
+    /// Kinds of action that its options add.
+    pub(super) also: Vec<Kind>,
+    /// Why it is refused on any target with tagged data.
+    pub(super) hazard: Option<String>,
+    /// Why it is refused on every target.
+    pub(super) pinned: Option<String>,
+    pub(super) name: Option<Name>,
+    /// Its strings are secrets.
+    pub(super) secret: bool,
+}
+
+/// Settings that decide how the server reads a statement. The gateway pins them at start-up, because it reads the same
+/// bytes with its own parser, and refuses statements that change them; a `ParameterStatus` that reports another value ends
+/// the session.
+pub const PINNED_SETTINGS: &[(&str, &str)] = &[("standard_conforming_strings", "on"), ("client_encoding", "utf8")];
+
+/// Why a setting may not be changed to this value (None: not a literal), if so.
+pub(super) fn pinned(name: &str, value: Option<&str>) -> Option<String> {
+    let (name, required) = PINNED_SETTINGS.iter().find(|(pinned, _)| name.eq_ignore_ascii_case(pinned))?;
+    let value: String = value.unwrap_or("").chars().filter(char::is_ascii_alphanumeric).collect();
+    let value = value.to_ascii_lowercase();
+    let same = value == *required || matches!((*name, value.as_str()), ("client_encoding", "unicode") | (_, "true"));
+    (!same).then(|| format!("{name} stays \"{required}\": the gateway must read statements as the server does"))
+}
+
+/// SET ROLE is a kind of its own under any spelling.
+pub(super) fn setting_kind(name: &str) -> Kind {
+    let is = |word: &str| name.eq_ignore_ascii_case(word);
+    if is("role") || is("session_authorization") { Kind::SetRole } else { Kind::Set }
+}
+
+impl<'a> Utility<'a> {
+    fn new(kind: Kind, word: &'static str) -> Self {
+        Self {
+            kind,
+            word,
+            access: Access::Write,
+            tables: Vec::new(),
+            also: Vec::new(),
+            hazard: None,
+            pinned: None,
+            name: None,
+            secret: false,
+        }
+    }
+
+    fn reading(mut self) -> Self {
+        self.access = Access::Read;
+        self
+    }
+
+    /// It defines, or makes reachable, code or data that the gateway cannot see into.
+    fn hazard(mut self) -> Self {
+        self.hazard = Some(format!("{} can make masked data readable in ways that the gateway cannot see", self.word));
+        self
+    }
+
+    fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    fn named(mut self, name: Name) -> Self {
+        self.name = Some(name);
+        self
+    }
+}
+
+/// The utility statement that a node is; None for a node that is no statement.
+pub(super) fn classify(node: NodeRef<'_>) -> Result<Option<Utility<'_>>, Unknown> {
+    use Kind as K;
+    let new = Utility::new;
+    Ok(Some(match node {
+        NodeRef::ExplainStmt(_) => new(K::Explain, "EXPLAIN").reading(),
+        NodeRef::PrepareStmt(it) => new(K::Prepare, "PREPARE").reading().named(Name::Prepares(it.name.clone())),
+        NodeRef::ExecuteStmt(it) => new(K::Execute, "EXECUTE").reading().named(Name::Executes(it.name.clone())),
+        NodeRef::DeallocateStmt(_) => new(K::Deallocate, "DEALLOCATE"),
+        NodeRef::DeclareCursorStmt(it) => {
+            new(K::Declare, "DECLARE CURSOR").reading().named(Name::Declares(it.portalname.clone()))
+        }
+        NodeRef::FetchStmt(it) if it.ismove => new(K::Fetch, "MOVE"),
+        NodeRef::FetchStmt(it) => new(K::Fetch, "FETCH").named(Name::Fetches(it.portalname.clone())),
+        NodeRef::ClosePortalStmt(_) => new(K::Fetch, "CLOSE"),
+        NodeRef::CopyStmt(it) => copy(it),
+        NodeRef::TransactionStmt(_) => new(K::Transaction, "a transaction command"),
+        NodeRef::ConstraintsSetStmt(_) => new(K::Transaction, "SET CONSTRAINTS"),
+        NodeRef::VariableSetStmt(it) => set(it)?,
+        NodeRef::VariableShowStmt(_) => new(K::Show, "SHOW"),
+        NodeRef::DiscardStmt(_) => new(K::Discard, "DISCARD"),
+        NodeRef::ListenStmt(_) => new(K::Listen, "LISTEN"),
+        NodeRef::UnlistenStmt(_) => new(K::Listen, "UNLISTEN"),
+        NodeRef::NotifyStmt(_) => new(K::Notify, "NOTIFY"),
+        NodeRef::LockStmt(_) => new(K::Lock, "LOCK"),
+        NodeRef::DoStmt(_) => new(K::Do, "DO").hazard(),
+        NodeRef::CallStmt(_) => new(K::Call, "CALL").hazard(),
+        NodeRef::TruncateStmt(_) => new(K::Truncate, "TRUNCATE"),
+        NodeRef::VacuumStmt(it) => new(K::Vacuum, if it.is_vacuumcmd { "VACUUM" } else { "ANALYZE" }),
+        NodeRef::ClusterStmt(_) => new(K::Vacuum, "CLUSTER"),
+        NodeRef::ReindexStmt(_) => new(K::Vacuum, "REINDEX"),
+        NodeRef::CheckPointStmt(_) => new(K::Admin, "CHECKPOINT"),
+        NodeRef::LoadStmt(_) => new(K::Admin, "LOAD").hazard(),
+        NodeRef::AlterSystemStmt(_) => new(K::Admin, "ALTER SYSTEM").hazard(),
+        NodeRef::DropStmt(it) => drop_objects(it)?,
+        NodeRef::RenameStmt(it) => rename(it),
+        NodeRef::AlterObjectSchemaStmt(it) => alter_schema(it),
+        other => return Ok(definition(other).or_else(|| access_control(other))),
+    }))
+}
+
+/// CREATE, ALTER and DROP.
+fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
+    let create = |word| Utility::new(Kind::Create, word);
+    let alter = |word| Utility::new(Kind::Alter, word);
+    let drop = |word| Utility::new(Kind::Drop, word);
+    Some(match node {
+        // Relations: their own names tell what they touch.
+        NodeRef::CreateStmt(_) => create("CREATE TABLE"),
+        NodeRef::CreateTableAsStmt(_) => create("CREATE TABLE AS"),
+        NodeRef::ViewStmt(_) => create("CREATE VIEW"),
+        NodeRef::IndexStmt(_) => create("CREATE INDEX"),
+        NodeRef::CreateSeqStmt(_) => create("CREATE SEQUENCE"),
+        NodeRef::CreateSchemaStmt(_) => create("CREATE SCHEMA"),
+        NodeRef::CreateStatsStmt(_) => create("CREATE STATISTICS"),
+        NodeRef::CreateEnumStmt(_) | NodeRef::CompositeTypeStmt(_) => create("CREATE TYPE"),
+        NodeRef::CreateDomainStmt(_) => create("CREATE DOMAIN"),
+        NodeRef::CreatedbStmt(_) => create("CREATE DATABASE"),
+        NodeRef::CreateTableSpaceStmt(_) => create("CREATE TABLESPACE"),
+        NodeRef::AlterTableStmt(_) => alter("ALTER TABLE"),
+        NodeRef::AlterTableMoveAllStmt(_) => alter("ALTER TABLE ALL IN TABLESPACE"),
+        NodeRef::AlterSeqStmt(_) => alter("ALTER SEQUENCE"),
+        NodeRef::AlterStatsStmt(_) => alter("ALTER STATISTICS"),
+        NodeRef::AlterEnumStmt(_) => alter("ALTER TYPE"),
+        NodeRef::AlterDomainStmt(_) => alter("ALTER DOMAIN"),
+        NodeRef::AlterDatabaseStmt(_)
+        | NodeRef::AlterDatabaseSetStmt(_)
+        | NodeRef::AlterDatabaseRefreshCollStmt(_) => alter("ALTER DATABASE"),
+        NodeRef::AlterTableSpaceOptionsStmt(_) => alter("ALTER TABLESPACE"),
+        NodeRef::AlterCollationStmt(_) => alter("ALTER COLLATION"),
+        NodeRef::AlterOwnerStmt(_) => alter("ALTER ... OWNER"),
+        NodeRef::ReplicaIdentityStmt(_) => alter("ALTER TABLE"),
+        NodeRef::CommentStmt(_) => alter("COMMENT"),
+        NodeRef::SecLabelStmt(_) => alter("SECURITY LABEL"),
+        NodeRef::RefreshMatViewStmt(_) => alter("REFRESH MATERIALIZED VIEW"),
+        NodeRef::DropdbStmt(_) => drop("DROP DATABASE"),
+        NodeRef::DropTableSpaceStmt(_) => drop("DROP TABLESPACE"),
+        // Code, and ways to other servers.
+        NodeRef::CreateFunctionStmt(_) => create("CREATE FUNCTION").hazard(),
+        NodeRef::CreateTrigStmt(_) => create("CREATE TRIGGER").hazard(),
+        NodeRef::CreateEventTrigStmt(_) => create("CREATE EVENT TRIGGER").hazard(),
+        NodeRef::RuleStmt(_) => create("CREATE RULE").hazard(),
+        NodeRef::CreatePolicyStmt(_) => create("CREATE POLICY").hazard(),
+        NodeRef::DefineStmt(_) => create("CREATE AGGREGATE, OPERATOR or TYPE").hazard(),
+        NodeRef::CreateCastStmt(_) => create("CREATE CAST").hazard(),
+        NodeRef::CreateTransformStmt(_) => create("CREATE TRANSFORM").hazard(),
+        NodeRef::CreateConversionStmt(_) => create("CREATE CONVERSION").hazard(),
+        NodeRef::CreateOpClassStmt(_) | NodeRef::CreateOpFamilyStmt(_) => create("CREATE OPERATOR CLASS").hazard(),
+        NodeRef::CreateRangeStmt(_) => create("CREATE TYPE").hazard(),
+        NodeRef::CreatePlangStmt(_) => create("CREATE LANGUAGE").hazard(),
+        NodeRef::CreateAmStmt(_) => create("CREATE ACCESS METHOD").hazard(),
+        NodeRef::CreateExtensionStmt(_) => create("CREATE EXTENSION").hazard(),
+        NodeRef::CreateFdwStmt(_) => create("CREATE FOREIGN DATA WRAPPER").hazard().secret(),
+        NodeRef::CreateForeignServerStmt(_) => create("CREATE SERVER").hazard().secret(),
+        NodeRef::CreateForeignTableStmt(_) => create("CREATE FOREIGN TABLE").hazard().secret(),
+        NodeRef::ImportForeignSchemaStmt(_) => create("IMPORT FOREIGN SCHEMA").hazard().secret(),
+        NodeRef::CreateUserMappingStmt(_) => create("CREATE USER MAPPING").hazard().secret(),
+        NodeRef::CreatePublicationStmt(_) => create("CREATE PUBLICATION").hazard(),
+        NodeRef::CreateSubscriptionStmt(_) => create("CREATE SUBSCRIPTION").hazard().secret(),
+        NodeRef::AlterFunctionStmt(_) => alter("ALTER FUNCTION").hazard(),
+        NodeRef::AlterEventTrigStmt(_) => alter("ALTER EVENT TRIGGER").hazard(),
+        NodeRef::AlterPolicyStmt(_) => alter("ALTER POLICY").hazard(),
+        NodeRef::AlterOperatorStmt(_) => alter("ALTER OPERATOR").hazard(),
+        NodeRef::AlterOpFamilyStmt(_) => alter("ALTER OPERATOR FAMILY").hazard(),
+        NodeRef::AlterTypeStmt(_) => alter("ALTER TYPE").hazard(),
+        NodeRef::AlterObjectDependsStmt(_) => alter("ALTER ... DEPENDS ON EXTENSION").hazard(),
+        NodeRef::AlterExtensionStmt(_) | NodeRef::AlterExtensionContentsStmt(_) => alter("ALTER EXTENSION").hazard(),
+        NodeRef::AlterFdwStmt(_) => alter("ALTER FOREIGN DATA WRAPPER").hazard().secret(),
+        NodeRef::AlterForeignServerStmt(_) => alter("ALTER SERVER").hazard().secret(),
+        NodeRef::AlterUserMappingStmt(_) => alter("ALTER USER MAPPING").hazard().secret(),
+        NodeRef::AlterPublicationStmt(_) => alter("ALTER PUBLICATION").hazard(),
+        NodeRef::AlterSubscriptionStmt(_) => alter("ALTER SUBSCRIPTION").hazard().secret(),
+        NodeRef::AlterTsdictionaryStmt(_) => alter("ALTER TEXT SEARCH DICTIONARY").hazard(),
+        NodeRef::AlterTsconfigurationStmt(_) => alter("ALTER TEXT SEARCH CONFIGURATION").hazard(),
+        NodeRef::DropUserMappingStmt(_) => drop("DROP USER MAPPING"),
+        NodeRef::DropSubscriptionStmt(_) => drop("DROP SUBSCRIPTION"),
+        _ => return None,
+    })
+}
+
+/// Roles and privileges.
+fn access_control(node: NodeRef<'_>) -> Option<Utility<'_>> {
+    let grant = |is_grant: bool| {
+        if is_grant { Utility::new(Kind::Grant, "GRANT") } else { Utility::new(Kind::Revoke, "REVOKE") }
+    };
+    Some(match node {
+        NodeRef::GrantStmt(it) => grant(it.is_grant),
+        NodeRef::GrantRoleStmt(it) => grant(it.is_grant),
+        NodeRef::AlterDefaultPrivilegesStmt(it) => grant(it.action.as_ref().is_some_and(|it| it.is_grant)),
+        NodeRef::CreateRoleStmt(_) => Utility::new(Kind::Create, "CREATE ROLE").secret(),
+        NodeRef::AlterRoleStmt(_) => Utility::new(Kind::Alter, "ALTER ROLE").secret(),
+        NodeRef::AlterRoleSetStmt(_) => Utility::new(Kind::Alter, "ALTER ROLE"),
+        NodeRef::DropRoleStmt(_) => Utility::new(Kind::Drop, "DROP ROLE"),
+        NodeRef::DropOwnedStmt(_) => Utility::new(Kind::Drop, "DROP OWNED"),
+        NodeRef::ReassignOwnedStmt(_) => Utility::new(Kind::Alter, "REASSIGN OWNED"),
+        _ => return None,
+    })
+}
+
+fn copy(copy: &protobuf::CopyStmt) -> Utility<'_> {
+    let kind = match (copy.is_program, copy.is_from) {
+        (true, _) => Kind::CopyProgram,
+        (false, true) => Kind::CopyIn,
+        (false, false) => Kind::CopyOut,
+    };
+    let mut utility = Utility::new(kind, "COPY").reading();
+    if !copy.is_program && !copy.filename.is_empty() {
+        utility.also.push(Kind::ServerFile);
+    }
+    utility
+}
+
+fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknown> {
+    let value = set.args.first().and_then(string);
+    let (kind, pinned) = match set.kind() {
+        VariableSetKind::Undefined => return Err(Unknown("a SET of an unknown kind")),
+        VariableSetKind::VarSetMulti if set.name == "SESSION CHARACTERISTICS" => (Kind::Set, None),
+        VariableSetKind::VarSetMulti => (Kind::Transaction, None),
+        VariableSetKind::VarSetValue => (setting_kind(&set.name), pinned(&set.name, value)),
+        // Back to what the gateway set at start-up.
+        VariableSetKind::VarSetDefault
+        | VariableSetKind::VarSetCurrent
+        | VariableSetKind::VarReset
+        | VariableSetKind::VarResetAll => (setting_kind(&set.name), None),
+    };
+    let mut utility = Utility::new(kind, "SET");
+    utility.pinned = pinned;
+    Ok(utility)
+}
+
+fn drop_objects(drop: &protobuf::DropStmt) -> Result<Utility<'_>, Unknown> {
+    let mut utility = Utility::new(Kind::Drop, "DROP");
+    // How many trailing names are not the relation's: `DROP TRIGGER t ON schema.relation`.
+    let own = match drop.remove_type() {
+        ObjectType::Undefined => return Err(Unknown("a DROP of an unknown kind")),
+        ObjectType::ObjectTable
+        | ObjectType::ObjectView
+        | ObjectType::ObjectMatview
+        | ObjectType::ObjectForeignTable
+        | ObjectType::ObjectSequence => 0,
+        ObjectType::ObjectTrigger | ObjectType::ObjectRule | ObjectType::ObjectPolicy => 1,
+        _ => return Ok(utility),
+    };
+    for object in &drop.objects {
+        let mut parts = qualified_name(object)?;
+        parts.truncate(parts.len().saturating_sub(own));
+        utility.tables.push(parts);
+    }
+    Ok(utility)
+}
+
+fn qualified_name(object: &Node) -> Result<Vec<&str>, Unknown> {
+    match &object.node {
+        Some(NodeEnum::List(it)) => name_parts(&it.items),
+        _ => Err(Unknown("a DROP of something without a name")),
+    }
+}
+
+/// Renaming a relation or a part of one is seen by its name; renaming a schema moves tagged relations out of sight, and
+/// renaming a function gives it a name that may be known to be safe.
+fn rename(rename: &protobuf::RenameStmt) -> Utility<'_> {
+    let utility = Utility::new(Kind::Alter, "ALTER ... RENAME");
+    match rename.rename_type() {
+        ObjectType::ObjectTable
+        | ObjectType::ObjectColumn
+        | ObjectType::ObjectIndex
+        | ObjectType::ObjectView
+        | ObjectType::ObjectMatview
+        | ObjectType::ObjectSequence
+        | ObjectType::ObjectTabconstraint
+        | ObjectType::ObjectDatabase
+        | ObjectType::ObjectTablespace
+        | ObjectType::ObjectRole => utility,
+        _ => utility.hazard(),
+    }
+}
+
+fn alter_schema(alter: &protobuf::AlterObjectSchemaStmt) -> Utility<'_> {
+    let utility = Utility::new(Kind::Alter, "ALTER ... SET SCHEMA");
+    match alter.object_type() {
+        ObjectType::ObjectTable | ObjectType::ObjectSequence | ObjectType::ObjectView | ObjectType::ObjectMatview => {
+            utility
+        }
+        _ => utility.hazard(),
+    }
+}

@@ -78,6 +78,10 @@ kinds! {
     Declare => "declare",
     Fetch => "fetch",
     FunctionCall => "function_call",
+    /// Reads or writes a file of the target's host.
+    ServerFile => "server_file",
+    /// Administers the server or other people's sessions: ALTER SYSTEM, CHECKPOINT, ending a backend.
+    Admin => "admin",
     /// Understood by nobody; allowed only by a rule that says so.
     Unparsed => "unparsed",
 }

@@ -14,6 +14,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::mask::{ColumnPattern, MaskRule};
+use crate::policy::Glob;
 
 /// More rows than this in any one catalog query deny the target, with an error that says so.
 const MAX_CATALOG_ROWS: usize = 500_000;
@@ -306,11 +307,13 @@ fn add(tags: &mut Tags, column: (u32, i16), mask: &Arc<MaskRule>) -> bool {
 }
 
 fn matches(pattern: &ColumnPattern, relation: &RelationRow, column: &str) -> bool {
+    let fits = |part: &str, name: &str| Glob::new(part).matches(name);
     // A wildcard does not reach into the server's own schemas.
-    let schema = pattern.schema.as_deref().map_or(!is_system_schema(&relation.schema), |it| it == relation.schema);
-    schema
-        && pattern.table.as_deref().is_none_or(|it| it == relation.name)
-        && (pattern.column == "*" || pattern.column == column)
+    let schema = pattern.schema.as_deref().filter(|it| !it.contains('*') || !is_system_schema(&relation.schema));
+    let anywhere = pattern.schema.is_none() && !is_system_schema(&relation.schema);
+    (anywhere || schema.is_some_and(|it| fits(it, &relation.schema)))
+        && pattern.table.as_deref().is_none_or(|it| fits(it, &relation.name))
+        && fits(&pattern.column, column)
 }
 
 fn written(pattern: &ColumnPattern) -> String {
@@ -448,12 +451,12 @@ pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Res
 }
 
 fn concerns(mask: &MaskRule, target: &str) -> bool {
-    !mask.columns.is_empty() && (mask.targets.is_empty() || mask.targets.iter().any(|it| it == "*" || it == target))
+    !mask.columns.is_empty() && (mask.targets.is_empty() || mask.targets.iter().any(|it| Glob::new(it).matches(target)))
 }
 
 async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, CatalogError> {
     let patterns = || masks.iter().flat_map(|it| &it.columns);
-    let all = patterns().any(|it| it.column == "*");
+    let all = patterns().any(|it| it.column.contains('*'));
     let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];

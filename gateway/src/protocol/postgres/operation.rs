@@ -1,2 +1,397 @@
-//! To come.
+//! What an SQL text does: its statements, the actions of each, and how each relates to tagged data.
+//!
+//! [`analyse`] is pure: text and catalog in, facts out. PostgreSQL's own grammar (`pg_query`) reads the text, and a walk
+//! over every node gives the facts; what the walk does not know makes the text [`Parsed::Unparsed`], which is denied unless
+//! a rule allows it by that name. The parser is C and the trees are deep, so texts are bounded before they are parsed
+//! ([`MAX_STATEMENT_BYTES`], [`MAX_NESTING`]), and [`Analyser`] keeps threads with large stacks for all but small ones.
+
 mod descent;
+mod functions;
+mod text;
+mod utility;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::{io, thread};
+
+use pg_query::protobuf::{RawStmt, ScanToken};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::utility::PINNED_SETTINGS;
+
+use self::text::Hide;
+use self::walk::Seen;
+use super::catalog::{Exposure, TaggedSet};
+use crate::policy::{Action, Kind};
+
+/// Longer texts are not parsed.
+pub const MAX_STATEMENT_BYTES: usize = 1 << 20;
+/// Texts whose trees could be deeper, counted in tokens, are not parsed.
+pub const MAX_NESTING: usize = 8_000;
+/// Tokens times repetitions that the parser may have to hold.
+const MAX_EXPANSION: usize = 4_000_000;
+/// Of each parsing thread: some 8 KiB for every level of [`MAX_NESTING`].
+pub const PARSER_STACK: usize = 64 << 20;
+/// Texts up to these sizes are parsed where they are asked for, on any stack of a megabyte or more.
+const INLINE_BYTES: usize = 16 << 10;
+const INLINE_NESTING: usize = 100;
+/// Texts that wait for a parsing thread; more wait for a place in the queue.
+const QUEUE: usize = 64;
+
+/// A text, understood or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parsed {
+    Statements(Vec<Statement>),
+    /// Nothing but white space, comments and semicolons.
+    Empty,
+    Unparsed {
+        /// Why; holds nothing of the text's literals.
+        reason: String,
+        /// The text as people may see it.
+        redacted: String,
+        /// It must not be forwarded whatever the rules say, because the target has tagged data.
+        refused: bool,
+    },
+}
+
+/// One statement of a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Statement {
+    /// Where it stands in the text, in bytes.
+    pub text_range: Range<usize>,
+    /// What it does, outermost action first.
+    pub actions: Vec<Action>,
+    pub class: Class,
+    /// As records, approvals and notices show it.
+    pub redacted: String,
+    /// Parameter values are not to be shown with it.
+    pub redact_parameters: bool,
+    /// Relations that the catalog does not know, by schema and name: it may be out of date.
+    pub unknown_relations: Vec<(Option<String>, String)>,
+    /// The prepared statement or cursor that it makes or uses.
+    pub name: Option<Name>,
+}
+
+/// How a statement relates to the target's tagged data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// It cannot show any: its reply needs no column masks.
+    Untouched,
+    /// It names tagged tables (or a prepared statement or cursor that may): every column of its result must be a column of an
+    /// ordinary table by (oid, number), as the server describes it *before* the statement runs, and error texts are replaced.
+    Plain { relations: Vec<String> },
+    /// It could show tagged data in a way that is not checked, and is not forwarded.
+    Refused { reason: String },
+}
+
+/// A name in the session that a statement makes or uses. Prepared statements and cursors share these name spaces with those
+/// that the extended protocol makes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Name {
+    Prepares(String),
+    Executes(String),
+    Declares(String),
+    Fetches(String),
+}
+
+impl Parsed {
+    /// Everything that would be done: the input of rules.
+    pub fn actions(&self) -> Vec<Action> {
+        match self {
+            Self::Statements(statements) => statements.iter().flat_map(|it| it.actions.iter().cloned()).collect(),
+            Self::Empty => Vec::new(),
+            Self::Unparsed { .. } => vec![Action {
+                kind: Kind::Unparsed,
+                tables: Vec::new(),
+                functions: Vec::new(),
+                has_where: None,
+                has_limit: None,
+            }],
+        }
+    }
+
+    /// Why it is not forwarded whatever the rules say.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Statements(statements) => statements.iter().find_map(|it| match &it.class {
+                Class::Refused { reason } => Some(reason.as_str()),
+                Class::Untouched | Class::Plain { .. } => None,
+            }),
+            Self::Unparsed { reason, refused: true, .. } => Some(reason),
+            Self::Empty | Self::Unparsed { .. } => None,
+        }
+    }
+
+    /// The text as records, approvals and notices show it.
+    pub fn redacted(&self) -> String {
+        match self {
+            Self::Statements(statements) => {
+                let texts: Vec<&str> = statements.iter().map(|it| it.redacted.as_str()).collect();
+                texts.join("; ")
+            }
+            Self::Empty => String::new(),
+            Self::Unparsed { redacted, .. } => redacted.clone(),
+        }
+    }
+
+    fn unparsed(reason: impl Into<String>, redacted: String, set: &TaggedSet) -> Self {
+        Self::Unparsed { reason: reason.into(), redacted, refused: !set.is_empty() }
+    }
+}
+
+impl Statement {
+    /// True if what the catalog was read as may no longer hold after it.
+    pub fn changes_catalog(&self) -> bool {
+        let changes = |kind| matches!(kind, Kind::Create | Kind::Alter | Kind::Drop | Kind::Do | Kind::Call);
+        self.actions.iter().any(|it| changes(it.kind))
+    }
+}
+
+/// Understands a text. Runs on the caller's stack, which must be [`PARSER_STACK`] large: see [`Analyser`] and
+/// [`analyse_blocking`].
+fn analyse(sql: &str, set: &TaggedSet) -> Parsed {
+    match Lexed::new(sql) {
+        Ok(lexed) => lexed.analyse(set),
+        Err(reason) => Parsed::unparsed(reason, text::fingerprint(sql), set),
+    }
+}
+
+/// A text within bounds, and its tokens.
+struct Lexed<'a> {
+    sql: &'a str,
+    tokens: Vec<ScanToken>,
+    nesting: usize,
+}
+
+impl<'a> Lexed<'a> {
+    fn new(sql: &'a str) -> Result<Self, String> {
+        if sql.len() > MAX_STATEMENT_BYTES {
+            return Err(format!("the text is {} bytes long, the limit is {MAX_STATEMENT_BYTES}", sql.len()));
+        }
+        if sql.contains('\0') {
+            return Err("the text has a zero byte".to_owned());
+        }
+        let tokens = pg_query::scan_tokens(sql).map_err(|error| spoken(&error))?;
+        let nesting = text::nesting(&tokens);
+        Ok(Self { sql, tokens, nesting })
+    }
+
+    fn is_small(&self) -> bool {
+        self.sql.len() <= INLINE_BYTES && self.nesting <= INLINE_NESTING
+    }
+
+    fn analyse(&self, set: &TaggedSet) -> Parsed {
+        match self.understand(set) {
+            Ok(parsed) => parsed,
+            Err(reason) => {
+                let all = Hide::Literals { shown: &HashSet::new() };
+                Parsed::unparsed(reason, text::redact(self.sql, 0..self.sql.len(), &self.tokens, all), set)
+            }
+        }
+    }
+
+    fn understand(&self, set: &TaggedSet) -> Result<Parsed, String> {
+        if self.nesting > MAX_NESTING {
+            return Err(format!("the statement is nested too deeply, the limit is {MAX_NESTING} levels"));
+        }
+        if text::repetition(&self.tokens).saturating_mul(self.tokens.len()) > MAX_EXPANSION {
+            return Err("the statement assigns too many columns at once from one expression".to_owned());
+        }
+        // The crate indexes into trees; a panic there is a text that is not understood, not the end of a session.
+        let result = catch_unwind(|| pg_query::parse(self.sql, 0)).map_err(|_| "the parser failed".to_owned())?;
+        let tree = result.map_err(|error| spoken(&error))?.protobuf;
+        let statements: Result<Vec<Statement>, String> = tree.stmts.iter().map(|it| self.statement(it, set)).collect();
+        let statements = statements?;
+        Ok(if statements.is_empty() { Parsed::Empty } else { Parsed::Statements(statements) })
+    }
+
+    fn statement(&self, raw: &RawStmt, set: &TaggedSet) -> Result<Statement, String> {
+        let text_range = self.range(raw).ok_or("a statement outside of its text")?;
+        let node = raw.stmt.as_deref().ok_or("a statement without a tree")?;
+        let (actions, seen) = walk::walk(node, set)
+            .map_err(|unknown| format!("the statement has a part not understood here: {}", unknown.0))?;
+        let class = classify(&seen, set);
+        let hide = match &class {
+            Class::Plain { .. } | Class::Refused { .. } if !set.is_empty() => Hide::Literals { shown: &seen.shown },
+            _ if seen.secret_strings => Hide::Strings,
+            _ => Hide::Passwords,
+        };
+        let redact_parameters = match hide {
+            Hide::Literals { shown } => seen.parameters.iter().any(|it| !shown.contains(it)),
+            Hide::Strings => true,
+            Hide::Passwords => false,
+        };
+        let redacted = text::redact(self.sql, text_range.clone(), &self.tokens, hide);
+        let unknown_relations = seen.unknown.into_iter().collect();
+        Ok(Statement { text_range, actions, class, redacted, redact_parameters, unknown_relations, name: seen.name })
+    }
+
+    /// A statement's place in the text, without the white space around it.
+    fn range(&self, raw: &RawStmt) -> Option<Range<usize>> {
+        let start = usize::try_from(raw.stmt_location).ok()?;
+        let length = usize::try_from(raw.stmt_len).ok()?;
+        let end = if length == 0 { self.sql.len() } else { start.checked_add(length)? };
+        let text = self.sql.get(start..end)?;
+        let start = start + (text.len() - text.trim_ascii_start().len());
+        Some(start..start + text.trim_ascii().len())
+    }
+}
+
+/// A parser's message without the part of the text that it quotes.
+fn spoken(error: &pg_query::Error) -> String {
+    let message = error.to_string();
+    let message = message.split(" at or near ").next().unwrap_or_default();
+    let message = message.split(" at end of input").next().unwrap_or_default();
+    // Other messages quote names and values too.
+    let message = message.split('"').next().unwrap_or_default().trim_end();
+    message.to_owned()
+}
+
+/// What the walk saw, as the one word that the relay acts on. The order is from the reasons that hold on any target, by way
+/// of those that hold on a target with tagged data, to those of this statement.
+fn classify(seen: &Seen, set: &TaggedSet) -> Class {
+    let refused = |reason: String| Class::Refused { reason };
+    if let Some(reason) = &seen.pinned {
+        return refused(reason.clone());
+    }
+    if set.is_empty() {
+        return Class::Untouched;
+    }
+    if let Some(reason) = &seen.hazard {
+        return refused(format!("{reason}; this target has masked columns"));
+    }
+    if let Some(code) = &seen.opaque_code {
+        return refused(format!(
+            "{code} is not known to be harmless: it could read masked columns of this target where the gateway cannot see"
+        ));
+    }
+    if seen.touched.is_empty() {
+        return match seen.name {
+            // What it shows was decided when the name was made; its result tells.
+            Some(Name::Executes(_) | Name::Fetches(_)) => Class::Plain { relations: Vec::new() },
+            _ => Class::Untouched,
+        };
+    }
+    match touching(seen) {
+        Some(reason) => refused(reason),
+        None => Class::Plain { relations: seen.touched.iter().map(|it| it.relation.clone()).collect() },
+    }
+}
+
+/// Why a statement that names tagged data cannot be masked, if so.
+fn touching(seen: &Seen) -> Option<String> {
+    if let Some(derived) = seen.touched.iter().find(|it| it.exposure == Exposure::Derived) {
+        let name = &derived.relation;
+        return Some(format!("{name} shows values of masked columns under other names; query the masked table itself"));
+    }
+    let tables = seen.touched.iter().map(|it| it.relation.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(word) = seen.wrapper {
+        return Some(format!("{word} on {tables}, which has masked columns, cannot be masked yet"));
+    }
+    if let Some(function) = &seen.effect {
+        return Some(format!("{function} beside {tables}, which has masked columns, could carry their values away"));
+    }
+    if let Some(column) = &seen.writes_tagged {
+        let column = if column == "*" { "all its columns" } else { column };
+        return Some(format!(
+            "{tables} has masked columns, and the statement writes {column}: a masked value written back \
+                             would destroy the real one; name the columns to write, without the masked ones"
+        ));
+    }
+    if let Some(column) = &seen.stores_tagged {
+        return Some(format!(
+            "the statement would copy the masked column {column} of {tables} to where it is not masked"
+        ));
+    }
+    if seen.writes_values && seen.reads_tagged {
+        return Some(format!("the statement would copy data of {tables}, which has masked columns, into a table"));
+    }
+    if let Some(row) = &seen.whole_row {
+        return Some(format!("{row} as a whole row cannot be masked; name its columns"));
+    }
+    None
+}
+
+/// Understands texts: small ones at once, others on threads of its own whose stacks are large enough for any text.
+#[derive(Debug)]
+pub struct Analyser {
+    queue: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    sql: Arc<str>,
+    set: Arc<TaggedSet>,
+    reply: oneshot::Sender<Parsed>,
+}
+
+impl Analyser {
+    /// Starts the threads; they end when the analyser is dropped.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for number in 0..threads.max(1) {
+            let jobs = Arc::clone(&jobs);
+            let thread = thread::Builder::new().name(format!("sql-{number}")).stack_size(PARSER_STACK);
+            thread.spawn(move || work(&jobs))?;
+        }
+        Ok(Self { queue })
+    }
+
+    /// Understands a text; from any runtime.
+    pub async fn analyse(&self, sql: &Arc<str>, set: &Arc<TaggedSet>) -> Arc<Parsed> {
+        if let Some(parsed) = at_once(sql, set) {
+            return Arc::new(parsed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let job = Job { sql: Arc::clone(sql), set: Arc::clone(set), reply };
+        let sent = self.queue.send(job).await.is_ok();
+        let parsed = if sent { answer.await.ok() } else { None };
+        Arc::new(parsed.unwrap_or_else(|| Parsed::unparsed("the parser failed", text::fingerprint(sql), set)))
+    }
+}
+
+/// A small text, understood on this stack; None for others.
+fn at_once(sql: &str, set: &TaggedSet) -> Option<Parsed> {
+    if sql.len() > INLINE_BYTES {
+        return None;
+    }
+    match Lexed::new(sql) {
+        Ok(lexed) if lexed.is_small() => Some(lexed.analyse(set)),
+        Ok(_) => None,
+        Err(reason) => Some(Parsed::unparsed(reason, text::fingerprint(sql), set)),
+    }
+}
+
+fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        let Ok(mut waiting) = jobs.lock() else { return };
+        let Some(job) = waiting.blocking_recv() else { return };
+        drop(waiting);
+        // A panic drops the reply, and the one who waits gets "the parser failed".
+        let parsed = catch_unwind(AssertUnwindSafe(|| analyse(&job.sql, &job.set)));
+        if let Ok(parsed) = parsed {
+            // Nobody waits any more if the session has ended.
+            let _ = job.reply.send(parsed);
+        }
+    }
+}
+
+/// Understands a text on a thread made for it: for the command line and for tests.
+pub fn analyse_blocking(sql: &str, set: &TaggedSet) -> Parsed {
+    let understood = thread::scope(|scope| {
+        let thread = thread::Builder::new().name("sql".to_owned()).stack_size(PARSER_STACK);
+        thread.spawn_scoped(scope, || analyse(sql, set)).ok().and_then(|it| it.join().ok())
+    });
+    understood.unwrap_or_else(|| Parsed::unparsed("the parser failed", text::fingerprint(sql), set))
+}

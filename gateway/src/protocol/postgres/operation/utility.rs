@@ -151,9 +151,9 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::AlterStatsStmt(_) => alter("ALTER STATISTICS"),
         NodeRef::AlterEnumStmt(_) => alter("ALTER TYPE"),
         NodeRef::AlterDomainStmt(_) => alter("ALTER DOMAIN"),
-        NodeRef::AlterDatabaseStmt(_)
-        | NodeRef::AlterDatabaseSetStmt(_)
-        | NodeRef::AlterDatabaseRefreshCollStmt(_) => alter("ALTER DATABASE"),
+        NodeRef::AlterDatabaseStmt(_) | NodeRef::AlterDatabaseSetStmt(_) | NodeRef::AlterDatabaseRefreshCollStmt(_) => {
+            alter("ALTER DATABASE")
+        }
         NodeRef::AlterTableSpaceOptionsStmt(_) => alter("ALTER TABLESPACE"),
         NodeRef::AlterCollationStmt(_) => alter("ALTER COLLATION"),
         NodeRef::AlterOwnerStmt(_) => alter("ALTER ... OWNER"),

@@ -230,9 +230,9 @@ impl<'a> Walk<'a> {
     }
 
     /// An action that a function call or an option adds to the statement's own.
-    fn add_action(&mut self, kind: Kind, function: &str) {
-        if !self.extra.iter().any(|it| it.kind == kind && it.functions.iter().any(|name| name == function)) {
-            let functions = vec![function.to_owned()];
+    fn add_action(&mut self, kind: Kind, function: Option<&str>) {
+        let functions: Vec<String> = function.into_iter().map(str::to_owned).collect();
+        if !self.extra.iter().any(|it| it.kind == kind && it.functions == functions) {
             self.extra.push(Action { kind, tables: Vec::new(), functions, has_where: None, has_limit: None });
         }
     }
@@ -283,7 +283,7 @@ impl<'a> Walk<'a> {
                 walk.table_by_parts(&parts, access)?;
             }
             for kind in also {
-                walk.add_action(kind, "");
+                walk.add_action(kind, None);
             }
             walk.children_of_utility(node)
         });
@@ -311,9 +311,8 @@ impl<'a> Walk<'a> {
     }
 
     fn copy(&mut self, copy: &'a protobuf::CopyStmt) -> Walked {
-        let protobuf::CopyStmt {
-            relation, query, attlist, is_from, is_program: _, filename: _, options, where_clause,
-        } = copy;
+        let protobuf::CopyStmt { relation, query, attlist, is_from, is_program: _, filename: _, options, where_clause } =
+            copy;
         self.maybe(query.as_deref())?;
         self.scoped(|walk| {
             if let Some(relation) = relation {
@@ -384,7 +383,11 @@ impl<'a> Walk<'a> {
     fn select_into(&mut self, into: &'a protobuf::IntoClause) -> Walked {
         self.seen.wrapper = self.seen.wrapper.or(Some("SELECT INTO"));
         let Some(rel) = &into.rel else { return Err(Unknown("INTO without a relation")) };
-        self.nested(Kind::Create, |walk| walk.relation(rel, Access::Write).map(drop))
+        let schema = (!rel.schemaname.is_empty()).then_some(rel.schemaname.as_str());
+        self.nested(Kind::Create, |walk| {
+            walk.table(schema, &rel.relname, Access::Write);
+            Ok(())
+        })
     }
 
     fn from(&mut self, items: &'a [Node]) -> Walked {
@@ -439,7 +442,8 @@ impl<'a> Walk<'a> {
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
             let outside = walk.scopes.last().map_or(0, |it| it.items.len());
-            let table = walk.target_table(relation.as_ref().ok_or(Unknown("an INSERT without a table"))?, Access::Write)?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("an INSERT without a table"))?, Access::Write)?;
             if cols.is_empty() && select_stmt.is_some() {
                 walk.write_column(table, "*");
             }
@@ -483,7 +487,8 @@ impl<'a> Walk<'a> {
         self.has_where(where_clause.as_deref());
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
-            let table = walk.target_table(relation.as_ref().ok_or(Unknown("an UPDATE without a table"))?, Access::Write)?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("an UPDATE without a table"))?, Access::Write)?;
             walk.from(from_clause)?;
             walk.assign(target_list, table)?;
             walk.filter(where_clause.as_deref())?;
@@ -496,7 +501,8 @@ impl<'a> Walk<'a> {
         self.has_where(where_clause.as_deref());
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
-            let table = walk.target_table(relation.as_ref().ok_or(Unknown("a DELETE without a table"))?, Access::Write)?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("a DELETE without a table"))?, Access::Write)?;
             walk.from(using_clause)?;
             walk.filter(where_clause.as_deref())?;
             walk.returning(returning_clause.as_ref(), table)
@@ -516,7 +522,8 @@ impl<'a> Walk<'a> {
         self.seen.wrapper = self.seen.wrapper.or(Some("MERGE"));
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
-            let table = walk.target_table(relation.as_ref().ok_or(Unknown("a MERGE without a table"))?, Access::Write)?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("a MERGE without a table"))?, Access::Write)?;
             let source = source_relation.as_deref().ok_or(Unknown("a MERGE without a source"))?;
             walk.from(std::slice::from_ref(source))?;
             walk.filter(join_condition.as_deref())?;
@@ -576,7 +583,9 @@ impl<'a> Walk<'a> {
 
     fn written_columns(&mut self, table: (usize, usize), targets: &'a [Node]) -> Walked {
         for target in targets {
-            let Some(NodeEnum::ResTarget(target)) = &target.node else { return Err(Unknown("a target of another kind")) };
+            let Some(NodeEnum::ResTarget(target)) = &target.node else {
+                return Err(Unknown("a target of another kind"));
+            };
             self.write_column(table, &target.name);
         }
         Ok(())
@@ -603,7 +612,9 @@ impl<'a> Walk<'a> {
             };
             let exposure = self.exposure_of(table);
             if let Some(scope) = self.scopes.last_mut() {
-                scope.items.push(Item { name: &option.value, source: Source::Table { at: table, exposure, bare: true } });
+                scope
+                    .items
+                    .push(Item { name: &option.value, source: Source::Table { at: table, exposure, bare: true } });
             }
         }
         self.all(exprs)
@@ -905,7 +916,7 @@ impl<'a> Walk<'a> {
         let Some(name) = parts.last() else { return Err(Unknown("a function without a name")) };
         let written = parts.join(".");
         if let Some(kind) = functions::also(name) {
-            self.add_action(kind, &written);
+            self.add_action(kind, Some(&written));
         }
         self.seen.secret_strings |= functions::takes_secrets(name);
         let shadowed = parts.len() == 1 && self.set.user_function(name).shadows;
@@ -935,13 +946,13 @@ impl<'a> Walk<'a> {
         let (name, value) = (args.first().and_then(string), args.get(1).and_then(string));
         match name {
             Some(name) => {
-                self.add_action(super::utility::setting_kind(name), "set_config");
+                self.add_action(super::utility::setting_kind(name), Some("set_config"));
                 let refused = super::utility::pinned(name, value);
                 self.seen.pinned = self.seen.pinned.take().or(refused);
             }
             None => {
-                self.add_action(Kind::Set, "set_config");
-                self.add_action(Kind::SetRole, "set_config");
+                self.add_action(Kind::Set, Some("set_config"));
+                self.add_action(Kind::SetRole, Some("set_config"));
             }
         }
     }

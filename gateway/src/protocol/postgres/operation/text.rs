@@ -1,0 +1,161 @@
+//! A statement's text before it is parsed: its tokens, how deep its tree can be, and what of it people may see.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use pg_query::protobuf::{ScanToken, Token};
+use sha2::{Digest, Sha256};
+
+/// Set operations nest to the left across the commas of their queries, everything else within them.
+const SET_OPERATION_WEIGHT: usize = 4;
+
+/// An upper bound, in tokens, on how deep the tree of a text can be.
+///
+/// Every level of the tree needs a token of its own between two commas or semicolons of the same pair of brackets, because
+/// lists are flat. Set operations are the exception, so they are counted across commas.
+pub(super) fn nesting(tokens: &[ScanToken]) -> usize {
+    #[derive(Default)]
+    struct Level {
+        /// Tokens since the last comma, and the deepest bracket among them.
+        here: usize,
+        inner: usize,
+        /// Of all that is before the last comma.
+        deepest: usize,
+        set_operations: usize,
+    }
+    impl Level {
+        fn depth(&self) -> usize {
+            self.deepest.max(self.here + self.inner) + self.set_operations * SET_OPERATION_WEIGHT
+        }
+    }
+    let mut open = vec![Level::default()];
+    let mut finished = 0;
+    for token in tokens {
+        let bottom = open.len() == 1;
+        let Some(level) = open.last_mut() else { break };
+        level.here += 1;
+        match token.token() {
+            Token::Ascii40 | Token::Ascii91 => open.push(Level::default()),
+            Token::Ascii41 | Token::Ascii93 if !bottom => {
+                let closed = open.pop().map_or(0, |it| it.depth());
+                if let Some(level) = open.last_mut() {
+                    level.inner = level.inner.max(closed);
+                }
+            }
+            Token::Ascii44 => {
+                level.deepest = level.deepest.max(level.here + level.inner);
+                (level.here, level.inner) = (0, 0);
+            }
+            Token::Ascii59 if bottom => {
+                finished = finished.max(level.depth());
+                *level = Level::default();
+            }
+            Token::Union | Token::Intersect | Token::Except => level.set_operations += 1,
+            _ => {}
+        }
+    }
+    let unclosed: usize = open.iter().map(Level::depth).sum();
+    finished.max(unclosed)
+}
+
+/// An upper bound on how often the parser repeats a part of the text in its tree: `SET (a, b) = (...)` holds its right side
+/// once for each column.
+pub(super) fn repetition(tokens: &[ScanToken]) -> usize {
+    let mut most = 1;
+    // Commas so far in each open bracket.
+    let mut open: Vec<usize> = Vec::new();
+    let mut tokens = tokens.iter().peekable();
+    while let Some(token) = tokens.next() {
+        match token.token() {
+            Token::Ascii40 => open.push(0),
+            Token::Ascii44 => open.iter_mut().last().into_iter().for_each(|commas| *commas += 1),
+            Token::Ascii41 => {
+                let commas = open.pop().unwrap_or(0);
+                if tokens.peek().is_some_and(|next| next.token() == Token::Ascii61) {
+                    most = most.max(commas + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    most
+}
+
+/// What of a text is hidden from people.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hide<'a> {
+    /// String literals that look like they hold a password.
+    Passwords,
+    /// All string literals.
+    Strings,
+    /// All literals and comments, but for the literals at these offsets.
+    Literals { shown: &'a HashSet<i32> },
+}
+
+const HIDDEN: &str = "'***'";
+const HIDDEN_COMMENT: &str = "/* *** */";
+
+/// A part of a text as people may see it. Its control characters are as they were: whoever shows it escapes them.
+pub(super) fn redact(sql: &str, part: Range<usize>, tokens: &[ScanToken], hide: Hide<'_>) -> String {
+    let mut out = String::with_capacity(part.len());
+    let mut done = part.start;
+    let mut before: Option<&ScanToken> = None;
+    for token in tokens {
+        let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else { continue };
+        if start < done || end > part.end {
+            before = Some(token);
+            continue;
+        }
+        let Some(text) = sql.get(start..end) else { return fingerprint(sql) };
+        if let Some(instead) = replacement(token, text, before, hide) {
+            out.push_str(sql.get(done..start).unwrap_or_default());
+            out.push_str(instead);
+            done = end;
+        }
+        before = Some(token);
+    }
+    out.push_str(sql.get(done..part.end).unwrap_or_default());
+    out
+}
+
+fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: Hide<'_>) -> Option<&'static str> {
+    let is_string = matches!(token.token(), Token::Sconst | Token::Usconst);
+    let is_literal =
+        is_string || matches!(token.token(), Token::Bconst | Token::Xconst | Token::Iconst | Token::Fconst);
+    let is_comment = matches!(token.token(), Token::SqlComment | Token::CComment);
+    match hide {
+        Hide::Passwords if is_string && looks_secret(text) => Some(HIDDEN),
+        Hide::Passwords => None,
+        Hide::Strings if is_string => Some(HIDDEN),
+        Hide::Strings if is_comment => Some(HIDDEN_COMMENT),
+        Hide::Strings => None,
+        Hide::Literals { shown } if is_literal => {
+            // The parser places a negative number at its sign.
+            let sign = before.filter(|it| it.token() == Token::Ascii45);
+            let is_shown = shown.contains(&token.start) || sign.is_some_and(|it| shown.contains(&it.start));
+            (!is_shown).then_some(HIDDEN)
+        }
+        Hide::Literals { .. } if is_comment => Some(HIDDEN_COMMENT),
+        Hide::Literals { .. } => None,
+    }
+}
+
+/// A connection string, a function body or an option that holds a password.
+fn looks_secret(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let words = ["password", "passwd", "pwd=", "secret", "api_key", "apikey", "authorization:", "bearer "];
+    words.iter().any(|it| text.contains(it)) || (text.contains("://") && text.contains('@'))
+}
+
+/// What stands for a text that nobody could read.
+pub(super) fn fingerprint(sql: &str) -> String {
+    use std::fmt::Write;
+    let digest = Sha256::digest(sql.as_bytes());
+    let mut shown = format!("<{} bytes that do not read as SQL, sha256 ", sql.len());
+    for byte in digest.iter().take(8) {
+        // Writing to a string cannot fail.
+        let _ = write!(shown, "{byte:02x}");
+    }
+    shown.push('>');
+    shown
+}

@@ -123,20 +123,16 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
     let is_literal =
         is_string || matches!(token.token(), Token::Bconst | Token::Xconst | Token::Iconst | Token::Fconst);
     let is_comment = matches!(token.token(), Token::SqlComment | Token::CComment);
+    let comment = is_comment.then_some(HIDDEN_COMMENT);
     match hide {
-        Hide::Passwords if is_string && looks_secret(text) => Some(HIDDEN),
-        Hide::Passwords => None,
-        Hide::Strings if is_string => Some(HIDDEN),
-        Hide::Strings if is_comment => Some(HIDDEN_COMMENT),
-        Hide::Strings => None,
-        Hide::Literals { shown } if is_literal => {
+        Hide::Passwords => (is_string && looks_secret(text)).then_some(HIDDEN),
+        Hide::Strings => is_string.then_some(HIDDEN).or(comment),
+        Hide::Literals { shown } => {
             // The parser places a negative number at its sign.
             let sign = before.filter(|it| it.token() == Token::Ascii45);
             let is_shown = shown.contains(&token.start) || sign.is_some_and(|it| shown.contains(&it.start));
-            (!is_shown).then_some(HIDDEN)
+            (is_literal && !is_shown).then_some(HIDDEN).or(comment)
         }
-        Hide::Literals { .. } if is_comment => Some(HIDDEN_COMMENT),
-        Hide::Literals { .. } => None,
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn setting_kind(name: &str) -> Kind {
     if is("role") || is("session_authorization") { Kind::SetRole } else { Kind::Set }
 }
 
-impl<'a> Utility<'a> {
+impl Utility<'_> {
     fn new(kind: Kind, word: &'static str) -> Self {
         Self {
             kind,
@@ -145,7 +145,7 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::CreateDomainStmt(_) => create("CREATE DOMAIN"),
         NodeRef::CreatedbStmt(_) => create("CREATE DATABASE"),
         NodeRef::CreateTableSpaceStmt(_) => create("CREATE TABLESPACE"),
-        NodeRef::AlterTableStmt(_) => alter("ALTER TABLE"),
+        NodeRef::AlterTableStmt(_) | NodeRef::ReplicaIdentityStmt(_) => alter("ALTER TABLE"),
         NodeRef::AlterTableMoveAllStmt(_) => alter("ALTER TABLE ALL IN TABLESPACE"),
         NodeRef::AlterSeqStmt(_) => alter("ALTER SEQUENCE"),
         NodeRef::AlterStatsStmt(_) => alter("ALTER STATISTICS"),
@@ -157,7 +157,6 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::AlterTableSpaceOptionsStmt(_) => alter("ALTER TABLESPACE"),
         NodeRef::AlterCollationStmt(_) => alter("ALTER COLLATION"),
         NodeRef::AlterOwnerStmt(_) => alter("ALTER ... OWNER"),
-        NodeRef::ReplicaIdentityStmt(_) => alter("ALTER TABLE"),
         NodeRef::CommentStmt(_) => alter("COMMENT"),
         NodeRef::SecLabelStmt(_) => alter("SECURITY LABEL"),
         NodeRef::RefreshMatViewStmt(_) => alter("REFRESH MATERIALIZED VIEW"),

@@ -319,7 +319,9 @@ impl<'a> Walk<'a> {
                 let access = if *is_from { Access::Write } else { Access::Read };
                 let index = walk.target_table(relation, access)?;
                 let columns = if attlist.is_empty() { vec!["*"] } else { name_parts(attlist)? };
-                columns.into_iter().for_each(|column| walk.add_column(index, column));
+                for column in columns {
+                    walk.add_column(index, column);
+                }
             }
             walk.filter(where_clause.as_deref())
         })?;
@@ -364,7 +366,9 @@ impl<'a> Walk<'a> {
             walk.from(from_clause)?;
             walk.all(target_list)?;
             walk.filter(where_clause.as_deref())?;
-            group_clause.iter().for_each(|it| walk.show_ordinal(Some(it)));
+            for it in group_clause {
+                walk.show_ordinal(Some(it));
+            }
             walk.all(group_clause)?;
             walk.maybe(having_clause.as_deref())?;
             walk.all(window_clause)?;
@@ -405,7 +409,9 @@ impl<'a> Walk<'a> {
             names.push(cte);
         }
         if *recursive {
-            names.iter().for_each(|it| self.cte_name(&it.ctename));
+            for it in &names {
+                self.cte_name(&it.ctename);
+            }
         }
         for cte in names {
             let protobuf::CommonTableExpr { ctequery, cycle_clause, search_clause: _, .. } = &**cte;
@@ -944,16 +950,13 @@ impl<'a> Walk<'a> {
     /// `set_config` is SET by another name.
     fn set_config(&mut self, args: &[Node]) {
         let (name, value) = (args.first().and_then(string), args.get(1).and_then(string));
-        match name {
-            Some(name) => {
-                self.add_action(super::utility::setting_kind(name), Some("set_config"));
-                let refused = super::utility::pinned(name, value);
-                self.seen.pinned = self.seen.pinned.take().or(refused);
-            }
-            None => {
-                self.add_action(Kind::Set, Some("set_config"));
-                self.add_action(Kind::SetRole, Some("set_config"));
-            }
+        if let Some(name) = name {
+            self.add_action(super::utility::setting_kind(name), Some("set_config"));
+            let refused = super::utility::pinned(name, value);
+            self.seen.pinned = self.seen.pinned.take().or(refused);
+        } else {
+            self.add_action(Kind::Set, Some("set_config"));
+            self.add_action(Kind::SetRole, Some("set_config"));
         }
     }
 

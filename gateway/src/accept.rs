@@ -1,1 +1,167 @@
-//! To come.
+//! The life of a connection, from the accepted socket to the closing record.
+//!
+//! The kernel has noted who connected and where to; here the note becomes an [`Origin`], the origin a target and a
+//! principal, and these a session, which the target's protocol serves. Whatever fails on the way is a refusal: it is
+//! recorded, told to the client in the protocol's own words where there are any, and the socket is closed.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::engine::Engine;
+use crate::ids::SessionId;
+use crate::intercept::Interceptor;
+use crate::origin::{Evidence, Origin};
+use crate::protocol;
+use crate::record::event::{ConnectionRefused, Event};
+use crate::session::Session;
+use crate::target::{Target, Upstream};
+
+/// A refused client gets this long to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
+const DNS_PORT: u16 = 53;
+
+/// Why a connection gets no session.
+#[derive(Debug)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// For people: what is wrong and what to do about it. Never holds a secret.
+    pub message: String,
+    pub rule: Option<String>,
+}
+
+/// The stage that refused, for counters and filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The kernel's note or the process's evidence could not be had.
+    Origin,
+    /// No target, or several, at the address.
+    Target,
+    /// Not an agent, or no valid token.
+    Identity,
+    /// No rule lets this principal connect.
+    Policy,
+    /// The gateway cannot do its part now: recording, limits.
+    Gateway,
+}
+
+impl Reason {
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Target => "target",
+            Self::Identity => "identity",
+            Self::Policy => "policy",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), rule: None }
+    }
+}
+
+/// What is known of a connection while it is being admitted; what a refusal's record can tell.
+#[derive(Default)]
+struct Known {
+    target: Option<(Arc<Target>, Upstream)>,
+    evidence: Option<Evidence>,
+    agent: Option<String>,
+}
+
+/// Serves one accepted connection to its end.
+pub async fn connection(engine: Arc<Engine>, interceptor: Arc<Interceptor>, stream: TcpStream, peer: SocketAddr) {
+    let id = engine.new_session_id();
+    let origin = match interceptor.origin(stream.as_fd(), peer) {
+        Ok(origin) => origin,
+        Err(error) => return reset(&engine, id, stream, &error.to_string()).await,
+    };
+    if origin.destination.port() == DNS_PORT {
+        return engine.dns().serve_tcp(stream, &origin).await;
+    }
+    let mut known = Known::default();
+    match admit(&engine, id, &origin, &mut known).await {
+        Ok(session) => {
+            let outcome = protocol::serve(stream, &session).await;
+            session.close(&outcome).await;
+        }
+        Err(refusal) => refuse(&engine, id, stream, origin, known, refusal).await,
+    }
+}
+
+async fn admit(
+    engine: &Arc<Engine>,
+    id: SessionId,
+    origin: &Origin,
+    known: &mut Known,
+) -> Result<Session, Refusal> {
+    let destination = known.target.insert(engine.resolve(origin)?).clone();
+    let evidence = known.evidence.insert(engine.evidence(origin).await?).clone();
+    known.agent = engine.agent_name(origin, &evidence);
+    let principal = engine.identify(origin, &evidence).await?;
+    engine.open(id, (origin.clone(), evidence), principal, destination).await
+}
+
+/// Records the refusal, then tells the client in its protocol's words. What cannot be recorded is refused without a word.
+async fn refuse(
+    engine: &Engine,
+    id: SessionId,
+    stream: TcpStream,
+    origin: Origin,
+    known: Known,
+    refusal: Refusal,
+) {
+    tracing::info!(session = %id, destination = %origin.destination, reason = refusal.reason.code(), "connection refused");
+    let target = known.target.map(|(target, _)| target);
+    let message = format!("{} (ID {id})", refusal.message);
+    let event = Event::ConnectionRefused(ConnectionRefused {
+        id,
+        origin: Some(origin),
+        evidence: known.evidence,
+        agent: known.agent,
+        target: target.as_ref().map(|target| target.name.clone()),
+        reason: refusal.reason.code().to_owned(),
+        message: refusal.message,
+        rule: refusal.rule,
+    });
+    if let Err(error) = engine.recorder().append_durable(event).await {
+        tracing::error!(session = %id, %error, "a refusal could not be recorded");
+        return close_hard(&stream);
+    }
+    let Some(target) = target else { return close_hard(&stream) };
+    let told = protocol::refuse(stream, &target, engine, &message);
+    if tokio::time::timeout(REFUSAL_TIMEOUT, told).await.is_err() {
+        tracing::debug!(session = %id, "the refused client did not read why");
+    }
+}
+
+/// A connection without the kernel's note: nobody may reach the gateway but through interception.
+async fn reset(engine: &Engine, id: SessionId, stream: TcpStream, error: &str) {
+    tracing::warn!(session = %id, %error, "a connection that was not intercepted was reset");
+    close_hard(&stream);
+    let event = Event::ConnectionRefused(ConnectionRefused {
+        id,
+        origin: None,
+        evidence: None,
+        agent: None,
+        target: None,
+        reason: Reason::Origin.code().to_owned(),
+        message: error.to_owned(),
+        rule: None,
+    });
+    if let Err(error) = engine.recorder().append(event).await {
+        tracing::error!(session = %id, %error, "a refusal could not be recorded");
+    }
+}
+
+/// Closes with a reset, so that the client's next call fails at once.
+fn close_hard(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "no reset; the socket closes in the ordinary way");
+    }
+}

@@ -1,1 +1,361 @@
-//! To come.
+//! The gateway process: start-up order, its threads, reload, drain.
+//!
+//! It starts as root, starts the witness (which attaches the programs), opens its doors, and drops every privilege before
+//! it reads a byte from anybody. Then each shard, a thread with a runtime of its own, accepts connections and serves them
+//! to their end; a control thread has the admin socket, the resolver, signals and the watchdog.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::accept;
+use crate::admin;
+use crate::config::{self, Config, ConfigErrors};
+use crate::engine::Engine;
+use crate::intercept::{self, DnsSocket, Interceptor};
+use crate::record::RecordError;
+use crate::record::event::Event;
+use crate::witness::{self, Witness, WitnessConfig, WitnessError};
+
+/// How long sessions may go on after the gateway was told to stop.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// How long ended sessions may take to write their last words.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// How often the attachments are compared with what the kernel says is effective.
+const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// A shard that has not turned its loop for this long is hung, and the watchdog is left to bite.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After an accept error that would repeat at once (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the daemon did not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    #[error("the witness: {0}")]
+    Witness(#[from] WitnessError),
+    #[error("{what}")]
+    Io { what: String, source: io::Error },
+    #[error("the recording store: {0}")]
+    Record(#[from] RecordError),
+    #[error("the witness died: nothing can be identified, so nothing is served")]
+    WitnessLost,
+    #[error("a shard ended by itself")]
+    ShardLost,
+}
+
+/// What must be opened before the privileges go.
+struct Doors {
+    listeners: Vec<[TcpListener; 2]>,
+    dns: [DnsSocket; 2],
+    admin: admin::Listener,
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn serve(config_path: &Path) -> Result<(), ServeError> {
+    let config = config::load(config_path)?;
+    let witness = witness::spawn(&WitnessConfig::new(&config)?)?;
+    let doors = Doors::open(&config)?;
+    intercept::drop_privileges(&config.gateway.user).map_err(|source| ServeError::Io {
+        what: format!("cannot become the user {:?} without privileges", config.gateway.user),
+        source,
+    })?;
+    let (witness, interceptor) =
+        witness.into_parts().map_err(|source| ServeError::Io { what: "the witness's socket".to_owned(), source })?;
+
+    let runtime = runtime()?;
+    let engine = {
+        let _inside = runtime.enter();
+        Engine::start(config_path, config, witness.clone())?
+    };
+    let (stop, stopping) = watch::channel(false);
+    let shards = Shards::start(&engine, &interceptor, doors.listeners, &stopping)?;
+    let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, doors.admin, &shards));
+    runtime.block_on(drain(&engine, &stop));
+    shards.join();
+    runtime.block_on(engine.finish());
+    ended
+}
+
+impl Doors {
+    fn open(config: &Config) -> Result<Self, ServeError> {
+        let gateway = &config.gateway;
+        let failed = |what: String| move |source| ServeError::Io { what, source };
+        for (directory, mode) in
+            [(&gateway.runtime_dir, 0o755), (&gateway.state_dir, 0o750), (&config.recording.directory, 0o700)]
+        {
+            owned_directory(directory, mode, &gateway.user)
+                .map_err(failed(format!("cannot prepare the directory {}", directory.display())))?;
+        }
+        raise_descriptor_limit().map_err(failed("cannot raise the limit of open files".to_owned()))?;
+        let ports = "is another gateway running? `weir status` tells";
+        Ok(Self {
+            listeners: intercept::listeners(gateway.port, shard_count(config))
+                .map_err(failed(format!("cannot listen on port {} ({ports})", gateway.port)))?,
+            dns: intercept::dns_sockets(gateway.dns_port)
+                .map_err(failed(format!("cannot open the resolver's port {} ({ports})", gateway.dns_port)))?,
+            admin: admin::Listener::bind(config).map_err(failed("cannot open the admin socket".to_owned()))?,
+        })
+    }
+}
+
+fn shard_count(config: &Config) -> usize {
+    match config.gateway.shards {
+        0 => std::thread::available_parallelism().map_or(1, Into::into),
+        count => count,
+    }
+}
+
+fn owned_directory(path: &Path, mode: u32, user: &str) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let user = nix::unistd::User::from_name(user)?
+        .ok_or_else(|| io::Error::other(format!("there is no user {user:?}; `systemd-sysusers` or `useradd` makes it")))?;
+    std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn raise_descriptor_limit() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, ServeError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Io { what: "cannot start a runtime".to_owned(), source })
+}
+
+/// The threads that serve connections.
+struct Shards {
+    threads: Vec<JoinHandle<()>>,
+    beats: Vec<Arc<AtomicU64>>,
+}
+
+impl Shards {
+    fn start(
+        engine: &Arc<Engine>,
+        interceptor: &Interceptor,
+        listeners: Vec<[TcpListener; 2]>,
+        stopping: &watch::Receiver<bool>,
+    ) -> Result<Self, ServeError> {
+        let mut shards = Self { threads: Vec::new(), beats: Vec::new() };
+        for (number, pair) in listeners.into_iter().enumerate() {
+            let runtime = runtime()?;
+            let beat = Arc::new(AtomicU64::new(0));
+            let shard = Shard {
+                engine: Arc::clone(engine),
+                interceptor: interceptor.clone(),
+                beat: Arc::clone(&beat),
+                stopping: stopping.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{number}"))
+                .spawn(move || runtime.block_on(shard.run(pair)))
+                .map_err(|source| ServeError::Io { what: "cannot start a thread".to_owned(), source })?;
+            shards.threads.push(thread);
+            shards.beats.push(beat);
+        }
+        Ok(shards)
+    }
+
+    fn any_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Sum of all loops turned, or None if one of the shards stands still since `last`.
+    fn beats(&self, last: &mut Vec<u64>) -> bool {
+        let now: Vec<u64> = self.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect();
+        let alive = last.len() != now.len() || now.iter().zip(last.iter()).all(|(now, last)| now != last);
+        *last = now;
+        alive
+    }
+
+    fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shard {
+    engine: Arc<Engine>,
+    interceptor: Interceptor,
+    beat: Arc<AtomicU64>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Shard {
+    async fn run(self, listeners: [TcpListener; 2]) {
+        let [v4, v6] = listeners;
+        let beating = self.clone().keep_beating();
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = self.accept(v4) => {}
+            () = self.accept(v6) => {}
+            () = beating => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        // Nothing is accepted any more; the sessions that are open go on until they end or are ended.
+        let drained = async {
+            while self.engine.has_sessions() {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        };
+        let _ = timeout(DRAIN_TIME + CLOSING_TIME, drained).await;
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a listener cannot be used"),
+        };
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let (engine, interceptor) = (Arc::clone(&self.engine), self.interceptor.clone());
+                    tokio::spawn(accept::connection(engine, interceptor, stream, peer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn keep_beating(self) {
+        let mut tick = interval(HEARTBEAT / 2);
+        loop {
+            tick.tick().await;
+            self.beat.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Everything that is not a connection, until the daemon is told to stop or has to.
+async fn control(
+    engine: &Arc<Engine>,
+    interceptor: &Interceptor,
+    witness: &Witness,
+    dns: [DnsSocket; 2],
+    admin: admin::Listener,
+    shards: &Shards,
+) -> Result<(), ServeError> {
+    let signals = |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot wait for signals".to_owned(), source });
+    let (mut term, mut int, mut hup) =
+        (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
+    let [dns4, dns6] = dns;
+    let mut last_beats = Vec::new();
+    let mut heartbeat = interval(2 * HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let background = async {
+        tokio::join!(
+            engine.dns().serve_udp(dns4, interceptor.clone()),
+            engine.dns().serve_udp(dns6, interceptor.clone()),
+            admin::serve(admin, Arc::clone(engine)),
+            record_denied(engine, interceptor),
+            watch_attachments(witness),
+        )
+    };
+    tokio::pin!(background);
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("ready");
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => reload(engine).await,
+            () = witness.lost() => return Err(ServeError::WitnessLost),
+            _ = heartbeat.tick() => {
+                if shards.any_ended() {
+                    return Err(ServeError::ShardLost);
+                }
+                if shards.beats(&mut last_beats) {
+                    notify(&[sd_notify::NotifyState::Watchdog]);
+                } else {
+                    tracing::error!("a shard stands still");
+                }
+            }
+            _ = &mut background => return Err(ServeError::ShardLost),
+        }
+    }
+}
+
+async fn reload(engine: &Arc<Engine>) {
+    notify(&[sd_notify::NotifyState::Reloading]);
+    match engine.reload().await {
+        Ok(version) => tracing::info!(%version, "configuration reloaded"),
+        Err(error) => tracing::error!(%error, "the configuration was not reloaded; the one before stays in force"),
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// What the kernel refused agents becomes records.
+async fn record_denied(engine: &Engine, interceptor: &Interceptor) {
+    let mut events = match interceptor.denied_events() {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::error!(%error, "the kernel's refusals cannot be read");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        let recorded = match events.next().await {
+            Ok(denied) => engine.recorder().append(Event::kernel_denied(denied)).await.map_err(io::Error::other),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "a refusal by the kernel was not recorded");
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+}
+
+/// Healthy status with nothing attached has happened to others: the kernel is asked, all the time.
+async fn watch_attachments(witness: &Witness) {
+    let mut tick = interval(ATTACHMENT_CHECK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match witness.attachments().await {
+            Ok(report) if report.enforcing() => {}
+            Ok(report) => tracing::error!(detached = ?report.detached, hooks = ?report.hooks, "agents are not intercepted"),
+            Err(error) => tracing::error!(%error, "the attachments cannot be checked"),
+        }
+    }
+}
+
+/// Stops accepting, lets sessions end, then ends them.
+async fn drain(engine: &Engine, stop: &watch::Sender<bool>) {
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = stop.send(true);
+    let ended = async {
+        while engine.has_sessions() {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    };
+    if timeout(DRAIN_TIME, ended).await.is_err() {
+        engine.kill_all("the gateway, which stops");
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}

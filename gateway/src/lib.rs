@@ -9,6 +9,7 @@ pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod engine;
 pub mod gateway;
 pub mod identity;
 pub mod ids;

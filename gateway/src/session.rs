@@ -1,1 +1,495 @@
-//! To come.
+//! A session: the audited unit, and the only handle on the engine that a protocol gets.
+//!
+//! A protocol turns what the client sent into an [`Operation`], has it judged, and asks for a decision. Only
+//! [`Session::decide`] makes a [`Permit`], which owns the request and gives it up once, by [`Permit::forward`]. What comes
+//! back is accounted for by the [`Forwarded`] that the permit turned into.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::approval::{Ask, Outcome as ApprovalOutcome, Pending};
+use crate::engine::{Engine, Live};
+use crate::identity::Principal;
+use crate::ids::{OperationId, SessionId};
+use crate::mask::Masker;
+use crate::origin::{Evidence, Origin};
+use crate::policy::{Gate, HoldRequirement, Operation, Subject};
+use crate::record::RecordError;
+use crate::record::event::{self, Event};
+use crate::target::{Target, Upstream};
+
+/// How often a client that waits for an approval hears that it still does.
+const HOLD_NOTICE_EVERY: Duration = Duration::from_secs(3);
+
+/// Who speaks with what, under which policy. Made by `Engine::open`, ended by [`Session::close`].
+pub struct Session {
+    pub id: SessionId,
+    pub origin: Origin,
+    pub evidence: Evidence,
+    pub principal: Principal,
+    pub target: Arc<Target>,
+    /// Where the target really is.
+    pub upstream: Upstream,
+    engine: Arc<Engine>,
+    masker: Masker,
+    /// The masks that `masker` was made of; when a reload changes them the session ends.
+    masks_version: u64,
+    /// Unix seconds at which the token must be verified again.
+    token_expires_at: AtomicU64,
+    live: Arc<Live>,
+    started: Instant,
+    next_operation: AtomicU32,
+    totals: Totals,
+    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Totals {
+    statements: AtomicU64,
+    rows: AtomicU64,
+    cells_masked: AtomicU64,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+}
+
+/// What policy says of one operation under one policy: may be kept for the next time the same text comes by, as long as
+/// [`Session::is_current`] says so.
+#[derive(Debug)]
+pub struct Judgement {
+    operation: Arc<Operation>,
+    gate: Gate,
+    epoch: u64,
+}
+
+/// What exactly would be forwarded, beside the request itself.
+#[derive(Clone, Copy)]
+pub struct Exact<'a> {
+    /// The bytes, and the parameters bound to them: an approval is for these and no others.
+    pub bytes: &'a [&'a [u8]],
+    /// Parameters as they may be shown and recorded; None where there are none or they touch tagged data.
+    pub parameters: Option<&'a str>,
+}
+
+/// The decision on a request `R`.
+#[must_use]
+pub enum Decision<R> {
+    Permit(Permit<R>),
+    Hold(Held<R>),
+    Denial(Denial),
+}
+
+/// The right to forward one request, once.
+#[must_use]
+pub struct Permit<R> {
+    request: R,
+    forwarded: Forwarded,
+}
+
+/// An operation that is on its way to the target; give it to [`Session::replied`] when the reply is complete.
+#[must_use]
+#[derive(Debug)]
+pub struct Forwarded {
+    pub id: OperationId,
+    started_us: u64,
+}
+
+/// A request that waits for people.
+#[must_use]
+pub struct Held<R> {
+    request: R,
+    operation: OperationId,
+    pending: Pending,
+    since: Instant,
+    next_notice: Instant,
+}
+
+/// What a wait brings next.
+pub enum HeldEvent<R> {
+    /// Tell the client, go on waiting.
+    StillWaiting(Held<R>),
+    Permit(Permit<R>),
+    Denial(Denial),
+}
+
+/// A no, and why. Policy, not a fault.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    pub id: OperationId,
+    pub message: String,
+    pub rule: Option<String>,
+}
+
+/// What came back for one operation.
+#[derive(Debug, Default)]
+pub struct ReplySummary {
+    /// In the protocol's words: a command tag, an error's code.
+    pub outcome: String,
+    pub rows: u64,
+    pub cells_masked: u64,
+    /// Names of the masks that changed something.
+    pub masks: Vec<String>,
+    /// Bytes of the whole reply as the client got it.
+    pub bytes: u64,
+    /// The reply as the client got it, up to the configured limit.
+    pub content: Vec<u8>,
+    pub content_truncated: bool,
+}
+
+/// The engine could not do its part: the session must end, nothing more may be forwarded.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the recording cannot be written")]
+    Recording(#[from] RecordError),
+    #[error("the policy's masks for this target changed; connect again")]
+    MasksChanged,
+    #[error("the agent's token is no longer valid: {0}")]
+    Identity(String),
+    #[error("the session was ended by {0}")]
+    Killed(String),
+}
+
+impl Denial {
+    /// One sentence group for people and for models: that it is policy, what the rule says, the ID, what not to do.
+    pub fn sentence(&self) -> String {
+        match &self.rule {
+            Some(rule) => format!("denied by policy, rule \"{rule}\": {} (ID {})", self.message, self.id),
+            None => format!("denied by policy: {} (ID {})", self.message, self.id),
+        }
+    }
+
+    /// What the client can do about it.
+    pub fn hint(&self) -> String {
+        format!("This is a policy decision, not a fault; do not retry it unchanged. `weir why {}` explains it.", self.id)
+    }
+}
+
+impl<R> Permit<R> {
+    /// Gives the request up, to be written to the target now.
+    pub fn forward(self) -> (R, Forwarded) {
+        (self.request, self.forwarded)
+    }
+
+    pub fn id(&self) -> OperationId {
+        self.forwarded.id
+    }
+}
+
+impl Judgement {
+    pub fn operation(&self) -> &Operation {
+        &self.operation
+    }
+
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        id: SessionId,
+        live: Arc<Live>,
+        (origin, evidence): (Origin, Evidence),
+        principal: Principal,
+        (target, upstream): (Arc<Target>, Upstream),
+    ) -> Self {
+        let masker = engine.masker(&target);
+        let masks_version = engine.masks_version();
+        let token_expires_at = AtomicU64::new(principal.expires_at);
+        Self {
+            id,
+            origin,
+            evidence,
+            principal,
+            target,
+            upstream,
+            engine,
+            masker,
+            masks_version,
+            token_expires_at,
+            live,
+            started: Instant::now(),
+            next_operation: AtomicU32::new(0),
+            totals: Totals::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// What the client may see of replies.
+    pub fn masker(&self) -> &Masker {
+        &self.masker
+    }
+
+    /// The rest of the gateway, for what a protocol shares between sessions.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Microseconds since the session began.
+    pub fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Judges an operation under the policy of this moment.
+    pub fn judge(&self, operation: Arc<Operation>) -> Judgement {
+        let (config, epoch) = self.engine.policy();
+        let subject =
+            Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
+        let gate = config.policy.judge(subject, &operation);
+        Judgement { operation, gate, epoch }
+    }
+
+    /// Whether a kept judgement is still the policy's.
+    pub fn is_current(&self, judgement: &Judgement) -> bool {
+        judgement.epoch == self.engine.epoch()
+    }
+
+    /// The decision. Writes the record first: durably for whatever is not a plain read.
+    ///
+    /// # Errors
+    /// The session must end: its record cannot be written, its masks are out of date, its token has expired, or it was
+    /// killed.
+    pub async fn decide<R>(
+        &self,
+        judgement: &Judgement,
+        request: R,
+        exact: Exact<'_>,
+    ) -> Result<Decision<R>, SessionError> {
+        self.still_valid().await?;
+        let rejudged;
+        let judgement = if self.is_current(judgement) {
+            judgement
+        } else {
+            rejudged = self.judge(Arc::clone(&judgement.operation));
+            &rejudged
+        };
+        let id = self.id.operation(self.next_operation.fetch_add(1, Ordering::Relaxed));
+        self.totals.statements.fetch_add(1, Ordering::Relaxed);
+        match &judgement.gate {
+            Gate::Allow { .. } => {
+                self.record_decision(id, judgement, exact, None).await?;
+                Ok(Decision::Permit(self.permit(id, request)))
+            }
+            Gate::Deny { rule, message } => {
+                self.record_decision(id, judgement, exact, None).await?;
+                Ok(Decision::Denial(Denial { id, message: message.clone(), rule: rule.clone() }))
+            }
+            Gate::Hold { requirements } => self.hold(id, judgement, requirements, request, exact).await,
+        }
+    }
+
+    /// Records what came back. Not awaited for durability: the decision before it was.
+    pub async fn replied(&self, forwarded: Forwarded, reply: ReplySummary) -> Result<(), SessionError> {
+        self.totals.rows.fetch_add(reply.rows, Ordering::Relaxed);
+        self.totals.cells_masked.fetch_add(reply.cells_masked, Ordering::Relaxed);
+        self.totals.bytes_down.fetch_add(reply.bytes, Ordering::Relaxed);
+        let event = Event::OperationReplied(event::OperationReplied {
+            operation: forwarded.id,
+            outcome: reply.outcome,
+            rows: reply.rows,
+            cells_masked: reply.cells_masked,
+            masks: reply.masks,
+            bytes: reply.bytes,
+            content: reply.content,
+            content_truncated: reply.content_truncated,
+            started_us: forwarded.started_us,
+            finished_us: self.elapsed_us(),
+        });
+        self.engine.recorder().append(event).await?;
+        Ok(())
+    }
+
+    /// Bytes that the client sent.
+    pub fn count_up(&self, bytes: u64) {
+        self.totals.bytes_up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until somebody ends this session from outside; says who.
+    pub async fn killed(&self) -> String {
+        self.live.killed().await
+    }
+
+    /// The one closing record.
+    pub async fn close(self, outcome: &str) {
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.engine.recorder().append(self.closing(outcome)).await {
+            tracing::error!(session = %self.id, %error, "the closing record could not be written; recovery will write it");
+        }
+    }
+
+    fn closing(&self, outcome: &str) -> Event {
+        Event::SessionClosed(event::SessionClosed {
+            id: self.id,
+            outcome: outcome.to_owned(),
+            statements: self.totals.statements.load(Ordering::Relaxed),
+            rows: self.totals.rows.load(Ordering::Relaxed),
+            cells_masked: self.totals.cells_masked.load(Ordering::Relaxed),
+            bytes_up: self.totals.bytes_up.load(Ordering::Relaxed),
+            bytes_down: self.totals.bytes_down.load(Ordering::Relaxed),
+        })
+    }
+
+    async fn still_valid(&self) -> Result<(), SessionError> {
+        if self.masks_version != self.engine.masks_version() {
+            return Err(SessionError::MasksChanged);
+        }
+        if self.live.is_killed() {
+            return Err(SessionError::Killed(self.live.killer()));
+        }
+        if self.engine.unix_seconds() >= self.token_expires_at.load(Ordering::Relaxed) {
+            let expires_at = self.engine.renew(self).await.map_err(SessionError::Identity)?;
+            self.token_expires_at.store(expires_at, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn permit<R>(&self, id: OperationId, request: R) -> Permit<R> {
+        Permit { request, forwarded: Forwarded { id, started_us: self.elapsed_us() } }
+    }
+
+    async fn record_decision(
+        &self,
+        id: OperationId,
+        judgement: &Judgement,
+        exact: Exact<'_>,
+        approval: Option<u64>,
+    ) -> Result<(), RecordError> {
+        let operation = &judgement.operation;
+        let event = Event::OperationDecided(event::OperationDecided {
+            operation: id,
+            text: operation.text.clone(),
+            database: operation.database.clone(),
+            actions: operation.actions.clone(),
+            parameters: exact.parameters.map(str::to_owned),
+            gate: judgement.gate.clone(),
+            approval,
+            at_us: self.elapsed_us(),
+        });
+        let plain_read = matches!(judgement.gate, Gate::Allow { .. }) && operation.is_read_only();
+        if plain_read {
+            self.engine.recorder().append(event).await
+        } else {
+            self.engine.recorder().append_durable(event).await.map(drop)
+        }
+    }
+
+    async fn hold<R>(
+        &self,
+        id: OperationId,
+        judgement: &Judgement,
+        requirements: &[HoldRequirement],
+        request: R,
+        exact: Exact<'_>,
+    ) -> Result<Decision<R>, SessionError> {
+        let ask = Ask {
+            operation: id,
+            digest: self.digest(judgement, exact),
+            text: judgement.operation.text.clone(),
+            agent: self.principal.agent.clone(),
+            agent_uid: self.origin.uid,
+            subject: self.principal.subject.clone(),
+            groups: self.principal.groups.clone(),
+            target: self.target.name.clone(),
+            database: judgement.operation.database.clone(),
+            requirements: requirements.to_vec(),
+            evidence: self.evidence.clone(),
+        };
+        let pending = match self.engine.approvals().request(ask).await {
+            Ok(pending) => pending,
+            Err(error) => {
+                self.record_decision(id, judgement, exact, None).await?;
+                let rule = requirements.first().map(|requirement| requirement.rule.clone());
+                return Ok(Decision::Denial(Denial { id, message: error.to_string(), rule }));
+            }
+        };
+        self.record_decision(id, judgement, exact, Some(pending.number())).await?;
+        let now = Instant::now();
+        Ok(Decision::Hold(Held { request, operation: id, pending, since: now, next_notice: now + HOLD_NOTICE_EVERY }))
+    }
+
+    /// What an approval is bound to: the bytes and parameters, the target, the login, the principal, the policy.
+    fn digest(&self, judgement: &Judgement, exact: Exact<'_>) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        let mut add = |part: &[u8]| {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        };
+        for part in exact.bytes {
+            add(part);
+        }
+        add(self.target.name.as_bytes());
+        add(self.target.login.as_ref().map_or("", |login| &login.user).as_bytes());
+        add(judgement.operation.database.as_deref().unwrap_or_default().as_bytes());
+        add(self.principal.agent.as_bytes());
+        add(self.principal.issuer.as_bytes());
+        add(self.principal.subject.as_bytes());
+        add(self.engine.policy().0.version.as_bytes());
+        hasher.finalize().into()
+    }
+}
+
+impl Drop for Session {
+    /// Writes what `close` did not: a task that panicked or was cancelled still leaves its closing record.
+    fn drop(&mut self) {
+        self.engine.forget(self.id);
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            self.engine.recorder().append_now(self.closing("interrupted"));
+        }
+    }
+}
+
+impl<R> Held<R> {
+    pub fn number(&self) -> u64 {
+        self.pending.number()
+    }
+
+    pub fn operation(&self) -> OperationId {
+        self.operation
+    }
+
+    /// What the client is told while it waits.
+    pub fn notice(&self) -> String {
+        format!(
+            "waiting for approval {} ({} s); `weir approve {}` or `weir deny {}` decides",
+            self.number(),
+            self.since.elapsed().as_secs(),
+            self.number(),
+            self.number()
+        )
+    }
+
+    /// Waits for the decision, or until the client should hear something again. Dropping the future and the `Held`
+    /// withdraws the request.
+    pub async fn next(mut self, session: &Session) -> HeldEvent<R> {
+        let tick = tokio::time::sleep_until(self.next_notice.into());
+        tokio::select! {
+            outcome = self.pending.outcome() => self.finish(session, outcome),
+            () = tick => {
+                self.next_notice += HOLD_NOTICE_EVERY;
+                HeldEvent::StillWaiting(self)
+            }
+        }
+    }
+
+    fn finish(self, session: &Session, outcome: ApprovalOutcome) -> HeldEvent<R> {
+        let number = self.pending.number();
+        let id = self.operation;
+        match outcome {
+            ApprovalOutcome::Approved { .. } => HeldEvent::Permit(session.permit(id, self.request)),
+            ApprovalOutcome::Denied { by, reason } => {
+                let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                let message = format!("approval {number} was denied by {}{because}", by.user);
+                HeldEvent::Denial(Denial { id, message, rule: None })
+            }
+            ApprovalOutcome::Expired => {
+                let message = format!("approval {number} was not given in time");
+                HeldEvent::Denial(Denial { id, message, rule: None })
+            }
+        }
+    }
+}

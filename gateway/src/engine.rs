@@ -1,0 +1,298 @@
+//! What all sessions share: the configuration of the moment, the store, approvals, the witness, the live sessions. It
+//! has the steps between an accepted connection and its session.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::accept::{Reason, Refusal};
+use crate::approval::Approvals;
+use crate::config::{self, Config, TargetMatch};
+use crate::dns::Dns;
+use crate::identity::{Identifier, Principal};
+use crate::ids::SessionId;
+use crate::mask::Masker;
+use crate::origin::{Evidence, Origin};
+use crate::protocol;
+use crate::record::event::{self, Event};
+use crate::record::{Recorder, Store};
+use crate::session::Session;
+use crate::target::{Target, Upstream};
+use crate::witness::{Witness, WitnessConfig};
+
+/// Sessions open at once; one more is refused.
+const MAX_SESSIONS: usize = 10_000;
+
+/// What all sessions share.
+pub struct Engine {
+    config: ArcSwap<Config>,
+    config_path: PathBuf,
+    /// Counts configurations; a judgement made under another one is made again.
+    epoch: AtomicU64,
+    /// Counts changes of masks; sessions that began under another one end.
+    masks_version: AtomicU64,
+    store: Store,
+    approvals: Approvals,
+    witness: Witness,
+    identifier: Identifier,
+    dns: Dns,
+    protocols: protocol::State,
+    live: Mutex<HashMap<SessionId, Arc<Live>>>,
+}
+
+/// A session as others see it while it lives.
+pub struct Live {
+    pub summary: LiveSummary,
+    killed: AtomicBool,
+    killer: Mutex<String>,
+    wake: Notify,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LiveSummary {
+    pub id: SessionId,
+    pub agent: String,
+    pub subject: String,
+    pub target: String,
+    pub pid: u32,
+    pub opened_unix_ms: u64,
+}
+
+impl Live {
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// Who ended the session from outside.
+    pub fn killer(&self) -> String {
+        self.killer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until somebody ends the session.
+    pub async fn killed(&self) -> String {
+        let woken = self.wake.notified();
+        if !self.is_killed() {
+            woken.await;
+        }
+        self.killer()
+    }
+
+    fn kill(&self, by: &str) {
+        by.clone_into(&mut self.killer.lock().unwrap_or_else(PoisonError::into_inner));
+        self.killed.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+    }
+}
+
+impl Engine {
+    /// The configuration of this moment and its number.
+    pub fn policy(&self) -> (Arc<Config>, u64) {
+        // The epoch is read first: a reload in between makes a judgement look stale, never fresh.
+        let epoch = self.epoch();
+        (self.config.load_full(), epoch)
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub fn masks_version(&self) -> u64 {
+        self.masks_version.load(Ordering::Acquire)
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        self.store.recorder()
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn approvals(&self) -> &Approvals {
+        &self.approvals
+    }
+
+    pub fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
+    pub fn dns(&self) -> &Dns {
+        &self.dns
+    }
+
+    pub fn protocols(&self) -> &protocol::State {
+        &self.protocols
+    }
+
+    pub fn masker(&self, target: &Target) -> Masker {
+        Masker::for_target(&self.config.load().masks, &target.name)
+    }
+
+    pub fn unix_seconds(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
+    }
+
+    pub fn new_session_id(&self) -> SessionId {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        SessionId::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), random_u32())
+    }
+
+    /// The one target at the origin's destination, by the names that this agent looked up.
+    pub fn resolve(&self, origin: &Origin) -> Result<(Arc<Target>, Upstream), Refusal> {
+        let names = self.dns.names_for((origin.cgroup_id, origin.uid), origin.destination.ip());
+        match self.config.load().targets_for(origin.destination, &names) {
+            TargetMatch::One { target, server_name } => {
+                Ok((target, Upstream { address: origin.destination, server_name }))
+            }
+            TargetMatch::None => {
+                Err(Refusal::new(Reason::Target, format!("no target is configured at {}", origin.destination)))
+            }
+            TargetMatch::Ambiguous(targets) => Err(Refusal::new(
+                Reason::Target,
+                format!("{} is the address of several targets: {}", origin.destination, targets.join(", ")),
+            )),
+        }
+    }
+
+    pub async fn evidence(&self, origin: &Origin) -> Result<Evidence, Refusal> {
+        self.witness.evidence(origin).await.map_err(|error| Refusal::new(Reason::Origin, error.to_string()))
+    }
+
+    /// The configured agent's name, for records of connections that are refused before they are identified.
+    pub fn agent_name(&self, origin: &Origin, evidence: &Evidence) -> Option<String> {
+        let config = self.config.load();
+        let agent = config.agent_for(&evidence.cgroup, origin.uid).ok().flatten()?;
+        Some(agent.name.clone())
+    }
+
+    pub async fn identify(&self, origin: &Origin, evidence: &Evidence) -> Result<Principal, Refusal> {
+        let config = self.config.load_full();
+        self.identifier
+            .identify(origin, evidence, &config, &self.witness)
+            .await
+            .map_err(|error| Refusal::new(Reason::Identity, error.to_string()))
+    }
+
+    /// Opens the session: policy on "connect", then its record, durable before anything is served.
+    pub async fn open(
+        self: &Arc<Self>,
+        id: SessionId,
+        (origin, evidence): (Origin, Evidence),
+        principal: Principal,
+        (target, upstream): (Arc<Target>, Upstream),
+    ) -> Result<Session, Refusal> {
+        let config = self.config.load_full();
+        let event = Event::SessionOpened(event::SessionOpened {
+            id,
+            origin: origin.clone(),
+            evidence: evidence.clone(),
+            principal: principal.record(),
+            target: target.name.clone(),
+            protocol: target.protocol,
+            config_version: config.version.clone(),
+            mode: config.gateway.mode,
+        });
+        let live = self.admit(id, &origin, &principal, &target)?;
+        let recorded = self.recorder().append_durable(event).await;
+        if let Err(error) = recorded {
+            self.forget(id);
+            return Err(Refusal::new(Reason::Gateway, format!("the recording cannot be written: {error}")));
+        }
+        Ok(Session::new(Arc::clone(self), id, live, (origin, evidence), principal, (target, upstream)))
+    }
+
+    fn admit(
+        &self,
+        id: SessionId,
+        origin: &Origin,
+        principal: &Principal,
+        target: &Target,
+    ) -> Result<Arc<Live>, Refusal> {
+        let live = Arc::new(Live {
+            summary: LiveSummary {
+                id,
+                agent: principal.agent.clone(),
+                subject: principal.subject.clone(),
+                target: target.name.clone(),
+                pid: origin.pid,
+                opened_unix_ms: self.unix_seconds() * 1000,
+            },
+            killed: AtomicBool::new(false),
+            killer: Mutex::default(),
+            wake: Notify::new(),
+        });
+        let mut sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= MAX_SESSIONS {
+            return Err(Refusal::new(Reason::Gateway, format!("{MAX_SESSIONS} sessions are open; try again later")));
+        }
+        sessions.insert(id, Arc::clone(&live));
+        Ok(live)
+    }
+
+    pub(crate) fn forget(&self, id: SessionId) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub fn live_sessions(&self) -> Vec<LiveSummary> {
+        let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.values().map(|live| live.summary.clone()).collect()
+    }
+
+    /// Ends a session at its next step; false if there is none of that ID.
+    pub fn kill(&self, id: SessionId, by: &str) -> bool {
+        let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(&id).inspect(|live| live.kill(by)).is_some()
+    }
+
+    /// Verifies the agent's token again, after the one that opened the session has expired. The principal must be the
+    /// same; returns when the new token expires, in Unix seconds.
+    pub async fn renew(&self, session: &Session) -> Result<u64, String> {
+        let renewed = self.identify(&session.origin, &session.evidence).await.map_err(|refusal| refusal.message)?;
+        let old = &session.principal;
+        let same = renewed.agent == old.agent && renewed.subject == old.subject && renewed.issuer == old.issuer;
+        if !same || renewed.groups != old.groups {
+            return Err("the renewed token names another principal or other groups; connect again".to_owned());
+        }
+        Ok(renewed.expires_at)
+    }
+}
+
+impl Engine {
+    /// Opens the store (recovering what a dead gateway left open) and makes ready what sessions share.
+    pub fn start(config_path: &Path, config: Config, witness: Witness) -> Result<Arc<Self>, ServeError> {
+        let store = Store::open(&config.recording)?;
+        let approvals = Approvals::new(store.next_approval_number()?, store.recorder().clone());
+        Ok(Arc::new(Self {
+            config_path: config_path.to_owned(),
+            epoch: AtomicU64::new(1),
+            masks_version: AtomicU64::new(1),
+            identifier: Identifier::new(&config),
+            dns: Dns::new(&config),
+            protocols: protocol::State::new(&config)?,
+            config: ArcSwap::from_pointee(config),
+            store,
+            approvals,
+            witness,
+            live: Mutex::default(),
+        }))
+    }
+
+    /// Reads the files again; all or nothing. Returns the new version.
+    pub async fn reload(&self) -> Result<String, String> {
+        let outcome = self.try_reload().await;
+        let event = match &outcome {
+            Ok(version) => Event::ConfigReloaded { version: version.clone() },
+            Err(error) => Event::ConfigRejected { error: error.clone() },
+        };
+        if let Err(error) = self.recorder().append_durable(event).await {
+            tracing::error!(%error, "the reload could not be recorded");
+        }
+        outcome
+    }
+}

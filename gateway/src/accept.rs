@@ -75,7 +75,7 @@ struct Known {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn connection(engine: Arc<Engine>, interceptor: Arc<Interceptor>, stream: TcpStream, peer: SocketAddr) {
+pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: TcpStream, peer: SocketAddr) {
     let id = engine.new_session_id();
     let origin = match interceptor.origin(stream.as_fd(), peer) {
         Ok(origin) => origin,

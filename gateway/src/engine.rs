@@ -4,26 +4,28 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::accept::{Reason, Refusal};
-use crate::approval::Approvals;
+use crate::approval::{Approvals, Ledger, LedgerError, Transition};
 use crate::config::{self, Config, TargetMatch};
-use crate::dns::Dns;
-use crate::identity::{Identifier, Principal};
+use crate::dns::{self, Dns};
+use crate::identity::{self, Identifier, Principal};
 use crate::ids::SessionId;
 use crate::mask::Masker;
 use crate::origin::{Evidence, Origin};
 use crate::protocol;
-use crate::record::event::{self, Event};
-use crate::record::{Recorder, Store};
+use crate::record::event::{self, Event, GatewayStarted};
+use crate::record::{Limits, RecordError, Recorder, Store};
 use crate::session::Session;
 use crate::target::{Target, Upstream};
+use crate::tls::TlsError;
 use crate::witness::{Witness, WitnessConfig};
 
 /// Sessions open at once; one more is refused.
@@ -33,6 +35,7 @@ const MAX_SESSIONS: usize = 10_000;
 pub struct Engine {
     config: ArcSwap<Config>,
     config_path: PathBuf,
+    started: Instant,
     /// Counts configurations; a judgement made under another one is made again.
     epoch: AtomicU64,
     /// Counts changes of masks; sessions that began under another one end.
@@ -145,7 +148,7 @@ impl Engine {
 
     /// The one target at the origin's destination, by the names that this agent looked up.
     pub fn resolve(&self, origin: &Origin) -> Result<(Arc<Target>, Upstream), Refusal> {
-        let names = self.dns.names_for((origin.cgroup_id, origin.uid), origin.destination.ip());
+        let names = self.dns.names_for(dns::agent_key(origin), origin.destination.ip());
         match self.config.load().targets_for(origin.destination, &names) {
             TargetMatch::One { target, server_name } => {
                 Ok((target, Upstream { address: origin.destination, server_name }))
@@ -166,9 +169,7 @@ impl Engine {
 
     /// The configured agent's name, for records of connections that are refused before they are identified.
     pub fn agent_name(&self, origin: &Origin, evidence: &Evidence) -> Option<String> {
-        let config = self.config.load();
-        let agent = config.agent_for(&evidence.cgroup, origin.uid).ok().flatten()?;
-        Some(agent.name.clone())
+        identity::agent_name(&self.config.load(), origin, evidence)
     }
 
     pub async fn identify(&self, origin: &Origin, evidence: &Evidence) -> Result<Principal, Refusal> {
@@ -192,11 +193,11 @@ impl Engine {
             id,
             origin: origin.clone(),
             evidence: evidence.clone(),
-            principal: principal.record(),
+            principal: principal.clone(),
             target: target.name.clone(),
             protocol: target.protocol,
             config_version: config.version.clone(),
-            mode: config.gateway.mode,
+            observe: config.gateway.mode == config::Mode::Observe,
         });
         let live = self.admit(id, &origin, &principal, &target)?;
         let recorded = self.recorder().append_durable(event).await;
@@ -265,14 +266,16 @@ impl Engine {
 
 impl Engine {
     /// Opens the store (recovering what a dead gateway left open) and makes ready what sessions share.
-    pub fn start(config_path: &Path, config: Config, witness: Witness) -> Result<Arc<Self>, ServeError> {
-        let store = Store::open(&config.recording)?;
-        let approvals = Approvals::new(store.next_approval_number()?, store.recorder().clone());
+    pub fn start(config_path: &Path, config: Config, witness: Witness) -> Result<Arc<Self>, StartError> {
+        let store = Store::open(&config.recording, Limits::default(), started(&config))?;
+        let ledger = Arc::new(store.recorder().clone());
+        let approvals = Approvals::new(store.next_approval_number()?, ledger);
         Ok(Arc::new(Self {
             config_path: config_path.to_owned(),
+            started: Instant::now(),
             epoch: AtomicU64::new(1),
             masks_version: AtomicU64::new(1),
-            identifier: Identifier::new(&config),
+            identifier: Identifier::new(&config)?,
             dns: Dns::new(&config),
             protocols: protocol::State::new(&config)?,
             config: ArcSwap::from_pointee(config),
@@ -281,6 +284,15 @@ impl Engine {
             witness,
             live: Mutex::default(),
         }))
+    }
+
+    /// The configuration of this moment.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Reads the files again; all or nothing. Returns the new version.
@@ -295,4 +307,91 @@ impl Engine {
         }
         outcome
     }
+
+    async fn try_reload(&self) -> Result<String, String> {
+        let config = config::load(&self.config_path).map_err(|error| error.to_string())?;
+        let old = self.config.load_full();
+        if let Some(fixed) = fixed_setting(&old, &config) {
+            return Err(format!("{fixed} cannot be changed while the gateway runs; restart it"));
+        }
+        let witness = WitnessConfig::new(&config).map_err(|error| error.to_string())?;
+        self.witness.reconfigure(witness).await.map_err(|error| error.to_string())?;
+        self.identifier.reload(&config).map_err(|error| error.to_string())?;
+        self.dns.reload(&config);
+        let masks_changed = old.masks != config.masks || old.gateway.mode != config.gateway.mode;
+        let version = config.version.clone();
+        self.config.store(Arc::new(config));
+        if masks_changed {
+            self.masks_version.fetch_add(1, Ordering::AcqRel);
+        }
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        Ok(version)
+    }
+
+    pub fn has_sessions(&self) -> bool {
+        !self.live.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Ends every session at its next step.
+    pub fn kill_all(&self, by: &str) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|live| live.kill(by));
+    }
+}
+
+/// Why the shared state could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the recording store: {0}")]
+    Record(#[from] RecordError),
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+}
+
+/// Recording lets approvals write to it, and nothing else.
+impl Ledger for Recorder {
+    fn record(
+        &self,
+        transition: Transition,
+    ) -> Pin<Box<dyn Future<Output = Result<(), LedgerError>> + Send + '_>> {
+        Box::pin(async move { Ok(self.append_durable(Event::Approval(transition)).await?) })
+    }
+
+    fn note(&self, transition: Transition) {
+        self.append_now(Event::Approval(transition));
+    }
+}
+
+fn started(config: &Config) -> GatewayStarted {
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    GatewayStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: read("/proc/sys/kernel/hostname"),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        config_version: config.version.clone(),
+    }
+}
+
+/// The first setting that differs although it was taken up for good at start.
+fn fixed_setting(old: &Config, new: &Config) -> Option<&'static str> {
+    let (a, b) = (&old.gateway, &new.gateway);
+    [
+        ("[gateway] port", a.port != b.port),
+        ("[gateway] dns_port", a.dns_port != b.dns_port),
+        ("[gateway] attach", a.attach != b.attach),
+        ("[gateway] user", a.user != b.user),
+        ("[gateway] runtime_dir", a.runtime_dir != b.runtime_dir),
+        ("[gateway] state_dir", a.state_dir != b.state_dir),
+        ("[gateway] bpf_dir", a.bpf_dir != b.bpf_dir),
+        ("[gateway] shards", a.shards != b.shards),
+        ("[recording] directory", old.recording.directory != new.recording.directory),
+    ]
+    .into_iter()
+    .find_map(|(name, differs)| differs.then_some(name))
+}
+
+/// 32 bits from the kernel's random source; zero if it has none, where IDs are still told apart by their time.
+fn random_u32() -> u32 {
+    let mut bytes = [0; 4];
+    let read = nix::sys::random::getrandom(&mut bytes);
+    if read.is_err() { 0 } else { u32::from_ne_bytes(bytes) }
 }

@@ -19,9 +19,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::accept;
 use crate::admin;
 use crate::config::{self, Config, ConfigErrors};
-use crate::engine::Engine;
+use crate::engine::{Engine, StartError};
 use crate::intercept::{self, DnsSocket, Interceptor};
-use crate::record::RecordError;
 use crate::record::event::Event;
 use crate::witness::{self, Witness, WitnessConfig, WitnessError};
 
@@ -31,6 +30,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// How often the attachments are compared with what the kernel says is effective.
 const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How often recordings are held against the configured age and size.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A shard that has not turned its loop for this long is hung, and the watchdog is left to bite.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After an accept error that would repeat at once (no descriptors left).
@@ -45,8 +46,8 @@ pub enum ServeError {
     Witness(#[from] WitnessError),
     #[error("{what}")]
     Io { what: String, source: io::Error },
-    #[error("the recording store: {0}")]
-    Record(#[from] RecordError),
+    #[error(transparent)]
+    Start(#[from] StartError),
     #[error("the witness died: nothing can be identified, so nothing is served")]
     WitnessLost,
     #[error("a shard ended by itself")]
@@ -82,7 +83,7 @@ pub fn serve(config_path: &Path) -> Result<(), ServeError> {
     let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, doors.admin, &shards));
     runtime.block_on(drain(&engine, &stop));
     shards.join();
-    runtime.block_on(engine.finish());
+    engine.store().close(if ended.is_ok() { "told to stop" } else { "failed" });
     ended
 }
 
@@ -269,6 +270,8 @@ async fn control(
             engine.dns().serve_udp(dns6, interceptor.clone()),
             admin::serve(admin, Arc::clone(engine)),
             record_denied(engine, interceptor),
+            record_refused_names(engine),
+            sweep(engine),
             watch_attachments(witness),
         )
     };
@@ -316,12 +319,36 @@ async fn record_denied(engine: &Engine, interceptor: &Interceptor) {
     };
     loop {
         let recorded = match events.next().await {
-            Ok(denied) => engine.recorder().append(Event::kernel_denied(denied)).await.map_err(io::Error::other),
+            Ok(denied) => engine.recorder().append(Event::from(denied)).await.map_err(io::Error::other),
             Err(error) => Err(error),
         };
         if let Err(error) = recorded {
             tracing::warn!(%error, "a refusal by the kernel was not recorded");
             tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+}
+
+/// What the resolver refused agents becomes records.
+async fn record_refused_names(engine: &Engine) {
+    loop {
+        let event = Event::from(engine.dns().next_refusal().await);
+        if let Err(error) = engine.recorder().append(event).await {
+            tracing::warn!(%error, "a refused name was not recorded");
+        }
+    }
+}
+
+/// Keeps the recordings to their age and size.
+async fn sweep(engine: &Arc<Engine>) {
+    let mut tick = interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let engine = Arc::clone(engine);
+        let swept = tokio::task::spawn_blocking(move || engine.store().sweep(&engine.config().recording)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::error!(%error, "old recordings could not be deleted");
         }
     }
 }

@@ -4,8 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::approval::Transition;
+use crate::dns::RefusedQuery;
 use crate::identity::Principal;
 use crate::ids::{OperationId, SessionId};
+use crate::intercept::DeniedEvent;
 use crate::origin::{Evidence, Origin};
 use crate::policy::{Action, Gate};
 use crate::target::Protocol;
@@ -31,9 +33,11 @@ pub enum Event {
     Approval(Transition),
     OperationReplied(OperationReplied),
     SessionClosed(SessionClosed),
-    AdminAction(AdminAction),
+    /// Reading the records is recorded, too.
+    AdminAction(Box<crate::admin::Action>),
     KernelDenied { origin: Origin, reason: String, protocol: u16 },
-    DnsRefused { origin: Origin, name: String, reason: String },
+    /// An agent asked for a name, or a type of record, that it may not know; `passed_over` more were not recorded.
+    DnsRefused { origin: Origin, name: String, kind: String, passed_over: u32 },
     /// A segment was deleted because of its age or of the space it took; its last hash keeps the chain provable.
     SegmentDeleted { segment: u64, last_hash: Vec<u8>, records: u64 },
     /// Records were lost between two moments, and why.
@@ -57,8 +61,8 @@ pub struct SessionOpened {
     pub target: String,
     pub protocol: Protocol,
     pub config_version: String,
-    /// `enforce` or `observe`.
-    pub mode: String,
+    /// What policy denies is only reported.
+    pub observe: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,15 +125,6 @@ pub struct SessionClosed {
     pub bytes_down: u64,
 }
 
-/// Reading the records is recorded, too.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdminAction {
-    pub user: String,
-    pub uid: u32,
-    pub command: String,
-    pub allowed: bool,
-}
-
 impl Event {
     /// The session that the event belongs to.
     pub fn session(&self) -> Option<SessionId> {
@@ -180,5 +175,17 @@ impl Event {
             Self::SegmentDeleted { .. } => "segment_deleted",
             Self::Gap { .. } => "gap",
         }
+    }
+}
+
+impl From<DeniedEvent> for Event {
+    fn from(denied: DeniedEvent) -> Self {
+        Self::KernelDenied { origin: denied.origin, reason: denied.reason.to_owned(), protocol: denied.protocol }
+    }
+}
+
+impl From<RefusedQuery> for Event {
+    fn from(query: RefusedQuery) -> Self {
+        Self::DnsRefused { origin: query.origin, name: query.name, kind: query.kind, passed_over: query.passed_over }
     }
 }

@@ -94,12 +94,7 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: T
     }
 }
 
-async fn admit(
-    engine: &Arc<Engine>,
-    id: SessionId,
-    origin: &Origin,
-    known: &mut Known,
-) -> Result<Session, Refusal> {
+async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut Known) -> Result<Session, Refusal> {
     let destination = known.target.insert(engine.resolve(origin)?).clone();
     let evidence = known.evidence.insert(engine.evidence(origin).await?).clone();
     known.agent = engine.agent_name(origin, &evidence);
@@ -108,14 +103,7 @@ async fn admit(
 }
 
 /// Records the refusal, then tells the client in its protocol's words. What cannot be recorded is refused without a word.
-async fn refuse(
-    engine: &Engine,
-    id: SessionId,
-    stream: TcpStream,
-    origin: Origin,
-    known: Known,
-    refusal: Refusal,
-) {
+async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origin, known: Known, refusal: Refusal) {
     tracing::info!(session = %id, destination = %origin.destination, reason = refusal.reason.code(), "connection refused");
     let target = known.target.map(|(target, _)| target);
     let message = format!("{} (ID {id})", refusal.message);

@@ -586,3 +586,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests;
+
+impl Transition {
+    /// The operation that waits, or did.
+    pub fn operation(&self) -> OperationId {
+        match self {
+            Self::Requested(view) => view.operation,
+            Self::Voted { operation, .. } | Self::Ended { operation, .. } => *operation,
+        }
+    }
+}

@@ -236,7 +236,7 @@ fn names(config: &Config) -> Names {
     names
 }
 
-fn agent_key(origin: &Origin) -> AgentKey {
+pub fn agent_key(origin: &Origin) -> AgentKey {
     (origin.cgroup_id, origin.uid)
 }
 

@@ -2,9 +2,11 @@
 //! has the steps between an accepted connection and its session.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -150,7 +152,8 @@ impl Engine {
     pub fn resolve(&self, origin: &Origin) -> Result<(Arc<Target>, Upstream), Refusal> {
         let names = self.dns.names_for(dns::agent_key(origin), origin.destination.ip());
         match self.config.load().targets_for(origin.destination, &names) {
-            TargetMatch::One { target, server_name } => {
+            TargetMatch::One(target) => {
+                let server_name = names.into_iter().find(|name| target.has_name(name));
                 Ok((target, Upstream { address: origin.destination, server_name }))
             }
             TargetMatch::None => {
@@ -349,10 +352,7 @@ pub enum StartError {
 
 /// Recording lets approvals write to it, and nothing else.
 impl Ledger for Recorder {
-    fn record(
-        &self,
-        transition: Transition,
-    ) -> Pin<Box<dyn Future<Output = Result<(), LedgerError>> + Send + '_>> {
+    fn record(&self, transition: Transition) -> Pin<Box<dyn Future<Output = Result<(), LedgerError>> + Send + '_>> {
         Box::pin(async move { Ok(self.append_durable(Event::Approval(transition)).await?) })
     }
 
@@ -392,6 +392,6 @@ fn fixed_setting(old: &Config, new: &Config) -> Option<&'static str> {
 /// 32 bits from the kernel's random source; zero if it has none, where IDs are still told apart by their time.
 fn random_u32() -> u32 {
     let mut bytes = [0; 4];
-    let read = nix::sys::random::getrandom(&mut bytes);
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     if read.is_err() { 0 } else { u32::from_ne_bytes(bytes) }
 }

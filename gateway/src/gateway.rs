@@ -119,8 +119,9 @@ fn shard_count(config: &Config) -> usize {
 fn owned_directory(path: &Path, mode: u32, user: &str) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
-    let user = nix::unistd::User::from_name(user)?
-        .ok_or_else(|| io::Error::other(format!("there is no user {user:?}; `systemd-sysusers` or `useradd` makes it")))?;
+    let user = nix::unistd::User::from_name(user)?.ok_or_else(|| {
+        io::Error::other(format!("there is no user {user:?}; `systemd-sysusers` or `useradd` makes it"))
+    })?;
     std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
@@ -257,7 +258,8 @@ async fn control(
     admin: admin::Listener,
     shards: &Shards,
 ) -> Result<(), ServeError> {
-    let signals = |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot wait for signals".to_owned(), source });
+    let signals =
+        |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot wait for signals".to_owned(), source });
     let (mut term, mut int, mut hup) =
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
     let [dns4, dns6] = dns;
@@ -361,7 +363,9 @@ async fn watch_attachments(witness: &Witness) {
         tick.tick().await;
         match witness.attachments().await {
             Ok(report) if report.enforcing() => {}
-            Ok(report) => tracing::error!(detached = ?report.detached, hooks = ?report.hooks, "agents are not intercepted"),
+            Ok(report) => {
+                tracing::error!(detached = ?report.detached, hooks = ?report.hooks, "agents are not intercepted")
+            }
             Err(error) => tracing::error!(%error, "the attachments cannot be checked"),
         }
     }

@@ -66,6 +66,11 @@ pub enum IdentityError {
     Token { agent: String, place: String, why: TokenError },
 }
 
+/// The configured agent of an origin, for records of connections that are refused before they are identified.
+pub fn agent_name(config: &Config, origin: &Origin, evidence: &Evidence) -> Option<String> {
+    Some(agent::find(config, origin, evidence).ok()?.agent.name.clone())
+}
+
 /// Reads the tokens that the configuration names, and can do nothing else. The witness is one.
 pub trait TokenReader {
     fn token_file(&self, path: &Path) -> impl Future<Output = Result<Secret, WitnessError>> + Send;

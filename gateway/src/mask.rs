@@ -30,7 +30,7 @@ use detect::Detectors;
 pub const MAX_MASKS: usize = 64;
 
 /// One `[[mask]]`. What its columns hold is masked whole; what its detectors find is masked where they find it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaskRule {
     pub name: String,
     /// Empty: all targets.

@@ -50,7 +50,8 @@ pub enum RecordError {
 
 impl RecordError {
     fn io(what: &str, error: &io::Error) -> Self {
-        let copy = error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
+        let copy =
+            error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
         Self::Io { what: what.to_owned(), error: Arc::new(copy) }
     }
 }
@@ -82,12 +83,7 @@ impl Store {
         index.catch_up(&directory)?;
         let lost = index.open_sessions()?;
         let (recorder, thread) = Recorder::start(&directory, recovered.tail, limits)?;
-        let store = Self {
-            directory,
-            recorder,
-            index: Arc::new(Mutex::new(index)),
-            thread: Mutex::new(Some(thread)),
-        };
+        let store = Self { directory, recorder, index: Arc::new(Mutex::new(index)), thread: Mutex::new(Some(thread)) };
         if let Some(reason) = recovered.damage {
             tracing::error!(%reason, "the recordings were altered or damaged; `weir verify` tells more");
             store.recorder.append_now(Event::Gap { reason });
@@ -187,7 +183,8 @@ fn segment_numbers(directory: &Path) -> Result<Vec<u64>, RecordError> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".segment")).and_then(|name| name.parse().ok());
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(".segment")).and_then(|name| name.parse().ok());
         numbers.extend(number);
     }
     numbers.sort_unstable();

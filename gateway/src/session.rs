@@ -162,7 +162,10 @@ impl Denial {
 
     /// What the client can do about it.
     pub fn hint(&self) -> String {
-        format!("This is a policy decision, not a fault; do not retry it unchanged. `weir why {}` explains it.", self.id)
+        format!(
+            "This is a policy decision, not a fault; do not retry it unchanged. `weir why {}` explains it.",
+            self.id
+        )
     }
 }
 
@@ -367,6 +370,7 @@ impl Session {
             actions: operation.actions.clone(),
             parameters: exact.parameters.map(str::to_owned),
             gate: judgement.gate.clone(),
+            refusal: operation.refusal.clone(),
             approval,
             at_us: self.elapsed_us(),
         });

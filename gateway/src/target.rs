@@ -29,6 +29,13 @@ pub enum Protocol {
     TlsPassthrough,
 }
 
+impl Target {
+    /// Whether the name, lower case and without a trailing dot, is one of the target's.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.address.iter().any(|address| matches!(&address.host, Host::Name(own) if own == name))
+    }
+}
+
 impl Protocol {
     /// The word that configuration uses.
     pub const fn as_str(self) -> &'static str {

@@ -31,3 +31,23 @@ impl From<Mode> for bool {
         mode == Mode::Observe
     }
 }
+
+impl super::Backend for crate::engine::Engine {
+    fn config(&self) -> std::sync::Arc<crate::config::Config> {
+        self.config()
+    }
+
+    async fn record(&self, action: super::Action) -> Result<(), super::LedgerError> {
+        self.recorder().append_durable(crate::record::event::Event::AdminAction(Box::new(action))).await?;
+        Ok(())
+    }
+
+    async fn answer(
+        &self,
+        _request: super::Request,
+        _by: super::Approver,
+        _items: &super::Items,
+    ) -> Result<(), super::Failure> {
+        Err(super::Failure { kind: super::FailureKind::Failed, message: "not there yet".to_owned() })
+    }
+}

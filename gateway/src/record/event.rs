@@ -24,9 +24,15 @@ pub struct Record {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     GatewayStarted(GatewayStarted),
-    GatewayStopped { reason: String },
-    ConfigReloaded { version: String },
-    ConfigRejected { error: String },
+    GatewayStopped {
+        reason: String,
+    },
+    ConfigReloaded {
+        version: String,
+    },
+    ConfigRejected {
+        error: String,
+    },
     SessionOpened(SessionOpened),
     ConnectionRefused(ConnectionRefused),
     OperationDecided(OperationDecided),
@@ -35,13 +41,28 @@ pub enum Event {
     SessionClosed(SessionClosed),
     /// Reading the records is recorded, too.
     AdminAction(Box<crate::admin::Action>),
-    KernelDenied { origin: Origin, reason: String, protocol: u16 },
+    KernelDenied {
+        origin: Origin,
+        reason: String,
+        protocol: u16,
+    },
     /// An agent asked for a name, or a type of record, that it may not know; `passed_over` more were not recorded.
-    DnsRefused { origin: Origin, name: String, kind: String, passed_over: u32 },
+    DnsRefused {
+        origin: Origin,
+        name: String,
+        kind: String,
+        passed_over: u32,
+    },
     /// A segment was deleted because of its age or of the space it took; its last hash keeps the chain provable.
-    SegmentDeleted { segment: u64, last_hash: Vec<u8>, records: u64 },
+    SegmentDeleted {
+        segment: u64,
+        last_hash: Vec<u8>,
+        records: u64,
+    },
     /// Records were lost between two moments, and why.
-    Gap { reason: String },
+    Gap {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -127,7 +127,12 @@ impl Index {
 
     pub fn position(&self) -> Result<Position, RecordError> {
         Ok(self.db.query_row("SELECT segment, offset, sequence, hash FROM position", [], |row| {
-            Ok(Position { segment: unsigned(row.get(0)?), offset: unsigned(row.get(1)?), sequence: unsigned(row.get(2)?), hash: row.get(3)? })
+            Ok(Position {
+                segment: unsigned(row.get(0)?),
+                offset: unsigned(row.get(1)?),
+                sequence: unsigned(row.get(2)?),
+                hash: row.get(3)?,
+            })
         })?)
     }
 
@@ -179,7 +184,12 @@ impl Index {
         }
         transaction.execute(
             "UPDATE position SET segment = ?1, offset = ?2, sequence = ?3, hash = ?4",
-            params![position.segment.cast_signed(), position.offset.cast_signed(), position.sequence.cast_signed(), position.hash],
+            params![
+                position.segment.cast_signed(),
+                position.offset.cast_signed(),
+                position.sequence.cast_signed(),
+                position.hash
+            ],
         )?;
         transaction.commit()?;
         Ok(())
@@ -195,7 +205,8 @@ impl Index {
              ORDER BY opened_ns DESC, id DESC LIMIT ?5",
         )?;
         let since = filter.since_ns.map(u64::cast_signed);
-        let rows = query.query_map(params![filter.agent, filter.target, since, filter.refused_only, limit], session_row)?;
+        let rows =
+            query.query_map(params![filter.agent, filter.target, since, filter.refused_only, limit], session_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -272,9 +283,17 @@ fn note(db: &Connection, record: &Record) -> Result<(), RecordError> {
                  VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
-                signed(event.id), at, event.reason, event.message, event.rule, event.agent, event.target,
-                event.origin.as_ref().map(|origin| origin.pid), event.origin.as_ref().map(|origin| origin.uid),
-                process.map(|process| &process.executable), event.evidence.as_ref().map(|evidence| &evidence.cgroup),
+                signed(event.id),
+                at,
+                event.reason,
+                event.message,
+                event.rule,
+                event.agent,
+                event.target,
+                event.origin.as_ref().map(|origin| origin.pid),
+                event.origin.as_ref().map(|origin| origin.uid),
+                process.map(|process| &process.executable),
+                event.evidence.as_ref().map(|evidence| &evidence.cgroup),
             ])?;
         }
         Event::OperationDecided(event) => {

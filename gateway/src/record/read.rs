@@ -147,8 +147,7 @@ pub fn recover(directory: &Path) -> Result<Recovered, RecordError> {
             Err(error) => break Some(format!("segment {last}, {error}")),
         }
     };
-    let tail =
-        Tail { next_segment: last + 1, log: header.log, next_sequence: header.first_sequence + records, hash };
+    let tail = Tail { next_segment: last + 1, log: header.log, next_sequence: header.first_sequence + records, hash };
     Ok(Recovered { tail, damage })
 }
 

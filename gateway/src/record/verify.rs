@@ -177,7 +177,10 @@ impl Walk {
         if known.sequence > 0 && (behind || forked) && self.verdict.is_none_or(|verdict| verdict != Verdict::Altered) {
             self.found(
                 Verdict::Truncated,
-                format!("the index has read {} records up to segment {}, the log ends before", known.sequence, known.segment),
+                format!(
+                    "the index has read {} records up to segment {}, the log ends before",
+                    known.sequence, known.segment
+                ),
             );
         }
     }

@@ -79,7 +79,7 @@ impl Recorder {
     /// Starts the thread with a fresh segment.
     pub fn start(directory: &Path, tail: Tail, limits: Limits) -> Result<(Self, JoinHandle<()>), RecordError> {
         let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), space: Notify::new() });
-        let mut writer = Writer {
+        let writer = Writer {
             shared: Arc::clone(&shared),
             directory: directory.to_owned(),
             limits,

@@ -22,11 +22,11 @@ use crate::ids::{OperationId, SessionId};
 mod acl;
 mod backend;
 pub mod client;
+mod lines;
 mod listener;
 mod peer;
 mod rights;
 mod sys;
-mod wire;
 
 pub use backend::Status;
 pub use listener::Listener;
@@ -220,8 +220,8 @@ async fn connection<B: Backend>(
     refusals: &rights::RefusalBudget,
 ) -> Result<(), ConnectionError> {
     let peer = peer::Peer::of(&stream)?;
-    let nonce = wire::greet(&stream).await?;
-    let request = match timeout(REQUEST_TIME, wire::read_request(&stream, &nonce, &peer)).await {
+    let nonce = lines::greet(&stream).await?;
+    let request = match timeout(REQUEST_TIME, lines::read_request(&stream, &nonce, &peer)).await {
         Ok(read) => read?,
         Err(_) => return Err(ConnectionError::Silent),
     };
@@ -236,7 +236,7 @@ async fn connection<B: Backend>(
         Ok(examined) => examined,
         Err(error) => {
             let message = format!("refused: the gateway could not find out who asks ({error})");
-            return Ok(wire::fail(&stream, Failure::new(FailureKind::Refused, message)).await?);
+            return Ok(lines::fail(&stream, Failure::new(FailureKind::Refused, message)).await?);
         }
     };
     let allowed = allowed.and_then(|rights| rights.permit(&request).map(|()| rights));
@@ -246,7 +246,7 @@ async fn connection<B: Backend>(
         Ok(rights) => {
             let by = rights.approver(&facts);
             if let Err(failure) = record(backend, action).await {
-                return Ok(wire::fail(&stream, failure).await?);
+                return Ok(lines::fail(&stream, failure).await?);
             }
             answer(&stream, backend, request, by).await
         }
@@ -256,7 +256,7 @@ async fn connection<B: Backend>(
                 // The refusal stands whether or not it can be recorded.
                 let _ = record(backend, action).await;
             }
-            Ok(wire::fail(&stream, Failure::new(FailureKind::Refused, refused.to_string())).await?)
+            Ok(lines::fail(&stream, Failure::new(FailureKind::Refused, refused.to_string())).await?)
         }
     }
 }
@@ -284,15 +284,15 @@ async fn answer<B: Backend>(
     // Moved: when writing fails, the receiver goes, and the work ends since it has nowhere to put its items.
     let write = async move {
         while let Some(item) = receiver.recv().await {
-            wire::write(stream, &Reply::Item { item }).await?;
+            lines::write(stream, &Reply::Item { item }).await?;
         }
         Ok::<_, io::Error>(())
     };
     let (done, written) = tokio::join!(work, write);
     written?;
     match done {
-        Ok(()) => wire::write(stream, &Reply::End).await?,
-        Err(failure) => wire::fail(stream, failure).await?,
+        Ok(()) => lines::write(stream, &Reply::End).await?,
+        Err(failure) => lines::fail(stream, failure).await?,
     }
     Ok(())
 }

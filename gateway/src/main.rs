@@ -1,3 +1,7 @@
 //! The `weir` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weir::cli::run(std::env::args_os())
+}

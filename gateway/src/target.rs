@@ -44,6 +44,15 @@ impl Protocol {
             Self::TlsPassthrough => "tls-passthrough",
         }
     }
+
+    /// What usually listens on a port.
+    pub const fn at_port(port: u16) -> Option<Self> {
+        match port {
+            5432 => Some(Self::Postgres),
+            443 => Some(Self::TlsPassthrough),
+            _ => None,
+        }
+    }
 }
 
 /// Where a target really is, for one session.

@@ -16,6 +16,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway-ebpf/", "eBPF programs work on raw kernel pointers"),
     ("gateway/src/admin/sys.rs", "peer groups, pidfd and extended attributes: system calls without a safe wrapper"),
     ("gateway-common/src/lib.rs", "marks the shared structs as plain data for aya"),
+    ("gateway/src/admin/sys.rs", "a peer's groups, pidfd_open, setxattr"),
+    ("gateway/src/cli/time.rs", "localtime_r"),
 ];
 
 /// Where the name of a protocol may stand outside `protocol/`.

@@ -1,10 +1,8 @@
 //! What the gateway answers.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::config::Mode;
+use crate::witness::AttachmentReport;
 
 /// The gateway at this moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,20 +14,17 @@ pub struct Status {
     pub observe: bool,
     /// Version of the configuration in force.
     pub config: String,
-    pub agents: usize,
-    pub targets: usize,
-    pub rules: usize,
-    pub masks: usize,
-    pub approvals: usize,
-    /// The kernel's counters, by name.
-    pub counters: BTreeMap<String, u64>,
-}
-
-impl From<Mode> for bool {
-    /// Whether it only observes.
-    fn from(mode: Mode) -> Self {
-        mode == Mode::Observe
-    }
+    pub agents: u64,
+    pub targets: u64,
+    pub rules: u64,
+    pub masks: u64,
+    /// Sessions that are open, approvals that wait.
+    pub sessions: u64,
+    pub approvals: u64,
+    /// None: the witness did not answer.
+    pub kernel: Option<AttachmentReport>,
+    /// What somebody should look at.
+    pub problems: Vec<String>,
 }
 
 impl super::Backend for crate::engine::Engine {

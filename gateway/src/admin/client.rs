@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::lines::{Asked, Hello, MAX_REPLY, VERSION};
 use super::listener::SOCKET;
-use super::wire::{Asked, Hello, MAX_REPLY, VERSION};
 use super::{Failure, Reply, Request};
 
 /// The gateway answers a step within this time, or something is wrong with it.

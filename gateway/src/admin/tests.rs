@@ -53,7 +53,7 @@ impl Backend for Fake {
                 Ok(())
             }
             Request::Reload => items.send(&by.user).await,
-            Request::Status => items.send(&"x".repeat(wire::MAX_REPLY)).await,
+            Request::Status => items.send(&"x".repeat(lines::MAX_REPLY)).await,
             _ => Err(Failure::not_found("no such thing")),
         }
     }
@@ -139,8 +139,8 @@ async fn a_forked_child_cannot_speak_for_the_process_that_connected() {
         let stream = StdStream::connect(path).unwrap();
         let mut hello = [0u8; 256];
         let length = (&stream).read(&mut hello).unwrap();
-        let hello: wire::Hello = serde_json::from_slice(&hello[..length]).unwrap();
-        let asked = serde_json::to_string(&wire::Asked { nonce: hello.nonce, ask: Request::Reload }).unwrap();
+        let hello: lines::Hello = serde_json::from_slice(&hello[..length]).unwrap();
+        let asked = serde_json::to_string(&lines::Asked { nonce: hello.nonce, ask: Request::Reload }).unwrap();
         // Another process writes the line on the socket that this process connected.
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())

@@ -1,3 +1,5 @@
+//! Every rule of approvals, and the races between them.
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;

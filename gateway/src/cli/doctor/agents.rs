@@ -1,0 +1,307 @@
+//! The agents: their users, tokens and processes, and the doors that are open to them.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::{Group, User};
+
+use super::Finding;
+use crate::cli::procfs::{self, Seen};
+use crate::config::{Config, TokenSource};
+
+/// Groups that are as good as root, or read what others keep to themselves.
+const POWERFUL_GROUPS: &[&str] = &[
+    "root",
+    "sudo",
+    "wheel",
+    "admin",
+    "adm",
+    "docker",
+    "lxd",
+    "incus-admin",
+    "libvirt",
+    "kvm",
+    "disk",
+    "shadow",
+    "systemd-journal",
+    "podman",
+    "microk8s",
+];
+/// Whoever can talk to these runs what he likes, outside every agent's cgroup.
+const SOCKETS: &[&str] = &[
+    "/run/docker.sock",
+    "/run/containerd/containerd.sock",
+    "/run/podman/podman.sock",
+    "/run/crio/crio.sock",
+    "/run/libvirt/libvirt-sock",
+    "/var/lib/lxd/unix.socket",
+    "/var/lib/incus/unix.socket",
+    "/run/systemd/private",
+];
+/// Processes that are named in one finding.
+const NAMED: usize = 5;
+
+pub(super) fn users(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for agent in &config.agents {
+        let Some(name) = &agent.user else {
+            findings.push(Finding::warn(
+                &agent.name,
+                "has no user of its own: only its cgroup tells it from others",
+                "useradd --system, User= in its unit, user = \"...\" in weir.toml",
+            ));
+            continue;
+        };
+        match User::from_name(name) {
+            Ok(Some(user)) => findings.extend(user_findings(config, &agent.name, &user)),
+            _ => findings.push(Finding::fail(
+                &agent.name,
+                format!("there is no user {name:?}"),
+                format!("useradd --system {name}"),
+            )),
+        }
+    }
+    findings
+}
+
+fn user_findings(config: &Config, agent: &str, user: &User) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if user.uid.is_root() {
+        findings.push(Finding::fail(agent, "its user is root", "give it a user of its own"));
+        return findings;
+    }
+    let sharing: Vec<&str> = config
+        .agents
+        .iter()
+        .filter(|other| other.name != agent && other.uid == Some(user.uid.as_raw()))
+        .map(|other| other.name.as_str())
+        .collect();
+    if !sharing.is_empty() {
+        let message =
+            format!("shares the user {} with {}: each can read the other's token", user.name, sharing.join(", "));
+        findings.push(Finding::fail(agent, message, "give each agent a user of its own"));
+    }
+    let groups = groups_of(user);
+    let named = |all: &[&str]| {
+        groups.iter().filter(|(name, _)| all.contains(&name.as_str())).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let powerful = named(POWERFUL_GROUPS);
+    if !powerful.is_empty() {
+        let message = format!("its user {} is in {}", user.name, powerful.join(", "));
+        findings.push(Finding::fail(agent, message, format!("gpasswd -d {} {}", user.name, powerful[0])));
+    }
+    let access: Vec<&str> = config
+        .access
+        .admin
+        .iter()
+        .chain(&config.access.audit)
+        .chain(config.access.approve.values().flatten())
+        .map(String::as_str)
+        .collect();
+    let trusted = named(&access);
+    if !trusted.is_empty() {
+        let message = format!("its user {} is in {}, a group of [access]", user.name, trusted.join(", "));
+        findings.push(Finding::fail(agent, message, format!("gpasswd -d {} {}", user.name, trusted[0])));
+    }
+    let gids: Vec<u32> = groups.iter().map(|(_, gid)| *gid).collect();
+    for socket in SOCKETS.iter().filter(|path| can_connect(Path::new(path), user.uid.as_raw(), &gids)) {
+        let message = format!("its user {} can talk to {socket}, and so run anything outside its cgroup", user.name);
+        findings.push(Finding::fail(agent, message, "take the user out of the socket's group"));
+    }
+    findings.extend(sudo(agent, user));
+    if findings.is_empty() {
+        findings.push(Finding::ok(agent, format!("its user {} has no door that is known", user.name)));
+    }
+    findings
+}
+
+fn groups_of(user: &User) -> Vec<(String, u32)> {
+    let Ok(name) = std::ffi::CString::new(user.name.as_str()) else { return Vec::new() };
+    let gids = nix::unistd::getgrouplist(&name, user.gid).unwrap_or_default();
+    let named = |gid: nix::unistd::Gid| {
+        let group = Group::from_gid(gid).ok().flatten();
+        (group.map_or_else(|| gid.to_string(), |group| group.name), gid.as_raw())
+    };
+    gids.into_iter().map(named).collect()
+}
+
+/// Connecting needs write permission on the socket's file; directories on the way are taken for open.
+fn can_connect(path: &Path, uid: u32, gids: &[u32]) -> bool {
+    let Ok(metadata) = std::fs::metadata(path) else { return false };
+    metadata.file_type().is_socket() && may(&metadata, 0o2, uid, gids)
+}
+
+/// Whether the permission bit (4, 2, 1) is set for this user.
+fn may(metadata: &std::fs::Metadata, bit: u32, uid: u32, gids: &[u32]) -> bool {
+    let mode = metadata.permissions().mode();
+    let shift = if metadata.uid() == uid {
+        6
+    } else if gids.contains(&metadata.gid()) {
+        3
+    } else {
+        0
+    };
+    mode & (bit << shift) != 0
+}
+
+/// Asks sudo itself, since its rules come from many places.
+fn sudo(agent: &str, user: &User) -> Option<Finding> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let output = Command::new("sudo").args(["-n", "-l", "-U", &user.name]).env("LC_ALL", "C").output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let may = said.lines().any(|line| line.contains("may run the following commands"));
+    may.then(|| {
+        let message = format!("sudo lets its user {} run commands", user.name);
+        Finding::fail(agent, message, format!("sudo -l -U {} shows the rule: remove it", user.name))
+    })
+}
+
+/// Token files: there, plain, nobody else's.
+pub(super) fn tokens(config: &Config) -> Vec<Finding> {
+    config
+        .agents
+        .iter()
+        .flat_map(|agent| match &agent.token {
+            TokenSource::Environment(name) => vec![Finding::warn(
+                &agent.name,
+                format!("its token is in the environment ({name}), where every process of its user can read it"),
+                "token = { file = \"...\" } keeps it better",
+            )],
+            TokenSource::File(template) => {
+                let path = PathBuf::from(template.replace("%u", agent.user.as_deref().unwrap_or("%u")));
+                // %i is known only of instances that run.
+                if template.contains("%i") { Vec::new() } else { vec![token_file(&agent.name, &path)] }
+            }
+        })
+        .collect()
+}
+
+fn token_file(agent: &str, path: &Path) -> Finding {
+    let shown = path.display();
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Finding::warn(
+            agent,
+            format!("its token {shown} is not there"),
+            "whoever issues tokens has to write it before the agent connects",
+        ),
+        Err(error) => Finding::fail(agent, format!("its token {shown}: {error}"), "run as root"),
+        Ok(metadata) if !metadata.is_file() => Finding::fail(
+            agent,
+            format!("its token {shown} is no plain file, and will not be read"),
+            "replace it by a file",
+        ),
+        Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => {
+            Finding::fail(agent, format!("its token {shown} can be read by everybody"), format!("chmod 0600 {shown}"))
+        }
+        Ok(_) => Finding::ok(agent, format!("its token {shown} is there")),
+    }
+}
+
+/// What runs as an agent now.
+pub(super) fn processes(config: &Config) -> Vec<Finding> {
+    let processes = match procfs::processes() {
+        Ok(processes) => processes,
+        Err(error) => return vec![Finding::fail("processes", error.chain(), "")],
+    };
+    let inside =
+        |process: &&Seen| {
+            let path = process.cgroup.trim_start_matches('/');
+            config.gateway.agents.iter().any(|agent| {
+                path.strip_prefix(agent.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+        };
+    let agents: Vec<&Seen> = processes.iter().filter(inside).collect();
+    let mut findings = Vec::new();
+    for (cgroup, members) in procfs::by_cgroup(&agents.iter().map(|&process| process.clone()).collect::<Vec<_>>()) {
+        findings.extend(cgroup_findings(cgroup, &members));
+    }
+    let is_agent_user = |process: &&Seen| config.agents.iter().any(|agent| agent.uid == Some(process.uid));
+    let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
+    if !outside.is_empty() {
+        findings.push(Finding::warn(
+            "processes",
+            format!("run as an agent's user outside agents' cgroups: {}", named(&outside)),
+            "they are intercepted by their user; start them in agents.slice",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("processes", format!("{} run as agents", agents.len())));
+    }
+    findings
+}
+
+fn cgroup_findings(cgroup: &str, members: &[&Seen]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let which =
+        |test: &dyn Fn(&Seen) -> bool| members.iter().copied().filter(|process| test(process)).collect::<Vec<_>>();
+    let capable = which(&|process| process.effective_capabilities != 0);
+    if !capable.is_empty() {
+        findings.push(Finding::fail(
+            "processes",
+            format!("{cgroup}: with capabilities, which can lead out: {}", named(&capable)),
+            "the drop-in weir-agent.conf has CapabilityBoundingSet= and a User= belongs beside it",
+        ));
+    }
+    let gaining = which(&|process| !process.no_new_privileges && process.effective_capabilities == 0);
+    if !gaining.is_empty() {
+        findings.push(Finding::warn(
+            "processes",
+            format!("{cgroup}: may gain privileges by setuid programs: {}", named(&gaining)),
+            "the drop-in weir-agent.conf has NoNewPrivileges=yes",
+        ));
+    }
+    findings
+}
+
+fn named(processes: &[&Seen]) -> String {
+    let mut text: Vec<String> =
+        processes.iter().take(NAMED).map(|process| format!("{} ({})", process.name, process.pid)).collect();
+    if processes.len() > NAMED {
+        text.push(format!("{} more", processes.len() - NAMED));
+    }
+    text.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn permissions_are_the_owners_the_groups_or_everybodys() {
+        let path = std::env::temp_dir().join(format!("weir-doctor-{}", std::process::id()));
+        std::fs::write(&path, "x").unwrap();
+        let with_mode = |mode: u32| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::metadata(&path).unwrap()
+        };
+        let owner = with_mode(0o600);
+        let (uid, gid) = (owner.uid(), owner.gid());
+        assert!(may(&owner, 2, uid, &[]) && !may(&owner, 2, uid + 1, &[gid]));
+        let group = with_mode(0o060);
+        assert!(!may(&group, 2, uid, &[gid]), "the owner's own bits come first");
+        assert!(may(&group, 2, uid + 1, &[gid]) && !may(&group, 2, uid + 1, &[gid + 1]));
+        assert!(may(&with_mode(0o002), 2, uid + 1, &[gid + 1]));
+        assert_eq!(token_file("coder", &path).level, Level::Fail);
+        with_mode(0o600);
+        assert_eq!(token_file("coder", &path).level, Level::Ok);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(token_file("coder", &path).level, Level::Warn);
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert_eq!(token_file("coder", &path).level, Level::Fail);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn capable_agents_fail_and_those_that_may_become_so_are_warned_of() {
+        let quiet = Seen { pid: 1, no_new_privileges: true, ..Seen::default() };
+        let capable = Seen { effective_capabilities: 1, ..quiet.clone() };
+        let gaining = Seen { no_new_privileges: false, ..quiet.clone() };
+        assert!(cgroup_findings("/agents.slice/x", &[&quiet]).is_empty());
+        assert_eq!(cgroup_findings("/agents.slice/x", &[&quiet, &capable])[0].level, Level::Fail);
+        assert_eq!(cgroup_findings("/agents.slice/x", &[&gaining])[0].level, Level::Warn);
+    }
+}

@@ -1,0 +1,211 @@
+//! The host: what the kernel can do and does, the gateway, its directories.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::Finding;
+use crate::admin::client::ask_one;
+use crate::admin::{Request, Status};
+use crate::cli::run::cgroup2_mount;
+use crate::config::{Config, Mode};
+use crate::witness::{self, WitnessConfig};
+
+/// The oldest kernel that has every hook that is attached (cookies of network namespaces in sockops).
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Below this, recording may stop and everything with it.
+const LOW_DISK: u64 = 2 << 30;
+
+pub(super) fn kernel() -> Vec<Finding> {
+    vec![version(), btf(), bpffs(), cgroups(), unprivileged_bpf()]
+}
+
+fn version() -> Finding {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    match parse_release(release) {
+        Some(version) if version >= OLDEST_KERNEL => Finding::ok("kernel", release),
+        _ => Finding::fail(
+            "kernel",
+            format!("{release} is older than {}.{}", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
+            "Debian 12 has 6.1; upgrade the kernel",
+        ),
+    }
+}
+
+/// `6.1.0-13-amd64` -> (6, 1).
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn btf() -> Finding {
+    if Path::new(BTF).exists() {
+        Finding::ok("BTF", BTF)
+    } else {
+        Finding::fail(
+            "BTF",
+            format!("{BTF} is missing"),
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF (Debian's are)",
+        )
+    }
+}
+
+fn bpffs() -> Finding {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounted = mounts.lines().any(|line| line.split(' ').nth(2) == Some("bpf"));
+    if mounted {
+        Finding::ok("bpffs", "mounted")
+    } else {
+        Finding::fail("bpffs", "not mounted: the programs cannot be pinned", "mount -t bpf bpf /sys/fs/bpf")
+    }
+}
+
+fn cgroups() -> Finding {
+    match cgroup2_mount() {
+        Ok(path) => Finding::ok("cgroup2", format!("mounted at {}", path.display())),
+        Err(error) => Finding::fail("cgroup2", error.to_string(), "boot with systemd.unified_cgroup_hierarchy=1"),
+    }
+}
+
+fn unprivileged_bpf() -> Finding {
+    match sysctl("kernel/unprivileged_bpf_disabled").as_deref() {
+        Some("0") => Finding::warn(
+            "bpf",
+            "unprivileged processes may load programs",
+            "sysctl kernel.unprivileged_bpf_disabled=2, and in /etc/sysctl.d",
+        ),
+        _ => Finding::ok("bpf", "closed to unprivileged processes"),
+    }
+}
+
+/// A user namespace gives its maker capabilities inside, and packet sockets with them. The agents' drop-in forbids it;
+/// whoever runs agents otherwise depends on these.
+pub(super) fn namespaces() -> Vec<Finding> {
+    let allowed = sysctl("kernel/unprivileged_userns_clone").as_deref() != Some("0")
+        && sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() != Some("1")
+        && sysctl("user/max_user_namespaces").as_deref() != Some("0");
+    vec![if allowed {
+        Finding::warn(
+            "namespaces",
+            "any process may make a user namespace of its own",
+            "agents' units need the drop-in weir-agent.conf (RestrictNamespaces=yes), or kernel.unprivileged_userns_clone=0",
+        )
+    } else {
+        Finding::ok("namespaces", "unprivileged user namespaces are off")
+    }]
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok().map(|value| value.trim().to_owned())
+}
+
+/// What the kernel itself says is in effect.
+pub(super) fn attachments(config: &Config) -> Vec<Finding> {
+    let report = WitnessConfig::new(config).and_then(|witness| witness::kernel_status(&witness));
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            return vec![Finding::fail("interception", error.to_string(), "systemctl start weir-kernel (as root)")];
+        }
+    };
+    let mut findings = Vec::new();
+    if let Some(detached) = &report.detached {
+        findings.push(Finding::fail(
+            "interception",
+            format!("detached for another {} s by uid {}: {}", detached.remaining, detached.uid, detached.reason),
+            "weir detach --for 0 --reason ... attaches again",
+        ));
+    }
+    let missing: Vec<&str> =
+        report.hooks.iter().filter(|hook| !hook.effective).map(|hook| hook.name.as_str()).collect();
+    if report.hooks.is_empty() || !missing.is_empty() {
+        let message = format!("not in effect: {}", if missing.is_empty() { "all".into() } else { missing.join(", ") });
+        findings.push(Finding::fail("interception", message, "systemctl restart weir-kernel"));
+    } else if report.detached.is_none() {
+        findings.push(Finding::ok("interception", format!("{} hooks in effect", report.hooks.len())));
+    }
+    findings.extend(report.warnings.iter().map(|warning| Finding::warn("interception", warning, "")));
+    findings
+}
+
+pub(super) fn gateway(runtime_dir: &Path, config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match ask_one::<Status>(runtime_dir, Request::Status) {
+        Ok(status) => {
+            findings.push(Finding::ok("gateway", format!("runs, pid {}", status.pid)));
+            if status.config != config.version {
+                findings.push(Finding::warn(
+                    "gateway",
+                    "runs with another configuration than the files have",
+                    "weir reload",
+                ));
+            }
+            if status.kernel.is_none() {
+                findings.push(Finding::fail("witness", "does not answer", "systemctl restart weir"));
+            }
+            let problem = |problem: &String| Finding::fail("gateway", problem, "see `journalctl -u weir`");
+            findings.extend(status.problems.iter().map(problem));
+        }
+        Err(error) => findings.push(Finding::fail("gateway", error.to_string(), "systemctl start weir")),
+    }
+    if config.gateway.mode == Mode::Observe {
+        let advice = "mode = \"enforce\" when the records look right";
+        findings.push(Finding::warn("mode", "observe: nothing is refused and nothing masked", advice));
+    } else if config.gateway.unlisted == Mode::Observe {
+        let advice = "unlisted = \"deny\" when all targets are listed";
+        findings.push(Finding::warn("mode", "destinations without a target are let through", advice));
+    }
+    findings
+}
+
+/// Recordings are nobody's but the gateway's, and have room.
+pub(super) fn directories(config: &Config) -> Vec<Finding> {
+    let path = &config.recording.directory;
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return vec![Finding::warn(
+                "recordings",
+                format!("{} is not there yet", path.display()),
+                "the gateway makes it",
+            )];
+        }
+        Err(error) => return vec![Finding::fail("recordings", format!("{}: {error}", path.display()), "run as root")],
+    };
+    let mut findings = Vec::new();
+    let owner = nix::unistd::User::from_name(&config.gateway.user).ok().flatten().map(|user| user.uid.as_raw());
+    if metadata.permissions().mode() & 0o077 != 0 || Some(metadata.uid()) != owner {
+        findings.push(Finding::fail(
+            "recordings",
+            format!("{} is open to others", path.display()),
+            format!("chown -R {} {1} && chmod 0700 {1}", config.gateway.user, path.display()),
+        ));
+    }
+    match nix::sys::statvfs::statvfs(path) {
+        Ok(disk) => {
+            let free = disk.blocks_available() * disk.fragment_size();
+            let message = format!("{:.1} GiB free", free as f64 / f64::from(1 << 30));
+            findings.push(if free < LOW_DISK {
+                Finding::warn("recordings", message, "when the disk is full, operations are refused: make room")
+            } else {
+                Finding::ok("recordings", message)
+            });
+        }
+        Err(error) => findings.push(Finding::fail("recordings", format!("{}: {error}", path.display()), "")),
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_compared_as_numbers() {
+        assert_eq!(parse_release("6.1.0-13-amd64"), Some((6, 1)));
+        assert_eq!(parse_release("5.4-rc1"), Some((5, 4)));
+        assert!(parse_release("5.4.0").unwrap() < OLDEST_KERNEL && parse_release("10.0.1").unwrap() > OLDEST_KERNEL);
+        assert_eq!(parse_release(""), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! What all commands share: where the output goes, tables, colours, errors, and how the running gateway is found.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::admin::client::ClientError;
+use crate::config::Config;
+use crate::show;
+
+/// Where the admin socket is unless the configuration says otherwise.
+const RUNTIME_DIR: &str = "/run/weir";
+/// Bytes of a configuration file that are looked at for the runtime directory.
+const MAX_CONFIG: u64 = 1024 * 1024;
+
+/// Why a command could not do its work. Its `Display` says what to do where there is something to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Message(String),
+    #[error("{0}")]
+    Other(Box<dyn std::error::Error>),
+}
+
+impl Error {
+    pub(super) fn message(text: impl Into<String>) -> Self {
+        Self::Message(text.into())
+    }
+
+    pub(super) fn other(error: impl std::error::Error + 'static) -> Self {
+        Self::Other(Box::new(error))
+    }
+
+    pub(super) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The error and what caused it, without saying anything twice.
+    pub(super) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = match self {
+            Self::Other(error) => error.source(),
+            Self::Client(error) => std::error::Error::source(error),
+            Self::Io(_) | Self::Message(_) => None,
+        };
+        while let Some(error) = source {
+            let cause = error.to_string();
+            if !text.contains(&cause) {
+                text = format!("{text}: {cause}");
+            }
+            source = error.source();
+        }
+        text
+    }
+}
+
+/// Standard output.
+pub(super) struct Out {
+    pub(super) json: bool,
+    colour: bool,
+    to: BufWriter<Stdout>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    Plain,
+    Bold,
+    Dim,
+    Green,
+    Yellow,
+    Red,
+}
+
+impl Out {
+    pub(super) fn new(json: bool) -> Self {
+        let colour = !json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+        Self { json, colour, to: BufWriter::new(io::stdout()) }
+    }
+
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
+        Ok(self.to.flush()?)
+    }
+
+    /// A line of our own words. What others wrote goes through [`clean`] first.
+    pub(super) fn line(&mut self, text: impl Display) -> Result<(), Error> {
+        Ok(writeln!(self.to, "{text}")?)
+    }
+
+    /// Bytes as they are.
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        Ok(self.to.write_all(bytes)?)
+    }
+
+    /// The whole answer of a command, where JSON was asked for.
+    pub(super) fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        serde_json::to_writer_pretty(&mut self.to, value).map_err(io::Error::from)?;
+        self.line("")
+    }
+
+    pub(super) fn paint(&self, colour: Colour, text: impl Display) -> String {
+        let code = match colour {
+            Colour::Plain => return text.to_string(),
+            Colour::Bold => 1,
+            Colour::Dim => 2,
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+            Colour::Red => 31,
+        };
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    pub(super) fn table(&mut self, table: &Table) -> Result<(), Error> {
+        let widths: Vec<usize> = (0..table.head.len())
+            .map(|column| {
+                let cells = table.rows.iter().filter_map(|row| row.get(column)).map(|cell| width(&cell.text));
+                cells.chain([width(table.head[column])]).max().unwrap_or(0)
+            })
+            .collect();
+        let head: Vec<Cell> = table.head.iter().map(|title| Cell::new(Colour::Bold, *title)).collect();
+        for row in std::iter::once(&head).chain(&table.rows) {
+            let mut line = String::new();
+            for (index, (cell, wide)) in row.iter().zip(&widths).enumerate() {
+                line += &self.paint(cell.colour, &cell.text);
+                if index + 1 < row.len() {
+                    line += &" ".repeat(wide.saturating_sub(width(&cell.text)) + 2);
+                }
+            }
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// `name   value` lines, the values in one column.
+    pub(super) fn fields(&mut self, fields: &[(&str, String)]) -> Result<(), Error> {
+        let wide = fields.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
+        for (name, value) in fields {
+            let name = self.paint(Colour::Dim, format!("{name:<wide$}"));
+            // Values of several lines stay in their column.
+            let value = value.replace('\n', &format!("\n{}", " ".repeat(wide + 2)));
+            self.line(format!("{name}  {value}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows under a head; cells are one line and clean.
+pub(super) struct Table {
+    head: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
+}
+
+pub(super) struct Cell {
+    colour: Colour,
+    text: String,
+}
+
+impl Cell {
+    pub(super) fn new(colour: Colour, text: impl Into<String>) -> Self {
+        Self { colour, text: text.into() }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::new(Colour::Plain, text)
+    }
+}
+
+impl Table {
+    pub(super) fn new<const N: usize>(head: [&'static str; N]) -> Self {
+        Self { head: head.to_vec(), rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells);
+    }
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// What others wrote, on one line: nothing in it can move the cursor, reorder text or look like ours.
+pub(super) fn clean(text: impl Display) -> String {
+    show::escape(&text.to_string())
+}
+
+/// The same for text of several lines.
+pub(super) fn clean_lines(text: &str) -> String {
+    show::shown(text).lines().to_string()
+}
+
+/// One line of at most so many characters.
+pub(super) fn shorten(text: &str, most: usize) -> String {
+    let line = clean(text.split_whitespace().collect::<Vec<_>>().join(" "));
+    if width(&line) <= most {
+        return line;
+    }
+    line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+pub(super) fn plural(count: u64, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
+pub(super) fn or_none(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { clean(items.join(", ")) }
+}
+
+/// The configuration as the gateway would take it.
+pub(super) fn load(config: &Path) -> Result<Config, Error> {
+    let _ = config;
+    Err(Error::message("configuration cannot be loaded yet"))
+}
+
+/// Where the gateway of this configuration has its socket. Works while the configuration is broken, since that is when
+/// the running gateway has to be asked.
+pub(super) fn runtime_dir(config: &Path) -> PathBuf {
+    let beside = config.parent().unwrap_or(Path::new(".")).join("conf.d");
+    let mut parts: Vec<PathBuf> = std::fs::read_dir(beside)
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        .unwrap_or_default();
+    parts.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    std::iter::once(config.to_owned())
+        .chain(parts)
+        .find_map(|path| runtime_dir_in(&path))
+        .unwrap_or_else(|| PathBuf::from(RUNTIME_DIR))
+}
+
+fn runtime_dir_in(path: &Path) -> Option<PathBuf> {
+    use io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path).ok()?.take(MAX_CONFIG).read_to_string(&mut text).ok()?;
+    let table: toml::Table = text.parse().ok()?;
+    Some(PathBuf::from(table.get("gateway")?.get("runtime_dir")?.as_str()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_deceive() {
+        for deceiving in ["a\x1b[2Jb", "a\rb", "a\u{202e}b", "a\u{200b}b"] {
+            for shown in [clean(deceiving), clean_lines(deceiving), shorten(deceiving, 50)] {
+                assert!(shown.chars().all(|c| c.is_ascii_graphic() || c == ' '), "{shown:?}");
+            }
+        }
+        assert!(!clean("a\nb").contains('\n'));
+        assert_eq!(clean_lines("a\nb"), "a\nb");
+        assert_eq!(shorten("SELECT  1,\n 2", 10), "SELECT 1,…");
+        assert_eq!(shorten("Größe", 5), "Größe");
+    }
+
+    #[test]
+    fn the_running_gateway_is_found_though_the_configuration_is_broken() {
+        let dir = std::env::temp_dir().join(format!("weir-cli-runtime-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("conf.d")).unwrap();
+        let config = dir.join("weir.toml");
+        assert_eq!(runtime_dir(&config), PathBuf::from(RUNTIME_DIR), "nothing is there");
+        std::fs::write(&config, "[gateway]\nnonsense = 1\nruntime_dir = \"/run/other\"\n").unwrap();
+        assert_eq!(runtime_dir(&config), PathBuf::from("/run/other"));
+        std::fs::write(&config, "[[[").unwrap();
+        std::fs::write(dir.join("conf.d/a.toml"), "[gateway]\nruntime_dir = \"/run/third\"\n").unwrap();
+        assert_eq!(runtime_dir(&config), PathBuf::from("/run/third"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -24,6 +24,7 @@ pub mod env;
 pub mod issuer;
 pub mod postgres;
 pub mod process;
+pub mod shop;
 
 /// A fixture's result; the error is a sentence for whoever runs the tests.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -6,6 +6,7 @@
 mod build;
 mod ci;
 mod clean_kernel;
+mod demo;
 mod deny;
 mod fmt;
 mod fuzz;
@@ -32,6 +33,10 @@ enum Task {
     Setup,
     /// Build the `weir` binary with its eBPF programs
     Build(build::Args),
+    /// The main job for real, told as a story
+    Demo(demo::DemoArgs),
+    /// Figures side by side with what else one would use, as a table and JSON
+    Bench(demo::BenchArgs),
     /// Run test suites (all, if none is named), set-up included
     Test(test::Args),
     /// Format every crate
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Setup => setup::run(setup::Scope::Test),
         Task::Build(args) => build::run(&args),
+        Task::Demo(args) => demo::demo(&args),
+        Task::Bench(args) => demo::bench(&args),
         Task::Test(args) => test::run(&args),
         Task::Fmt(args) => fmt::run(&args),
         Task::Lint => lint::run(),

@@ -1,9 +1,9 @@
-//! The gateway's own certificate authority. Clients of agents that ask for TLS get a certificate from it, and only agents are
-//! told to trust it (`weir trust`), so that it is worth nothing anywhere else.
+//! The gateway's own certificate authority. Clients of agents that ask for TLS get a certificate from it, and only
+//! agents are told to trust it (`weir trust`), so that it is worth nothing anywhere else.
 //!
-//! Two files in the state directory: `ca.key` (0600) and `ca.pem`, which anybody may read. Everything about the authority but
-//! its validity follows from the key, so that a certificate lost between the two writes of a first start is simply made anew.
-//! Leaf certificates live in memory only.
+//! Two files in the state directory: `ca.key` (0600) and `ca.pem`, which anybody may read. Everything about the
+//! authority but its validity follows from the key, so that a certificate lost between the two writes of a first start
+//! is simply made anew. Leaf certificates live in memory only.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -41,7 +41,8 @@ const MAX_FILE: u64 = 64 << 10;
 pub enum CaError {
     #[error("cannot {what} {}: {source}", path.display())]
     File { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{} can be used by others than its owner: `chmod 600` it, and think of the CA as known to them", path.display())]
+    #[error("{} can be used by others than its owner: `chmod 600` it, and think of the CA as known to them",
+        path.display())]
     Exposed { path: PathBuf },
     #[error("{} is missing, and {} is there: restore the key, or remove both for a new CA that agents must trust anew",
         key.display(), certificate.display())]

@@ -1,10 +1,11 @@
 //! The resolver that agents get, whatever resolver they ask: the kernel half sends their port 53 here.
 //!
-//! It answers A and AAAA for names that targets have, and refuses everything else, so that nothing leaves by way of names.
-//! What it told an agent it remembers, because a connection arrives with an address only and targets have names.
+//! It answers A and AAAA for names that targets have, and refuses everything else, so that nothing leaves by way of
+//! names. What it told an agent it remembers, because a connection arrives with an address only and targets have
+//! names.
 //!
-//! `message` reads and writes DNS, `memory` remembers (both without I/O), `lookup` asks the host's resolver; here are the
-//! decision and the two drivers, UDP and TCP.
+//! `message` reads and writes DNS, `memory` remembers (both without I/O), `lookup` asks the host's resolver; here are
+//! the decision and the two drivers, UDP and TCP.
 
 mod lookup;
 mod memory;
@@ -103,7 +104,8 @@ impl Dns {
         lock(&self.0.memory).names_for(agent, address, Instant::now())
     }
 
-    /// The next refused query to be recorded: at most 20 a minute of each agent, the others are counted. For one reader.
+    /// The next refused query to be recorded: at most 20 a minute of each agent, the others are counted. For one
+    /// reader.
     pub async fn next_refusal(&self) -> RefusedQuery {
         loop {
             let woken = self.0.refused.notified();

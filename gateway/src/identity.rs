@@ -3,8 +3,8 @@
 //! The origin's cgroup and uid say which agent it is; the configuration says where that agent's token lies; the witness
 //! reads it; the [`Verifier`] checks it against the keys that its issuer publishes. No token, no session.
 //!
-//! `agent` finds the agent and its token's place, `token` judges claims, `keys` decides when to fetch (all three without
-//! I/O), `fetch` does, and `verifier` puts them together.
+//! `agent` finds the agent and its token's place, `token` judges claims, `keys` decides when to fetch (all three
+//! without I/O), `fetch` does, and `verifier` puts them together.
 
 mod agent;
 mod fetch;
@@ -55,7 +55,7 @@ pub enum IdentityError {
         "no agent is configured for the cgroup {cgroup:?} and the uid {uid}; add an [[agent]] that matches one of them"
     )]
     NoAgent { cgroup: String, uid: u32 },
-    #[error("the cgroup {cgroup:?} and the uid {uid} belong to the agents '{}' and '{}'; make their [[agent]]s distinct",
+    #[error("the cgroup {cgroup:?} and the uid {uid} belong to the agents '{}' and '{}'; set their [[agent]]s apart",
         agents[0], agents[1])]
     Ambiguous { cgroup: String, uid: u32, agents: [String; 2] },
     #[error("the path of the token of agent '{agent}' cannot be told: {why}")]
@@ -105,8 +105,8 @@ impl Identifier {
         Ok(identifier)
     }
 
-    /// Takes up a new configuration. Verified tokens and their bindings are kept if `[identity]` is what it was; after an error
-    /// everything is.
+    /// Takes up a new configuration. Verified tokens and their bindings are kept if `[identity]` is what it was; after
+    /// an error everything is.
     pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
         let unchanged = match (&*self.verifier.load(), &config.identity) {
             (Some(current), Some(wanted)) => current.0 == *wanted,

@@ -1,13 +1,14 @@
 //! The protocols of targets: one folder each. Only code below here knows wire bytes.
 
 pub mod postgres;
+pub mod tls_passthrough;
 
 use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::session::Session;
-use crate::target::Target;
+use crate::target::{Protocol, Target};
 use crate::tls::TlsError;
 
 /// What the protocols share between sessions.
@@ -21,9 +22,17 @@ impl State {
 }
 
 /// Serves a session to its end; the outcome is for its closing record.
-pub async fn serve(_stream: TcpStream, _session: &Session) -> String {
-    "not served".to_owned()
+pub async fn serve(stream: TcpStream, session: &Session) -> String {
+    match session.target.protocol {
+        Protocol::Postgres => "not served".to_owned(),
+        Protocol::TlsPassthrough => tls_passthrough::serve(stream, session).await,
+    }
 }
 
 /// Tells a refused client why, in its protocol's words.
-pub async fn refuse(_stream: TcpStream, _target: &Target, _engine: &Engine, _message: &str) {}
+pub async fn refuse(stream: TcpStream, target: &Target, _engine: &Engine, _message: &str) {
+    match target.protocol {
+        Protocol::Postgres => {}
+        Protocol::TlsPassthrough => tls_passthrough::refuse(stream).await,
+    }
+}

@@ -1,8 +1,8 @@
-//! TLS, set up once for everybody who speaks it: towards targets and the issuer as a client, towards agents' clients as a
-//! server that holds certificates of the gateway's own authority (see [`crate::ca`]).
+//! TLS, set up once for everybody who speaks it: towards targets and the issuer as a client, towards agents' clients
+//! as a server that holds certificates of the gateway's own authority (see [`crate::ca`]).
 //!
-//! There is one cryptographic provider (aws-lc-rs). A configuration is built when the gateway's configuration is loaded, so
-//! that a missing or broken trust anchor is found then, not at an agent's first connection.
+//! There is one cryptographic provider (aws-lc-rs). A configuration is built when the gateway's configuration is
+//! loaded, so that a missing or broken trust anchor is found then, not at an agent's first connection.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,8 +78,8 @@ pub fn server_name(mode: &TlsMode, host: &str) -> Result<ServerName<'static>, Tl
     ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))
 }
 
-/// The gateway as a TLS server: it shows a certificate for the name that the client asks for, or for `fallback` (what it
-/// connected to) if the client names nothing.
+/// The gateway as a TLS server: it shows a certificate for the name that the client asks for, or for `fallback` (what
+/// it connected to) if the client names nothing.
 pub fn server_config(authority: &Arc<Authority>, fallback: &str) -> Result<Arc<ServerConfig>, TlsError> {
     let resolver = Resolver::new(Arc::clone(authority), fallback);
     let config = ServerConfig::builder_with_provider(provider())
@@ -89,8 +89,8 @@ pub fn server_config(authority: &Arc<Authority>, fallback: &str) -> Result<Arc<S
     Ok(Arc::new(config))
 }
 
-/// The channel binding `tls-server-end-point` of a server's certificate (RFC 5929, section 4.1): the certificate's digest by
-/// the hash of its own signature algorithm, SHA-256 where that is MD5 or SHA-1. SCRAM-SHA-256-PLUS wants it.
+/// The channel binding `tls-server-end-point` of a server's certificate (RFC 5929, section 4.1): the certificate's
+/// digest by the hash of its own signature algorithm, SHA-256 where that is MD5 or SHA-1. SCRAM-SHA-256-PLUS wants it.
 pub fn server_end_point(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, TlsError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|_| TlsError::ChannelBinding("it cannot be parsed"))?;
@@ -110,8 +110,8 @@ pub fn server_end_point(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Tls
     })
 }
 
-/// The trust anchors in a PEM file. Anything in it that is not a CA certificate is an error, so that a typo is not trust lost
-/// unnoticed.
+/// The trust anchors in a PEM file. Anything in it that is not a CA certificate is an error, so that a typo is not
+/// trust lost unnoticed.
 pub fn anchors_from_file(path: &Path) -> Result<RootCertStore, TlsError> {
     let read = |source| TlsError::Read { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(read)?.len() > MAX_ANCHORS {
@@ -131,7 +131,8 @@ pub fn anchors_from_file(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(anchors)
 }
 
-/// The anchors that the machine trusts. Single ones that cannot be parsed are left out, as everybody does: bundles hold some.
+/// The anchors that the machine trusts. Single ones that cannot be parsed are left out, as everybody does: bundles
+/// hold some.
 fn system_anchors() -> Result<RootCertStore, TlsError> {
     let mut anchors = RootCertStore::empty();
     anchors.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,5 +1,5 @@
-//! Which names an agent looked up, and what it was told: so that a connect to an address can be given back its name. Pure: the
-//! time is an argument. Also counts an agent's refused queries, so that they fill no recording.
+//! Which names an agent looked up, and what it was told: so that a connect to an address can be given back its name.
+//! Pure: the time is an argument. Also counts an agent's refused queries, so that they fill no recording.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! DNS messages: a query's bytes to a question, an answer to bytes. Pure.
 //!
-//! RFC 1035 with EDNS (RFC 6891), as much of it as a stub resolver uses. The name is given back in the letters it was asked in:
-//! clients that vary the case as a protection compare it.
+//! RFC 1035 with EDNS (RFC 6891), as much of it as a stub resolver uses. The name is given back in the letters it was
+//! asked in: clients that vary the case as a protection compare it.
 
 use std::net::IpAddr;
 
@@ -94,8 +94,8 @@ impl Question {
         self.query.query_type().to_string()
     }
 
-    /// The answer with those addresses that are of the family asked for, and these addresses; none is an answer too ("the name
-    /// exists, but not so").
+    /// The answer with those addresses that are of the family asked for, and these addresses; none is an answer too
+    /// ("the name exists, but not so").
     pub(super) fn answer(&self, addresses: &[IpAddr]) -> (Vec<u8>, Vec<IpAddr>) {
         let family = self.family();
         let given: Vec<IpAddr> = addresses

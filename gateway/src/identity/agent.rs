@@ -1,7 +1,7 @@
 //! Which agent a cgroup and a user belong to, and where its token lies. Pure.
 //!
-//! Nobody may become another agent by naming a cgroup of its own after that agent's unit. So a unit is looked for only where
-//! systemd puts units: as the first component below the agents' cgroups that is not a slice.
+//! Nobody may become another agent by naming a cgroup of its own after that agent's unit. So a unit is looked for only
+//! where systemd puts units: as the first component below the agents' cgroups that is not a slice.
 
 use super::IdentityError;
 use crate::config::{AgentConfig, AgentMatch, Config, TokenSource};

@@ -1,7 +1,7 @@
 //! Fetches the issuer's keys: discovery (OpenID Connect Discovery 1.0, section 4), then the JWK set that it points to.
 //!
-//! A client for two GETs: HTTP/1.1 over verified TLS, no redirects, nothing kept open. Plain HTTP only where the configuration
-//! says why, and only to this very host.
+//! A client for two GETs: HTTP/1.1 over verified TLS, no redirects, nothing kept open. Plain HTTP only where the
+//! configuration says why, and only to this very host.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The issuer's keys, and when to fetch them again. Pure: bytes in, keys out; the time is an argument.
 //!
-//! A set is fresh for five minutes. After that it is fetched anew, so that a removed key ages out; while the issuer cannot be
-//! reached the old set serves, for an hour, and then nothing verifies any more. A key that the set lacks is worth a fetch as
-//! well, but never more than one fetch in ten seconds: made-up key names cost the issuer nothing.
+//! A set is fresh for five minutes. After that it is fetched anew, so that a removed key ages out; while the issuer
+//! cannot be reached the old set serves, for an hour, and then nothing verifies any more. A key that the set lacks is
+//! worth a fetch as well, but never more than one fetch in ten seconds: made-up key names cost the issuer nothing.
 
 use std::time::{Duration, Instant};
 

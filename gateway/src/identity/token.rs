@@ -1,7 +1,8 @@
 //! What a token must say, once its signature is known to be good. Pure: the time is an argument.
 //!
-//! The rules are OpenID Connect Core's (section 3.1.3.7) and RFC 8725's: the pinned issuer, our exact audience, `azp` where
-//! there are several audiences, both ends of the validity. A claim of the wrong type is a refusal, never "absent".
+//! The rules are OpenID Connect Core's (section 3.1.3.7) and RFC 8725's: the pinned issuer, our exact audience, `azp`
+//! where there are several audiences, both ends of the validity. A claim of the wrong type is a refusal, never
+//! "absent".
 
 use serde_json::{Map, Value};
 
@@ -105,8 +106,8 @@ fn check_audience(payload: &Map<String, Value>, wanted: &str) -> Result<(), Clai
     Ok(())
 }
 
-/// The groups, under whatever name. None at all is no groups; but Entra ID leaves the claim out when there are more than fit and
-/// says so elsewhere: then nobody knows them.
+/// The groups, under whatever name. None at all is no groups; but Entra ID leaves the claim out when there are more
+/// than fit and says so elsewhere: then nobody knows them.
 fn groups(payload: &Map<String, Value>, claim: &str) -> Result<Vec<String>, ClaimError> {
     let elsewhere = payload.get("_claim_names").is_some_and(|names| names.get(claim).is_some());
     let overage = payload.get("hasgroups").is_some_and(|value| value != &Value::Bool(false));

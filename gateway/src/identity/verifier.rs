@@ -1,8 +1,8 @@
 //! Checks tokens against the issuer's keys, and remembers the good ones.
 //!
 //! A token that was verified is known by its SHA-256 until it expires: later sessions cost a look-up, its signature is
-//! checked again when the keys may have changed, and it stays bound to the place that showed it first. A copy that turns up in another
-//! agent's hands is refused.
+//! checked again when the keys may have changed, and it stays bound to the place that showed it first. A copy that
+//! turns up in another agent's hands is refused.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,7 +25,8 @@ use crate::tls::TlsError;
 const MAX_TOKEN: usize = 16 << 10;
 /// Tokens that are valid at the same time. One more is refused: forgetting another would unbind it.
 const MAX_VERIFIED: usize = 16_384;
-/// After this long a known token's signature is checked again, so that removing a key from the issuer ends its tokens too.
+/// After this long a known token's signature is checked again, so that removing a key from the issuer ends its tokens
+/// too.
 const RECHECK: Duration = keys::FRESH;
 
 /// Where a token may be used from: the agent's cgroup (what the configuration matched of it) and the user.
@@ -234,7 +235,8 @@ fn check_signature(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Res
 }
 
 fn unix_now() -> u64 {
-    // A clock before 1970 makes everything "not yet valid" or fresh; 0 leaves `exp` to decide, and the issuer's TLS fails.
+    // A clock before 1970 makes everything "not yet valid" or fresh; 0 leaves `exp` to decide, and the issuer's TLS
+    // fails.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

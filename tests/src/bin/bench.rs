@@ -1,0 +1,333 @@
+//! `cargo xtask bench`: figures side by side. Every row alternates its ways round by round in one run, since only ratios
+//! within a run mean something on a shared machine; it gives the median and the spread over the rounds.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use system_tests::Result;
+use system_tests::env::{Env, free_port};
+use system_tests::postgres::{self, Options, Postgres};
+use system_tests::process::{Running, wait_until};
+use system_tests::shop::{POLICY, Shop};
+
+/// Connects of one measurement, and the pause between them: latency is measured, not load.
+const CONNECTS: usize = 300;
+const PAUSE: Duration = Duration::from_millis(1);
+/// Starts of psql in one measurement.
+const STARTS: usize = 15;
+/// Rows of pgbench's accounts: 100,000 a scale.
+const SCALE: u32 = 10;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["connector", address] => connector(address),
+        words => bench(words),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Plan {
+    rounds: u32,
+    seconds: u32,
+    json: Option<String>,
+}
+
+fn plan(words: &[&str]) -> Result<Plan> {
+    let mut plan = Plan { rounds: 5, seconds: 5, json: None };
+    for pair in words.chunks(2) {
+        match pair {
+            ["--rounds", rounds] => plan.rounds = rounds.parse()?,
+            ["--seconds", seconds] => plan.seconds = seconds.parse()?,
+            ["--json", file] => plan.json = Some((*file).to_owned()),
+            other => return Err(format!("unknown words {other:?}").into()),
+        }
+    }
+    Ok(plan)
+}
+
+fn bench(words: &[&str]) -> Result {
+    let plan = plan(words)?;
+    let stage = Stage::new()?;
+    let mut rows = vec![connect_row(&stage, &plan)?, psql_row(&stage, &plan)?];
+    for clients in [1, 8] {
+        rows.extend(pgbench_rows(&stage, &plan, clients)?);
+    }
+    print!("{}", table(&rows));
+    if let Some(file) = &plan.json {
+        fs::write(file, serde_json::to_string_pretty(&rows.iter().map(Row::json).collect::<Vec<_>>())?)?;
+    }
+    Ok(())
+}
+
+/// Everything that is measured, running.
+struct Stage {
+    gateway: system_tests::env::Gateway,
+    pgbouncer: Pgbouncer,
+    shop: Shop,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        println!(
+            "preparing: PostgreSQL with pgbench's tables (scale {SCALE}), pgbouncer, weir with rules, masks and recording"
+        );
+        let env = Env::new()?;
+        let postgres = Postgres::start_with(&env, Options { log_statements: false })?;
+        let shop = Shop::with(env, postgres)?;
+        shop.postgres.sql("CREATE DATABASE pgbench OWNER orders_rw").ok();
+        shop.postgres.pgbench_tables(SCALE)?;
+        shop.configure(POLICY)?;
+        let pgbouncer = Pgbouncer::start(&shop)?;
+        let gateway = shop.serve()?;
+        Ok(Self { gateway, pgbouncer, shop })
+    }
+
+    /// A client of libpq that goes straight to the server, or to `port`, with the held login.
+    fn direct(&self, program: &str, port: u16) -> system_tests::env::Place<'_> {
+        self.shop
+            .env
+            .bystander(program)
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", port.to_string())
+            .env("PGDATABASE", postgres::DATABASE)
+            .env("PGUSER", postgres::ROLE)
+            .env("PGPASSWORD", postgres::PASSWORD)
+            .env("PGSSLMODE", "require")
+    }
+
+    /// The same client as an agent, with nothing but the database's place.
+    fn agent(&self, program: &str) -> system_tests::env::Place<'_> {
+        self.shop.client(program).env("PGSSLMODE", "require")
+    }
+}
+
+/// Debian's pgbouncer with session pooling, TLS on both legs, the same login held.
+struct Pgbouncer {
+    process: Running,
+    port: u16,
+}
+
+impl Pgbouncer {
+    fn start(shop: &Shop) -> Result<Self> {
+        let dir = shop.env.dir();
+        let port = free_port()?;
+        let ca = system_tests::ca::Ca::new()?;
+        let leaf = ca.issue(&["localhost", "127.0.0.1"])?;
+        let file = |name: &str, text: &str| -> Result<String> {
+            let path = dir.join(name);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            Ok(path.to_string_lossy().into_owned())
+        };
+        let users = file("pgbouncer-users", &format!("\"{}\" \"{}\"\n", postgres::ROLE, postgres::PASSWORD))?;
+        let (cert, key) = (file("pgbouncer.crt", &leaf.certificate)?, file("pgbouncer.key", &leaf.key)?);
+        let config = format!(
+            "[databases]\n{db} = host=127.0.0.1 port={pg} dbname={db}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             auth_type = scram-sha-256\nauth_file = {users}\npool_mode = session\nmax_client_conn = 200\ndefault_pool_size = 100\n\
+             client_tls_sslmode = require\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n\
+             server_tls_sslmode = verify-full\nserver_tls_ca_file = {ca}\nlog_connections = 0\nlog_disconnections = 0\n\
+             ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\n",
+            db = postgres::DATABASE,
+            pg = shop.postgres.port(),
+            ca = shop.postgres.ca_path().display(),
+        );
+        let config = file("pgbouncer.ini", &config)?;
+        let process = shop.env.bystander_as("postgres", "pgbouncer").arg(config).start()?;
+        wait_until("pgbouncer", Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
+            .map_err(|error| format!("{error}: {}", process.stderr()))?;
+        Ok(Self { process, port })
+    }
+}
+
+/// One row of the table: a quantity, the ways to it, and their figures round by round.
+struct Row {
+    name: String,
+    unit: &'static str,
+    aim: &'static str,
+    ways: Vec<(&'static str, Vec<f64>)>,
+    /// The way that the ratio is to.
+    base: usize,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, unit: &'static str, aim: &'static str, ways: &[&'static str], base: usize) -> Self {
+        Self { name: name.into(), unit, aim, ways: ways.iter().map(|way| (*way, Vec::new())).collect(), base }
+    }
+
+    fn add(&mut self, way: usize, figure: f64) {
+        self.ways[way].1.push(figure);
+    }
+
+    /// Median over the rounds of weir's figure (the last way) divided by the base's in the same round.
+    fn ratio(&self) -> f64 {
+        let (base, weir) = (&self.ways[self.base].1, &self.ways[self.ways.len() - 1].1);
+        median(&base.iter().zip(weir).map(|(base, weir)| weir / base).collect::<Vec<_>>())
+    }
+
+    fn json(&self) -> Value {
+        let ways = self.ways.iter().map(|(way, figures)| {
+            let (low, high) = spread(figures);
+            json!({ "way": way, "median": median(figures), "low": low, "high": high, "rounds": figures })
+        });
+        json!({ "row": self.name, "unit": self.unit, "ways": ways.collect::<Vec<_>>(),
+            "ratio": self.ratio(), "ratio_to": self.ways[self.base].0, "aim": self.aim })
+    }
+}
+
+fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => sorted[odd / 2],
+        even => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
+    }
+}
+
+fn spread(figures: &[f64]) -> (f64, f64) {
+    figures.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), figure| (low.min(*figure), high.max(*figure)))
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text =
+        String::from("\n| what | way | median | spread | ratio | aim |\n| --- | --- | --- | --- | --- | --- |\n");
+    for row in rows {
+        for (at, (way, figures)) in row.ways.iter().enumerate() {
+            let (low, high) = spread(figures);
+            let ratio = if at + 1 == row.ways.len() {
+                format!("{:.2} of {}", row.ratio(), row.ways[row.base].0)
+            } else {
+                String::new()
+            };
+            let aim = if ratio.is_empty() { "" } else { row.aim };
+            let _ = writeln!(
+                text,
+                "| {} | {way} | {:.1} {} | {low:.1} to {high:.1} | {ratio} | {aim} |",
+                row.name,
+                median(figures),
+                row.unit
+            );
+        }
+    }
+    text
+}
+
+/// connect(2) of an agent through all hooks, against the same call of a process that is no agent.
+fn connect_row(stage: &Stage, plan: &Plan) -> Result<Row> {
+    let mut row = Row::new("connect, p50", "us", "at most 1.5", &["direct", "weir"], 0);
+    let program = std::env::current_exe()?;
+    let program = program.to_string_lossy();
+    let staged = stage.shop.env.dir().join("bin/connector");
+    fs::copy(&*program, &staged)?;
+    let staged = staged.to_string_lossy();
+    let address = format!("127.0.0.1:{}", stage.shop.postgres.port());
+    for round in 0..plan.rounds {
+        progress("connect", round, plan);
+        for (way, place) in [(0, stage.shop.env.bystander(&staged)), (1, stage.shop.env.agent(&staged))] {
+            let printed = place.args(["connector", &address]).run()?.expect_success()?;
+            row.add(way, printed.trim().parse()?);
+        }
+    }
+    Ok(row)
+}
+
+/// Connects again and again and prints the median in microseconds.
+fn connector(address: &str) -> Result {
+    let address: SocketAddr = address.parse()?;
+    let mut figures = Vec::with_capacity(CONNECTS);
+    for _ in 0..CONNECTS {
+        let start = Instant::now();
+        let stream = TcpStream::connect(address)?;
+        figures.push(start.elapsed().as_secs_f64() * 1e6);
+        drop(stream);
+        std::thread::sleep(PAUSE);
+    }
+    println!("{:.2}", median(&figures));
+    Ok(())
+}
+
+/// From the start of psql to its first row.
+fn psql_row(stage: &Stage, plan: &Plan) -> Result<Row> {
+    let mut row = Row::new("psql, start to first row", "ms", "at most 1.5", &["direct", "weir"], 0);
+    for round in 0..plan.rounds {
+        progress("psql", round, plan);
+        for way in [0, 1] {
+            let mut figures = Vec::new();
+            for _ in 0..STARTS {
+                let place =
+                    if way == 0 { stage.direct("psql", stage.shop.postgres.port()) } else { stage.agent("psql") };
+                let start = Instant::now();
+                place.args(["--no-psqlrc", "--tuples-only", "--command", "SELECT 1"]).run()?.expect_success()?;
+                figures.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            row.add(way, median(&figures));
+        }
+    }
+    Ok(row)
+}
+
+/// pgbench -S: transactions a second, and the proxies' CPU time for each.
+fn pgbench_rows(stage: &Stage, plan: &Plan, clients: u32) -> Result<Vec<Row>> {
+    let ways = ["direct", "pgbouncer", "weir"];
+    let mut speed = Row::new(format!("pgbench -S, {clients} clients"), "tps", "at least 0.9", &ways, 1);
+    let mut cpu = Row::new(format!("CPU of the proxy, {clients} clients"), "us/tx", "at most 1.5", &ways[1..], 0);
+    for round in 0..plan.rounds {
+        progress(&format!("pgbench -S, {clients} clients"), round, plan);
+        for way in 0..ways.len() {
+            let (place, proxy) = match way {
+                0 => (stage.direct("pgbench", stage.shop.postgres.port()), Vec::new()),
+                1 => (stage.direct("pgbench", stage.pgbouncer.port), vec![stage.pgbouncer.process.pid()]),
+                _ => (stage.agent("pgbench"), stage.gateway.pids()?),
+            };
+            let before = cpu_seconds(&proxy)?;
+            let (clients, seconds) = (clients.to_string(), plan.seconds.to_string());
+            let limit = Duration::from_secs(u64::from(plan.seconds) + 30);
+            let done = place
+                .args(["-S", "-n", "-M", "simple", "-c", &clients, "-T", &seconds])
+                .start()?
+                .finish(limit)?
+                .expect_success()?;
+            let used = cpu_seconds(&proxy)? - before;
+            speed.add(way, figure(&done, "tps = ")?);
+            if way > 0 {
+                cpu.add(way - 1, used * 1e6 / figure(&done, "transactions actually processed: ")?);
+            }
+        }
+    }
+    Ok(vec![speed, cpu])
+}
+
+/// The number behind a label in pgbench's report.
+fn figure(report: &str, label: &str) -> Result<f64> {
+    let after = report.split_once(label).ok_or_else(|| format!("no {label:?} in pgbench's report:\n{report}"))?.1;
+    Ok(after.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default().parse()?)
+}
+
+/// User and system time of processes so far (proc(5), "stat", fields 14 and 15).
+fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    let mut sum = 0;
+    for pid in pids {
+        let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
+        sum += fields[11].parse::<i64>()? + fields[12].parse::<i64>()?;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "ticks of one run are far below 2^52")]
+    Ok(sum as f64 / ticks as f64)
+}
+
+fn progress(what: &str, round: u32, plan: &Plan) {
+    println!("{what}: round {} of {}", round + 1, plan.rounds);
+}

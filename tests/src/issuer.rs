@@ -49,6 +49,25 @@ struct State {
     requests: BTreeMap<String, usize>,
 }
 
+impl State {
+    fn key_set(&self) -> Result<Value> {
+        Ok(json!({ "keys": self.keys.iter().map(SigningKey::public).collect::<Result<Vec<_>>>()? }))
+    }
+}
+
+/// OpenID Connect Discovery 1.0, section 3: the fields that it requires.
+fn discovery(url: &str) -> Value {
+    json!({
+        "issuer": url,
+        "jwks_uri": format!("{url}{JWKS}"),
+        "authorization_endpoint": format!("{url}/authorize"),
+        "token_endpoint": format!("{url}/token"),
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256", "RS256"],
+    })
+}
+
 struct SigningKey {
     id: String,
     algorithm: Algorithm,
@@ -133,6 +152,12 @@ impl Issuer {
     /// While down, every connection is dropped without an answer.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
+    }
+
+    /// The discovery document and the key set, for a server elsewhere that stands in for this one under another URL.
+    pub fn documents(&self, url: &str) -> Result<[(&'static str, Value); 2]> {
+        let state = self.lock();
+        Ok([(DISCOVERY, discovery(url)), (JWKS, state.key_set()?)])
     }
 
     /// How often the key set was fetched.
@@ -255,16 +280,8 @@ fn reply(path: &str, state: &Mutex<State>) -> Result<Response<Full<Bytes>>> {
     }
     *state.requests.entry(path.to_owned()).or_default() += 1;
     let body = match path {
-        DISCOVERY => json!({
-            "issuer": state.url,
-            "jwks_uri": format!("{}{JWKS}", state.url),
-            "authorization_endpoint": format!("{}/authorize", state.url),
-            "token_endpoint": format!("{}/token", state.url),
-            "response_types_supported": ["code"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256", "RS256"],
-        }),
-        JWKS => json!({ "keys": state.keys.iter().map(SigningKey::public).collect::<Result<Vec<_>>>()? }),
+        DISCOVERY => discovery(&state.url),
+        JWKS => state.key_set()?,
         _ => return Ok(Response::builder().status(StatusCode::NOT_FOUND).body(Full::default())?),
     };
     let response = Response::builder().header("content-type", "application/json");

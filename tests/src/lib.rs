@@ -3,16 +3,15 @@
 //!
 //! ```no_run
 //! # fn main() -> system_tests::Result {
-//! use system_tests::{env::Env, postgres::Postgres};
+//! use system_tests::shop::Shop;
 //!
-//! let env = Env::new()?; // own cgroups, directories, ports
-//! let database = Postgres::start(&env)?; // own server, own CA, fake data
-//! env.hosts(&[(system_tests::postgres::NAME, database.address())])?;
-//! env.configure("# targets, rules, masks")?;
-//! let gateway = env.serve()?; // ready when this returns
-//! let reply = env.agent("psql").arg("--version").run()?; // in an agent's cgroup, as the agent's user
-//! assert!(reply.success());
-//! drop(gateway);
+//! let shop = Shop::new()?; // cgroups, directories, ports, PostgreSQL, issuer, configuration: all its own
+//! let gateway = shop.serve()?; // ready when this returns
+//! let rows = shop.psql("SELECT name FROM customers").run()?; // in an agent's cgroup, as the agent's user
+//! assert!(rows.success());
+//! let listed = shop.env.weir(["sessions", "list", "--json"])?; // as the administrator
+//! gateway.kill()?; // SIGKILL to all of it
+//! assert!(!shop.psql("SELECT 1").run()?.success());
 //! # Ok(())
 //! # }
 //! ```
@@ -25,6 +24,7 @@ pub mod issuer;
 pub mod postgres;
 pub mod process;
 pub mod shop;
+pub mod vm;
 
 /// A fixture's result; the error is a sentence for whoever runs the tests.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

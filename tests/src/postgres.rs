@@ -34,8 +34,8 @@ pub const CARD: &str = "4111111111111111";
 const SERVER_USER: &str = "postgres";
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The shop. Social security numbers begin with 9, cards are the schemes' test numbers: no person has them.
-const SCHEMA: &str = r"
+/// The shop, as a script for psql. Social security numbers begin with 9, cards are the schemes' test numbers: no person has them.
+pub const SCHEMA: &str = r"
 CREATE ROLE orders_rw LOGIN PASSWORD 'shelf-unit-teal-93';
 CREATE DATABASE orders OWNER orders_rw;
 \connect orders
@@ -147,14 +147,9 @@ impl Postgres {
         self.dir.with_file_name(format!("postgres-{}-ca.pem", self.port))
     }
 
-    /// The `[[target]]` section for it, named "orders". The login's password is the credential "orders-db".
+    /// The `[[target]]` section for it.
     pub fn target_config(&self) -> String {
-        format!(
-            "[[target]]\nname = \"orders\"\nprotocol = \"postgres\"\naddress = [\"{NAME}:{}\"]\ndatabases = [\"{DATABASE}\"]\n\
-             tls = {{ ca = \"{}\" }}\nlogin = {{ user = \"{ROLE}\", password = {{ credential = \"orders-db\" }} }}\n",
-            self.port,
-            self.ca_path().display(),
-        )
+        target_config(self.port, &self.ca_path())
     }
 
     /// Runs SQL as the superuser, past the gateway; the rows unaligned, `|` between columns.
@@ -259,6 +254,15 @@ impl Drop for Postgres {
         }
         drop(fs::remove_dir_all(&self.dir)); // the environment's end removes what is left
     }
+}
+
+/// The `[[target]]` section "orders" for such a server. The login's password is the credential "orders-db".
+pub fn target_config(port: u16, ca: &Path) -> String {
+    format!(
+        "[[target]]\nname = \"orders\"\nprotocol = \"postgres\"\naddress = [\"{NAME}:{port}\"]\ndatabases = [\"{DATABASE}\"]\n\
+         tls = {{ ca = \"{}\" }}\nlogin = {{ user = \"{ROLE}\", password = {{ credential = \"orders-db\" }} }}\n",
+        ca.display(),
+    )
 }
 
 /// The newest server that is installed.

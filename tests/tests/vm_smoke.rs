@@ -1,11 +1,24 @@
 //! The units in `systemd/`, first as systemd reads them, then in a virtual machine with a real systemd as PID 1, the
 //! programs at the real cgroup root, and a reboot.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use serde_json::json;
+use system_tests::ca::Ca;
 use system_tests::env::Env;
+use system_tests::issuer::{AUDIENCE, Issuer};
+use system_tests::vm::Machine;
+use system_tests::{postgres, shop};
+
+/// One boot with everything in it, emulated on a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_mins(5);
+/// Where the issuer's documents are served inside the machine.
+const ISSUER: &str = "http://127.0.0.1:8080";
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd")
@@ -77,4 +90,142 @@ fn sysusers_and_tmpfiles_make_what_the_units_name() {
     for directory in ["run/weir", "var/lib/weir", "etc/weir/conf.d", "etc/weir/credentials"] {
         assert!(root.join(directory).is_dir(), "{directory}");
     }
+}
+
+#[test]
+fn agents_are_masked_and_a_reboot_stays_closed() {
+    let env = Env::new().unwrap();
+    let machine = Machine::new(&env).unwrap();
+    let tree = env.dir().join("tree");
+    fill(&env, &tree);
+    machine.add(&tree).unwrap();
+
+    let first = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
+    first.assert_verdict("kernel", "active");
+    first.assert_verdict("gateway", "active");
+    first.assert_verdict("up.started", "0");
+    first.assert_masked("up");
+    first.assert_verdict("reload", "0");
+    first.assert_closed("stopped");
+    first.assert_verdict("no-kernel.started", "1");
+    assert_eq!(first.agent("no-kernel"), "", "an agent ran without the kernel half\n{}", first.all);
+    first.assert_masked("again");
+    first.assert_masked("recreated");
+
+    let second = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
+    second.assert_verdict("boot.kernel", "active");
+    second.assert_verdict("boot.gateway", "inactive");
+    second.assert_verdict("boot.started", "active");
+    second.assert_closed("boot");
+    second.assert_masked("late");
+}
+
+/// What a boot said: verdicts by name, and what the agent printed at each of its runs.
+struct Said {
+    all: String,
+}
+
+impl Said {
+    fn verdicts(&self) -> BTreeMap<&str, &str> {
+        self.all.lines().filter_map(|line| line.trim_end().strip_prefix("VERDICT ")?.split_once('=')).collect()
+    }
+
+    fn agent(&self, run: &str) -> String {
+        let prefix = format!("AGENT {run}: ");
+        let lines = self.all.lines().filter_map(|line| line.trim_end().strip_prefix(&prefix));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn assert_verdict(&self, name: &str, expected: &str) {
+        assert_eq!(self.verdicts().get(name), Some(&expected), "verdict {name}\n{}", self.all);
+    }
+
+    /// The agent got its rows, with what is secret masked, and nothing else on the network.
+    fn assert_masked(&self, run: &str) {
+        let agent = self.agent(run);
+        assert!(agent.contains("psql: 0") && agent.contains("Ada Okafor"), "{run}\n{}", self.all);
+        assert!(agent.contains("1002") && !agent.contains(postgres::SSN), "{run}\n{}", self.all);
+        assert!(!agent.contains(postgres::EMAIL), "{run}\n{}", self.all);
+        assert!(agent.contains("elsewhere: 1"), "{run}\n{}", self.all);
+    }
+
+    /// The agent ran, and reached nothing at all.
+    fn assert_closed(&self, run: &str) {
+        let agent = self.agent(run);
+        assert!(agent.contains("psql: 2") && agent.contains("elsewhere: 1"), "{run}\n{}", self.all);
+        assert!(!agent.contains("Ada Okafor"), "{run}\n{}", self.all);
+    }
+}
+
+/// Everything that an administrator would install and write, at its place.
+fn fill(env: &Env, tree: &Path) {
+    let put = |path: &str, mode: u32, text: &str| {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let unit = |name: &str| fs::read_to_string(units().join(name)).unwrap();
+    for name in ["weir-kernel.service", "weir.service", "agents.slice"] {
+        put(&format!("usr/lib/systemd/system/{name}"), 0o644, &unit(name));
+    }
+    put("etc/systemd/system/coder.service.d/weir-agent.conf", 0o644, &unit("weir-agent.conf"));
+    put("usr/lib/sysusers.d/weir.conf", 0o644, &(unit("weir.sysusers") + "u agent-coder - - - -\n"));
+    put("usr/lib/tmpfiles.d/weir.conf", 0o644, &unit("weir.tmpfiles"));
+    stripped_binary(env, &tree.join("usr/bin/weir"));
+
+    let (ca, issuer) = (Ca::new().unwrap(), Issuer::start().unwrap());
+    let leaf = ca.issue(&[postgres::NAME]).unwrap();
+    put("opt/smoke/schema.sql", 0o644, postgres::SCHEMA);
+    put("opt/smoke/server.crt", 0o644, &leaf.certificate);
+    put("opt/smoke/server.key", 0o600, &leaf.key);
+    put("etc/postgresql/15/main/conf.d/smoke.conf", 0o644, SERVER_SETTINGS);
+    for (path, document) in issuer.documents(ISSUER).unwrap() {
+        put(&format!("opt/smoke/issuer{path}"), 0o644, &document.to_string());
+    }
+    put("etc/weir/weir.toml", 0o644, &configuration());
+    put("etc/weir/db-ca.pem", 0o644, ca.pem());
+    put("etc/weir/credentials/orders-db", 0o600, postgres::PASSWORD);
+    put("etc/systemd/system/weir.service.d/credentials.conf", 0o644, CREDENTIALS);
+    put("etc/coder.token", 0o600, &issuer.token(&json!({ "iss": ISSUER })).unwrap());
+    put("etc/hosts", 0o644, &format!("127.0.0.1 localhost vm {}\n", postgres::NAME));
+    put("opt/smoke/agent-hosts", 0o644, "127.0.0.1 localhost\n");
+
+    put("opt/smoke/agent", 0o755, include_str!("../vm/agent"));
+    put("opt/smoke/run", 0o755, include_str!("../vm/smoke"));
+    put("usr/lib/systemd/system/issuer.service", 0o644, include_str!("../vm/issuer.service"));
+    put("usr/lib/systemd/system/smoke.service", 0o644, include_str!("../vm/smoke.service"));
+    put("usr/lib/systemd/system/coder.service", 0o644, include_str!("../vm/coder.service"));
+    enable(tree, "multi-user.target", &["issuer.service", "smoke.service", "weir.service"]);
+    enable(tree, "sysinit.target", &["weir-kernel.service"]);
+}
+
+const CREDENTIALS: &str = "[Service]\nLoadCredential=orders-db:/etc/weir/credentials/orders-db\n";
+const SERVER_SETTINGS: &str = "ssl_cert_file = '/etc/postgresql/15/main/server.crt'\n\
+    ssl_key_file = '/etc/postgresql/15/main/server.key'\n";
+
+/// Only defaults in `[gateway]`: the real root cgroup, the real paths.
+fn configuration() -> String {
+    let identity =
+        format!("[identity]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\ninsecure = \"files on this machine\"\n");
+    let agent = "[[agent]]\nname = \"coder\"\nunit = \"coder.service\"\nuser = \"agent-coder\"\n\
+                 token = { file = \"/etc/coder.token\" }\n";
+    let target = postgres::target_config(5432, Path::new("/etc/weir/db-ca.pem"));
+    [identity.as_str(), agent, &target, shop::POLICY].join("\n")
+}
+
+/// What `systemctl enable` does.
+fn enable(tree: &Path, target: &str, names: &[&str]) {
+    let wants = tree.join(format!("etc/systemd/system/{target}.wants"));
+    fs::create_dir_all(&wants).unwrap();
+    for name in names {
+        symlink(format!("/usr/lib/systemd/system/{name}"), wants.join(name)).unwrap();
+    }
+}
+
+/// The debug build has many times its size in symbols, and an emulated disk is slow.
+fn stripped_binary(env: &Env, to: &Path) {
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let stripped = Command::new("strip").arg("-o").arg(to).arg(env.weir_path()).status().unwrap();
+    assert!(stripped.success());
 }

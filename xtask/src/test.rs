@@ -1,6 +1,6 @@
 //! `cargo xtask test`: unit tests, then the system suites one after the other, with one line of sums at the end.
 //!
-//! The system suites need root (cgroups, eBPF, users) and share the machine, so each runs as root, single-threaded and
+//! The system suites are the test files of the crate in `tests/`. They need root (cgroups, eBPF, users) and share the machine, so each runs as root, single-threaded and
 //! under a time limit. Nothing is skipped silently: a suite that is missing, dies, runs no test or, under CI, ignores
 //! one, counts as a failure.
 
@@ -14,8 +14,9 @@ use serde_json::Value;
 use crate::{Result, clean_kernel, paths, setup, shell, vm_image};
 
 const UNIT: &str = "unit";
-/// A system suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const SYSTEM: [&str; 6] = ["kernel", "identity", "postgres", "record", "failure", VM_SMOKE];
+/// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
+const REQUIRED: [&str; 6] = ["kernel", "identity", "postgres", "record", "failure", VM_SMOKE];
+const SYSTEM_CRATE: &str = "system-tests";
 /// Needs a disk image besides.
 const VM_SMOKE: &str = "vm-smoke";
 
@@ -24,8 +25,7 @@ const TIME_LIMIT: &str = "20m";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, identity, postgres, record, failure, vm-smoke
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(suites()))]
+    /// Suites: unit, kernel, identity, postgres, record, failure, vm-smoke, or another file of tests/tests
     suites: Vec<String>,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]
@@ -42,14 +42,16 @@ impl Args {
     }
 }
 
-fn suites() -> Vec<&'static str> {
-    std::iter::once(UNIT).chain(SYSTEM).collect()
-}
-
 pub(crate) fn run(args: &Args) -> Result {
     setup::run(setup::Scope::Test)?;
     clean_kernel::run()?;
     let programs = shell::step("build the tests", build)?;
+    let others =
+        programs.iter().filter_map(|program| program.suite.as_deref()).filter(|suite| !REQUIRED.contains(suite));
+    let known: Vec<&str> = REQUIRED.into_iter().chain(others).collect();
+    if let Some(unknown) = args.suites.iter().find(|suite| !known.contains(&suite.as_str()) && *suite != UNIT) {
+        return Err(format!("no suite {unknown}; there are: {UNIT}, {}", known.join(", ")));
+    }
     let mut sums = Sums::default();
     if args.wants(UNIT) {
         for program in programs.iter().filter(|program| program.suite.is_none()) {
@@ -57,10 +59,9 @@ pub(crate) fn run(args: &Args) -> Result {
         }
         sums.add(doc_tests(args)?);
     }
-    for suite in SYSTEM.into_iter().filter(|suite| args.wants(suite)) {
+    for suite in known.into_iter().filter(|suite| args.wants(suite)) {
         let Some(program) = programs.iter().find(|program| program.suite.as_deref() == Some(suite)) else {
-            eprintln!("error: suite {suite} has no tests/tests/{}.rs", suite.replace('-', "_"));
-            sums.failed += 1;
+            sums.fail(format!("suite {suite} has no tests/tests/{}.rs", suite.replace('-', "_")));
             continue;
         };
         sums.add(program.run(args)?);
@@ -99,9 +100,10 @@ fn program(message: &Value) -> Option<Program> {
     let kind = message["target"]["kind"][0].as_str()?;
     let package = Path::new(message["manifest_path"].as_str()?).parent()?;
     let suite = name.replace('_', "-");
+    let is_system = kind == "test" && message["package_id"].as_str()?.contains(SYSTEM_CRATE);
     Some(Program {
         name: format!("{name} ({kind})"),
-        suite: (kind == "test" && SYSTEM.contains(&suite.as_str())).then_some(suite),
+        suite: is_system.then_some(suite),
         executable: PathBuf::from(message["executable"].as_str()?),
         package: package.to_path_buf(),
     })

@@ -1,0 +1,104 @@
+//! A virtual machine: a copy of the disk image that `cargo xtask test` makes, with files added, booted under QEMU's
+//! emulation (no /dev/kvm needed) as often as a test likes. What it has to say, it says on the serial console.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::Result;
+use crate::env::Env;
+use crate::process::Running;
+
+/// A disk of its own, and the kernel to boot it with.
+pub struct Machine {
+    disk: PathBuf,
+    image: PathBuf,
+    dir: PathBuf,
+}
+
+impl Machine {
+    pub fn new(env: &Env) -> Result<Self> {
+        let image = std::env::var_os("WEIR_VM_IMAGE").map(PathBuf::from);
+        let image = image.ok_or("no disk image: run `cargo xtask test vm-smoke`, or set WEIR_VM_IMAGE")?;
+        let disk = env.dir().join("disk.img");
+        let copy = Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .arg(image.join("disk.img"))
+            .arg(&disk)
+            .status()?;
+        if !copy.success() {
+            return Err(format!("cannot copy the disk image {}", image.display()).into());
+        }
+        Ok(Self { disk, image, dir: env.dir().to_path_buf() })
+    }
+
+    /// Puts every file and symbolic link below `tree` at the same path of the disk, owned by root. What is there under that
+    /// name is replaced.
+    pub fn add(&self, tree: &Path) -> Result {
+        let mut script = String::new();
+        add_directory(tree, Path::new("/"), &mut script)?;
+        let commands = self.dir.join("debugfs.commands");
+        fs::write(&commands, script)?;
+        // It goes on after errors (directories that exist, files that do not) and exits with 0: read back what was written.
+        let out =
+            Command::new("debugfs").args(["-w", "-f"]).arg(&commands).arg(&self.disk).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        let failed = said
+            .lines()
+            .find(|line| !["already exists", "not found", "debugfs "].iter().any(|fine| line.contains(fine)));
+        match failed {
+            Some(line) if !line.is_empty() => Err(format!("debugfs: {line}").into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Boots it and waits until it powers off or reboots; what was written to the serial console.
+    pub fn boot(&self, limit: Duration) -> Result<String> {
+        let serial = self.dir.join("serial.log");
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+        qemu.args(["-display", "none", "-nic", "none", "-no-reboot"]);
+        qemu.arg("-serial").arg(format!("file:{}", serial.display()));
+        qemu.arg("-kernel").arg(self.image.join("vmlinuz")).arg("-initrd").arg(self.image.join("initrd.img"));
+        // The condition makes systemd-sysusers run, as a package's installation would.
+        qemu.args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=no systemd.condition-needs-update=1",
+        ]);
+        qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio,cache=unsafe", self.disk.display()));
+        let ended = Running::start(qemu)?.finish(limit);
+        let said = fs::read(&serial).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        match ended {
+            Ok(finished) if finished.success() => Ok(said),
+            Ok(finished) => Err(format!("qemu: {finished:?}\n{said}").into()),
+            Err(e) => Err(format!("the virtual machine did not end: {e}\n{said}").into()),
+        }
+    }
+}
+
+/// debugfs(8) commands for one directory and what is below it.
+fn add_directory(from: &Path, to: &Path, script: &mut String) -> Result {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_str().ok_or("a name that is not UTF-8")?;
+        let target = to.join(name);
+        let kind = entry.file_type()?;
+        // Names are relative to the directory: half of the commands take no path.
+        writeln!(script, "cd {}", to.display())?;
+        if kind.is_dir() {
+            writeln!(script, "mkdir {name}")?;
+            add_directory(&path, &target, script)?;
+        } else if kind.is_symlink() {
+            writeln!(script, "rm {name}\nsymlink {name} {}", fs::read_link(&path)?.display())?;
+        } else {
+            let mode = 0o100_000 | (entry.metadata()?.permissions().mode() & 0o777);
+            writeln!(script, "rm {name}\nwrite {} {name}", path.display())?;
+            writeln!(script, "sif {name} mode 0{mode:o}\nsif {name} uid 0\nsif {name} gid 0")?;
+        }
+    }
+    Ok(())
+}

@@ -1,7 +1,15 @@
 //! The configuration as the rest of the gateway uses it: complete, resolved, valid. `raw` has the TOML shape, `load`
-//! turns files into this or into a list of everything that is wrong with them.
+//! turns files into this or into a list of everything that is wrong with them; on the way, `schema` checks the shape and
+//! `resolve` the meaning.
+
+mod load;
+mod raw;
+mod resolve;
+mod schema;
+mod text;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +17,8 @@ use std::time::Duration;
 use crate::mask::MaskRule;
 use crate::policy::Policy;
 use crate::target::Target;
+
+pub use load::{ConfigErrors, Problem, Source, check, json_schema, load, parse};
 
 /// One loaded configuration. Replaced as a whole on reload, never changed.
 #[derive(Debug)]
@@ -112,20 +122,31 @@ pub enum TokenSource {
     /// Name of an environment variable of the connecting process.
     Environment(String),
 }
-// Stands in until helper "engine" lands config::load; replaced by it.
-#[derive(Debug, thiserror::Error)]
-#[error("config")]
-pub struct ConfigErrors;
+
+/// The target at a destination.
+#[derive(Clone, Debug)]
 pub enum TargetMatch {
     One(Arc<Target>),
     None,
+    /// Several targets have this address: their names.
     Ambiguous(Vec<String>),
 }
-pub fn load(_: &std::path::Path) -> Result<Config, ConfigErrors> {
-    Err(ConfigErrors)
-}
+
 impl Config {
-    pub fn targets_for(&self, _: std::net::SocketAddr, _: &[String]) -> TargetMatch {
-        TargetMatch::None
+    pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
+        self.targets.iter().find(|target| target.name == name)
+    }
+
+    /// The target at `destination`: by a name that this agent looked up and was told this address for, or by address.
+    pub fn targets_for(&self, destination: SocketAddr, names: &[String]) -> TargetMatch {
+        let found: Vec<_> = self.targets.iter().filter(|target| target.is_at(destination, names)).collect();
+        match found[..] {
+            [] => TargetMatch::None,
+            [target] => TargetMatch::One(Arc::clone(target)),
+            _ => TargetMatch::Ambiguous(found.iter().map(|target| target.name.clone()).collect()),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Targets: what agents connect to, and how the gateway reaches and logs in to it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ pub struct Target {
     /// What agents connect to.
     pub address: Vec<Address>,
     /// What its names resolve to for agents; empty: what this host's resolver says.
-    pub resolve: Vec<std::net::IpAddr>,
+    pub resolve: Vec<IpAddr>,
     /// Databases that sessions may name; empty: any.
     pub databases: Vec<String>,
     pub tls: TlsMode,
@@ -22,7 +22,7 @@ pub struct Target {
     pub server_names: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     Postgres,
@@ -33,6 +33,18 @@ impl Target {
     /// Whether the name, lower case and without a trailing dot, is one of the target's.
     pub fn has_name(&self, name: &str) -> bool {
         self.address.iter().any(|address| matches!(&address.host, Host::Name(own) if own == name))
+    }
+
+    /// Whether agents reach the target at `destination`: by one of these names (lower case, without a trailing dot) that
+    /// resolved to it, or by its address.
+    pub fn is_at(&self, destination: SocketAddr, names: &[String]) -> bool {
+        self.address.iter().any(|address| {
+            let host = match &address.host {
+                Host::Name(name) => names.contains(name),
+                network @ Host::Network(..) => network.contains(destination.ip()),
+            };
+            host && address.port == destination.port()
+        })
     }
 }
 
@@ -75,7 +87,16 @@ pub enum Host {
     /// Lower case, without a trailing dot.
     Name(String),
     /// Network and prefix length; a single address has the full length.
-    Network(std::net::IpAddr, u8),
+    Network(IpAddr, u8),
+}
+
+impl Host {
+    /// Whether the network has this address; an IPv4 address in IPv6 clothes is an IPv4 address. Names have none.
+    fn contains(&self, ip: IpAddr) -> bool {
+        let Self::Network(network, prefix) = *self else { return false };
+        let ip = ip.to_canonical();
+        network.is_ipv4() == ip.is_ipv4() && first_of_network(ip, prefix) == first_of_network(network, prefix)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -101,4 +122,23 @@ pub enum CredentialSource {
     Credential(String),
     /// A file that only root and the gateway's user can read.
     File(PathBuf),
+}
+
+/// The prefix of a single address.
+pub(crate) fn full_length(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+/// The network's address: the bits behind the prefix are 0.
+pub(crate) fn first_of_network(ip: IpAddr, prefix: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+            IpAddr::V4((ip.to_bits() & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
+            IpAddr::V6((ip.to_bits() & mask).into())
+        }
+    }
 }

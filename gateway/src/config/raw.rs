@@ -1,0 +1,306 @@
+//! The configuration as it is written: the shape of the TOML, and nothing decided yet. The JSON Schema is made from these
+//! types, and `schema` checks files against it, so that a key exists in one place only.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer};
+
+use crate::mask::DetectorKind;
+use crate::policy::Kind;
+use crate::target::Protocol;
+
+/// A value that knows where it stands in its file.
+#[derive(Clone, Debug)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) span: Range<usize>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<T>::deserialize(deserializer)?;
+        let span = spanned.span();
+        Ok(Self { value: spanned.into_inner(), span })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
+}
+
+/// Weir's configuration: `/etc/weir/weir.toml`, and `conf.d/*.toml` next to it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) gateway: Option<At<RawGateway>>,
+    pub(super) access: Option<At<RawAccess>>,
+    pub(super) recording: Option<At<RawRecording>>,
+    pub(super) identity: Option<At<RawIdentity>>,
+    #[serde(default)]
+    pub(super) agent: Vec<At<RawAgent>>,
+    #[serde(default)]
+    pub(super) target: Vec<At<RawTarget>>,
+    #[serde(default)]
+    pub(super) rule: Vec<At<RawRule>>,
+    #[serde(default)]
+    pub(super) mask: Vec<At<RawMask>>,
+}
+
+/// What is intercepted, and how the gateway runs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawGateway {
+    /// cgroups below the cgroup2 mount; everything in them is intercepted. Default: `["agents.slice"]`.
+    pub(super) agents: Option<Vec<At<String>>>,
+    /// Where the programs are attached, below the cgroup2 mount. Default: its root. Agents must be below it.
+    pub(super) attach: Option<At<String>>,
+    /// `observe` forwards and records what policy would deny.
+    pub(super) mode: Option<RawMode>,
+    /// A destination that no target names.
+    pub(super) unlisted: Option<RawUnlisted>,
+    /// The user that the gateway becomes. Default: `weir`.
+    pub(super) user: Option<At<String>>,
+    /// Default: `/run/weir`.
+    pub(super) runtime_dir: Option<At<String>>,
+    /// Default: `/var/lib/weir`.
+    pub(super) state_dir: Option<At<String>>,
+    /// Where eBPF objects are pinned. Default: `/sys/fs/bpf/weir`.
+    pub(super) bpf_dir: Option<At<String>>,
+    /// TCP port on the loopback addresses. Default: 15432.
+    pub(super) port: Option<At<u16>>,
+    /// UDP port of the agents' resolver. Default: 15353.
+    pub(super) dns_port: Option<At<u16>>,
+    /// Runtimes, each on a thread of its own. Default: 0, one for each core.
+    pub(super) shards: Option<At<u16>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawMode {
+    Enforce,
+    Observe,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawUnlisted {
+    Deny,
+    Observe,
+}
+
+/// Who may use the admin socket, by unix group; never from an agent's cgroup.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccess {
+    #[serde(default)]
+    pub(super) admin: Vec<At<String>>,
+    /// Approver's name, as rules write it, and the unix groups whose members may approve.
+    #[serde(default)]
+    pub(super) approve: BTreeMap<String, At<Vec<String>>>,
+    #[serde(default)]
+    pub(super) audit: Vec<At<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRecording {
+    /// Default: `recordings` in the state directory.
+    pub(super) directory: Option<At<String>>,
+    /// How long recordings are kept: `"90d"`, the default.
+    pub(super) keep: Option<At<String>>,
+    /// How large they may grow: `"20G"`, the default.
+    pub(super) max_size: Option<At<String>>,
+    /// How much of each operation's reply is kept: `"64K"`, the default.
+    pub(super) reply_limit: Option<At<String>>,
+}
+
+/// Who issues the agents' tokens.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIdentity {
+    /// The issuer's URL, exactly as tokens name it.
+    pub(super) issuer: At<String>,
+    /// The audience that tokens must be for.
+    pub(super) audience: At<String>,
+    /// The claim that lists groups. Default: `groups`.
+    pub(super) groups_claim: Option<At<String>>,
+    /// Trust anchors for the issuer's TLS, a PEM file. Default: the system's.
+    pub(super) ca: Option<At<String>>,
+    /// Why the issuer may be `http://`, on a loopback address.
+    pub(super) insecure: Option<At<String>>,
+}
+
+/// A kind of agent: how its processes are recognised, and where its token lies.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgent {
+    pub(super) name: At<String>,
+    /// A systemd unit, `*` for the instance: `"coder@*.service"`.
+    pub(super) unit: Option<At<String>>,
+    /// A path below the cgroup2 mount; everything below it is the agent.
+    pub(super) cgroup: Option<At<String>>,
+    /// A user of the agent's own; its processes are the agent wherever they run.
+    pub(super) user: Option<At<String>>,
+    pub(super) token: At<RawToken>,
+}
+
+/// Where an agent's token lies.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawToken {
+    /// A file; `%i` is the unit's instance, `%u` the user's name.
+    File(String),
+    /// An environment variable of the connecting process.
+    Env(String),
+}
+
+/// Something that agents connect to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTarget {
+    pub(super) name: At<String>,
+    pub(super) protocol: Protocol,
+    /// What agents connect to: `"db.internal:5432"`, `"10.0.0.0/8:5432"`, `"[::1]:5432"`.
+    pub(super) address: At<Vec<At<String>>>,
+    /// Addresses that agents are told for its names. Default: what this host's resolver says.
+    #[serde(default)]
+    pub(super) resolve: Vec<At<String>>,
+    /// Databases that sessions may name. Default: any.
+    pub(super) databases: Option<At<Vec<String>>>,
+    pub(super) tls: Option<At<RawTls>>,
+    pub(super) login: Option<At<RawLogin>>,
+    /// Server names that a tls-passthrough target accepts; `*.` for one label. Default: the names in `address`.
+    pub(super) server_names: Option<At<Vec<String>>>,
+}
+
+/// How the gateway speaks TLS to the target. Default: certificate and name are verified.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) mode: Option<At<RawTlsMode>>,
+    /// Trust anchors, a PEM file. Default: the system's.
+    pub(super) ca: Option<At<String>>,
+    /// The name in the target's certificate, if it is not the one that agents connect to.
+    pub(super) server_name: Option<At<String>>,
+    /// Why less than verify-full is good enough here.
+    pub(super) insecure: Option<At<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawTlsMode {
+    VerifyFull,
+    VerifyCa,
+    Disable,
+}
+
+/// The login that the gateway holds.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLogin {
+    pub(super) user: At<String>,
+    #[schemars(extend("x-hint" = "a password never stands in a configuration file: put it into a systemd credential and \
+        write { credential = \"orders-db\" }, or into a file that only root can read and write { file = \"/etc/weir/orders-db\" }"))]
+    pub(super) password: At<RawCredential>,
+}
+
+/// Where a held secret lies.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawCredential {
+    /// A systemd credential of the gateway's unit.
+    Credential(String),
+    /// A file that only root and the gateway's user can read.
+    File(String),
+}
+
+/// What agents may do. A matcher that is left out matches everything (but `unparsed` must be named to be allowed).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    pub(super) name: At<String>,
+    #[serde(default)]
+    pub(super) agents: Vec<At<String>>,
+    /// Groups of the agent's token.
+    #[serde(default)]
+    pub(super) groups: Vec<At<String>>,
+    #[serde(default)]
+    pub(super) targets: Vec<At<String>>,
+    #[serde(default)]
+    pub(super) databases: Vec<At<String>>,
+    #[serde(default)]
+    pub(super) kinds: Vec<Kind>,
+    /// `schema.table` or `table`, `*` for any part of a name.
+    #[serde(default)]
+    pub(super) tables: Vec<At<String>>,
+    /// Whether the statement has a WHERE.
+    pub(super) has_where: Option<bool>,
+    pub(super) then: RawThen,
+    /// What the agent is told when the rule denies or holds.
+    pub(super) message: Option<At<String>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawThen {
+    Allow,
+    Deny,
+    /// Wait for people.
+    Hold(RawHold),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHold {
+    /// Names from `[access] approve`; members of any of them may approve.
+    pub(super) approvers: At<Vec<At<String>>>,
+    /// How many different people must. Default: 1.
+    pub(super) count: Option<At<u32>>,
+    /// How long the request waits: `"5m"`, the default.
+    pub(super) timeout: Option<At<String>>,
+}
+
+/// What clients do not see.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMask {
+    pub(super) name: At<String>,
+    #[serde(default)]
+    pub(super) targets: Vec<At<String>>,
+    /// `schema.table.column`, `*` for any of the three: masked whole.
+    #[serde(default)]
+    pub(super) columns: Vec<At<String>>,
+    /// Findings anywhere: masked where they are found.
+    #[serde(default)]
+    pub(super) detect: Vec<DetectorKind>,
+    pub(super) with: RawWith,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawWith {
+    Redact,
+    Null,
+    /// Stars, but for the last characters.
+    Partial(RawPartial),
+    /// Always this text.
+    Fixed(At<String>),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPartial {
+    pub(super) keep_last: At<u8>,
+}

@@ -1,0 +1,182 @@
+//! Small texts with a meaning: durations, sizes, addresses, places in the file system.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::target::{Address, Host, first_of_network, full_length};
+
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
+
+/// `"30s"`, `"5m"`, `"12h"`, `"90d"`, `"2w"`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: write a number and s, m, h, d or w, such as \"5m\"");
+    let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Bytes: `"64K"`, `"512M"`, `"20G"`, `"1T"`; powers of 1024.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size: write a number and K, M, G or T, such as \"20G\"");
+    let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
+    let power = match unit {
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(1 << (10 * power)).ok_or_else(wrong)
+}
+
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit))
+}
+
+/// `"db.internal:5432"`, `"10.0.0.0/8:5432"`, `"10.1.2.3:5432"`, `"[::1]:5432"`, `"[fd00::/8]:5432"`.
+pub(super) fn address(text: &str) -> Result<Address, String> {
+    let wrong = |why: &str| format!("{text:?} is no address: {why}");
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None => text.rsplit_once(':'),
+    }
+    .ok_or_else(|| wrong("write host:port, such as \"db.internal:5432\" or \"[::1]:5432\""))?;
+    let port = match port.parse() {
+        Ok(0) | Err(_) => return Err(wrong("the port is a number from 1 to 65535")),
+        Ok(port) => port,
+    };
+    let in_brackets = text.starts_with('[');
+    if host.contains(':') && !in_brackets {
+        return Err(wrong("write IPv6 addresses in brackets, such as \"[::1]:5432\""));
+    }
+    let host = match host.split_once('/') {
+        Some((network, prefix)) => network_of(network, prefix).map_err(|why| wrong(&why))?,
+        None => match host.parse::<IpAddr>() {
+            Ok(ip) => Host::Network(ip, full_length(ip)),
+            Err(_) if in_brackets => return Err(wrong("in brackets stands an IPv6 address")),
+            Err(_) => Host::Name(name(host).map_err(|why| wrong(&why))?),
+        },
+    };
+    Ok(Address { host, port })
+}
+
+fn network_of(network: &str, prefix: &str) -> Result<Host, String> {
+    let ip: IpAddr = network.parse().map_err(|_| "before the slash stands an IP address".to_owned())?;
+    let prefix: u8 = prefix
+        .parse()
+        .ok()
+        .filter(|prefix| *prefix <= full_length(ip))
+        .ok_or_else(|| format!("behind the slash stands the length of the prefix, up to {}", full_length(ip)))?;
+    let first = first_of_network(ip, prefix);
+    if first != ip {
+        return Err(format!("it has bits behind its prefix; write \"{first}/{prefix}\""));
+    }
+    Ok(Host::Network(ip, prefix))
+}
+
+/// A host's name in lower case, without a trailing dot (RFC 1123, and underscores).
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if name.contains('*') {
+        return Err("names have no wildcards here".to_owned());
+    }
+    let is_label = |label: &str| {
+        let fits = !label.is_empty() && label.len() <= MAX_LABEL && !label.starts_with('-') && !label.ends_with('-');
+        fits && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    if name.len() > MAX_NAME || !name.split('.').all(is_label) {
+        return Err("the host is neither an IP address nor a host name".to_owned());
+    }
+    if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err("the host looks like an IP address and is none".to_owned());
+    }
+    Ok(name)
+}
+
+/// A name as in a certificate: a host's, or `*.` and a host's.
+pub(super) fn server_name(text: &str) -> Result<String, String> {
+    match text.strip_prefix("*.") {
+        Some(rest) => name(rest).map(|rest| format!("*.{rest}")),
+        None => name(text),
+    }
+    .map_err(|why| format!("{text:?} is no server name: {why}"))
+}
+
+/// A cgroup's path below the mount, without leading slash.
+pub(super) fn cgroup(text: &str) -> Result<String, String> {
+    let path = text.trim_end_matches('/');
+    if path.starts_with('/') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(format!(
+            "{text:?} is no cgroup: write its path below the cgroup2 mount, such as \"agents.slice\", without a leading slash"
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_duration_or_size_is_refused() {
+        for text in ["", "5", "m", "-5m", "5 m", "5M", "1.5h", "5min", "99999999999999999999s", "9999999999999999999w"]
+        {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        for text in ["", "5", "G", "5g", "5GB", "1.5G", "99999999999T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(size("20G"), Ok(20 << 30));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("", "write host:port"),
+            ("db.internal", "write host:port"),
+            ("db.internal:", "from 1 to 65535"),
+            ("db.internal:0", "from 1 to 65535"),
+            ("db.internal:65536", "from 1 to 65535"),
+            ("::1:5432", "in brackets"),
+            ("[::1]5432", "write host:port"),
+            ("[db.internal]:5432", "in brackets stands an IPv6"),
+            ("10.0.0.300:5432", "looks like an IP address"),
+            ("10.1.2.3/8:5432", "write \"10.0.0.0/8\""),
+            ("10.0.0.0/33:5432", "up to 32"),
+            ("[fd00::/129]:5432", "up to 128"),
+            ("*.internal:5432", "no wildcards"),
+            ("a..b:5432", "nor a host name"),
+            ("-a:5432", "nor a host name"),
+            ("a b:5432", "nor a host name"),
+        ] {
+            let error = address(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        let network = |ip: &str, prefix| Host::Network(ip.parse().unwrap(), prefix);
+        for (text, host) in [
+            ("DB.Internal.:5432", Host::Name("db.internal".to_owned())),
+            ("10.1.2.3:5432", network("10.1.2.3", 32)),
+            ("10.0.0.0/8:5432", network("10.0.0.0", 8)),
+            ("0.0.0.0/0:5432", network("0.0.0.0", 0)),
+            ("[::1]:5432", network("::1", 128)),
+            ("[fd00::/8]:5432", network("fd00::", 8)),
+        ] {
+            assert_eq!(address(text), Ok(Address { host, port: 5432 }), "{text}");
+        }
+    }
+}

@@ -126,8 +126,8 @@ impl Verifier {
     fn known(&self, digest: &[u8; 32], scope: &Scope) -> Result<Option<Claims>, TokenError> {
         let verified = lock(&self.verified);
         let Some(entry) = verified.get(digest) else { return Ok(None) };
-        entry.admit(scope)?;
         check_not_expired(entry.claims.expires_at, unix_now())?;
+        entry.admit(scope)?;
         Ok((entry.checked_at.elapsed() < RECHECK).then(|| entry.claims.clone()))
     }
 

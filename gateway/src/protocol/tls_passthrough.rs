@@ -28,6 +28,8 @@ use crate::target::Target;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LIMITS: Limits = Limits { idle: Duration::from_mins(15), lifetime: Duration::from_hours(24) };
+/// How long after its end a token that was not renewed is asked for again; clocks get some leeway.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
 /// Of each direction.
 const BUFFER: usize = 32 << 10;
 
@@ -179,9 +181,28 @@ async fn pass(mut client: TcpStream, Admitted { opening, forwarded }: Admitted, 
             return finish(session, forwarded, outcome, 0).await;
         }
     };
-    let passed = splice(client, target, LIMITS, session.killed()).await;
+    let ended = async {
+        tokio::select! {
+            by = session.killed() => format!("ended by {by}"),
+            why = token_lapsed(session) => why,
+        }
+    };
+    let passed = splice(client, target, LIMITS, ended).await;
     session.count_up(opening.bytes.len() as u64 + passed.up);
     finish(session, forwarded, passed.end.to_string(), passed.down).await
+}
+
+/// Completes when the agent has no valid token any more; says why. There is no operation here at which to ask for one.
+async fn token_lapsed(session: &Session) -> String {
+    let mut expires_at = session.principal.expires_at;
+    loop {
+        let left = expires_at.saturating_sub(session.engine().unix_seconds());
+        tokio::time::sleep(Duration::from_secs(left).max(RENEWAL_INTERVAL)).await;
+        match session.engine().renew(session).await {
+            Ok(renewed) => expires_at = renewed,
+            Err(why) => return why,
+        }
+    }
 }
 
 async fn connect(session: &Session, first: &[u8]) -> io::Result<TcpStream> {
@@ -278,8 +299,8 @@ enum End {
     Client(io::Error),
     #[error("the target's side failed: {0}")]
     Target(io::Error),
-    #[error("ended by {0}")]
-    Killed(String),
+    #[error("{0}")]
+    Stopped(String),
 }
 
 /// Bytes passed, and when something last moved.
@@ -315,7 +336,7 @@ impl Meter {
 
 /// Passes bytes both ways until both sides have closed, one fails, or nothing moves any more. A side that closes its
 /// half leaves the other half open.
-async fn splice<C, T>(client: C, target: T, limits: Limits, killed: impl Future<Output = String>) -> Passed
+async fn splice<C, T>(client: C, target: T, limits: Limits, stopped: impl Future<Output = String>) -> Passed
 where
     C: AsyncRead + AsyncWrite,
     T: AsyncRead + AsyncWrite,
@@ -336,7 +357,7 @@ where
         end = both => end,
         () = meter.idle(limits.idle) => End::Idle,
         () = tokio::time::sleep(limits.lifetime) => End::Lifetime,
-        by = killed => End::Killed(by),
+        why = stopped => End::Stopped(why),
     };
     Passed { up: meter.up.load(Ordering::Relaxed), down: meter.down.load(Ordering::Relaxed), end }
 }

@@ -108,7 +108,9 @@ fn the_design_s_configuration_is_what_it_says() {
     assert_eq!(config.agents[0].uid, Some(4001));
     assert_eq!(config.agents[0].token, TokenSource::File("/run/agents/%i.token".to_owned()));
     assert_eq!(config.targets[0].address.len(), 2);
-    assert!(matches!(&config.targets[0].tls, TlsMode::VerifyFull { ca: Some(ca), .. } if ca == Path::new("/etc/weir/db-ca.pem")));
+    assert!(
+        matches!(&config.targets[0].tls, TlsMode::VerifyFull { ca: Some(ca), .. } if ca == Path::new("/etc/weir/db-ca.pem"))
+    );
     assert_eq!(config.policy.rules[1].then, Then::Deny);
     assert!(config.policy.rules[1].kinds.contains(Kind::Truncate));
     assert_eq!(

@@ -8,7 +8,7 @@
 //! With an encrypted `ClientHello` the name judged is the outer one. What is inside is between the client and the
 //! target, which the address has fixed already; the record says that it was so.
 
-mod wire;
+pub mod wire;
 
 use std::io;
 use std::sync::Arc;

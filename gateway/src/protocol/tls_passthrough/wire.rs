@@ -25,23 +25,23 @@ const HOST_NAME: u8 = 0;
 
 /// What the gateway goes by, and what it records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ClientHello {
+pub struct ClientHello {
     /// Lower case. `None`: the client sent none.
-    pub(super) server_name: Option<String>,
+    pub server_name: Option<String>,
     /// What the client would speak inside, printable names only.
-    pub(super) protocols: Vec<String>,
+    pub protocols: Vec<String>,
     /// The client sent an encrypted hello, or the grease that looks like one: `server_name` is the outer name.
-    pub(super) encrypted: bool,
+    pub encrypted: bool,
 }
 
 /// The bytes are no TLS client's. Where there is more to come, [`HelloReader::feed`] says so instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is no TLS handshake: {0}")]
-pub(super) struct Malformed(&'static str);
+pub struct Malformed(&'static str);
 
 /// Takes the client's bytes in any pieces until the message is whole.
 #[derive(Debug, Default)]
-pub(super) struct HelloReader {
+pub struct HelloReader {
     header: Vec<u8>,
     record_left: usize,
     message: Vec<u8>,
@@ -50,7 +50,7 @@ pub(super) struct HelloReader {
 
 impl HelloReader {
     /// Takes the next bytes; the message when it is whole. Bytes after it are not looked at.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<ClientHello>, Malformed> {
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<ClientHello>, Malformed> {
         while !bytes.is_empty() {
             let take = if self.record_left == 0 { 5 - self.header.len() } else { self.record_left };
             let (piece, rest) = bytes.split_at(take.min(bytes.len()));
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
 /// Why a handshake ends here, in TLS's own words (RFC 8446, section 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Alert {
+pub enum Alert {
     AccessDenied = 49,
     DecodeError = 50,
     InternalError = 80,
@@ -232,7 +232,7 @@ pub(super) enum Alert {
 
 impl Alert {
     /// A fatal alert as a plaintext record, which every version understands as the answer to a `ClientHello`.
-    pub(super) fn record(self) -> [u8; 7] {
+    pub fn record(self) -> [u8; 7] {
         const ALERT: u8 = 21;
         const FATAL: u8 = 2;
         [ALERT, 3, 3, 0, 2, FATAL, self as u8]

@@ -28,7 +28,7 @@ mod peer;
 mod rights;
 mod sys;
 
-pub use backend::Status;
+pub use backend::{Status, Step, Why};
 pub use listener::Listener;
 pub use peer::Facts;
 pub use rights::{Refused, Rights};
@@ -58,6 +58,9 @@ pub enum Request {
         limit: u32,
         agent: Option<String>,
         target: Option<String>,
+        /// Nanoseconds since the Unix epoch.
+        since_ns: Option<u64>,
+        refused_only: bool,
     },
     Session {
         id: SessionId,

@@ -174,8 +174,7 @@ impl Cli {
             Command::Doctor(doctor) => doctor.run(&config, out),
             Command::Serve(serve) => {
                 start_logging(serve.log)?;
-                let _ = config;
-                Err(Error::message("the gateway cannot serve yet"))
+                crate::gateway::serve(&config).map_err(Error::other).map(|()| 0)
             }
             Command::Witness => crate::witness::run().map_err(Error::other).map(|()| 0),
             Command::Kernel(kernel) => kernel.run(&config, out),

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::policy::Operation;
 use crate::session::Session;
 use crate::target::{Protocol, Target};
 use crate::tls::TlsError;
@@ -27,6 +28,19 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
         Protocol::Postgres => "not served".to_owned(),
         Protocol::TlsPassthrough => tls_passthrough::serve(stream, session).await,
     }
+}
+
+/// What a text would do on a target, from the text alone: for `weir explain`. Blocks.
+pub fn explain(target: &Target, database: Option<String>, text: &str) -> Result<Operation, String> {
+    match target.protocol {
+        Protocol::Postgres => Ok(postgres::explain(database, text)),
+        Protocol::TlsPassthrough => Err(format!("target {:?} has no statements to explain", target.name)),
+    }
+}
+
+/// What came back for an operation, as recorded, in lines for people. Whoever shows them escapes them.
+pub fn render_reply(_protocol: Protocol, content: &[u8]) -> Vec<String> {
+    vec![format!("{} bytes", content.len())]
 }
 
 /// Tells a refused client why, in its protocol's words.

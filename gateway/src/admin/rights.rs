@@ -250,7 +250,7 @@ pub(super) mod tests {
     fn each_request_needs_its_right() {
         let id = crate::ids::SessionId::new(1, 1);
         let reading = [
-            Request::Sessions { limit: 1, agent: None, target: None },
+            Request::Sessions { limit: 1, agent: None, target: None, since_ns: None, refused_only: false },
             Request::Session { id },
             Request::Replay { id },
             Request::Why { id: id.operation(1) },

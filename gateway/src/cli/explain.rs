@@ -4,11 +4,14 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::output::{Error, Out, clean_lines, load, runtime_dir};
-use crate::admin::Request;
+use super::output::{Error, Out, clean, clean_lines, load, runtime_dir};
+use super::{sessions, time};
 use crate::admin::client::ask_one;
+use crate::admin::{Request, Why};
 use crate::ids::OperationId;
 use crate::policy::{Explanation, Gate, Subject};
+use crate::protocol;
+use crate::record::event::ConnectionRefused;
 
 pub(super) const EXPLAIN_HELP: &str = "\
 Works from the configuration alone; nothing is connected to and nothing runs. Exits with 0 if the statement would be \
@@ -57,18 +60,72 @@ impl Explain {
             let known = names(loaded.targets.iter().map(|target| target.name.as_str()).collect());
             return Err(Error::message(format!("there is no target {:?}; there are: {known}", self.target)));
         };
-        let _ = target;
-        let _: fn(&Explanation, &mut Out) -> Result<u8, Error> = show;
-        let _ = (&self.database, &self.text);
-        let _ = Subject { agent: &self.agent, groups: &self.group, target: &self.target };
-        let _ = out;
-        Err(Error::message("the protocols cannot explain yet"))
+        let database = self.database.or_else(|| match target.databases.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        });
+        let operation = protocol::explain(target, database, &self.text).map_err(Error::message)?;
+        let subject = Subject { agent: &self.agent, groups: &self.group, target: &self.target };
+        let code = show(&loaded.policy.explain(subject, &operation), out)?;
+        let masks = loaded.masks.iter().filter(|mask| mask.targets.is_empty() || mask.targets.contains(&self.target));
+        let masks: Vec<&str> = masks.map(|mask| mask.name.as_str()).collect();
+        if !out.json && !masks.is_empty() {
+            out.line("")?;
+            out.line(format!(
+                "Masks of this target: {}. Which columns they meet, and whether that refuses the statement, only the target's \
+                 catalog tells.",
+                clean(masks.join(", "))
+            ))?;
+        }
+        Ok(code)
     }
 }
 
 pub(super) fn why(config: &Path, id: OperationId, out: &mut Out) -> Result<u8, Error> {
-    let explanation: Explanation = ask_one(&runtime_dir(config), Request::Why { id })?;
-    show(&explanation, out).map(|_| 0)
+    let why: Why = ask_one(&runtime_dir(config), Request::Why { id })?;
+    if out.json {
+        out.json(&why)?;
+        return Ok(0);
+    }
+    out.fields(&[("id", why.id.to_string()), ("when", time::both(why.at_unix_ns / 1_000_000))])?;
+    if let Some(refused) = &why.refused {
+        show_refused(refused, out)?;
+    }
+    if let Some(decided) = &why.decided {
+        out.fields(&[("verdict", clean(&decided.gate)), ("operation", clean_lines(&decided.text))])?;
+    }
+    for transition in &why.approval {
+        out.line(sessions::approval(transition))?;
+    }
+    if let Some(now) = &why.now {
+        out.line("")?;
+        if why.config_then.as_ref() == Some(&why.config_now) {
+            out.line("By the policy in force:")?;
+        } else {
+            out.line("The policy has changed since. By the one in force now:")?;
+        }
+        show(now, out)?;
+    }
+    Ok(0)
+}
+
+fn show_refused(refused: &ConnectionRefused, out: &mut Out) -> Result<(), Error> {
+    let name = |name: &Option<String>| name.as_deref().map_or_else(|| "unknown".to_owned(), clean);
+    out.fields(&[
+        ("refused", clean(&refused.message)),
+        ("agent", name(&refused.agent)),
+        ("target", name(&refused.target)),
+    ])?;
+    // What to look at, by the stage that refused.
+    let advice = match refused.reason.as_str() {
+        "target" => "A [[target]] whose `address` has this destination would let it be judged.",
+        "identity" => "The agent's [[agent]] section says where its token lies; `weir doctor` looks at it.",
+        "policy" => "A [[rule]] that allows this agent something on this target lets it connect.",
+        "gateway" => "`weir status` and the gateway's log tell what it could not do.",
+        _ => "Connections are only taken from agents, as the kernel sent them here.",
+    };
+    out.line("")?;
+    out.line(advice)
 }
 
 /// 0 where it is allowed.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::admin::client::ClientError;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::show;
 
 /// Where the admin socket is unless the configuration says otherwise.
@@ -218,8 +218,7 @@ pub(super) fn or_none(items: &[String]) -> String {
 
 /// The configuration as the gateway would take it.
 pub(super) fn load(config: &Path) -> Result<Config, Error> {
-    let _ = config;
-    Err(Error::message("configuration cannot be loaded yet"))
+    config::load(config).map_err(Error::other)
 }
 
 /// Where the gateway of this configuration has its socket. Works while the configuration is broken, since that is when

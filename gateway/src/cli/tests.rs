@@ -40,6 +40,8 @@ fn what_people_type_is_understood() {
         "sessions",
         "sessions --agent a --limit 5",
         "sessions list --agent a",
+        "sessions --since 2h --refused",
+        "sessions kill 01k3v9m2c7q4x",
         "sessions show 01k3v9m2c7q4x",
         "sessions show 01k3v9m2c7q4x-3",
         "sessions replay 01k3v9m2c7q4x --speed 2.5",

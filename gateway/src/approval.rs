@@ -44,6 +44,8 @@ pub struct Ask {
     /// Over the raw bytes, parameters, target, database user, principal and policy version: what exactly is approved.
     pub digest: [u8; 32],
     pub text: String,
+    /// As they may be shown; None where there are none, or they touch tagged data.
+    pub parameters: Option<String>,
     pub agent: String,
     pub agent_uid: u32,
     pub subject: String,
@@ -130,6 +132,8 @@ pub struct View {
     /// Hexadecimal.
     pub digest: String,
     pub text: String,
+    /// As they may be shown; None where there are none, or they touch tagged data.
+    pub parameters: Option<String>,
     pub agent: String,
     pub agent_uid: u32,
     pub subject: String,
@@ -196,8 +200,9 @@ impl Approvals {
 
     /// Puts an operation before its approvers. They see it when the request is durable.
     pub async fn request(&self, ask: Ask) -> Result<Pending, RequestError> {
-        if ask.text.len() > MAX_TEXT {
-            return Err(RequestError::TooLong(ask.text.len()));
+        let length = ask.text.len() + ask.parameters.as_ref().map_or(0, String::len);
+        if length > MAX_TEXT {
+            return Err(RequestError::TooLong(length));
         }
         let entry = self.0.table().admit(ask)?;
         // From here on dropping `pending` takes the entry out again, also when this future is dropped.
@@ -488,6 +493,7 @@ impl Entry {
             operation: ask.operation,
             digest: hex(&ask.digest),
             text: ask.text.clone(),
+            parameters: ask.parameters.clone(),
             agent: ask.agent.clone(),
             agent_uid: ask.agent_uid,
             subject: ask.subject.clone(),

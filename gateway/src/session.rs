@@ -102,6 +102,8 @@ pub struct Held<R> {
     request: R,
     operation: OperationId,
     pending: Pending,
+    /// Of the policy that asked for the approval.
+    epoch: u64,
     since: Instant,
     next_notice: Instant,
 }
@@ -394,6 +396,7 @@ impl Session {
             operation: id,
             digest: self.digest(judgement, exact),
             text: judgement.operation.text.clone(),
+            parameters: exact.parameters.map(str::to_owned),
             agent: self.principal.agent.clone(),
             agent_uid: self.origin.uid,
             subject: self.principal.subject.clone(),
@@ -413,7 +416,8 @@ impl Session {
         };
         self.record_decision(id, judgement, exact, Some(pending.number())).await?;
         let now = Instant::now();
-        Ok(Decision::Hold(Held { request, operation: id, pending, since: now, next_notice: now + HOLD_NOTICE_EVERY }))
+        let (epoch, next_notice) = (judgement.epoch, now + HOLD_NOTICE_EVERY);
+        Ok(Decision::Hold(Held { request, operation: id, pending, epoch, since: now, next_notice }))
     }
 
     /// What an approval is bound to: the bytes and parameters, the target, the login, the principal, the policy.
@@ -484,6 +488,11 @@ impl<R> Held<R> {
         let number = self.pending.number();
         let id = self.operation;
         match outcome {
+            // What was approved is this operation under that policy; another one may say no.
+            ApprovalOutcome::Approved { .. } if self.epoch != session.engine.epoch() => {
+                let message = format!("the policy changed while approval {number} was waited for; send it again");
+                HeldEvent::Denial(Denial { id, message, rule: None })
+            }
             ApprovalOutcome::Approved { .. } => HeldEvent::Permit(session.permit(id, self.request)),
             ApprovalOutcome::Denied { by, reason } => {
                 let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();

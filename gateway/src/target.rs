@@ -57,6 +57,14 @@ impl Protocol {
         }
     }
 
+    /// Whether the gateway logs in to the target with a credential that it holds.
+    pub const fn logs_in(self) -> bool {
+        match self {
+            Self::Postgres => true,
+            Self::TlsPassthrough => false,
+        }
+    }
+
     /// What usually listens on a port.
     pub const fn at_port(port: u16) -> Option<Self> {
         match port {

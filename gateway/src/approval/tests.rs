@@ -57,6 +57,7 @@ fn ask(requirements: Vec<HoldRequirement>) -> Ask {
         operation: SessionId::new(1_780_000_000_000, 1).operation(3),
         digest: [7; 32],
         text: "DELETE FROM orders".into(),
+        parameters: None,
         agent: "coder".into(),
         agent_uid: AGENT_UID,
         subject: "carol@example.com".into(),

@@ -155,6 +155,9 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     out.fields(&fields)?;
     out.line("")?;
     out.line(clean_lines(&view.text))?;
+    if let Some(parameters) = &view.parameters {
+        out.line(format!("parameters {}", clean(parameters)))?;
+    }
     if view.status == Status::Pending {
         out.line("")?;
         out.line(format!("`weir approve {0}` lets it run once; `weir deny {0}` refuses it.", view.number))?;

@@ -234,7 +234,15 @@ fn target_section(text: &mut String, address: SocketAddr, users: &BTreeSet<&str>
     let _ = writeln!(text, "[[target]]");
     let _ = writeln!(text, "name     = {}", quote(&name));
     let _ = writeln!(text, "protocol = {}", quote(protocol.as_str()));
-    let _ = writeln!(text, "address  = [{}]\n", quote(&address.to_string()));
+    let _ = writeln!(text, "address  = [{}]", quote(&address.to_string()));
+    if protocol.logs_in() {
+        let _ = writeln!(
+            text,
+            "login    = {{ user = \"CHANGE\", password = {{ credential = {} }} }}    # held by the gateway",
+            quote(&name)
+        );
+    }
+    text.push('\n');
 }
 
 /// `coder@a.service` -> `coder@*.service`.
@@ -270,10 +278,9 @@ admin   = ["weir-admin"]
 approve = { dba = ["dba"] }
 audit   = ["weir-audit"]
 
-# CHANGE: who issues the agents' tokens.
-# [identity]
-# issuer   = "https://idp.example/realms/agents"
-# audience = "weir"
+[identity]                      # CHANGE: who issues the agents' tokens
+issuer   = "https://idp.example/realms/agents"
+audience = "weir"
 
 "#;
 
@@ -331,6 +338,26 @@ mod tests {
         assert!(!table.contains_key("rule"), "{text}");
         assert_eq!(table["target"].as_array().unwrap().len(), 1);
         assert_eq!(table["gateway"]["mode"].as_str(), Some("observe"));
+    }
+
+    /// Whatever is written must be taken by the gateway as it is.
+    #[test]
+    fn the_file_is_a_configuration() {
+        let found = Found {
+            pids: BTreeSet::from([1]),
+            cgroups: BTreeSet::from(["/system.slice/coder@a.service".to_owned()]),
+            uids: BTreeSet::from([0]),
+            connections: ["10.0.0.7:443", "10.0.0.7:5432", "10.0.0.8:6379"]
+                .map(|address| address.parse().unwrap())
+                .into(),
+        };
+        for agents in [BTreeMap::new(), BTreeMap::from([("coder".to_owned(), found)])] {
+            let source = crate::config::Source { path: "weir.toml".into(), text: file(&agents) };
+            let (config, _) = crate::config::parse(&[source], &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(config.gateway.mode, crate::config::Mode::Observe);
+            assert_eq!(config.agents.len(), agents.len());
+            assert_eq!(config.targets.len(), 2 * agents.len());
+        }
     }
 
     #[test]

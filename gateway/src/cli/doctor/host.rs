@@ -147,7 +147,11 @@ pub(super) fn gateway(runtime_dir: &Path, config: &Config) -> Vec<Finding> {
             let problem = |problem: &String| Finding::fail("gateway", problem, "see `journalctl -u weir`");
             findings.extend(status.problems.iter().map(problem));
         }
-        Err(error) => findings.push(Finding::fail("gateway", error.to_string(), "systemctl start weir")),
+        Err(error) => {
+            let message = error.to_string();
+            let (what, hint) = message.split_once('\n').unwrap_or((&message, "systemctl start weir"));
+            findings.push(Finding::fail("gateway", what, hint));
+        }
     }
     if config.gateway.mode == Mode::Observe {
         let advice = "mode = \"enforce\" when the records look right";

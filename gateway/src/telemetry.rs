@@ -132,12 +132,13 @@ impl<S: Subscriber> Filter<S> for RateLimit {
             Ruling::WriteAfter(suppressed) => {
                 // Not by tracing: that would come back to here.
                 let place = (metadata.file().unwrap_or("?"), metadata.line().unwrap_or(0));
-                match self.format {
+                let line = match self.format {
                     Format::Human => {
-                        eprintln!("{suppressed} lines like the next were left out ({}:{})", place.0, place.1)
+                        format!("{suppressed} lines like the next were left out ({}:{})", place.0, place.1)
                     }
-                    Format::Json => eprintln!("{}", serde_json::json!({ "left_out": suppressed, "place": place })),
-                }
+                    Format::Json => serde_json::json!({ "left_out": suppressed, "place": place }).to_string(),
+                };
+                eprintln!("{line}");
                 true
             }
         }

@@ -212,7 +212,7 @@ fn cut(text: &mut String, most: usize) {
     if text.len() > most {
         let rest = text.len() - most;
         text.truncate(text.floor_char_boundary(most));
-        text.push_str(&format!(" … ({rest} more bytes)"));
+        *text += &format!(" … ({rest} more bytes)");
     }
 }
 

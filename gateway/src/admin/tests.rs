@@ -162,9 +162,13 @@ async fn a_forked_child_cannot_speak_for_the_process_that_connected() {
 async fn bad_input_ends_one_connection_and_no_other() {
     let scratch = Scratch::new("bad");
     start(config(&scratch.0), false);
-    for bad in
-        [&b"\n"[..], b"{}\n", b"\xff\xfe\n", b"{\"nonce\":\"0\",\"ask\":{\"request\":\"reload\"}}\n", &[b'x'; 100_000]]
-    {
+    for bad in [
+        &b"\n"[..],
+        b"{}\n",
+        b"\xff\xfe\n",
+        b"{\"nonce\":\"0\",\"ask\":{\"request\":\"reload\"}}\n",
+        "x".repeat(100_000).as_bytes(),
+    ] {
         let path = scratch.0.join(listener::SOCKET);
         let bad = bad.to_vec();
         let answer = client(move || {

@@ -189,7 +189,7 @@ pub(super) fn directories(config: &Config) -> Vec<Finding> {
     match nix::sys::statvfs::statvfs(path) {
         Ok(disk) => {
             let free = disk.blocks_available() * disk.fragment_size();
-            let message = format!("{:.1} GiB free", free as f64 / f64::from(1 << 30));
+            let message = format!("{} MiB free", free >> 20);
             findings.push(if free < LOW_DISK {
                 Finding::warn("recordings", message, "when the disk is full, operations are refused: make room")
             } else {

@@ -1,2 +1,226 @@
-//! Types that the kernel half and the user-space half share.
+//! Types that the kernel half and the user-space half share: the layout of every map's key and value, the counters, and
+//! the few constants that both must agree on. Everything is `#[repr(C)]` without implicit padding, since the kernel
+//! hashes and copies whole keys. A change of any layout here is a new [`LAYOUT`].
 #![no_std]
+
+/// Version of the maps' layout; names the pin directory, so that programs never meet maps of another shape.
+pub const LAYOUT: u32 = 1;
+
+/// cgroups of agents and of the gateway lie at most this deep below the cgroup2 root (which is level 0).
+pub const MAX_LEVELS: u32 = 16;
+pub const MAX_AGENT_CGROUPS: usize = 1024;
+pub const MAX_AGENT_UIDS: usize = 1024;
+pub const MAX_NETNS: usize = 1024;
+/// Connects between SYN and accept; 184 bytes each, preallocated.
+pub const MAX_PENDING: usize = 65_536;
+/// Resolvers that one IPv4 socket may ask and still be told apart; one more takes the place of the oldest.
+pub const MAX_RESOLVERS: usize = 8;
+/// DNS queries whose origin is remembered, in least-recently-used order: read as soon as the query arrives.
+pub const MAX_DNS_FLOWS: usize = 65_536;
+/// Bytes of the ring buffer for denied events.
+pub const EVENT_BYTES: usize = 256 * 1024;
+/// Denied events a second and cgroup; the rest is only counted.
+pub const EVENTS_A_SECOND: u64 = 20;
+pub const MAX_EVENT_RATES: usize = 4096;
+
+/// A rewritten IPv4 query goes to 127.64.0.0/24; the last byte is the resolver's number on its socket. IPv6 has only ::1.
+pub const DNS_NETWORK: u32 = 0x7f40_0000;
+pub const DNS_NETMASK: u32 = 0xffff_ff00;
+pub const DNS_PORT: u16 = 53;
+
+/// An IPv6 address, or an IPv4 address in its v4-mapped form; words as in the packet.
+pub type Address = [u32; 4];
+
+/// Third word of a v4-mapped address.
+pub const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// Address and port in host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: Address,
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u16,
+}
+
+/// What the kernel notes on a socket: at `socket()` for every agent, filled at connect, carried to the accepted socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Nanoseconds of CLOCK_BOOTTIME.
+    pub connected_at: u64,
+    /// cgroup of the task that connected, and of the socket (0: made before the programs were attached).
+    pub cgroup_id: u64,
+    pub socket_cgroup_id: u64,
+    pub netns_cookie: u64,
+    pub pid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// `NOTE_*`.
+    pub flags: u32,
+    pub destination: Endpoint,
+    /// uid that made the socket.
+    pub socket_uid: u32,
+}
+
+/// The destination was rewritten: getpeername answers with `destination`.
+pub const NOTE_REDIRECTED: u32 = 1;
+/// An agent listens on it, or it was accepted from such a socket.
+pub const NOTE_LISTENING: u32 = 2;
+/// The kernel put it on a socket that the gateway accepted.
+pub const NOTE_ACCEPTED: u32 = 4;
+/// `destination` is a resolver.
+pub const NOTE_DNS: u32 = 8;
+
+/// A connect under way, as both ends see it: the client's address first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub client: Address,
+    pub server: Address,
+    pub client_port: u16,
+    pub server_port: u16,
+    pub reserved: u32,
+    pub netns_cookie: u64,
+}
+
+/// Whom to intercept and where to send it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The gateway's cgroup and its level; 0 while there is no gateway.
+    pub gateway_cgroup: u64,
+    pub gateway_level: u32,
+    /// Bit n is set where an agent's cgroup lies at level n.
+    pub agent_levels: u32,
+    /// Whether any user is an agent.
+    pub agent_uids: u32,
+    pub port: u16,
+    pub dns_port: u16,
+}
+
+/// Longest reason that a detach keeps.
+pub const DETACH_REASON: usize = 160;
+
+/// `weir detach`: agents pass until then. The kernel compares, so that it ends without anyone's help.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detach {
+    /// Nanoseconds of CLOCK_BOOTTIME; 0 is not detached.
+    pub until: u64,
+    pub uid: u32,
+    pub reason_length: u32,
+    pub reason: [u8; DETACH_REASON],
+}
+
+/// Where a DNS query came from, as the gateway's resolver sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsFlow {
+    pub netns_cookie: u64,
+    pub source: Address,
+    /// Host order.
+    pub source_port: u32,
+    pub reserved: u32,
+}
+
+/// The resolvers that an IPv4 socket asked, by number: what recvmsg puts back.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resolvers {
+    /// As in the packet.
+    pub address: [u32; MAX_RESOLVERS],
+    /// Number of the next newcomer.
+    pub next: u32,
+    pub reserved: u32,
+}
+
+/// Something that an agent was refused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event {
+    pub note: Note,
+    /// A [`Counter`].
+    pub reason: u32,
+    pub reserved: u32,
+}
+
+/// Events of one cgroup in one second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventRate {
+    pub second: u64,
+    pub count: u64,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+        /// What the programs count, for every CPU.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Counter { $($(#[$doc])* $variant,)+ }
+
+        /// Names for metrics and records, in the order of [`Counter`].
+        pub const COUNTER_NAMES: &[&str] = &[$($name),+];
+    };
+}
+
+counters! {
+    /// TCP connects sent to the gateway.
+    Redirected = "redirected",
+    /// Connects to a loopback server of the same agent, left alone.
+    OwnServer = "own_server",
+    /// DNS queries or connected DNS sockets sent to the gateway's resolver.
+    Dns = "dns",
+    /// Connects let through by `weir detach`.
+    Detached = "detached",
+    DeniedUdp = "denied_udp",
+    /// Connects of UDP sockets: libraries do it to learn a source address, so there is no event.
+    DeniedUdpConnect = "denied_udp_connect",
+    DeniedProtocol = "denied_protocol",
+    /// The gateway does not listen in that network namespace.
+    DeniedNetns = "denied_netns",
+    /// The note could not be made.
+    DeniedNote = "denied_note",
+    DeniedBind = "denied_bind",
+    DeniedSocketOption = "denied_socket_option",
+    /// The second gate dropped a packet.
+    DeniedEgress = "denied_egress",
+    /// Too many connects under way: the gateway will reset this one.
+    PendingFull = "pending_full",
+    /// A connection reached the gateway's port and nothing was pending for it.
+    Unattributed = "unattributed",
+    /// Events that the rate limit or a full ring buffer cut.
+    EventsDropped = "events_dropped",
+}
+
+pub const COUNTERS: usize = COUNTER_NAMES.len();
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Detach, DnsFlow, Event, EventRate, Flow, Note, Resolvers, Settings};
+
+    macro_rules! pod {
+        ($($t:ty),+) => {
+            $(
+                // SAFETY: `#[repr(C)]`, only integers and arrays of them, no padding: every bit pattern is a value.
+                unsafe impl aya::Pod for $t {}
+            )+
+        };
+    }
+
+    pod!(Note, Flow, Settings, Resolvers, Detach, DnsFlow, Event, EventRate);
+}
+
+// No padding, so that no uninitialised byte is hashed or handed to user space.
+const _: () = {
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Note>() == 72);
+    assert!(size_of::<Flow>() == 48);
+    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Detach>() == 16 + DETACH_REASON);
+    assert!(size_of::<DnsFlow>() == 32);
+    assert!(size_of::<Resolvers>() == 4 * MAX_RESOLVERS + 8);
+    assert!(size_of::<Event>() == 80);
+};

@@ -2,17 +2,42 @@
 //! who sent a DNS query, reads refused connects from the ring buffer, and makes the listeners. Also the function that
 //! gives up every privilege.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SkStorage};
+use gateway_common::{
+    Address, COUNTER_NAMES, DNS_NETMASK, DNS_NETWORK, DnsFlow, Event, MAPPED, NOTE_ACCEPTED, NOTE_DNS, Note,
+};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::origin::Origin;
+
+/// Connections that wait for accept, for each listener.
+const BACKLOG: i32 = 1024;
 
 /// The maps that the witness handed over. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Interceptor {
-    maps: Arc<()>,
+    maps: Arc<Maps>,
+}
+
+struct Maps {
+    notes: SkStorage<MapData, Note>,
+    dns_flows: HashMap<MapData, DnsFlow, Note>,
+    events: Mutex<Option<RingBuf<MapData>>>,
+    netns_cookie: u64,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").field("netns_cookie", &self.netns_cookie).finish_non_exhaustive()
+    }
 }
 
 /// Why there is no origin. The caller resets the connection, or drops the query: never another source.
@@ -27,22 +52,102 @@ pub enum InterceptError {
 }
 
 impl Interceptor {
+    /// The descriptors in the witness's order: notes, DNS flows, events.
+    pub(crate) fn new([notes, dns_flows, events]: [OwnedFd; 3]) -> io::Result<Self> {
+        let open = |fd| MapData::from_fd(fd).map_err(io::Error::other);
+        Ok(Self {
+            maps: Arc::new(Maps {
+                notes: SkStorage::try_from(Map::SkStorage(open(notes)?)).map_err(io::Error::other)?,
+                dns_flows: HashMap::try_from(Map::LruHashMap(open(dns_flows)?)).map_err(io::Error::other)?,
+                events: Mutex::new(Some(RingBuf::try_from(Map::RingBuf(open(events)?)).map_err(io::Error::other)?)),
+                netns_cookie: crate::witness::own_netns_cookie()?,
+            }),
+        })
+    }
+
     /// The origin of an accepted connection. `peer` is what accept returned.
     pub fn origin(&self, accepted: BorrowedFd<'_>, peer: SocketAddr) -> Result<Origin, InterceptError> {
-        let _ = (accepted, peer, &self.maps);
-        Err(InterceptError::Unattributed)
+        let note = self.maps.notes.get(&accepted, 0).map_err(InterceptError::from_map)?;
+        if note.flags != NOTE_ACCEPTED {
+            return Err(InterceptError::Mismatch("it was not put there at accept"));
+        }
+        Ok(origin_of(&note, canonical(peer)))
     }
 
     /// The origin of a DNS query, whose `destination` is the resolver that the agent asked. `source` is the datagram's
-    /// sender; `local` the address it was sent to (IP_PKTINFO): 127.64.0.0/10 or ::1.
+    /// sender; `local` the address it was sent to (IP_PKTINFO): 127.64.0.0/24 or ::1.
     pub fn dns_origin(&self, source: SocketAddr, local: IpAddr) -> Result<Origin, InterceptError> {
-        let _ = (source, local);
-        Err(InterceptError::Unattributed)
+        let rewritten = match local {
+            IpAddr::V4(address) => address.to_bits() & DNS_NETMASK == DNS_NETWORK,
+            IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
+        };
+        if !rewritten {
+            return Err(InterceptError::Mismatch("it was not sent to the resolver's address"));
+        }
+        let flow = DnsFlow {
+            netns_cookie: self.maps.netns_cookie,
+            source: address_words(source.ip()),
+            source_port: u32::from(source.port()),
+            reserved: 0,
+        };
+        let note = self.maps.dns_flows.get(&flow, 0).map_err(InterceptError::from_map)?;
+        if note.flags & NOTE_DNS == 0 {
+            return Err(InterceptError::Mismatch("it is not about a query"));
+        }
+        Ok(origin_of(&note, canonical(source)))
     }
 
     /// Refused connects, as they happen. There is one reader: a second call is an error.
     pub fn denied_events(&self) -> io::Result<DeniedEvents> {
-        Err(io::ErrorKind::Unsupported.into())
+        let events = self.maps.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let events = events.ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "there is a reader already"))?;
+        Ok(DeniedEvents { events: Source::Idle(events) })
+    }
+}
+
+impl InterceptError {
+    fn from_map(error: MapError) -> Self {
+        match error {
+            MapError::KeyNotFound => Self::Unattributed,
+            MapError::SyscallError(error) => Self::Map(error.io_error),
+            error => Self::Map(io::Error::other(error)),
+        }
+    }
+}
+
+fn origin_of(note: &Note, source: SocketAddr) -> Origin {
+    Origin {
+        pid: note.pid,
+        uid: note.uid,
+        gid: note.gid,
+        cgroup_id: note.cgroup_id,
+        socket_cgroup_id: note.socket_cgroup_id,
+        netns_cookie: note.netns_cookie,
+        connected_at: note.connected_at,
+        destination: SocketAddr::new(address_of(&note.destination.address), note.destination.port),
+        source,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn address_of(words: &Address) -> IpAddr {
+    let mut octets = [0u8; 16];
+    for (four, word) in octets.chunks_exact_mut(4).zip(words) {
+        four.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+fn address_words(address: IpAddr) -> Address {
+    match address.to_canonical() {
+        IpAddr::V4(address) => [0, 0, MAPPED, u32::from_ne_bytes(address.octets())],
+        IpAddr::V6(address) => {
+            let octets = address.octets();
+            std::array::from_fn(|word| u32::from_ne_bytes(std::array::from_fn(|byte| octets[4 * word + byte])))
+        }
     }
 }
 
@@ -51,39 +156,106 @@ impl Interceptor {
 pub struct DeniedEvent {
     /// `destination` is what the agent wanted to reach (unspecified where there was none, as for a socket type).
     pub origin: Origin,
-    /// Stable word for records and counters: `udp`, `protocol`, `netns`, `socket_option` ...
+    /// Stable word for records and counters, such as `denied_udp`, `denied_protocol` or `denied_netns`.
     pub reason: &'static str,
     /// IP protocol number, 6 for TCP.
     pub protocol: u16,
 }
 
 /// The reader of the ring buffer.
-#[derive(Debug)]
-pub struct DeniedEvents {}
+pub struct DeniedEvents {
+    events: Source,
+}
+
+/// A runtime is needed to wait, and there is none when the reader is made.
+enum Source {
+    Idle(RingBuf<MapData>),
+    Registered(AsyncFd<RingBuf<MapData>>),
+    Broken,
+}
 
 impl DeniedEvents {
     /// Waits for the next refused connect. Call it on a tokio runtime.
     pub async fn next(&mut self) -> io::Result<DeniedEvent> {
-        std::future::pending().await
+        if let Source::Idle(_) = self.events
+            && let Source::Idle(ring) = std::mem::replace(&mut self.events, Source::Broken)
+        {
+            // SAFETY: the ring owns its descriptor, never changes it, and lives as long as the registration.
+            let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+            self.events = Source::Registered(ring);
+        }
+        let Source::Registered(ring) = &mut self.events else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        loop {
+            let mut ready = ring.readable_mut().await?;
+            if let Some(item) = ready.get_inner_mut().next() {
+                if let Some(event) = parse_event(&item) {
+                    return Ok(event);
+                }
+                continue;
+            }
+            ready.clear_ready();
+        }
     }
+}
+
+fn parse_event(bytes: &[u8]) -> Option<DeniedEvent> {
+    if bytes.len() < size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, and every pattern of them is an `Event` (it is `aya::Pod`).
+    let event: Event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
+    let source = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    Some(DeniedEvent {
+        origin: origin_of(&event.note, source),
+        reason: COUNTER_NAMES.get(event.reason as usize).copied()?,
+        protocol: event.note.destination.protocol,
+    })
 }
 
 /// `count` pairs of listeners (one pair a shard, SO_REUSEPORT) on 127.0.0.1 and ::1, non-blocking. The one on 127.0.0.1
 /// also takes the v4-mapped connects of IPv6 sockets.
 pub fn listeners(port: u16, count: usize) -> io::Result<Vec<[TcpListener; 2]>> {
-    let _ = (port, count);
-    Err(io::ErrorKind::Unsupported.into())
+    let pair = || Ok([listener(Ipv4Addr::LOCALHOST.into(), port)?, listener(Ipv6Addr::LOCALHOST.into(), port)?]);
+    (0..count).map(|_| pair()).collect()
 }
 
-/// The resolver's two sockets: IPv4 for the whole of 127.64.0.0/10, bound to the loopback device, and ::1.
+fn listener(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(address, port);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The resolver's two sockets: IPv4 for the whole of 127.64.0.0/24, bound to the loopback device, and ::1.
 pub fn dns_sockets(port: u16) -> io::Result<[DnsSocket; 2]> {
-    let _ = port;
-    Err(io::ErrorKind::Unsupported.into())
+    let v4 = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    v4.bind_device(Some(b"lo"))?;
+    v4.bind(&SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port).into())?;
+    nix::sys::socket::setsockopt(&v4, sockopt::Ipv4PacketInfo, &true)?;
+    let v6 = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    v6.set_only_v6(true)?;
+    v6.bind(&SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port).into())?;
+    nix::sys::socket::setsockopt(&v6, sockopt::Ipv6RecvPacketInfo, &true)?;
+    let socket = |socket: Socket| -> io::Result<DnsSocket> {
+        socket.set_nonblocking(true)?;
+        Ok(DnsSocket { socket: socket.into(), registered: OnceLock::new() })
+    };
+    Ok([socket(v4)?, socket(v6)?])
 }
 
 /// A UDP socket that knows the address a query was sent to, and answers from it.
 #[derive(Debug)]
-pub struct DnsSocket {}
+pub struct DnsSocket {
+    socket: UdpSocket,
+    registered: OnceLock<tokio::net::UdpSocket>,
+}
 
 /// One received query.
 #[derive(Clone, Copy, Debug)]
@@ -94,22 +266,90 @@ pub struct DnsPeer {
 }
 
 impl DnsSocket {
-    /// Call it on a tokio runtime. Datagrams longer than the buffer are cut.
+    /// Call it on a tokio runtime, always the same. Datagrams longer than the buffer are cut.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<(usize, DnsPeer)> {
-        let _ = buffer;
-        std::future::pending().await
+        self.registered()?.async_io(Interest::READABLE, || receive(&self.socket, buffer)).await
     }
 
     /// Answers from the address that was asked.
     pub async fn send(&self, answer: &[u8], to: DnsPeer) -> io::Result<()> {
-        let _ = (answer, to);
-        Err(io::ErrorKind::Unsupported.into())
+        self.registered()?.async_io(Interest::WRITABLE, || send(&self.socket, answer, to)).await
     }
+
+    fn registered(&self) -> io::Result<&tokio::net::UdpSocket> {
+        if self.registered.get().is_none() {
+            // Two at once: one of them is dropped again.
+            let _ = self.registered.set(tokio::net::UdpSocket::from_std(self.socket.try_clone()?)?);
+        }
+        self.registered.get().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, DnsPeer)> {
+    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let local = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr))))
+        }
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
+        _ => None,
+    });
+    let source = message.address.as_ref().and_then(|address| {
+        address
+            .as_sockaddr_in()
+            .map(|v4| SocketAddr::from(std::net::SocketAddrV4::from(*v4)))
+            .or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::from(std::net::SocketAddrV6::from(*v6))))
+    });
+    match (source, local) {
+        (Some(source), Some(local)) => Ok((message.bytes, DnsPeer { source, local })),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram without its addresses")),
+    }
+}
+
+fn send(socket: &UdpSocket, answer: &[u8], to: DnsPeer) -> io::Result<()> {
+    let address = SockaddrStorage::from(to.source);
+    let slices = [IoSlice::new(answer)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let descriptor = socket.as_raw_fd();
+    match to.local {
+        IpAddr::V4(local) => {
+            let local = libc::in_addr { s_addr: u32::from_ne_bytes(local.octets()) };
+            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: local, ipi_addr: local };
+            sendmsg(descriptor, &slices, &[ControlMessage::Ipv4PacketInfo(&info)], flags, Some(&address))?
+        }
+        IpAddr::V6(local) => {
+            let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: local.octets() }, ipi6_ifindex: 0 };
+            sendmsg(descriptor, &slices, &[ControlMessage::Ipv6PacketInfo(&info)], flags, Some(&address))?
+        }
+    };
+    Ok(())
 }
 
 /// Gives up every privilege for good: supplementary groups, uid and gid, all capability sets and the bounding set, new
 /// privileges by exec, core dumps and being traced. Call it before any thread is started.
 pub fn drop_privileges(user: &str) -> io::Result<()> {
-    let _ = user;
-    Err(io::ErrorKind::Unsupported.into())
+    crate::witness::privileges::become_user(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_kernels_form() {
+        for text in ["192.0.2.7", "2001:db8::1", "::1", "127.0.0.1"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(address_of(&address_words(address)), address);
+        }
+        assert_eq!(address_words("::ffff:192.0.2.7".parse().unwrap()), address_words("192.0.2.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_short_event_is_none() {
+        assert_eq!(parse_event(&[0; 79]), None);
+        assert_eq!(parse_event(&[0; 80]).unwrap().reason, "redirected");
+    }
 }

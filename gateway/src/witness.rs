@@ -5,14 +5,28 @@
 //! origin, what a configured token or credential file holds, whether the programs are attached. It parses nothing that
 //! comes from the network, it answers only what its configuration names, and it ends when the gateway ends.
 
+mod bpf;
+mod cgroup;
+mod client;
+mod evidence;
+mod files;
+mod kernel;
+pub(crate) mod privileges;
+mod redact;
+mod serve;
+mod wire;
+
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use self::wire::{Answer, Question, SecretBytes};
+use crate::config::{AgentMatch, Config, TokenSource};
 use crate::intercept::Interceptor;
 use crate::origin::{Evidence, Origin};
 use crate::secret::Secret;
@@ -87,6 +101,8 @@ pub enum WitnessError {
     Empty(String),
     #[error("{path} may be read by others (mode {mode:o}); make it 0600 or 0400, owned by root")]
     Exposed { path: String, mode: u32 },
+    #[error("refused: {0}")]
+    Refused(String),
     #[error("{what}: {error}")]
     Io { what: String, error: String },
 }
@@ -98,29 +114,81 @@ impl WitnessConfig {
     /// Takes what the witness needs from the configuration, and finds the cgroup2 mount and this process's own cgroup
     /// (the gateway's).
     pub fn new(config: &Config) -> Result<Self, WitnessError> {
-        let _ = config;
-        Err(WitnessError::Lost)
+        let kernel = KernelConfig {
+            cgroup_mount: cgroup::mount_point().map_err(kernel::at("the cgroup2 mount"))?,
+            attach: config.gateway.attach.trim_matches('/').to_owned(),
+            agents: agent_cgroups(config),
+            agent_uids: config.agents.iter().filter_map(|agent| agent.uid).collect(),
+            gateway_cgroup: Some(cgroup::of_process("self").map_err(kernel::at("the gateway's cgroup"))?),
+            port: config.gateway.port,
+            dns_port: config.gateway.dns_port,
+            bpf_dir: config.gateway.bpf_dir.clone(),
+        };
+        if kernel.agent_uids.contains(&0) {
+            return Err(WitnessError::Refused("root cannot be an agent's user".to_owned()));
+        }
+        let mut token_files = Vec::new();
+        let mut token_variables = Vec::new();
+        for agent in &config.agents {
+            match &agent.token {
+                TokenSource::File(template) => token_files.push(template.clone()),
+                TokenSource::Environment(name) => token_variables.push(name.clone()),
+            }
+        }
+        let logins = config.targets.iter().filter_map(|target| target.login.as_ref());
+        let credentials = logins.map(|login| CredentialName::from(&login.password)).collect();
+        Ok(Self { kernel, token_files, token_variables, credentials })
+    }
+}
+
+/// `[gateway] agents`, and the cgroups of single agents that lie outside them.
+fn agent_cgroups(config: &Config) -> Vec<String> {
+    let mut cgroups: Vec<String> = config.gateway.agents.iter().map(|path| path.trim_matches('/').to_owned()).collect();
+    for agent in &config.agents {
+        if let AgentMatch::Cgroup(path) = &agent.matches
+            && !cgroups.iter().any(|cgroup| Path::new(path.trim_matches('/')).starts_with(cgroup))
+        {
+            cgroups.push(path.trim_matches('/').to_owned());
+        }
+    }
+    cgroups
+}
+
+impl From<&CredentialSource> for CredentialName {
+    fn from(source: &CredentialSource) -> Self {
+        match source {
+            CredentialSource::Credential(name) => Self::Credential(name.clone()),
+            CredentialSource::File(path) => Self::File(path.clone()),
+        }
     }
 }
 
 /// Starts `weir witness` as a child, waits until the programs are attached, and takes the map descriptors that it hands
 /// over. Call it as root, before any thread is started and before [`crate::intercept::drop_privileges`].
 pub fn spawn(config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
-    let _ = config;
-    Err(WitnessError::Lost)
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("witness");
+    spawn_as(command, config)
 }
 
-/// The child's main loop: what the hidden command `weir witness` runs. The socket is descriptor 3. It returns when the
-/// gateway is gone.
+/// [`spawn`] with another program that calls [`run`], for tests.
+pub fn spawn_as(command: Command, config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
+    client::spawn(command, config)
+}
+
+/// The child's main loop: what the hidden command `weir witness` runs, with the socket as its standard input. It returns
+/// when the gateway is gone.
 pub fn run() -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    serve::run()
 }
 
 /// A witness that has attached everything, as `spawn` returns it.
 #[derive(Debug)]
 pub struct WitnessProcess {
+    socket: OwnedFd,
     interceptor: Interceptor,
     report: AttachmentReport,
+    pid: u32,
 }
 
 impl WitnessProcess {
@@ -129,9 +197,15 @@ impl WitnessProcess {
         &self.report
     }
 
-    /// The client and the interceptor; needs no runtime, works on any number of them.
+    /// Process number of the witness.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The client and the interceptor. Starts the thread that reads answers: call it after
+    /// [`crate::intercept::drop_privileges`]. Needs no runtime, works on any number of them.
     pub fn into_parts(self) -> io::Result<(Witness, Interceptor)> {
-        Ok((Witness { shared: Arc::new(()) }, self.interceptor))
+        Ok((Witness { shared: client::start(self.socket)? }, self.interceptor))
     }
 }
 
@@ -139,48 +213,56 @@ impl WitnessProcess {
 /// and time out.
 #[derive(Clone, Debug)]
 pub struct Witness {
-    shared: Arc<()>,
+    shared: Arc<client::Shared>,
 }
 
 impl Witness {
     /// What procfs and cgroupfs say about the process behind an origin.
     pub async fn evidence(&self, origin: &Origin) -> Result<Evidence, WitnessError> {
-        let _ = (origin, &self.shared);
-        Err(WitnessError::Lost)
+        match self.shared.ask(Question::Evidence(origin.clone())).await? {
+            Answer::Evidence(evidence) => Ok(evidence),
+            _ => Err(WitnessError::Lost),
+        }
     }
 
     /// Reads a token file whose path matches a configured template.
     pub async fn token_file(&self, path: &Path) -> Result<Secret, WitnessError> {
-        let _ = path;
-        Err(WitnessError::Lost)
+        self.secret(Question::TokenFile(path.to_owned())).await
     }
 
     /// Reads a configured environment variable of the process that connected.
     pub async fn token_environment(&self, origin: &Origin, name: &str) -> Result<Secret, WitnessError> {
-        let _ = (origin, name);
-        Err(WitnessError::Lost)
+        self.secret(Question::TokenEnvironment(origin.clone(), name.to_owned())).await
     }
 
     /// Reads a held credential that a target names.
     pub async fn credential(&self, source: &CredentialSource) -> Result<Secret, WitnessError> {
-        let _ = source;
-        Err(WitnessError::Lost)
+        self.secret(Question::Credential(source.into())).await
+    }
+
+    async fn secret(&self, question: Question) -> Result<Secret, WitnessError> {
+        match self.shared.ask(question).await? {
+            Answer::Secret(SecretBytes(secret)) => Ok(secret),
+            _ => Err(WitnessError::Lost),
+        }
     }
 
     /// What is attached and counted now.
     pub async fn attachments(&self) -> Result<AttachmentReport, WitnessError> {
-        Err(WitnessError::Lost)
+        match self.shared.ask(Question::Attachments).await? {
+            Answer::Attachments(report) => Ok(report),
+            _ => Err(WitnessError::Lost),
+        }
     }
 
     /// New agents, users, cgroups, tokens and credentials, after a reload.
     pub async fn reconfigure(&self, config: WitnessConfig) -> Result<(), WitnessError> {
-        let _ = config;
-        Err(WitnessError::Lost)
+        self.shared.ask(Question::Configure(config)).await.map(drop)
     }
 
     /// Completes when the witness has died. The gateway must stop then: nothing can be identified any more.
     pub async fn lost(&self) {
-        std::future::pending::<()>().await;
+        self.shared.lost().await;
     }
 }
 
@@ -226,28 +308,26 @@ pub struct Detached {
 
 /// Attaches and pins everything (`weir kernel attach`, before any agent starts). The pins stay when this process ends.
 pub fn kernel_attach(config: &WitnessConfig) -> Result<AttachmentReport, WitnessError> {
-    let _ = config;
-    Err(WitnessError::Lost)
+    kernel::Kernel::attach(KernelConfig { gateway_cgroup: None, ..config.kernel.clone() })?.report()
 }
 
 /// Reads the pins; changes nothing.
 pub fn kernel_status(config: &WitnessConfig) -> Result<AttachmentReport, WitnessError> {
-    let _ = config;
-    Err(WitnessError::Lost)
+    kernel::status(&config.kernel)
 }
 
 /// Lets agents pass unjudged for a time, at most [`MAX_DETACH`]. The kernel itself ends it, whether the daemon lives or
 /// not. Refused to callers in an agent's cgroup or with an agent's uid. Zero ends a running one.
 pub fn detach(config: &WitnessConfig, duration: Duration, reason: &str) -> Result<AttachmentReport, WitnessError> {
-    let _ = (config, duration, reason);
-    Err(WitnessError::Lost)
+    kernel::detach(&config.kernel, duration, reason)
 }
 
 /// Longest time that one `weir detach` may ask for.
 pub const MAX_DETACH: Duration = Duration::from_secs(4 * 3600);
 
+pub(crate) use kernel::own_netns_cookie;
+
 /// Detaches and unpins everything below `bpf_dir`: for `uninstall`, tests and `cargo xtask clean-kernel`.
 pub fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {
-    let _ = bpf_dir;
-    Err(WitnessError::Lost)
+    kernel::clean(bpf_dir)
 }

@@ -1,0 +1,79 @@
+//! Who is an agent: the current task's cgroup, its user, or the socket's cgroup says so. One of them is enough, so that
+//! neither leaving the cgroup, nor changing the user, nor a socket handed over gets around.
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use gateway_common::{MAX_LEVELS, Note, Settings};
+
+use crate::maps::{AGENT_CGROUPS, AGENT_UIDS, NOTES};
+
+/// The current task, in the host's namespaces.
+#[derive(Clone, Copy)]
+pub struct Task {
+    pub cgroup_id: u64,
+    pub pid: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Task {
+    #[inline(always)]
+    pub fn current() -> Self {
+        let ids = bpf_get_current_uid_gid();
+        Self {
+            // SAFETY: a helper without arguments.
+            cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+            pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+            uid: ids as u32,
+            gid: (ids >> 32) as u32,
+        }
+    }
+}
+
+/// The current task is an agent's.
+#[inline(always)]
+pub fn is_current(settings: &Settings) -> bool {
+    (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(bpf_get_current_uid_gid() as u32).is_some())
+        || in_agent_cgroup(settings, current_ancestor)
+}
+
+/// The current task or the socket is an agent's. Sockets that agents make have a note from `socket()` on.
+#[inline(always)]
+pub fn is_current_or_socket(settings: &Settings, sk: *mut bpf_sock) -> bool {
+    is_current(settings) || NOTES.get(sk).is_some()
+}
+
+/// Looks at the few levels at which agents' cgroups lie.
+#[inline(always)]
+pub fn in_agent_cgroup(settings: &Settings, ancestor: impl Fn(u32) -> u64) -> bool {
+    for level in 0..MAX_LEVELS {
+        if settings.agent_levels & (1 << level) != 0 {
+            let id = ancestor(level);
+            if id != 0 && AGENT_CGROUPS.get_ptr(id).is_some() {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The current task is in the gateway's cgroup or below it.
+#[inline(always)]
+pub fn is_gateway(settings: &Settings) -> bool {
+    settings.gateway_cgroup != 0 && current_ancestor(settings.gateway_level) == settings.gateway_cgroup
+}
+
+#[inline(always)]
+pub fn current_ancestor(level: u32) -> u64 {
+    // SAFETY: a helper with an integer.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
+/// The socket behind `note` was made by the same agent as the current task: in the very same cgroup; an agent that is one
+/// by its user alone, in a cgroup that it shares with others, must also be the same user.
+#[inline(always)]
+pub fn made_by_same_agent(settings: &Settings, note: &Note, task: &Task) -> bool {
+    note.socket_cgroup_id == task.cgroup_id
+        && (note.socket_uid == task.uid || in_agent_cgroup(settings, current_ancestor))
+}

@@ -1,0 +1,146 @@
+//! sockops: brings the note from the agent's socket over to the one that the gateway accepts. Before the SYN leaves, the
+//! client's note goes into `PENDING` under both ends' addresses; when the gateway's side is established, it is taken out
+//! and put on the new socket. The entry is removed whenever the client's socket closes, however it does.
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_ops};
+use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::warn;
+use gateway_common::{Address, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_REDIRECTED, Settings};
+
+use crate::connect::v4;
+use crate::maps::{NOTES, PENDING, count, field, netns_cookie, settings};
+
+const TCP_CONNECT: u32 = 3;
+const PASSIVE_ESTABLISHED: u32 = 5;
+const STATE: u32 = 10;
+const TCP_LISTEN: u32 = 11;
+const TCP_CLOSE: u32 = 7;
+const STATE_CALLBACK: i32 = 1 << 2;
+const BPF_NOEXIST: u64 = 1;
+const AF_INET: u32 = 2;
+
+#[inline(always)]
+pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
+    let op = field!(ctx.ops, op);
+    if op != TCP_CONNECT && op != PASSIVE_ESTABLISHED && op != STATE && op != TCP_LISTEN {
+        return 1;
+    }
+    let Some(settings) = settings() else { return 1 };
+    let sk = field!(ctx.ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return 1;
+    }
+    match op {
+        TCP_CONNECT => connecting(ctx, sk),
+        PASSIVE_ESTABLISHED => accepted(ctx, settings, sk),
+        STATE => state_changed(ctx),
+        _ => listening(sk),
+    }
+    1
+}
+
+/// Process context, just before the SYN.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let Some(note) = NOTES.get(sk) else { return };
+    if note.flags & NOTE_REDIRECTED == 0 {
+        return;
+    }
+    let (local, remote) = addresses(ctx.ops);
+    let flow = Flow {
+        client: local,
+        server: remote,
+        client_port: local_port(ctx.ops),
+        server_port: remote_port(ctx.ops),
+        reserved: 0,
+        netns_cookie: netns_cookie(ctx),
+    };
+    if PENDING.insert(flow, *note, BPF_NOEXIST).is_err() {
+        // The gateway will find nothing and reset the connection.
+        count(Counter::PendingFull);
+        warn!(ctx, "too many connects are under way");
+        return;
+    }
+    let _ = ctx.set_cb_flags(STATE_CALLBACK);
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
+    let port = local_port(ctx.ops);
+    if port != settings.port {
+        return;
+    }
+    let (local, remote) = addresses(ctx.ops);
+    let flow = Flow {
+        client: remote,
+        server: local,
+        client_port: remote_port(ctx.ops),
+        server_port: port,
+        reserved: 0,
+        netns_cookie: netns_cookie(ctx),
+    };
+    let Some(pending) = PENDING.get_ptr(flow) else { return count(Counter::Unattributed) };
+    let Some(note) = NOTES.get_or_insert(sk) else { return count(Counter::DeniedNote) };
+    // SAFETY: only this connection's two ends touch the entry, and it is removed below.
+    *note = unsafe { *pending };
+    note.flags = NOTE_ACCEPTED;
+    let _ = PENDING.remove(flow);
+}
+
+#[inline(always)]
+fn state_changed(ctx: &SockOpsContext) {
+    if field!(ctx.ops, __bindgen_anon_1.args[1]) != TCP_CLOSE {
+        return;
+    }
+    let (local, remote) = addresses(ctx.ops);
+    let flow = Flow {
+        client: local,
+        server: remote,
+        client_port: local_port(ctx.ops),
+        server_port: remote_port(ctx.ops),
+        reserved: 0,
+        netns_cookie: netns_cookie(ctx),
+    };
+    let _ = PENDING.remove(flow);
+}
+
+/// An agent's socket listens; sockets accepted from it get a copy of the note, and with it this flag.
+#[inline(always)]
+fn listening(sk: *mut bpf_sock) {
+    if let Some(note) = NOTES.get(sk) {
+        note.flags = NOTE_LISTENING;
+    }
+}
+
+/// Local and remote address; IPv4 in v4-mapped form, as a mapped IPv6 socket has it. All fields are read whatever the
+/// family: loads in branches would be merged into one that the verifier refuses.
+#[inline(always)]
+fn addresses(ops: *mut bpf_sock_ops) -> (Address, Address) {
+    let local4 = v4(field!(ops, local_ip4));
+    let remote4 = v4(field!(ops, remote_ip4));
+    let local6 = [
+        field!(ops, local_ip6[0]),
+        field!(ops, local_ip6[1]),
+        field!(ops, local_ip6[2]),
+        field!(ops, local_ip6[3]),
+    ];
+    let remote6 = [
+        field!(ops, remote_ip6[0]),
+        field!(ops, remote_ip6[1]),
+        field!(ops, remote_ip6[2]),
+        field!(ops, remote_ip6[3]),
+    ];
+    if field!(ops, family) == AF_INET { (local4, remote4) } else { (local6, remote6) }
+}
+
+/// Host order.
+#[inline(always)]
+fn local_port(ops: *mut bpf_sock_ops) -> u16 {
+    field!(ops, local_port) as u16
+}
+
+/// Network order, in the upper half.
+#[inline(always)]
+fn remote_port(ops: *mut bpf_sock_ops) -> u16 {
+    u16::from_be((field!(ops, remote_port) >> 16) as u16)
+}

@@ -1,0 +1,108 @@
+//! DNS over UDP: queries of agents, whatever resolver they ask, go to the gateway's, and its answers look as if the asked
+//! one had sent them. An IPv4 query is sent to 127.64.0.N, N being the resolver's number on its socket, so that one socket
+//! may ask several. IPv6 has a single loopback address: a socket that asks two IPv6 resolvers at once sees both answer as
+//! the one it asked last. Who asked travels by the packet's source, recorded as the packet leaves (`gate::egress`).
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::programs::SockAddrContext;
+use gateway_common::{
+    Counter, DNS_NETMASK, DNS_NETWORK, DNS_PORT, Endpoint, MAX_RESOLVERS, NOTE_DNS, Settings,
+};
+
+use crate::agent::{self, Task};
+use crate::connect::{
+    ALLOW, ECONNREFUSED, Hook, is_v4, read_address, socket, take_note, v4, write_address,
+};
+use crate::maps::{NETNS, NOTES, RESOLVERS, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
+
+/// Unconnected sends: DNS is rewritten, everything else refused.
+#[inline(always)]
+pub fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let Some(settings) = settings() else { return 0 };
+    if !agent::is_current_or_socket(settings, socket(ctx)) {
+        return ALLOW;
+    }
+    if detached() {
+        count(Counter::Detached);
+        return ALLOW;
+    }
+    let destination = read_address(ctx.sock_addr, hook);
+    let task = Task::current();
+    let cookie = netns_cookie(ctx);
+    if destination.port == DNS_PORT {
+        return redirect(ctx, hook, settings, &task, cookie, destination, NOTE_DNS);
+    }
+    refuse_loudly(Counter::DeniedUdp, ECONNREFUSED, &task, cookie, destination)
+}
+
+#[inline(always)]
+pub fn redirect(
+    ctx: &SockAddrContext,
+    hook: Hook,
+    settings: &Settings,
+    task: &Task,
+    cookie: u64,
+    destination: Endpoint,
+    flags: u32,
+) -> i32 {
+    if NETNS.get_ptr(cookie).is_none() {
+        return refuse_loudly(Counter::DeniedNetns, ECONNREFUSED, task, cookie, destination);
+    }
+    let sk = socket(ctx);
+    if !take_note(sk, task, cookie, destination, flags) {
+        return refuse(Counter::DeniedNote, ECONNREFUSED);
+    }
+    let address = if is_v4(&destination.address) {
+        let Some(number) = resolver_number(sk, destination.address[3]) else {
+            return refuse(Counter::DeniedNote, ECONNREFUSED);
+        };
+        v4((DNS_NETWORK | number).to_be())
+    } else {
+        [0, 0, 0, 1_u32.to_be()]
+    };
+    write_address(ctx.sock_addr, hook, address, settings.dns_port);
+    count(Counter::Dns);
+    ALLOW
+}
+
+/// Answers come from whom the agent asked. Must always return 1.
+#[inline(always)]
+pub fn recvmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let port = u16::from_be(field!(ctx.sock_addr, user_port) as u16);
+    let Some(settings) = settings() else { return ALLOW };
+    if port != settings.dns_port {
+        return ALLOW;
+    }
+    let sk = socket(ctx);
+    let Some(note) = NOTES.get(sk) else { return ALLOW };
+    if note.flags & NOTE_DNS == 0 {
+        return ALLOW;
+    }
+    let source = read_address(ctx.sock_addr, hook).address;
+    if !is_v4(&source) {
+        write_address(ctx.sock_addr, hook, note.destination.address, DNS_PORT);
+    } else if u32::from_be(source[3]) & DNS_NETMASK == DNS_NETWORK
+        && let Some(resolvers) = RESOLVERS.get(sk)
+    {
+        let index = (u32::from_be(source[3]) & !DNS_NETMASK).wrapping_sub(1) as usize;
+        if index < MAX_RESOLVERS {
+            write_address(ctx.sock_addr, hook, v4(resolvers.address[index]), DNS_PORT);
+        }
+    }
+    ALLOW
+}
+
+/// The resolver's number on this socket, from 1.
+#[inline(always)]
+fn resolver_number(sk: *mut bpf_sock, resolver: u32) -> Option<u32> {
+    let resolvers = RESOLVERS.get_or_insert(sk)?;
+    for index in 0..MAX_RESOLVERS {
+        if resolvers.address[index] == resolver {
+            return Some(index as u32 + 1);
+        }
+    }
+    let index = resolvers.next as usize & (MAX_RESOLVERS - 1);
+    resolvers.next = resolvers.next.wrapping_add(1);
+    resolvers.address[index] = resolver;
+    Some(index as u32 + 1)
+}

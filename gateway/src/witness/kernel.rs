@@ -1,0 +1,601 @@
+//! Loads, attaches, pins, adopts, checks and removes the kernel half.
+//!
+//! Everything is pinned below `bpf_dir/v<LAYOUT>`: maps in `maps/`, one link a hook in `links/`. The pins outlive every
+//! process of Weir, so that agents stay closed in whatever dies. A start that finds pins adopts them: the maps are used
+//! again and each link's program is swapped in one step. A start that finds none attaches a plain deny first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+use gateway_common as common;
+use gateway_common::{COUNTER_NAMES, DETACH_REASON, Detach, LAYOUT, Settings};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::bpf::{self, Access};
+use super::cgroup::{self, Cgroup};
+use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError};
+
+/// Aligned, since the ELF reader wants it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
+
+/// One attachment: the link's name, its program, and the attach type (`enum bpf_attach_type`).
+struct Hook {
+    name: &'static str,
+    program: &'static str,
+    attach_type: u32,
+}
+
+const fn hook(name: &'static str, program: &'static str, attach_type: u32) -> Hook {
+    Hook { name, program, attach_type }
+}
+
+/// In the order of attachment: what carries notes first, what redirects last.
+const HOOKS: [Hook; 14] = [
+    hook("sock_create", "weir_sock_create", 2),
+    hook("sock_ops", "weir_sock_ops", 3),
+    hook("bind4", "weir_bind4", 8),
+    hook("bind6", "weir_bind6", 9),
+    hook("setsockopt", "weir_setsockopt", 22),
+    hook("getpeername4", "weir_getpeername4", 29),
+    hook("getpeername6", "weir_getpeername6", 30),
+    hook("recvmsg4", "weir_recvmsg4", 19),
+    hook("recvmsg6", "weir_recvmsg6", 20),
+    hook("sendmsg4", "weir_sendmsg4", 14),
+    hook("sendmsg6", "weir_sendmsg6", 15),
+    hook("connect4", "weir_connect4", 10),
+    hook("connect6", "weir_connect6", 11),
+    hook("egress", "weir_egress", 1),
+];
+
+const DENY_HOOKS: [Hook; 4] = [
+    hook("deny_connect4", "deny_connect4", 10),
+    hook("deny_connect6", "deny_connect6", 11),
+    hook("deny_sendmsg4", "deny_sendmsg4", 14),
+    hook("deny_sendmsg6", "deny_sendmsg6", 15),
+];
+
+/// A pinned map, and the sizes without which it is not ours.
+struct PinnedMap {
+    name: &'static str,
+    key: usize,
+    value: usize,
+    entries: usize,
+}
+
+const fn pinned(name: &'static str, key: usize, value: usize, entries: usize) -> PinnedMap {
+    PinnedMap { name, key, value, entries }
+}
+
+const MAPS: [PinnedMap; 11] = [
+    pinned("NOTES", 4, size_of::<common::Note>(), 0),
+    pinned("RESOLVERS", 4, size_of::<common::Resolvers>(), 0),
+    pinned("PENDING", size_of::<common::Flow>(), size_of::<common::Note>(), common::MAX_PENDING),
+    pinned("DNS_FLOWS", size_of::<common::DnsFlow>(), size_of::<common::Note>(), common::MAX_DNS_FLOWS),
+    pinned("SETTINGS", 4, size_of::<Settings>(), 1),
+    pinned("DETACH", 4, size_of::<Detach>(), 1),
+    pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_CGROUPS),
+    pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
+    pinned("NETNS", 8, 4, common::MAX_NETNS),
+    pinned("COUNTS", 4, 8, common::COUNTERS),
+    pinned("EVENTS", 0, 0, common::EVENT_BYTES),
+];
+
+/// The loaded and attached kernel half. Dropping it leaves everything pinned and attached.
+pub(super) struct Kernel {
+    ebpf: Ebpf,
+    config: KernelConfig,
+    attached_to: Cgroup,
+}
+
+/// The directories of one layout.
+struct Pins {
+    base: PathBuf,
+}
+
+impl Pins {
+    fn new(config: &KernelConfig) -> Self {
+        Self { base: config.bpf_dir.join(format!("v{LAYOUT}")) }
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.base.join("maps")
+    }
+
+    fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.base.join("links")
+    }
+
+    fn link(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+}
+
+impl Kernel {
+    /// Attaches everything, or adopts what is attached.
+    pub(super) fn attach(config: KernelConfig) -> Result<Self, WitnessError> {
+        mount_bpffs(&config.bpf_dir)?;
+        let pins = Pins::new(&config);
+        set_foreign_pins_aside(&pins)?;
+        create_directories(&pins)?;
+        let ebpf = load_maps(&pins)?;
+        let root = open_cgroup(&config)?;
+        let attached_to = cgroup::look_up(&config.cgroup_mount, &config.attach).map_err(at(&config.attach))?;
+        let mut kernel = Self { ebpf, config, attached_to };
+        kernel.apply_settings()?;
+        if HOOKS.iter().any(|hook| !is_attached(&pins.link(hook.name), attached_to.id)) {
+            for hook in &DENY_HOOKS {
+                kernel.attach_hook(&pins, hook, root.as_fd())?;
+            }
+        }
+        for hook in &HOOKS {
+            kernel.load_program(hook)?;
+        }
+        for hook in &HOOKS {
+            kernel.attach_hook(&pins, hook, root.as_fd())?;
+        }
+        let report = kernel.report()?;
+        if let Some(hook) = report.hooks.iter().find(|hook| !hook.effective) {
+            return Err(io_error("attach", &format!("{} is attached but not in effect", hook.name)));
+        }
+        remove_old_pins(&kernel.config, &pins)?;
+        Ok(kernel)
+    }
+
+    /// Applies a new configuration without letting go of anything.
+    pub(super) fn reconfigure(&mut self, config: KernelConfig) -> Result<(), WitnessError> {
+        let moved = config.attach != self.config.attach
+            || config.bpf_dir != self.config.bpf_dir
+            || config.cgroup_mount != self.config.cgroup_mount;
+        if moved {
+            return Err(io_error("reload", "attach point and bpf_dir change only with a restart"));
+        }
+        self.config = config;
+        self.apply_settings()
+    }
+
+    /// Looks after what may change under us: cgroups that were removed and made again, attachments that somebody took away.
+    /// Errors are for the log and for the report; the next round tries again.
+    pub(super) fn look_after(&mut self) -> Result<(), WitnessError> {
+        self.apply_settings()?;
+        let attach_point =
+            cgroup::look_up(&self.config.cgroup_mount, &self.config.attach).map_err(at(&self.config.attach))?;
+        self.attached_to = attach_point;
+        let pins = Pins::new(&self.config);
+        let root = open_cgroup(&self.config)?;
+        for hook in &HOOKS {
+            if !is_effective(&pins, hook, root.as_fd()) {
+                self.attach_hook(&pins, hook, root.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The namespaces in which the gateway listens; agents of others are refused.
+    pub(super) fn listen_in(&mut self, netns_cookie: u64) -> Result<(), WitnessError> {
+        let mut map: HashMap<_, u64, u32> = self.map("NETNS")?.try_into().map_err(map_error("NETNS"))?;
+        map.insert(netns_cookie, 1, 0).map_err(map_error("NETNS"))
+    }
+
+    pub(super) fn report(&self) -> Result<AttachmentReport, WitnessError> {
+        status(&self.config)
+    }
+
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// What the gateway gets: the notes and the DNS flows for reading, and the ring buffer of denied events.
+    pub(super) fn descriptors(&self) -> Result<[OwnedFd; 3], WitnessError> {
+        let pins = Pins::new(&self.config);
+        let open = |name, access| bpf::open_pin(&pins.map(name), access).map_err(at(name));
+        Ok([open("NOTES", Access::ReadOnly)?, open("DNS_FLOWS", Access::ReadOnly)?, open("EVENTS", Access::ReadWrite)?])
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map, WitnessError> {
+        self.ebpf.map_mut(name).ok_or_else(|| io_error(name, "the object has no such map"))
+    }
+
+    fn load_program(&mut self, hook: &Hook) -> Result<OwnedFd, WitnessError> {
+        let program = self
+            .ebpf
+            .program_mut(hook.program)
+            .ok_or_else(|| io_error(hook.program, "the object has no such program"))?;
+        if program.fd().is_err() {
+            let loaded = match program {
+                Program::CgroupSockAddr(program) => program.load(),
+                Program::CgroupSock(program) => program.load(),
+                Program::CgroupSockopt(program) => program.load(),
+                Program::CgroupSkb(program) => program.load(),
+                Program::SockOps(program) => program.load(),
+                _ => return Err(io_error(hook.program, "not a kind of program that is attached to a cgroup")),
+            };
+            loaded.map_err(|error| io_error(hook.program, &chain(&error)))?;
+        }
+        let fd = program.fd().map_err(|error| io_error(hook.program, &chain(&error)))?;
+        fd.as_fd().try_clone_to_owned().map_err(at(hook.program))
+    }
+
+    /// Swaps the program of the pinned link; makes a new link where there is none, or where it belongs to a cgroup that is
+    /// no more, and lets the old one go only then.
+    fn attach_hook(&mut self, pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> Result<(), WitnessError> {
+        let program = self.load_program(hook)?;
+        let path = pins.link(hook.name);
+        if is_attached(&path, self.attached_to.id) {
+            let link = bpf::open_pin(&path, Access::ReadWrite).map_err(at(hook.name))?;
+            if bpf::update_link(link.as_fd(), program.as_fd()).is_ok() {
+                return Ok(());
+            }
+        }
+        let link = bpf::create_link(program.as_fd(), root, hook.attach_type).map_err(at(hook.name))?;
+        let fresh = pins.link(&format!("new-{}", hook.name));
+        remove_if_there(&fresh)?;
+        bpf::pin(link.as_fd(), &fresh).map_err(at(hook.name))?;
+        fs::rename(&fresh, &path).map_err(at(hook.name))
+    }
+
+    /// Agents' cgroups (made where they are missing), agents' users, the gateway's cgroup and ports.
+    fn apply_settings(&mut self) -> Result<(), WitnessError> {
+        let agents = agent_cgroups(&self.config)?;
+        let levels = agents.iter().fold(0, |levels, agent| levels | 1 << agent.level);
+        let ids: BTreeSet<u64> = agents.iter().map(|agent| agent.id).collect();
+        let uids: BTreeSet<u32> = self.config.agent_uids.iter().copied().collect();
+        let mut cgroups: HashMap<_, u64, u32> =
+            self.map("AGENT_CGROUPS")?.try_into().map_err(map_error("AGENT_CGROUPS"))?;
+        let stale = fill(&mut cgroups, &ids).map_err(map_error("AGENT_CGROUPS"))?;
+        let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
+        let stale_users = fill(&mut users, &uids).map_err(map_error("AGENT_UIDS"))?;
+        self.write_settings(levels, &uids)?;
+        // What is an agent no longer goes last: until then there are too many agents, never too few.
+        let mut cgroups: HashMap<_, u64, u32> =
+            self.map("AGENT_CGROUPS")?.try_into().map_err(map_error("AGENT_CGROUPS"))?;
+        remove_all(&mut cgroups, &stale);
+        let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
+        remove_all(&mut users, &stale_users);
+        Ok(())
+    }
+
+    fn write_settings(&mut self, agent_levels: u32, uids: &BTreeSet<u32>) -> Result<(), WitnessError> {
+        let gateway = gateway_cgroup(&self.config)?;
+        let (port, dns_port) = (self.config.port, self.config.dns_port);
+        let mut map: Array<_, Settings> = self.map("SETTINGS")?.try_into().map_err(map_error("SETTINGS"))?;
+        let before = map.get(&0, 0).map_err(map_error("SETTINGS"))?;
+        // `weir kernel attach` knows no gateway; one that already runs keeps its ports.
+        let (gateway_cgroup, gateway_level) =
+            gateway.map_or((before.gateway_cgroup, before.gateway_level), |gateway| (gateway.id, gateway.level));
+        let agent_uids = u32::try_from(uids.len()).unwrap_or(u32::MAX);
+        let settings = Settings { gateway_cgroup, gateway_level, agent_levels, agent_uids, port, dns_port };
+        if settings == before {
+            return Ok(());
+        }
+        map.set(0, settings, 0).map_err(map_error("SETTINGS"))
+    }
+}
+
+/// What is attached and counted, from the pins alone.
+pub(super) fn status(config: &KernelConfig) -> Result<AttachmentReport, WitnessError> {
+    let pins = Pins::new(config);
+    let root = open_cgroup(config)?;
+    let hooks = HOOKS
+        .iter()
+        .map(|hook| HookReport { name: hook.name.to_owned(), effective: is_effective(&pins, hook, root.as_fd()) })
+        .collect();
+    let mut report = AttachmentReport {
+        attach: format!("/{}", config.attach),
+        hooks,
+        warnings: warnings(config),
+        ..AttachmentReport::default()
+    };
+    if pins.map("COUNTS").exists() {
+        report.counters = counters(&pins)?;
+        report.pending = pending(&pins)?;
+        report.detached = detached(&pins)?;
+    }
+    Ok(report)
+}
+
+/// Lets agents pass for a time; zero ends it.
+pub(super) fn detach(
+    config: &KernelConfig,
+    duration: Duration,
+    reason: &str,
+) -> Result<AttachmentReport, WitnessError> {
+    refuse_agents(config)?;
+    if duration > MAX_DETACH {
+        return Err(io_error("detach", &format!("at most {} minutes at a time", MAX_DETACH.as_secs() / 60)));
+    }
+    let pins = Pins::new(config);
+    let mut map = Array::<_, Detach>::try_from(Map::Array(open_map(&pins, "DETACH")?)).map_err(map_error("DETACH"))?;
+    let mut value =
+        Detach { until: 0, uid: nix::unistd::getuid().as_raw(), reason_length: 0, reason: [0; DETACH_REASON] };
+    if !duration.is_zero() {
+        value.until = boot_time().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(0));
+        let text = &reason.as_bytes()[..reason.floor_char_boundary(DETACH_REASON)];
+        value.reason[..text.len()].copy_from_slice(text);
+        value.reason_length = u32::try_from(text.len()).unwrap_or(0);
+    }
+    map.set(0, value, 0).map_err(map_error("DETACH"))?;
+    status(config)
+}
+
+/// Unpins everything, with all layouts; the kernel detaches what nobody holds any more.
+pub(super) fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {
+    match fs::remove_dir_all(bpf_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(bpf_dir.display())(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+pub(super) fn boot_time() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        let nanoseconds = Duration::from(time).as_nanos();
+        u64::try_from(nanoseconds).unwrap_or(u64::MAX)
+    })
+}
+
+pub(super) fn io_error(what: &str, error: &str) -> WitnessError {
+    WitnessError::Io { what: what.to_owned(), error: error.to_owned() }
+}
+
+pub(super) fn at(what: impl ToString) -> impl FnOnce(io::Error) -> WitnessError {
+    move |error| WitnessError::Io { what: what.to_string(), error: error.to_string() }
+}
+
+fn map_error<E: std::error::Error>(name: &'static str) -> impl FnOnce(E) -> WitnessError {
+    move |error| io_error(name, &chain(&error))
+}
+
+/// An error with its causes: aya's own text leaves out the kernel's.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Mounts bpffs where `bpf_dir` is to be, if none is there.
+fn mount_bpffs(bpf_dir: &Path) -> Result<(), WitnessError> {
+    let parent = bpf_dir.parent().unwrap_or(bpf_dir);
+    fs::create_dir_all(parent).map_err(at(parent.display()))?;
+    let is_bpffs = |path: &Path| statfs(path).is_ok_and(|info| info.filesystem_type() == BPF_FS_MAGIC);
+    if !is_bpffs(parent) {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("bpf"), parent, Some("bpf"), flags, Some("mode=700"))
+            .map_err(|error| io_error(&format!("mounting bpffs on {}", parent.display()), error.desc()))?;
+    }
+    Ok(())
+}
+
+fn create_directories(pins: &Pins) -> Result<(), WitnessError> {
+    for directory in [pins.maps(), pins.links()] {
+        fs::create_dir_all(&directory).map_err(at(directory.display()))?;
+    }
+    Ok(())
+}
+
+/// Maps of another shape would be used unchecked, and then no program loads: they and their links are moved aside, where
+/// they go on enforcing until the new ones do.
+fn set_foreign_pins_aside(pins: &Pins) -> Result<(), WitnessError> {
+    let foreign = MAPS.iter().any(|map| {
+        let path = pins.map(map.name);
+        path.exists() && !fits(map, &path)
+    });
+    if foreign {
+        let aside = pins.base.with_file_name(format!("stale-{}", boot_time()));
+        fs::rename(&pins.base, &aside).map_err(at(pins.base.display()))?;
+    }
+    Ok(())
+}
+
+fn fits(map: &PinnedMap, path: &Path) -> bool {
+    MapInfo::from_pin(path).is_ok_and(|info| {
+        info.key_size() as usize == map.key
+            && info.value_size() as usize == map.value
+            && info.max_entries() as usize == map.entries
+    })
+}
+
+/// Everything beside this layout's directory, and the plain deny, goes when the new programs are in effect.
+fn remove_old_pins(config: &KernelConfig, pins: &Pins) -> Result<(), WitnessError> {
+    for hook in &DENY_HOOKS {
+        remove_if_there(&pins.link(hook.name))?;
+    }
+    for entry in fs::read_dir(&config.bpf_dir).map_err(at(config.bpf_dir.display()))? {
+        let path = entry.map_err(at(config.bpf_dir.display()))?.path();
+        if path != pins.base {
+            fs::remove_dir_all(&path).map_err(at(path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), WitnessError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path.display())(error)),
+        _ => Ok(()),
+    }
+}
+
+fn load_maps(pins: &Pins) -> Result<Ebpf, WitnessError> {
+    let mut loader = EbpfLoader::new();
+    for map in &MAPS {
+        loader.map_pin_path(map.name, pins.map(map.name));
+    }
+    loader.load(OBJECT).map_err(|error| io_error("loading the eBPF object", &chain(&error)))
+}
+
+fn open_map(pins: &Pins, name: &str) -> Result<MapData, WitnessError> {
+    let fd = bpf::open_pin(&pins.map(name), Access::ReadWrite).map_err(at(name))?;
+    MapData::from_fd(fd).map_err(|error| io_error(name, &chain(&error)))
+}
+
+fn open_cgroup(config: &KernelConfig) -> Result<File, WitnessError> {
+    if !cgroup::is_plain(&config.attach) {
+        return Err(io_error(&config.attach, "not a path below the cgroup2 mount"));
+    }
+    let path = config.cgroup_mount.join(&config.attach);
+    File::open(&path).map_err(at(path.display()))
+}
+
+/// The link is there and holds on to the cgroup that is there now.
+fn is_attached(path: &Path, cgroup_id: u64) -> bool {
+    bpf::open_pin(path, Access::ReadWrite)
+        .and_then(|link| bpf::link_info(link.as_fd()))
+        .is_ok_and(|info| info.cgroup_id == cgroup_id)
+}
+
+/// The pinned link's program is among those that run.
+fn is_effective(pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> bool {
+    let program = bpf::open_pin(&pins.link(hook.name), Access::ReadWrite)
+        .and_then(|link| bpf::link_info(link.as_fd()))
+        .map(|info| info.program_id);
+    let effective = bpf::effective_programs(root, hook.attach_type);
+    matches!((program, effective), (Ok(program), Ok(effective)) if effective.contains(&program))
+}
+
+/// Agents' cgroups, made where they are missing.
+fn agent_cgroups(config: &KernelConfig) -> Result<Vec<Cgroup>, WitnessError> {
+    let mut agents = Vec::new();
+    for path in &config.agents {
+        let inside = config.attach.is_empty() || Path::new(path).starts_with(&config.attach);
+        if path.is_empty() || !cgroup::is_plain(path) || !inside {
+            return Err(io_error(path, "an agent's cgroup is a path below the attach point"));
+        }
+        let directory = config.cgroup_mount.join(path);
+        fs::create_dir_all(&directory).map_err(at(directory.display()))?;
+        let agent = cgroup::look_up(&config.cgroup_mount, path).map_err(at(path))?;
+        if agent.level >= common::MAX_LEVELS {
+            return Err(io_error(path, &format!("nested more than {} deep", common::MAX_LEVELS)));
+        }
+        agents.push(agent);
+    }
+    Ok(agents)
+}
+
+fn gateway_cgroup(config: &KernelConfig) -> Result<Option<Cgroup>, WitnessError> {
+    let Some(path) = &config.gateway_cgroup else { return Ok(None) };
+    if config.agents.iter().any(|agent| Path::new(path).starts_with(agent)) {
+        return Err(io_error(path, "the gateway must not run in an agent's cgroup"));
+    }
+    cgroup::look_up(&config.cgroup_mount, path).map(Some).map_err(at(path))
+}
+
+fn fill<K: aya::Pod + Ord>(
+    map: &mut HashMap<&mut MapData, K, u32>,
+    wanted: &BTreeSet<K>,
+) -> Result<Vec<K>, aya::maps::MapError> {
+    let present: BTreeSet<K> = map.keys().collect::<Result<_, _>>()?;
+    for key in wanted.difference(&present) {
+        map.insert(key, 1, 0)?;
+    }
+    Ok(present.difference(wanted).copied().collect())
+}
+
+fn remove_all<K: aya::Pod>(map: &mut HashMap<&mut MapData, K, u32>, keys: &[K]) {
+    for key in keys {
+        // Gone already is as good.
+        let _ = map.remove(key);
+    }
+}
+
+fn counters(pins: &Pins) -> Result<BTreeMap<String, u64>, WitnessError> {
+    let map = Map::PerCpuArray(open_map(pins, "COUNTS")?);
+    let map = PerCpuArray::<_, u64>::try_from(map).map_err(map_error("COUNTS"))?;
+    let mut counters = BTreeMap::new();
+    for (index, name) in (0..).zip(COUNTER_NAMES) {
+        let values = map.get(&index, 0).map_err(map_error("COUNTS"))?;
+        counters.insert((*name).to_owned(), values.iter().sum());
+    }
+    Ok(counters)
+}
+
+fn pending(pins: &Pins) -> Result<u64, WitnessError> {
+    let map = bpf::open_pin(&pins.map("PENDING"), Access::ReadOnly).map_err(at("PENDING"))?;
+    bpf::count_keys::<{ size_of::<common::Flow>() }>(map.as_fd(), common::MAX_PENDING as u64).map_err(at("PENDING"))
+}
+
+fn detached(pins: &Pins) -> Result<Option<Detached>, WitnessError> {
+    let map = Map::Array(open_map(pins, "DETACH")?);
+    let map = Array::<_, Detach>::try_from(map).map_err(map_error("DETACH"))?;
+    let value = map.get(&0, 0).map_err(map_error("DETACH"))?;
+    let remaining = Duration::from_nanos(value.until.saturating_sub(boot_time()));
+    if remaining.is_zero() {
+        return Ok(None);
+    }
+    let length = (value.reason_length as usize).min(DETACH_REASON);
+    let reason = String::from_utf8_lossy(&value.reason[..length]).into_owned();
+    Ok(Some(Detached { remaining: remaining.as_secs() + 1, uid: value.uid, reason }))
+}
+
+/// An agent that is root must not open its own cage.
+fn refuse_agents(config: &KernelConfig) -> Result<(), WitnessError> {
+    let own = cgroup::of_process("self").map_err(at("/proc/self/cgroup"))?;
+    let uid = nix::unistd::getuid().as_raw();
+    if uid != 0 {
+        return Err(io_error("detach", "only root of this host may detach"));
+    }
+    if config.agent_uids.contains(&uid) || config.agents.iter().any(|agent| Path::new(&own).starts_with(agent)) {
+        return Err(io_error("detach", "refused: this is an agent's process"));
+    }
+    Ok(())
+}
+
+/// What an operator should know and what does not stop the start.
+fn warnings(config: &KernelConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.gateway_cgroup.as_deref() == Some("") {
+        warnings.push(
+            "the gateway runs in the root cgroup, so that any process there may bind its ports: run it as weir.service"
+                .to_owned(),
+        );
+    }
+    if let Ok(range) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        && let Some((first, last)) = parse_range(&range)
+    {
+        for port in [config.port, config.dns_port].into_iter().filter(|port| (first..=last).contains(port)) {
+            warnings.push(format!(
+                "port {port} lies in net.ipv4.ip_local_port_range: any process may be given it; choose one outside"
+            ));
+        }
+    }
+    warnings
+}
+
+fn parse_range(text: &str) -> Option<(u16, u16)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// The cookie of this process's network namespace.
+pub(crate) fn own_netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(0);
+    // SAFETY: the option is a u64, and that is what the pointer and the length say.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,160 @@
+//! The witness process: one thread, one question after the other, and once a second a look at the attachments.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use aya_log::EbpfLogger;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use super::kernel::{self, Kernel, at};
+use super::privileges::{Capability, close_memory, keep_only};
+use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
+use super::{WitnessConfig, WitnessError, evidence, files};
+
+/// Between two looks at the attachments.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Messages of the eBPF programs that are logged in that time.
+const MAX_MESSAGES: u32 = 10;
+
+const KEPT: [Capability; 4] = [Capability::Bpf, Capability::NetAdmin, Capability::SysPtrace, Capability::DacReadSearch];
+
+/// Runs until the gateway is gone. The socket is standard input.
+pub(super) fn run() -> io::Result<()> {
+    close_memory()?;
+    ignore_signals()?;
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let Some((Request { id, question: Question::Configure(config) }, _)) = wire::receive(socket.as_fd())? else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the first message must be the configuration"));
+    };
+    match Witness::start(config) {
+        Ok(mut witness) => {
+            let ready = witness.kernel.report().map(Answer::Ready);
+            let descriptors = witness.kernel.descriptors().map_err(io::Error::other)?;
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            wire::send(socket.as_fd(), &Reply { id, answer: ready }, &borrowed, true)?;
+            drop(descriptors);
+            witness.answer_until_the_gateway_is_gone(&socket)
+        }
+        Err(error) => wire::send(socket.as_fd(), &Reply { id, answer: Err(error) }, &[], true),
+    }
+}
+
+/// The gateway drains after a signal, and needs its witness until the end: only its own end ends this process.
+fn ignore_signals() -> io::Result<()> {
+    for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { signal(number, SigHandler::SigIgn) }?;
+    }
+    Ok(())
+}
+
+struct Witness {
+    config: WitnessConfig,
+    kernel: Kernel,
+    logger: Option<EbpfLogger<Limited>>,
+    /// The last complaint of `look_after`, said once.
+    complaint: Option<WitnessError>,
+}
+
+impl Witness {
+    fn start(config: WitnessConfig) -> Result<Self, WitnessError> {
+        let mut kernel = Kernel::attach(config.kernel.clone())?;
+        kernel.listen_in(kernel::own_netns_cookie().map_err(at("SO_NETNS_COOKIE"))?)?;
+        let logger = EbpfLogger::init_with_logger(kernel.ebpf(), Limited::default())
+            .inspect_err(|error| tracing::warn!(%error, "messages of the eBPF programs are not logged"))
+            .ok();
+        keep_only(&KEPT).map_err(at("dropping privileges"))?;
+        Ok(Self { config, kernel, logger, complaint: None })
+    }
+
+    fn answer_until_the_gateway_is_gone(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        let mut next_look = Instant::now() + LOOK_AFTER;
+        loop {
+            let now = Instant::now();
+            if now >= next_look {
+                self.look_after();
+                next_look = Instant::now() + LOOK_AFTER;
+            }
+            let wait = next_look.saturating_duration_since(Instant::now());
+            let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], wait) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+                Ok(_) => {}
+            }
+            let Some((Request { id, question }, _)) = wire::receive(socket.as_fd())? else { return Ok(()) };
+            let reply = Reply { id, answer: self.answer(question) };
+            match wire::send(socket.as_fd(), &reply, &[], true) {
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => return Ok(()),
+                result => result?,
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) -> Result<Answer, WitnessError> {
+        match question {
+            Question::Configure(config) => {
+                self.kernel.reconfigure(config.kernel.clone())?;
+                self.config = config;
+                self.kernel.report().map(Answer::Ready)
+            }
+            Question::Evidence(origin) => evidence::evidence(&self.config.kernel, &origin).map(Answer::Evidence),
+            Question::TokenFile(path) => files::token(&self.config, &path).map(SecretBytes).map(Answer::Secret),
+            Question::TokenEnvironment(origin, name) => {
+                evidence::token_environment(&self.config, &origin, &name).map(SecretBytes).map(Answer::Secret)
+            }
+            Question::Credential(name) => files::credential(&self.config, &name).map(SecretBytes).map(Answer::Secret),
+            Question::Attachments => {
+                let mut report = self.kernel.report()?;
+                report.warnings.extend(self.complaint.iter().map(ToString::to_string));
+                Ok(Answer::Attachments(report))
+            }
+        }
+    }
+
+    fn look_after(&mut self) {
+        let complaint = self.kernel.look_after().err();
+        if complaint != self.complaint {
+            match &complaint {
+                Some(error) => tracing::error!(%error, "the kernel half is not as it should be"),
+                None => tracing::info!("the kernel half is as it should be again"),
+            }
+            self.complaint = complaint;
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+}
+
+/// Passes messages of the eBPF programs on to tracing, a bounded number in a time: an agent can make them by the million.
+#[derive(Default)]
+struct Limited {
+    count: AtomicU32,
+    since: Mutex<Option<Instant>>,
+}
+
+impl log::Log for Limited {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut since = self.since.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if since.is_none_or(|since| since.elapsed() >= LOOK_AFTER) {
+            *since = Some(Instant::now());
+            self.count.store(0, Ordering::Relaxed);
+        }
+        match self.count.fetch_add(1, Ordering::Relaxed) {
+            count if count < MAX_MESSAGES => tracing::warn!(target: "weir::kernel", "{}", record.args()),
+            MAX_MESSAGES => tracing::warn!(target: "weir::kernel", "more messages in this second are not logged"),
+            _ => {}
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,10 +1,856 @@
+//! The kernel half on the real kernel: what is redirected, to whom it is attributed, what is refused, and that nothing
+//! passes while Weir's processes die and come back. Agents are plain Python programs.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
 use system_tests::cgroup::Ground;
-use weir::witness::{self, WitnessConfig};
+use weir::intercept::{self, Interceptor};
+use weir::origin::Origin;
+use weir::target::CredentialSource;
+use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
+
+/// The test process moves into the gateway's cgroup, so that one test at a time can run.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A ground with everything attached, and this process as its gateway.
+struct Scene {
+    witness: Witness,
+    interceptor: Interceptor,
+    witness_pid: u32,
+    config: WitnessConfig,
+    ground: Ground,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut WitnessConfig)) -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ground = Ground::new();
+        ground.enter();
+        let mut config = config(&ground);
+        change(&mut config);
+        let (witness, interceptor, witness_pid) = start_witness(&config);
+        Self { witness, interceptor, witness_pid, config, ground, _turn: turn }
+    }
+
+    /// Runs a Python program in a cgroup of the ground, to its end.
+    fn python(&self, cgroup: &str, script: &str, arguments: &[&str]) -> Output {
+        python(&self.ground, cgroup, script, arguments).output().unwrap()
+    }
+
+    /// What an agent's program printed; it must succeed.
+    fn agent(&self, script: &str, arguments: &[&str]) -> String {
+        let output = self.python("agents/one", script, arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn gateway(&self) -> Gateway {
+        Gateway::start(&self.interceptor, self.ground.port)
+    }
+}
+
+fn config(ground: &Ground) -> WitnessConfig {
+    WitnessConfig {
+        kernel: ground.kernel_config(),
+        token_files: Vec::new(),
+        token_variables: Vec::new(),
+        credentials: Vec::new(),
+    }
+}
+
+fn start_witness(config: &WitnessConfig) -> (Witness, Interceptor, u32) {
+    let mut command = Command::new(PROBE);
+    command.arg("witness");
+    let process = witness::spawn_as(command, config).unwrap_or_else(|error| panic!("the witness: {error}"));
+    assert!(process.report().enforcing(), "{:?}", process.report());
+    let pid = process.pid();
+    let (witness, interceptor) = process.into_parts().unwrap();
+    (witness, interceptor, pid)
+}
+
+fn python(ground: &Ground, cgroup: &str, script: &str, arguments: &[&str]) -> Command {
+    let mut command = ground.command(cgroup, "/usr/bin/python3");
+    command.args(["-c", &format!("{PRELUDE}\n{script}")]).args(arguments);
+    command
+}
+
+/// Helpers of all agents' programs.
+const PRELUDE: &str = r#"
+import errno, os, socket, sys, time, select, json, struct
+def name(error): return errno.errorcode.get(error.errno, str(error))
+def attempt(what):
+    try:
+        what()
+        return "ok"
+    except OSError as error:
+        return name(error)
+"#;
+
+/// Accepts, takes the origin off the socket, reads a line and answers with `gateway` and the line.
+struct Gateway {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    seen: Receiver<(String, Result<Origin, String>)>,
+}
+
+impl Gateway {
+    fn start(interceptor: &Interceptor, port: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, seen) = channel();
+        let mut threads = Vec::new();
+        for listener in intercept::listeners(port, 1).unwrap().into_iter().flatten() {
+            listener.set_nonblocking(false).unwrap();
+            nix::sys::socket::setsockopt(
+                &listener,
+                nix::sys::socket::sockopt::ReceiveTimeout,
+                &nix::sys::time::TimeVal::new(0, 50_000),
+            )
+            .unwrap();
+            let (interceptor, sender, stop) = (interceptor.clone(), sender.clone(), stop.clone());
+            threads.push(std::thread::spawn(move || accept_all(&listener, &interceptor, &sender, &stop)));
+        }
+        Self { stop, threads, seen }
+    }
+
+    fn next(&self) -> (String, Origin) {
+        let (line, origin) = self.seen.recv_timeout(PATIENCE).expect("nobody connected");
+        (line, origin.unwrap_or_else(|error| panic!("no origin: {error}")))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept_all(
+    listener: &TcpListener,
+    interceptor: &Interceptor,
+    seen: &Sender<(String, Result<Origin, String>)>,
+    stop: &AtomicBool,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((stream, peer)) = listener.accept() else { continue };
+        let origin = interceptor.origin(stream.as_fd(), peer).map_err(|error| error.to_string());
+        let line = answer(stream, "gateway");
+        let _ = seen.send((line, origin));
+    }
+}
+
+/// Reads a line and sends it back behind `who`.
+fn answer(stream: TcpStream, who: &str) -> String {
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream);
+    let _ = reader.read_line(&mut line);
+    let _ = writeln!(reader.get_mut(), "{who} {}", line.trim());
+    line.trim().to_owned()
+}
+
+/// A server that is no agent's and not the gateway: who reaches it was not intercepted.
+fn bystander_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            answer(stream, "direct");
+        }
+    });
+    address
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Connects to where its argument says and prints the answer and the peer's name.
+const CONNECT: &str = r#"
+host, port = sys.argv[1], int(sys.argv[2])
+s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+s.settimeout(10)
+try:
+    s.connect((host, port))
+    s.sendall(b"hello\n")
+    print(s.makefile().readline().strip(), s.getpeername()[0], s.getpeername()[1])
+except OSError as error:
+    print(name(error))
+"#;
 
 #[test]
-fn attaches() {
+fn every_connect_is_attributed_to_its_process() {
+    const PROCESSES: usize = 6;
+    const CONNECTS: usize = 150;
+    // Blocking and not, three families, several processes at once, every connection with a nonce of its own.
+    const SCRIPT: &str = r#"
+count = int(sys.argv[1])
+targets = [(socket.AF_INET, "192.0.2.10"), (socket.AF_INET6, "2001:db8::10"), (socket.AF_INET6, "::ffff:192.0.2.11")]
+for n in range(count):
+    for family, host in targets:
+        for blocking in (True, False):
+            s = socket.socket(family)
+            s.setblocking(blocking)
+            try:
+                s.connect((host, 1000 + n))
+            except BlockingIOError:
+                select.select([], [s], [], 10)
+            assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            s.setblocking(True)
+            s.sendall(f"{os.getpid()} {host} {1000 + n}\n".encode())
+            assert s.makefile().readline().startswith("gateway")
+            assert s.getpeername()[:2] == (host, 1000 + n), s.getpeername()
+"#;
+    let scene = Scene::new();
+    let gateway = scene.gateway();
+    let count = CONNECTS.to_string();
+    let children: Vec<_> =
+        (0..PROCESSES).map(|_| python(&scene.ground, "agents/one", SCRIPT, &[&count]).spawn().unwrap()).collect();
+    let mut connects: HashMap<u32, usize> = HashMap::new();
+    for _ in 0..PROCESSES * CONNECTS * 6 {
+        let (nonce, origin) = gateway.next();
+        let fields: Vec<&str> = nonce.split(' ').collect();
+        let host = fields[1].parse::<IpAddr>().unwrap().to_canonical();
+        assert_eq!(origin.pid.to_string(), fields[0], "{origin:?}");
+        assert_eq!(origin.destination, SocketAddr::new(host, fields[2].parse().unwrap()));
+        assert_eq!((origin.uid, origin.socket_cgroup_id), (0, origin.cgroup_id));
+        assert!(origin.source.ip().is_loopback());
+        *connects.entry(origin.pid).or_default() += 1;
+    }
+    for mut child in children {
+        assert_eq!(connects.get(&child.id()), Some(&(CONNECTS * 6)));
+        assert!(child.wait().unwrap().success());
+    }
+    let report = block_on(scene.witness.attachments()).unwrap();
+    assert_eq!(report.counters["redirected"], (PROCESSES * CONNECTS * 6) as u64);
+    assert_eq!((report.pending, report.counters["unattributed"]), (0, 0), "{report:?}");
+}
+
+#[test]
+fn the_gateway_knows_its_peers_only_by_the_kernels_note() {
+    let scene = Scene::new();
+    let gateway = scene.gateway();
+    // Not an agent: it reaches the gateway's port, and has no origin.
+    let mut stream = TcpStream::connect(("127.0.0.1", scene.ground.port)).unwrap();
+    stream.write_all(b"hello\n").unwrap();
+    let (_, origin) = gateway.seen.recv_timeout(PATIENCE).unwrap();
+    assert!(origin.unwrap_err().contains("did not come through"));
+    // An agent that connects to it by itself is redirected like everywhere, and asked for what it asked for.
+    let port = scene.ground.port.to_string();
+    assert!(scene.agent(CONNECT, &["127.0.0.1", &port]).starts_with("gateway hello"));
+    assert_eq!(gateway.next().1.destination.port(), scene.ground.port);
+}
+
+#[test]
+fn a_socket_from_outside_is_intercepted_too() {
+    let scene = Scene::new();
+    let gateway = scene.gateway();
+    let procs = scene.ground.directory("agents/one").join("cgroup.procs");
+    let script = r#"
+tcp, udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.connect(("127.0.0.1", 9))
+open(sys.argv[1], "w").write(str(os.getpid()))
+tcp.connect(("192.0.2.1", 5432))
+tcp.sendall(b"hello\n")
+print(tcp.makefile().readline().strip(), attempt(lambda: udp.send(b"x")))
+"#;
+    let output = scene.python("bystanders", script, &[procs.to_str().unwrap()]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "gateway hello EPERM\n", "{output:?}");
+    let (_, origin) = gateway.next();
+    assert_eq!(origin.destination, "192.0.2.1:5432".parse().unwrap());
+    assert_eq!(origin.socket_cgroup_id, 0);
+}
+
+#[test]
+fn an_agents_user_is_an_agent_in_every_cgroup() {
+    let scene = Scene::with(|config| config.kernel.agent_uids = vec![54_321]);
+    let gateway = scene.gateway();
+    let script = format!("os.setuid(54321)\n{CONNECT}");
+    let output = scene.python("bystanders", &script, &["192.0.2.1", "5432"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "gateway hello 192.0.2.1 5432\n");
+    assert_eq!(gateway.next().1.uid, 54_321);
+}
+
+#[test]
+fn bystanders_are_left_alone() {
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let server = bystander_server();
+    let port = server.port().to_string();
+    let output = scene.python("bystanders", CONNECT, &["127.0.0.1", &port]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("direct hello 127.0.0.1 {port}\n"));
+    let options = "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, 36, 1); s.bind(('127.0.0.1', 0)); print('ok')";
+    assert_eq!(scene.python("bystanders", options, &[]).stdout, b"ok\n");
+}
+
+#[test]
+fn without_a_gateway_agents_are_refused_at_once() {
+    let scene = Scene::new();
+    let server = bystander_server().port().to_string();
+    let started = Instant::now();
+    for host in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "127.0.0.1"] {
+        assert_eq!(scene.agent(CONNECT, &[host, &server]), "ECONNREFUSED\n", "{host}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+    wait_for("the end of all connects", || block_on(scene.witness.attachments()).unwrap().pending == 0);
+}
+
+#[test]
+fn an_unknown_network_namespace_is_refused_and_told() {
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let mut events = scene.interceptor.denied_events().unwrap();
+    // CLONE_NEWNET; the cgroup stays.
+    let script = format!("import ctypes\nassert ctypes.CDLL(None).unshare(0x40000000) == 0\n{CONNECT}");
+    assert_eq!(scene.agent(&script, &["192.0.2.1", "5432"]), "ECONNREFUSED\n");
+    let event = block_on(async { tokio::time::timeout(PATIENCE, events.next()).await }).unwrap().unwrap();
+    assert_eq!((event.reason, event.protocol), ("denied_netns", 6));
+    assert_eq!(event.origin.destination, "192.0.2.1:5432".parse().unwrap());
+}
+
+#[test]
+fn what_cannot_be_redirected_is_refused_with_an_error_at_once() {
+    const SCRIPT: &str = r#"
+INET, INET6, STREAM, DGRAM, RAW = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
+port, dns_port = int(sys.argv[1]), int(sys.argv[2])
+tcp = socket.socket()
+def option(level, name, value): return attempt(lambda: socket.socket().setsockopt(level, name, value))
+def bind(family, kind, address): return attempt(lambda: socket.socket(family, kind).bind(address))
+udp, udp6 = socket.socket(INET, DGRAM), socket.socket(INET6, DGRAM)
+print(json.dumps({
+    "raw": attempt(lambda: socket.socket(INET, RAW, 6)),
+    "raw6": attempt(lambda: socket.socket(INET6, RAW, 58)),
+    "hdrincl": attempt(lambda: socket.socket(INET, RAW, 255)),
+    "ping": attempt(lambda: socket.socket(INET, DGRAM, 1)),
+    "ping6": attempt(lambda: socket.socket(INET6, DGRAM, 58)),
+    "udplite": attempt(lambda: socket.socket(INET, DGRAM, 136)),
+    "mptcp": attempt(lambda: socket.socket(INET, STREAM, 262)),
+    "udp": attempt(lambda: udp.sendto(b"x", ("192.0.2.1", 443))),
+    "udp_loopback": attempt(lambda: udp.sendto(b"x", ("127.0.0.1", 443))),
+    "udp6": attempt(lambda: udp6.sendto(b"x", ("2001:db8::1", 443))),
+    "udp_mapped": attempt(lambda: udp6.sendto(b"x", ("::ffff:192.0.2.1", 443))),
+    "udp_connect": attempt(lambda: udp.connect(("192.0.2.1", 443))),
+    "udp_resolver": attempt(lambda: udp.sendto(b"x", ("127.64.0.1", dns_port))),
+    "device": option(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"),
+    "device_index": option(socket.SOL_SOCKET, 62, 1),
+    "mark": option(socket.SOL_SOCKET, socket.SO_MARK, 1),
+    "transparent": option(0, 19, 1),
+    "transparent6": attempt(lambda: socket.socket(INET6).setsockopt(41, 75, 1)),
+    "source_route": option(0, 4, b"\x83\x07\x04\x7f\x00\x00\x01\x00"),
+    "repair": option(6, 19, 1),
+    "gateway_port": bind(INET, STREAM, ("127.0.0.1", port)),
+    "gateway_port_any": bind(INET, STREAM, ("0.0.0.0", port)),
+    "gateway_port6": bind(INET6, STREAM, ("::", port)),
+    "resolver_port": bind(INET, DGRAM, ("127.0.0.1", dns_port)),
+    "low_port": bind(INET, STREAM, ("127.0.0.1", 81)),
+    "nodelay": option(6, 1, 1),
+    "own_port": bind(INET, STREAM, ("127.0.0.1", 0)),
+}))
+"#;
+    let scene = Scene::new();
+    let ports = [scene.ground.port.to_string(), scene.ground.dns_port.to_string()];
+    let seen: serde_json::Value = serde_json::from_str(&scene.agent(SCRIPT, &[&ports[0], &ports[1]])).unwrap();
+    for (attempt, expected) in [
+        ("raw", "EPERM"),
+        ("raw6", "EPERM"),
+        ("hdrincl", "EPERM"),
+        ("ping", "EPERM"),
+        ("ping6", "EPERM"),
+        ("udplite", "EPROTONOSUPPORT"),
+        ("mptcp", "EPROTONOSUPPORT"),
+        ("udp", "ECONNREFUSED"),
+        ("udp_loopback", "ECONNREFUSED"),
+        ("udp6", "ECONNREFUSED"),
+        ("udp_mapped", "ECONNREFUSED"),
+        ("udp_connect", "ECONNREFUSED"),
+        ("udp_resolver", "ECONNREFUSED"),
+        ("device", "EPERM"),
+        ("device_index", "EPERM"),
+        ("mark", "EPERM"),
+        ("transparent", "EPERM"),
+        ("transparent6", "EPERM"),
+        ("source_route", "EPERM"),
+        ("repair", "EPERM"),
+        ("gateway_port", "EPERM"),
+        ("gateway_port_any", "EPERM"),
+        ("gateway_port6", "EPERM"),
+        ("resolver_port", "EPERM"),
+        ("low_port", "EPERM"),
+        ("nodelay", "ok"),
+        ("own_port", "ok"),
+    ] {
+        assert_eq!(seen[attempt], expected, "{attempt}: {seen}");
+    }
+    assert_eq!(seen.as_object().unwrap().len(), 27);
+}
+
+#[test]
+fn only_the_gateway_binds_its_ports() {
+    let scene = Scene::new();
+    let (port, dns_port) = (scene.ground.port.to_string(), scene.ground.dns_port.to_string());
+    let script = r"
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    for port in sys.argv[1:]:
+        print(attempt(lambda: socket.socket(socket.AF_INET, kind).bind(('127.0.0.1', int(port)))))
+";
+    let output = scene.python("bystanders", script, &[&port, &dns_port]);
+    assert_eq!(output.stdout, b"EPERM\nEPERM\nEPERM\nEPERM\n");
+    // This process is in the gateway's cgroup.
+    drop(intercept::listeners(scene.ground.port, 2).unwrap());
+    drop(intercept::dns_sockets(scene.ground.dns_port).unwrap());
+}
+
+#[test]
+fn an_agent_reaches_its_own_loopback_server_and_nobody_elses() {
+    const OWN: &str = r#"
+import threading
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        connection.sendall(b"own\n")
+        connection.close()
+for family, bind, hosts in ((socket.AF_INET, "127.0.0.1", ["127.0.0.1"]), (socket.AF_INET, "0.0.0.0", ["127.0.0.1", "127.9.9.9", "0.0.0.0"]),
+                            (socket.AF_INET6, "::1", ["::1"]), (socket.AF_INET6, "::", ["::1", "::", "::ffff:127.0.0.1"])):
+    listener = socket.socket(family)
+    listener.bind((bind, 0))
+    listener.listen()
+    threading.Thread(target=serve, args=(listener,), daemon=True).start()
+    port = listener.getsockname()[1]
+    for host in hosts:
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        s.settimeout(10)
+        print(host, attempt(lambda: s.connect((host, port))), s.makefile().readline().strip())
+"#;
+    const SERVER: &str = r#"
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(b"other\n")
+"#;
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let seen = scene.agent(OWN, &[]);
+    assert_eq!(seen.lines().count(), 8, "{seen}");
+    assert!(seen.lines().all(|line| line.ends_with("ok own")), "{seen}");
+    // Another agent's server is not the agent's own, nor is a bystander's.
+    for owner in ["agents/two", "bystanders", "agents/one/below"] {
+        let mut server = python(&scene.ground, owner, SERVER, &[]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
+        assert!(scene.agent(CONNECT, &["127.0.0.1", port.trim()]).starts_with("gateway hello"), "{owner}");
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+    let report = block_on(scene.witness.attachments()).unwrap();
+    assert_eq!(report.counters["own_server"], 8);
+}
+
+/// Answers every A query with 192.0.2.99 and every other one with nothing; tells who asked whom.
+fn resolver(scene: &Scene) -> Receiver<Result<Origin, String>> {
+    let sockets = intercept::dns_sockets(scene.ground.dns_port).unwrap();
+    let (sender, receiver) = channel();
+    let interceptor = scene.interceptor.clone();
+    std::thread::spawn(move || {
+        block_on(async {
+            let [v4, v6] = &sockets;
+            let serve = |socket: &'_ intercept::DnsSocket| {
+                let (interceptor, sender) = (interceptor.clone(), sender.clone());
+                let socket: *const intercept::DnsSocket = socket;
+                // SAFETY: `sockets` outlives the whole block.
+                let socket = unsafe { &*socket };
+                async move {
+                    let mut buffer = [0u8; 512];
+                    while let Ok((length, peer)) = socket.recv(&mut buffer).await {
+                        let origin = interceptor.dns_origin(peer.source, peer.local).map_err(|error| error.to_string());
+                        socket.send(&dns_answer(&buffer[..length]), peer).await.unwrap();
+                        if sender.send(origin).is_err() {
+                            return;
+                        }
+                    }
+                }
+            };
+            tokio::join!(serve(v4), serve(v6));
+        });
+    });
+    receiver
+}
+
+fn dns_answer(query: &[u8]) -> Vec<u8> {
+    // The question ends after the root label, type and class; EDNS records behind it are not repeated.
+    let name = query[12..].iter().position(|&byte| byte == 0).unwrap();
+    let question = 12 + name + 5;
+    let is_a = query[question - 3] == 1;
+    let mut answer = query[..question].to_vec();
+    answer[2] |= 0x80;
+    answer[3] = 0x80;
+    answer[6..12].copy_from_slice(&[0, u8::from(is_a), 0, 0, 0, 0]);
+    if is_a {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
+    }
+    answer
+}
+
+#[test]
+fn dns_goes_to_the_gateway_and_looks_like_the_asked_resolver() {
+    const QUERY: &str = r#"
+query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x08internal\x00\x00\x01\x00\x01"
+def ask(s, resolver):
+    s.settimeout(10)
+    s.sendto(query, (resolver, 53))
+    answer, source = s.recvfrom(512)
+    print(resolver, source[0], source[1], socket.inet_ntoa(answer[-4:]))
+two = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+two.settimeout(10)
+two.sendto(query, ("192.0.2.1", 53))
+two.sendto(query, ("192.0.2.2", 53))
+sources = sorted(two.recvfrom(512)[1][0] for _ in range(2))
+print(*sources)
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+ask(six, "2001:db8::53")
+ask(six, "2001:db8::54")
+ask(six, "::ffff:192.0.2.3")
+ask(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "127.0.0.53")
+for family, resolver in ((socket.AF_INET, "192.0.2.4"), (socket.AF_INET6, "2001:db8::55"), (socket.AF_INET6, "::ffff:192.0.2.5")):
+    connected = socket.socket(family, socket.SOCK_DGRAM)
+    connected.settimeout(10)
+    connected.connect((resolver, 53))
+    connected.send(query)
+    answer, source = connected.recvfrom(512)
+    print(resolver, connected.getpeername()[0], source[0], socket.inet_ntoa(answer[-4:]))
+"#;
+    let scene = Scene::new();
+    let asked = resolver(&scene);
+    let seen = scene.agent(QUERY, &[]);
+    let expected = "192.0.2.1 192.0.2.2\n\
+        2001:db8::53 2001:db8::53 53 192.0.2.99\n\
+        2001:db8::54 2001:db8::54 53 192.0.2.99\n\
+        ::ffff:192.0.2.3 ::ffff:192.0.2.3 53 192.0.2.99\n\
+        127.0.0.53 127.0.0.53 53 192.0.2.99\n\
+        192.0.2.4 192.0.2.4 192.0.2.4 192.0.2.99\n\
+        2001:db8::55 2001:db8::55 2001:db8::55 192.0.2.99\n\
+        ::ffff:192.0.2.5 ::ffff:192.0.2.5 ::ffff:192.0.2.5 192.0.2.99\n";
+    assert_eq!(seen, expected);
+    let resolvers: Vec<String> =
+        asked.try_iter().map(|origin| origin.unwrap().destination.to_string()).collect();
+    for resolver in ["192.0.2.1:53", "192.0.2.2:53", "[2001:db8::53]:53", "192.0.2.3:53", "127.0.0.53:53", "[2001:db8::55]:53"] {
+        assert!(resolvers.iter().any(|asked| asked == resolver), "{resolver} in {resolvers:?}");
+    }
+}
+
+#[test]
+fn dig_and_glibc_are_satisfied() {
+    let scene = Scene::new();
+    let asked = resolver(&scene);
+    for resolver in ["192.0.2.53", "2001:db8::53", "127.0.0.53"] {
+        let mut command = scene.ground.command("agents/one", "dig");
+        let output = command.args(["+short", "+tries=1", &format!("@{resolver}"), "db.internal"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "192.0.2.99", "{resolver} {output:?}");
+        asked.recv_timeout(PATIENCE).unwrap().unwrap();
+    }
+    let script = "print(sorted({a[4][0] for a in socket.getaddrinfo('db.internal', 5432)}))";
+    assert_eq!(scene.agent(script, &[]), "['192.0.2.99']\n");
+}
+
+#[test]
+fn nothing_passes_while_the_witness_is_killed_and_comes_back() {
+    const ROUNDS: usize = 7;
+    const PROBER: &str = r#"
+counts = {}
+end = time.time() + 60
+while not os.path.exists(sys.argv[2]) and time.time() < end:
+    s = socket.socket()
+    s.settimeout(10)
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        s.sendall(b"hello\n")
+        result = s.makefile().readline().split(" ")[0].strip() or "closed"
+    except OSError as error:
+        result = name(error)
+    s.close()
+    counts[result] = counts.get(result, 0) + 1
+print(json.dumps(counts))
+"#;
+    let mut scene = Scene::new();
+    let server = bystander_server().port().to_string();
+    let stop = std::env::temp_dir().join(format!("weir-stop-{}", std::process::id()));
+    let prober = python(&scene.ground, "agents/one", PROBER, &[&server, stop.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut attributed = 0;
+    for _ in 0..ROUNDS {
+        let gateway = scene.gateway();
+        for _ in 0..100 {
+            gateway.next();
+            attributed += 1;
+        }
+        drop(gateway);
+        kill(scene.witness_pid);
+        block_on(async { tokio::time::timeout(PATIENCE, scene.witness.lost()).await }).unwrap();
+        assert_eq!(block_on(scene.witness.attachments()), Err(WitnessError::Lost));
+        (scene.witness, scene.interceptor, scene.witness_pid) = start_witness(&scene.config);
+    }
+    std::fs::write(&stop, "").unwrap();
+    let output = prober.wait_with_output().unwrap();
+    let _ = std::fs::remove_file(&stop);
+    let counts: HashMap<String, u64> = serde_json::from_slice(&output.stdout).unwrap();
+    println!("{counts:?}");
+    assert_eq!(counts.get("direct"), None, "{counts:?}");
+    assert!(counts["gateway"] >= attributed && counts["ECONNREFUSED"] > 0, "{counts:?}");
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn detach_lets_agents_pass_and_ends_by_itself() {
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let server = bystander_server().port().to_string();
+    let connect = || scene.agent(CONNECT, &["127.0.0.1", &server]);
+    assert!(connect().starts_with("gateway"));
+    let report = witness::detach(&scene.config, Duration::from_secs(3), "the pager rang").unwrap();
+    let detached = report.detached.clone().unwrap();
+    assert_eq!((detached.uid, detached.reason.as_str(), detached.remaining <= 3), (0, "the pager rang", true));
+    assert!(!report.enforcing());
+    assert!(connect().starts_with("direct"));
+    // Nobody is needed to end it.
+    kill(scene.witness_pid);
+    wait_for("the end of the detach", || witness::kernel_status(&scene.config).unwrap().enforcing());
+    assert!(!connect().starts_with("direct"));
+}
+
+#[test]
+fn an_agent_cannot_detach() {
+    let scene = Scene::new();
+    let move_to = |cgroup: &str| {
+        let path = scene.ground.directory(cgroup).join("cgroup.procs");
+        std::fs::write(path, std::process::id().to_string()).unwrap();
+    };
+    move_to("agents/one");
+    let result = witness::detach(&scene.config, Duration::from_secs(60), "let me out");
+    move_to("gateway");
+    assert!(result.unwrap_err().to_string().contains("agent"));
+    let too_long = witness::detach(&scene.config, Duration::from_secs(24 * 3600), "for ever");
+    assert!(too_long.unwrap_err().to_string().contains("at most"));
+    assert!(witness::kernel_status(&scene.config).unwrap().enforcing());
+}
+
+#[test]
+fn attachments_are_seen_as_they_are_and_put_back() {
+    let scene = Scene::new();
+    assert!(block_on(scene.witness.attachments()).unwrap().enforcing());
+    // Held, so that the witness cannot put the link back before it is seen missing.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(scene.witness_pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    std::fs::remove_file(links(&scene).join("connect4")).unwrap();
+    let report = witness::kernel_status(&scene.config).unwrap();
+    let missing: Vec<&str> =
+        report.hooks.iter().filter(|hook| !hook.effective).map(|hook| hook.name.as_str()).collect();
+    assert_eq!((missing, report.enforcing()), (vec!["connect4"], false));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    wait_for("the repair", || block_on(scene.witness.attachments()).unwrap().enforcing());
+    assert_eq!(scene.agent(CONNECT, &["192.0.2.1", "5432"]), "ECONNREFUSED\n");
+}
+
+fn links(scene: &Scene) -> std::path::PathBuf {
+    scene.config.kernel.bpf_dir.join(format!("v{}/links", gateway_common::LAYOUT))
+}
+
+#[test]
+fn an_agents_cgroup_that_is_made_anew_is_intercepted_again() {
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let agents = scene.ground.directory("agents");
+    std::fs::remove_dir(&agents).unwrap();
+    std::fs::create_dir(&agents).unwrap();
+    let server = bystander_server().port().to_string();
+    wait_for("the new cgroup's interception", || scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("gateway"));
+}
+
+#[test]
+fn maps_of_another_layout_are_replaced_without_a_gap() {
+    let scene = Scene::new();
+    kill(scene.witness_pid);
+    let maps = links(&scene).with_file_name("maps");
+    // Eight bytes of key where four belong.
+    std::fs::rename(maps.join("NETNS"), maps.join("AGENT_UIDS")).unwrap();
+    let server = bystander_server().port().to_string();
+    assert_eq!(scene.agent(CONNECT, &["127.0.0.1", &server]), "ECONNREFUSED\n");
+    let (witness, interceptor, _) = start_witness(&scene.config);
+    let _gateway = Gateway::start(&interceptor, scene.ground.port);
+    assert!(scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("gateway"));
+    assert!(block_on(witness.attachments()).unwrap().enforcing());
+    let beside = std::fs::read_dir(&scene.config.kernel.bpf_dir).unwrap().count();
+    assert_eq!(beside, 1, "the old layout is gone");
+}
+
+#[test]
+fn clean_detaches_everything() {
+    let scene = Scene::new();
+    let server = bystander_server().port().to_string();
+    kill(scene.witness_pid);
+    block_on(scene.witness.lost());
+    witness::clean(&scene.config.kernel.bpf_dir).unwrap();
+    wait_for("the detachment", || scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("direct"));
+    assert!(!scene.config.kernel.bpf_dir.exists());
+}
+
+#[test]
+fn at_boot_everything_is_closed_before_a_gateway_runs() {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let ground = Ground::new();
-    let config = WitnessConfig { kernel: ground.kernel_config(), token_files: vec![], token_variables: vec![], credentials: vec![] };
-    match witness::kernel_attach(&config) { Ok(r) => println!("{r:#?}"), Err(e) => panic!("{e}") }
-    match witness::kernel_attach(&config) { Ok(r) => println!("{}", r.enforcing()), Err(e) => panic!("{e}") }
+    let config = config(&ground);
+    let report = witness::kernel_attach(&config).unwrap();
+    assert!(report.enforcing(), "{report:?}");
+    let server = bystander_server().port().to_string();
+    let output = python(&ground, "agents/one", CONNECT, &["127.0.0.1", &server]).output().unwrap();
+    assert_eq!(output.stdout, b"ECONNREFUSED\n");
+    // Twice is once.
+    assert_eq!(witness::kernel_attach(&config).unwrap().hooks, report.hooks);
+    drop(turn);
+}
+
+#[test]
+fn the_witness_answers_what_the_configuration_names() {
+    let directory = std::env::temp_dir().join(format!("weir-witness-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = |name: &str| directory.join(name);
+    std::fs::write(path("one.token"), "header.claims.signature\n").unwrap();
+    std::fs::write(path("password"), "held\n").unwrap();
+    std::fs::set_permissions(path("password"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let scene = Scene::with(|config| {
+        config.token_files = vec![format!("{}/%i.token", directory.display())];
+        config.token_variables = vec!["AGENT_TOKEN".to_owned()];
+        config.credentials = vec![CredentialName::File(path("password"))];
+    });
+    let gateway = scene.gateway();
+    let script = format!("{CONNECT}\nsys.stdin.readline()");
+    let mut agent = python(&scene.ground, "agents/one", &script, &["192.0.2.1", "5432", "--password=hunter2"])
+        .env("AGENT_TOKEN", "from.the.environment")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (_, origin) = gateway.next();
+    block_on(async {
+        let witness = &scene.witness;
+        let evidence = witness.evidence(&origin).await.unwrap();
+        assert_eq!(evidence.cgroup, format!("/{}", scene.ground.below("agents/one")));
+        assert_eq!((evidence.user.as_deref(), evidence.tree[0].pid), (Some("root"), agent.id()));
+        assert!(evidence.tree[0].executable.contains("python3"), "{evidence:?}");
+        assert_eq!(evidence.tree[0].argv.last().map(String::as_str), Some("--password=[redacted]"));
+        let token = witness.token_environment(&origin, "AGENT_TOKEN").await.unwrap();
+        assert_eq!(token.expose(), b"from.the.environment");
+        assert!(matches!(witness.token_environment(&origin, "PATH").await, Err(WitnessError::NotConfigured(_))));
+        assert_eq!(witness.token_file(&path("one.token")).await.unwrap().expose(), b"header.claims.signature");
+        assert!(matches!(witness.token_file("/etc/shadow".as_ref()).await, Err(WitnessError::NotConfigured(_))));
+        let held = CredentialSource::File(path("password"));
+        assert_eq!(witness.credential(&held).await.unwrap().expose(), b"held");
+        let other = CredentialSource::File("/etc/shadow".into());
+        assert!(matches!(witness.credential(&other).await, Err(WitnessError::NotConfigured(_))));
+        // The number of a process that is older than its supposed connect is not believed.
+        let reused = Origin { connected_at: 1, ..origin.clone() };
+        assert_eq!(witness.evidence(&reused).await, Err(WitnessError::TooYoung { pid: origin.pid }));
+        let moved = Origin { pid: std::process::id(), ..origin.clone() };
+        assert_eq!(witness.evidence(&moved).await, Err(WitnessError::OtherCgroup { pid: std::process::id() }));
+        let questions = (0..300).map(|_| {
+            let (witness, origin) = (witness.clone(), origin.clone());
+            tokio::spawn(async move { witness.evidence(&origin).await.unwrap().tree.len() })
+        });
+        for answer in questions.collect::<Vec<_>>() {
+            assert!(answer.await.unwrap() >= 1);
+        }
+    });
+    drop(agent.stdin.take());
+    agent.wait().unwrap();
+    assert_eq!(block_on(scene.witness.evidence(&origin)), Err(WitnessError::Gone { pid: origin.pid }));
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_reload_changes_who_is_an_agent() {
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let server = bystander_server().port().to_string();
+    let who = || scene.python("bystanders", CONNECT, &["127.0.0.1", &server]).stdout;
+    assert!(who().starts_with(b"direct"));
+    let mut config = scene.config.clone();
+    config.kernel.agents.push(scene.ground.below("bystanders"));
+    block_on(scene.witness.reconfigure(config)).unwrap();
+    assert!(who().starts_with(b"gateway"));
+    block_on(scene.witness.reconfigure(scene.config.clone())).unwrap();
+    assert!(who().starts_with(b"direct"));
+    let mut elsewhere = scene.config.clone();
+    elsewhere.kernel.attach = String::new();
+    assert!(block_on(scene.witness.reconfigure(elsewhere)).is_err());
+    let mut inside = scene.config.clone();
+    inside.kernel.gateway_cgroup = Some(scene.ground.below("agents"));
+    assert!(block_on(scene.witness.reconfigure(inside)).unwrap_err().to_string().contains("must not run"));
+}
+
+#[test]
+fn refused_things_become_events_at_a_bounded_rate() {
+    let scene = Scene::new();
+    let mut events = scene.interceptor.denied_events().unwrap();
+    assert!(scene.interceptor.denied_events().is_err());
+    let script = r#"
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(1000): attempt(lambda: s.sendto(b"x", ("192.0.2.1", 443)))
+"#;
+    scene.agent(script, &[]);
+    let event = block_on(async { tokio::time::timeout(PATIENCE, events.next()).await }).unwrap().unwrap();
+    assert_eq!((event.reason, event.protocol), ("denied_udp", 17));
+    assert_eq!(event.origin.destination, "192.0.2.1:443".parse().unwrap());
+    let report = block_on(scene.witness.attachments()).unwrap();
+    assert_eq!(report.counters["denied_udp"], 1000);
+    assert!(report.counters["events_dropped"] >= 900, "{report:?}");
+}
+
+#[test]
+fn the_gateway_process_has_nothing_left() {
+    let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
+    let file = std::env::temp_dir().join(format!("weir-root-only-{}", std::process::id()));
+    std::fs::write(&file, "secret").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let output = Command::new(PROBE)
+        .args(["confined", "nobody", &bystander.id().to_string(), file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && seen.lines().count() == 14, "{seen} {}", String::from_utf8_lossy(&output.stderr));
+    for line in seen.lines() {
+        assert_eq!(line.ends_with(" yes"), line == "nothing yes", "{line}");
+    }
 }

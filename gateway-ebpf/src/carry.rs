@@ -118,12 +118,8 @@ fn listening(sk: *mut bpf_sock) {
 fn addresses(ops: *mut bpf_sock_ops) -> (Address, Address) {
     let local4 = v4(field!(ops, local_ip4));
     let remote4 = v4(field!(ops, remote_ip4));
-    let local6 = [
-        field!(ops, local_ip6[0]),
-        field!(ops, local_ip6[1]),
-        field!(ops, local_ip6[2]),
-        field!(ops, local_ip6[3]),
-    ];
+    let local6 =
+        [field!(ops, local_ip6[0]), field!(ops, local_ip6[1]), field!(ops, local_ip6[2]), field!(ops, local_ip6[3])];
     let remote6 = [
         field!(ops, remote_ip6[0]),
         field!(ops, remote_ip6[1]),

@@ -134,9 +134,9 @@ fn is_own_server(ctx: &SockAddrContext, settings: &Settings, task: &Task, destin
         return false;
     }
     let own = field!(listener, state) == TCP_LISTEN
-        && NOTES.get(listener).is_some_and(|note| {
-            note.flags & NOTE_LISTENING != 0 && agent::made_by_same_agent(settings, note, task)
-        });
+        && NOTES
+            .get(listener)
+            .is_some_and(|note| note.flags & NOTE_LISTENING != 0 && agent::made_by_same_agent(settings, note, task));
     // SAFETY: not null, and not used afterwards.
     unsafe { bpf_sk_release(listener.cast()) };
     own

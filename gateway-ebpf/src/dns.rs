@@ -6,13 +6,11 @@
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockAddrContext;
 use gateway_common::{
-    Counter, DNS_NETMASK, DNS_NETWORK, DNS_PORT, Endpoint, MAX_RESOLVERS, NOTE_DNS, Settings,
+    Address, Counter, DNS_NETMASK, DNS_NETWORK, DNS_PORT, Endpoint, MAX_RESOLVERS, NOTE_DNS, NOTE_REDIRECTED, Settings,
 };
 
 use crate::agent::{self, Task};
-use crate::connect::{
-    ALLOW, ECONNREFUSED, Hook, is_v4, read_address, socket, take_note, v4, write_address,
-};
+use crate::connect::{ALLOW, ECONNREFUSED, Hook, is_v4, read_address, socket, take_note, v4, write_address};
 use crate::maps::{NETNS, NOTES, RESOLVERS, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
 
 /// Unconnected sends: DNS is rewritten, everything else refused.
@@ -32,7 +30,18 @@ pub fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
     if destination.port == DNS_PORT {
         return redirect(ctx, hook, settings, &task, cookie, destination, NOTE_DNS);
     }
+    if destination.port == settings.dns_port && is_rewritten(socket(ctx), &destination.address) {
+        return ALLOW;
+    }
     refuse_loudly(Counter::DeniedUdp, ECONNREFUSED, &task, cookie, destination)
+}
+
+/// A v4-mapped socket that was connected to a resolver: the kernel sends with the address that connect6 wrote.
+#[inline(always)]
+fn is_rewritten(sk: *mut bpf_sock, destination: &Address) -> bool {
+    is_v4(destination)
+        && u32::from_be(destination[3]) & DNS_NETMASK == DNS_NETWORK
+        && NOTES.get(sk).is_some_and(|note| note.flags == NOTE_DNS | NOTE_REDIRECTED)
 }
 
 #[inline(always)]

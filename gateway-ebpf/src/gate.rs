@@ -10,9 +10,7 @@ use gateway_common::{
 
 use crate::agent::{self, Task};
 use crate::connect::{ALLOW, ECONNREFUSED, IPPROTO_TCP, IPPROTO_UDP, is_loopback, is_v4, v4};
-use crate::maps::{
-    DNS_FLOWS, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, settings,
-};
+use crate::maps::{DNS_FLOWS, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
 
 const EPERM: i32 = 1;
 const EPROTONOSUPPORT: i32 = 93;
@@ -43,9 +41,11 @@ pub fn sock_create(ctx: &SockContext) -> i32 {
     let kind = field!(ctx.sock, type_);
     let protocol = field!(ctx.sock, protocol);
     let task = Task::current();
-    if !detached() && (kind == SOCK_RAW || kind == SOCK_PACKET || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)) {
+    if !detached() && (kind == SOCK_RAW || kind == SOCK_PACKET || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP))
+    {
         // Callers of MPTCP, UDP-Lite and the like fall back on "not supported"; ping and raw sockets are not allowed.
-        let errno = if kind == SOCK_RAW || kind == SOCK_PACKET || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6 {
+        let errno = if kind == SOCK_RAW || kind == SOCK_PACKET || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6
+        {
             EPERM
         } else {
             EPROTONOSUPPORT
@@ -149,8 +149,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 /// A rewritten DNS query, whose origin is remembered for the gateway.
 #[inline(always)]
 fn is_query(settings: &Settings, packet: &Packet, note: &gateway_common::Note) -> bool {
-    let to_resolver = !is_v4(&packet.destination)
-        || u32::from_be(packet.destination[3]) & DNS_NETMASK == DNS_NETWORK;
+    let to_resolver = !is_v4(&packet.destination) || u32::from_be(packet.destination[3]) & DNS_NETMASK == DNS_NETWORK;
     if note.flags & NOTE_DNS == 0 || packet.destination_port != settings.dns_port || !to_resolver {
         return false;
     }

@@ -398,7 +398,10 @@ impl Gateway {
     /// No process of it is left.
     pub fn is_gone(&self) -> bool {
         // A killed child that is not waited for stays in the cgroup's list as a zombie: look at its state instead.
-        self.pids().unwrap_or_default().iter().all(|pid| state_of(*pid).is_none_or(|state| state == 'Z'))
+        // The child itself counts from its start, before it has joined the cgroup.
+        let mut pids = self.pids().unwrap_or_default();
+        pids.push(self.pid());
+        pids.iter().all(|pid| state_of(*pid).is_none_or(|state| state == 'Z'))
     }
 
     /// Sends a signal to the main process ("HUP", "TERM", "KILL" ...).

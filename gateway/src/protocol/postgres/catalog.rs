@@ -112,6 +112,8 @@ pub(crate) struct Snapshot {
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
     pub(crate) inherits: Vec<(u32, u32)>,
+    /// Generated columns, each with the number of a column that it is computed from.
+    pub(crate) generated: Vec<(ColumnRow, i16)>,
     pub(crate) functions: Vec<(String, UserFunction)>,
     pub(crate) operators: Vec<String>,
 }
@@ -147,12 +149,14 @@ impl TaggedSet {
 
     /// From a catalog's rows to the set. A pattern that names no column is an error.
     pub(crate) fn resolve(
-        snapshot: Snapshot,
+        mut snapshot: Snapshot,
         masks: &[Arc<MaskRule>],
         fetched_at: SystemTime,
     ) -> Result<Self, CatalogError> {
         let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
         let mut tags = tag(&snapshot.columns, &by_oid, masks)?;
+        spread_over_inheritance(&mut tags, &snapshot.columns, &snapshot.inherits);
+        spread_over_generated(&mut tags, &mut snapshot.columns, std::mem::take(&mut snapshot.generated));
         spread_over_inheritance(&mut tags, &snapshot.columns, &snapshot.inherits);
         let derived = derived(&tags, &by_oid, &snapshot);
 
@@ -350,8 +354,21 @@ fn spread_over_inheritance(tags: &mut Tags, columns: &[ColumnRow], inherits: &[(
     }
 }
 
+/// A generated column shows what it is computed from; PostgreSQL lets none be computed from another generated one.
+fn spread_over_generated(tags: &mut Tags, columns: &mut Vec<ColumnRow>, generated: Vec<(ColumnRow, i16)>) {
+    for (column, source) in generated {
+        let masks = tags.get(&(column.relation, source)).cloned().unwrap_or_default();
+        for mask in &masks {
+            add(tags, (column.relation, column.number), mask);
+        }
+        if !masks.is_empty() {
+            columns.push(column);
+        }
+    }
+}
+
 /// Relations that show tagged values under names of their own: views, materialized views, tables with rules, tagged
-/// relations that are no ordinary table, and all that builds on these.
+/// relations that are no ordinary table, foreign tables (which may lead back here), and all that builds on these.
 fn derived(tags: &Tags, relations: &HashMap<u32, &RelationRow>, snapshot: &Snapshot) -> HashSet<u32> {
     if tags.is_empty() {
         return HashSet::new();
@@ -362,14 +379,11 @@ fn derived(tags: &Tags, relations: &HashMap<u32, &RelationRow>, snapshot: &Snaps
     }
     let tagged: HashSet<u32> = tags.keys().map(|(relation, _)| *relation).collect();
     let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
-    let mut todo: Vec<u32> = tagged.iter().copied().chain(values).collect();
-    let mut derived: HashSet<u32> =
-        tagged.iter().copied().filter(|it| relations.get(it).is_none_or(|row| !is_ordinary(row.kind))).collect();
-    for &opaque in snapshot.opaque.iter().filter(|it| **it >= FIRST_USER_OID) {
-        if derived.insert(opaque) {
-            todo.push(opaque);
-        }
-    }
+    let foreign = snapshot.relations.iter().filter(|it| it.kind == 'f').map(|it| it.oid);
+    let opaque = snapshot.opaque.iter().copied().filter(|it| *it >= FIRST_USER_OID);
+    let unordinary = tagged.iter().copied().filter(|it| relations.get(it).is_none_or(|row| !is_ordinary(row.kind)));
+    let mut derived: HashSet<u32> = foreign.chain(opaque).chain(unordinary).collect();
+    let mut todo: Vec<u32> = derived.iter().copied().chain(tagged.iter().copied()).chain(values).collect();
     while let Some(relation) = todo.pop() {
         for &reader in readers.get(&relation).into_iter().flatten() {
             if derived.insert(reader) {
@@ -411,6 +425,20 @@ const OPAQUE: &str = "\
     LIMIT $1";
 
 const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits LIMIT $1";
+
+const GENERATED: &str = "\
+    SELECT a.attrelid, a.attnum, a.attname::text, d.refobjsubid::int2
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_attrdef e
+      ON e.adrelid OPERATOR(pg_catalog.=) a.attrelid AND e.adnum OPERATOR(pg_catalog.=) a.attnum
+    JOIN pg_catalog.pg_depend d
+      ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+     AND d.objid OPERATOR(pg_catalog.=) e.oid
+     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.refobjid OPERATOR(pg_catalog.=) a.attrelid
+    WHERE a.attgenerated OPERATOR(pg_catalog.<>) '' AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+      AND d.refobjsubid OPERATOR(pg_catalog.<>) a.attnum
+    LIMIT $1";
 
 const FUNCTIONS: &str = "\
     SELECT p.proname::text,
@@ -460,12 +488,13 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
-    let (relations, columns, rewrites, opaque, inherits, functions, operators) = tokio::try_join!(
+    let (relations, columns, rewrites, opaque, inherits, generated, functions, operators) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
         rows(client, "view dependencies", REWRITES, &[]),
         rows(client, "views with functions", OPAQUE, &users),
         rows(client, "inheritance links", INHERITS, &[]),
+        rows(client, "generated columns", GENERATED, &[]),
         rows(client, "functions", FUNCTIONS, &users),
         rows(client, "operators", OPERATORS, &users),
     )?;
@@ -478,14 +507,16 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
             kind: kind.chars().next().unwrap_or(' '),
         })
     };
+    let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
+        Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
+    };
     Ok(Snapshot {
         relations: read(&relations, relation)?,
-        columns: read(&columns, |row| {
-            Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
-        })?,
+        columns: read(&columns, column)?,
         rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         opaque: read(&opaque, |row| row.try_get(0))?,
         inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        generated: read(&generated, |row| Ok((column(row)?, row.try_get(3)?)))?,
         functions: read(&functions, |row| {
             Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
         })?,
@@ -543,4 +574,171 @@ async fn nearest(client: &Client, pattern: &str) -> Result<Option<String>, Catal
         }
     }
     Ok(best.map(|(_, shown)| shown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::MaskKind;
+
+    fn relation(oid: u32, schema: &str, name: &str, kind: char) -> RelationRow {
+        RelationRow { oid, schema: schema.to_owned(), name: name.to_owned(), kind }
+    }
+
+    fn column(relation: u32, number: i16, name: &str) -> ColumnRow {
+        ColumnRow { relation, number, name: name.to_owned() }
+    }
+
+    /// A mask of columns written `schema.table.column`.
+    fn mask(patterns: &[&str]) -> Arc<MaskRule> {
+        let pattern = |text: &&str| {
+            let parts: Vec<&str> = text.split('.').collect();
+            let part = |at: usize| (parts[at] != "*").then(|| parts[at].to_owned());
+            ColumnPattern { schema: part(0), table: part(1), column: parts[2].to_owned() }
+        };
+        Arc::new(MaskRule {
+            name: "PII".to_owned(),
+            targets: Vec::new(),
+            columns: patterns.iter().map(pattern).collect(),
+            detectors: Vec::new(),
+            with: MaskKind::Redact,
+        })
+    }
+
+    fn resolve(snapshot: Snapshot, masks: &[Arc<MaskRule>]) -> Result<TaggedSet, CatalogError> {
+        TaggedSet::resolve(snapshot, masks, SystemTime::UNIX_EPOCH)
+    }
+
+    fn tagged(names: &[&str]) -> Exposure {
+        Exposure::Tagged(names.iter().map(|it| (*it).to_owned()).collect())
+    }
+
+    fn two_schemas() -> Snapshot {
+        Snapshot {
+            relations: vec![
+                relation(1, "public", "people", 'r'),
+                relation(2, "crm", "people", 'r'),
+                relation(3, "public", "orders", 'r'),
+                relation(4, "pg_catalog", "pg_authid", 'r'),
+                relation(5, "pg_catalog", "pg_stats", 'v'),
+            ],
+            columns: vec![
+                column(1, 2, "email"),
+                column(2, 7, "email"),
+                column(2, 8, "ssn"),
+                column(3, 1, "id"),
+                column(4, 1, "email"),
+            ],
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn a_pattern_names_columns_and_a_wildcard_stays_out_of_system_schemas() {
+        let set = resolve(two_schemas(), &[mask(&["*.*.email"])]).unwrap();
+        assert_eq!(set.masks(1, 2).len(), 1);
+        assert_eq!(set.masks(2, 7).len(), 1);
+        assert!(set.masks(2, 8).is_empty());
+        assert!(set.masks(4, 1).is_empty());
+        let set = resolve(two_schemas(), &[mask(&["crm.peop*.*"])]).unwrap();
+        assert_eq!((set.masks(1, 2).len(), set.masks(2, 7).len(), set.masks(2, 8).len()), (0, 1, 1));
+    }
+
+    #[test]
+    fn all_masks_of_a_column_apply() {
+        let set = resolve(two_schemas(), &[mask(&["*.*.email"]), mask(&["public.people.email"])]).unwrap();
+        assert_eq!(set.masks(1, 2).len(), 2);
+        assert_eq!(set.masks(2, 7).len(), 1);
+    }
+
+    #[test]
+    fn a_pattern_that_names_nothing_is_an_error() {
+        let error = resolve(two_schemas(), &[mask(&["*.*.email", "public.people.ssn"])]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "mask \"PII\": column pattern \"public.people.ssn\" matches no column of this database"
+        );
+    }
+
+    #[test]
+    fn a_name_without_a_schema_stands_for_every_relation_of_that_name() {
+        let set = resolve(two_schemas(), &[mask(&["crm.people.ssn"])]).unwrap();
+        assert_eq!(set.exposure(Some("crm"), "people"), tagged(&["ssn"]));
+        assert_eq!(set.exposure(Some("public"), "people"), Exposure::Clear);
+        assert_eq!(set.exposure(None, "people"), tagged(&["ssn"]));
+        assert_eq!(set.exposure(None, "orders"), Exposure::Clear);
+        assert_eq!(set.exposure(None, "fresh"), Exposure::Unknown);
+        assert_eq!(set.exposure(None, "pg_stats"), Exposure::Derived);
+        assert!(TaggedSet::empty(SystemTime::UNIX_EPOCH).exposure(None, "pg_stats") == Exposure::Clear);
+    }
+
+    #[test]
+    fn views_rules_and_foreign_tables_are_derived() {
+        let mut snapshot = two_schemas();
+        snapshot.relations.extend([
+            relation(20_001, "public", "view", 'v'),
+            relation(20_002, "public", "view_of_view", 'v'),
+            relation(20_003, "public", "harmless", 'v'),
+            relation(20_004, "public", "calls", 'v'),
+            relation(20_005, "public", "of_calls", 'm'),
+            relation(20_006, "public", "elsewhere", 'f'),
+            relation(20_007, "public", "of_stats", 'v'),
+        ]);
+        snapshot.rewrites =
+            vec![(20_001, 2), (20_002, 20_001), (20_003, 3), (20_005, 20_004), (20_007, 5), (20_002, 20_002)];
+        snapshot.opaque = vec![20_004, 5];
+        let set = resolve(snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
+        for name in ["view", "view_of_view", "calls", "of_calls", "elsewhere", "of_stats"] {
+            assert_eq!(set.exposure(None, name), Exposure::Derived, "{name}");
+        }
+        assert_eq!(set.exposure(None, "harmless"), Exposure::Clear);
+    }
+
+    #[test]
+    fn a_mask_on_a_view_makes_the_view_refused_not_masked() {
+        let mut snapshot = two_schemas();
+        snapshot.relations.push(relation(9, "public", "people_view", 'v'));
+        snapshot.columns.push(column(9, 1, "mail"));
+        let set = resolve(snapshot, &[mask(&["public.people_view.mail"])]).unwrap();
+        assert_eq!(set.exposure(None, "people_view"), Exposure::Derived);
+        assert!(!set.is_ordinary(9));
+    }
+
+    #[test]
+    fn partitions_share_the_tags_of_their_kin_by_name() {
+        let snapshot = Snapshot {
+            relations: vec![
+                relation(1, "public", "all_people", 'p'),
+                relation(2, "public", "people_a", 'p'),
+                relation(3, "public", "people_a_1", 'r'),
+                relation(4, "public", "people_b", 'r'),
+            ],
+            columns: vec![
+                column(1, 1, "email"),
+                column(2, 2, "email"),
+                column(3, 3, "email"),
+                column(4, 4, "email"),
+                column(4, 5, "ssn"),
+            ],
+            inherits: vec![(2, 1), (3, 2), (4, 1)],
+            ..Snapshot::default()
+        };
+        let set = resolve(snapshot, &[mask(&["public.people_a_1.email"])]).unwrap();
+        for at in [(1, 1), (2, 2), (3, 3), (4, 4)] {
+            assert_eq!(set.masks(at.0, at.1).len(), 1, "{at:?}");
+        }
+        assert!(set.masks(4, 5).is_empty());
+        assert_eq!(set.exposure(None, "people_b"), tagged(&["email"]));
+        assert!(set.is_ordinary(1) && set.is_ordinary(3));
+    }
+
+    #[test]
+    fn a_column_generated_from_a_tagged_one_is_tagged() {
+        let mut snapshot = two_schemas();
+        snapshot.generated = vec![(column(1, 9, "email_lower"), 2), (column(3, 9, "next"), 1)];
+        let set = resolve(snapshot, &[mask(&["public.people.email"])]).unwrap();
+        assert_eq!(set.masks(1, 9).len(), 1);
+        assert!(set.masks(3, 9).is_empty());
+        assert_eq!(set.exposure(None, "people"), tagged(&["email", "email_lower"]));
+    }
 }

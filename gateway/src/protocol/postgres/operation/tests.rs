@@ -1,10 +1,545 @@
-use std::time::SystemTime;
+mod statements;
+
+use std::fmt::Write;
+use std::time::{Instant, SystemTime};
+
+use proptest::prelude::*;
 
 use super::*;
+use crate::policy::Access;
+
+fn nothing_tagged() -> TaggedSet {
+    TaggedSet::empty(SystemTime::UNIX_EPOCH)
+}
+
+/// Ways to make a tree deep: what opens a level, the innermost part, what closes it.
+const DEEP: &[(&str, &str, &str)] = &[
+    ("SELECT |(", "1", ")"),
+    ("SELECT 1|+1", "", ""),
+    ("SELECT |- ", "1", ""),
+    ("SELECT |NOT ", "true", ""),
+    ("SELECT |f(", "1", ")"),
+    ("SELECT |(SELECT ", "1", ")"),
+    ("SELECT 1| UNION SELECT 1", "", ""),
+    ("SELECT 1, 2| UNION ALL SELECT 1, 2", "", ""),
+    ("SELECT 1 FROM t| CROSS JOIN t", "", ""),
+    ("SELECT 1 FROM |(t JOIN ", "t", " ON true)"),
+    ("SELECT |CASE WHEN ", "true", " THEN 1 END"),
+    ("SELECT |ARRAY[", "1", "]"),
+    ("SELECT |ROW(", "1", ")"),
+    ("|WITH a AS (", "SELECT 1", ") SELECT 1"),
+    ("SELECT 1|::int", "", ""),
+    ("SELECT 1| IS NULL", "", ""),
+    ("SELECT 'x'| COLLATE \"C\"", "", ""),
+    ("SELECT true| AND true", "", ""),
+    ("SELECT |(true AND ", "true", ")"),
+    ("SELECT 1| OPERATOR(pg_catalog.+) 1", "", ""),
+    ("SELECT |JSON_ARRAY(", "1", ")"),
+    ("SELECT |XMLELEMENT(NAME a, ", "'x'", ")"),
+    ("SELECT |COALESCE(1, ", "1", ")"),
+    ("SELECT * FROM |(SELECT * FROM ", "t", ") AS q"),
+];
+
+fn deep((open, inner, close): (&str, &str, &str), levels: usize) -> String {
+    let (first, level) = open.split_once('|').unwrap_or((open, ""));
+    format!("{first}{}{inner}{}", level.repeat(levels), close.repeat(levels))
+}
+
+/// The deepest text of that shape that is within a limit of nesting.
+fn deepest(shape: (&str, &str, &str), limit: usize) -> String {
+    let fits = |levels: usize| Lexed::new(&deep(shape, levels)).is_ok_and(|it| it.nesting <= limit);
+    let (mut low, mut high) = (1, limit * 2);
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    deep(shape, low)
+}
+
+/// A database with tagged columns `customers.ssn`, `customers.email` and `people.email`, and with ways around them.
+fn shop() -> TaggedSet {
+    use crate::mask::{ColumnPattern, MaskKind, MaskRule};
+    use crate::protocol::postgres::catalog::{ColumnRow, RelationRow, Snapshot, UserFunction};
+
+    let relation = |oid, schema: &str, name: &str, kind| RelationRow {
+        oid,
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        kind,
+    };
+    let column = |relation, number, name: &str| ColumnRow { relation, number, name: name.to_owned() };
+    let function = |name: &str, shadows, takes_row| (name.to_owned(), UserFunction { shadows, takes_row });
+    let pattern = |table: Option<&str>, column: &str| ColumnPattern {
+        schema: table.map(|_| "public".to_owned()),
+        table: table.map(str::to_owned),
+        column: column.to_owned(),
+    };
+    let snapshot = Snapshot {
+        relations: vec![
+            relation(20_001, "public", "customers", 'r'),
+            relation(20_002, "public", "orders", 'r'),
+            relation(20_003, "public", "log", 'r'),
+            relation(20_004, "public", "people", 'p'),
+            relation(20_005, "public", "people_1", 'r'),
+            relation(20_006, "public", "customer_view", 'v'),
+            relation(20_007, "public", "view_of_view", 'v'),
+            relation(20_008, "public", "customer_matview", 'm'),
+            relation(20_009, "public", "mv_orders", 'm'),
+            relation(1_259, "pg_catalog", "pg_class", 'r'),
+            relation(11_000, "pg_catalog", "pg_stats", 'v'),
+            relation(11_001, "pg_catalog", "pg_settings", 'v'),
+            relation(11_002, "pg_catalog", "pg_stat_activity", 'v'),
+        ],
+        columns: vec![
+            column(20_001, 3, "ssn"),
+            column(20_001, 4, "email"),
+            column(20_004, 2, "email"),
+            column(20_005, 5, "email"),
+        ],
+        rewrites: vec![(20_006, 20_001), (20_007, 20_006), (20_008, 20_001), (20_009, 20_002)],
+        opaque: Vec::new(),
+        inherits: vec![(20_005, 20_004)],
+        generated: vec![(column(20_001, 6, "ssn_upper"), 3)],
+        functions: vec![function("leak", true, true), function("initcap", true, false)],
+        operators: vec!["~~~".to_owned()],
+    };
+    let mask = Arc::new(MaskRule {
+        name: "PII".to_owned(),
+        targets: Vec::new(),
+        columns: vec![pattern(Some("customers"), "ssn"), pattern(None, "email")],
+        detectors: Vec::new(),
+        with: MaskKind::Redact,
+    });
+    TaggedSet::resolve(snapshot, &[mask], SystemTime::UNIX_EPOCH).expect("every pattern resolves")
+}
+
+/// `update w:orders r:log where` and so on, one for each action.
+fn shown(actions: &[Action]) -> String {
+    let one = |action: &Action| {
+        let mut words = vec![action.kind.to_string()];
+        for table in &action.tables {
+            let access = if table.access == Access::Write { "w" } else { "r" };
+            let schema = table.schema.as_ref().map(|it| format!("{it}.")).unwrap_or_default();
+            words.push(format!("{access}:{schema}{}", table.name));
+        }
+        words.extend(action.functions.iter().map(|it| format!("{it}()")));
+        match action.has_where {
+            Some(true) => words.push("where".to_owned()),
+            Some(false) => words.push("all".to_owned()),
+            None => {}
+        }
+        words.extend(action.has_limit.filter(|it| *it).map(|_| "limit".to_owned()));
+        words.join(" ")
+    };
+    actions.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// How a statement relates to tagged data, without the details of [`Class`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    Untouched,
+    Plain,
+    Refused,
+}
+
+impl From<&Class> for Relation {
+    fn from(class: &Class) -> Self {
+        match class {
+            Class::Untouched => Self::Untouched,
+            Class::Plain { .. } => Self::Plain,
+            Class::Refused { .. } => Self::Refused,
+        }
+    }
+}
+
+fn only(parsed: Parsed) -> Statement {
+    match parsed {
+        Parsed::Statements(mut statements) if statements.len() == 1 => statements.remove(0),
+        other => panic!("not one statement: {other:?}"),
+    }
+}
+
+#[test]
+fn every_statement_has_its_actions_and_its_relation_to_tagged_data() {
+    let set = shop();
+    let mut wrong = String::new();
+    for (relation, sql, actions) in statements::STATEMENTS {
+        let statement = only(analyse_blocking(sql, &set));
+        let seen = (Relation::from(&statement.class), shown(&statement.actions));
+        if seen != (*relation, (*actions).to_owned()) {
+            let _ = writeln!(wrong, "{sql}\n  {seen:?}\n  {:?}", statement.class);
+        }
+    }
+    assert_eq!(wrong, "");
+}
+
+#[test]
+fn without_tagged_data_only_pinned_settings_are_refused() {
+    let set = nothing_tagged();
+    for (_, sql, _) in statements::STATEMENTS {
+        let statement = only(analyse_blocking(sql, &set));
+        let pinned = sql.contains("latin1") || sql.contains("off");
+        let expected = if pinned { Relation::Refused } else { Relation::Untouched };
+        assert_eq!(Relation::from(&statement.class), expected, "{sql}");
+    }
+}
 
 #[test]
 fn a_batch_is_judged_by_every_statement() {
-    let parsed = analyse_blocking("select 1; drop table t", &TaggedSet::empty(SystemTime::UNIX_EPOCH));
+    let parsed = analyse_blocking("select 1; drop table t", &nothing_tagged());
     let kinds: Vec<Kind> = parsed.actions().iter().map(|it| it.kind).collect();
     assert_eq!(kinds, [Kind::Select, Kind::Drop]);
+    let parsed = analyse_blocking("select 1; select * from customer_view; select 2", &shop());
+    assert!(parsed.refusal().is_some_and(|it| it.contains("customer_view")), "{parsed:?}");
+}
+
+#[test]
+fn statements_know_their_place_in_the_text() {
+    let sql = "select 'é' ;\n -- c\n  select \"ü\" from t /* end */ ; ;";
+    let Parsed::Statements(statements) = analyse_blocking(sql, &nothing_tagged()) else { panic!("not parsed") };
+    let texts: Vec<&str> = statements.iter().map(|it| &sql[it.text_range.clone()]).collect();
+    assert_eq!(texts, ["select 'é'", "select \"ü\" from t /* end */"]);
+}
+
+#[test]
+fn a_text_without_a_statement_is_empty() {
+    for sql in ["", "  ", ";;", "-- nothing", "/* nothing */ ;"] {
+        assert_eq!(analyse_blocking(sql, &shop()), Parsed::Empty, "{sql:?}");
+    }
+}
+
+#[test]
+fn columns_belong_to_the_tables_that_they_may_belong_to() {
+    let sql = "SELECT o.note, line FROM orders o JOIN log USING (id) WHERE o.total > 1";
+    let statement = only(analyse_blocking(sql, &nothing_tagged()));
+    let columns = |table: &str| -> Vec<String> {
+        let used = statement.actions[0].tables.iter().find(|it| it.name == table);
+        used.map(|it| it.columns.iter().cloned().collect()).unwrap_or_default()
+    };
+    assert_eq!(columns("orders"), ["id", "line", "note", "total"]);
+    assert_eq!(columns("log"), ["id", "line"]);
+
+    let statement = only(analyse_blocking("UPDATE t SET a = b, c = 1 WHERE d = 2", &nothing_tagged()));
+    let uses: Vec<(Access, String)> = statement.actions[0]
+        .tables
+        .iter()
+        .map(|it| (it.access, it.columns.iter().cloned().collect::<Vec<_>>().join(" ")))
+        .collect();
+    assert_eq!(uses, [(Access::Write, "a c".to_owned()), (Access::Read, "b d".to_owned())]);
+}
+
+#[test]
+fn what_the_catalog_does_not_know_is_told() {
+    let statement = only(analyse_blocking("SELECT * FROM s.fresh, orders", &shop()));
+    assert_eq!(statement.unknown_relations, [(Some("s".to_owned()), "fresh".to_owned())]);
+    assert!(!statement.changes_catalog());
+    assert!(only(analyse_blocking("CREATE TABLE fresh (id int)", &shop())).changes_catalog());
+}
+
+#[test]
+fn names_of_prepared_statements_and_cursors_are_told() {
+    let name = |sql: &str| only(analyse_blocking(sql, &shop())).name;
+    assert_eq!(name("PREPARE p AS SELECT 1"), Some(Name::Prepares("p".to_owned())));
+    assert_eq!(name("EXECUTE \"P\""), Some(Name::Executes("P".to_owned())));
+    assert_eq!(name("DECLARE c CURSOR FOR SELECT 1"), Some(Name::Declares("c".to_owned())));
+    assert_eq!(name("FETCH c"), Some(Name::Fetches("c".to_owned())));
+    assert_eq!(name("SELECT 1"), None);
+}
+
+#[test]
+fn what_is_not_understood_is_refused_beside_tagged_data() {
+    for sql in ["selec 1", "select 'abc", "select 1 from", "\0", "select \"\"", "\\d"] {
+        let parsed = analyse_blocking(sql, &shop());
+        assert!(matches!(parsed, Parsed::Unparsed { refused: true, .. }), "{sql:?}: {parsed:?}");
+        assert!(parsed.refusal().is_some());
+        let parsed = analyse_blocking(sql, &nothing_tagged());
+        assert!(matches!(parsed, Parsed::Unparsed { refused: false, .. }), "{sql:?}: {parsed:?}");
+        assert_eq!(parsed.actions().iter().map(|it| it.kind).collect::<Vec<_>>(), [Kind::Unparsed]);
+    }
+}
+
+/// Statements and what people see of them.
+const REDACTED: &[(&str, &str)] = &[
+    ("SELECT 'a', 1 FROM orders -- why", "SELECT 'a', 1 FROM orders -- why"),
+    ("SELECT id FROM customers WHERE ssn = '900-11-1002'", "SELECT id FROM customers WHERE ssn = '***'"),
+    (
+        "SELECT id FROM customers WHERE id = 42 AND ssn LIKE '9%'",
+        "SELECT id FROM customers WHERE id = 42 AND ssn LIKE '***'",
+    ),
+    ("SELECT id FROM customers WHERE id IN (-1, 2) LIMIT 5", "SELECT id FROM customers WHERE id IN (-1, 2) LIMIT 5"),
+    ("SELECT id FROM customers ORDER BY 1, ssn || 'x'", "SELECT id FROM customers ORDER BY 1, ssn || '***'"),
+    ("SELECT id FROM customers WHERE lower(name) = 'x'", "SELECT id FROM customers WHERE lower(name) = '***'"),
+    ("SELECT id /* 900 */ FROM customers -- 900", "SELECT id /* *** */ FROM customers /* *** */"),
+    (
+        "SELECT s FROM (SELECT ssn AS s FROM customers) q WHERE s = '900'",
+        "SELECT s FROM (SELECT ssn AS s FROM customers) q WHERE s = '***'",
+    ),
+    (
+        "SELECT a FROM customers AS c (a, b, s) WHERE s = '900'",
+        "SELECT a FROM customers AS c (a, b, s) WHERE s = '***'",
+    ),
+    (
+        "SELECT s FROM customer_view WHERE s = '900' AND id = 1",
+        "SELECT s FROM customer_view WHERE s = '***' AND id = '***'",
+    ),
+    (
+        "INSERT INTO customers (name, ssn) VALUES ('Ann', '900'), ('Bob', E'9\\'0')",
+        "INSERT INTO customers (name, ssn) VALUES ('Ann', '***'), ('Bob', '***')",
+    ),
+    ("INSERT INTO customers VALUES (1, 'Ann')", "INSERT INTO customers VALUES ('***', '***')"),
+    (
+        "UPDATE customers SET name = 'Ann', ssn = $$900$$ WHERE id = 7 AND email = U&'\\0041' UESCAPE '!'",
+        "UPDATE customers SET name = 'Ann', ssn = '***' WHERE id = 7 AND email = '***' UESCAPE '***'",
+    ),
+    (
+        "SELECT id FROM customers WHERE ssn = 'a'\n'b' AND x = 1.5",
+        "SELECT id FROM customers WHERE ssn = '***' AND x = 1.5",
+    ),
+    ("EXECUTE p('900', 1)", "EXECUTE p('***', '***')"),
+    ("ALTER ROLE x PASSWORD 'hunter2' VALID UNTIL 'infinity'", "ALTER ROLE x PASSWORD '***' VALID UNTIL '***'"),
+    (
+        "CREATE USER MAPPING FOR x SERVER s OPTIONS (user 'u', password 'p')",
+        "CREATE USER MAPPING FOR x SERVER s OPTIONS (user '***', password '***')",
+    ),
+    ("SELECT dblink_connect('host=h')", "SELECT dblink_connect('***')"),
+    ("SELECT 'postgres://u:p@h/d', 'password=x', 'a'", "SELECT '***', '***', 'a'"),
+    ("SELECT pgp_sym_decrypt(note, 'key') FROM orders", "SELECT pgp_sym_decrypt(note, '***') FROM orders"),
+    ("DO $$ SELECT '900' $$", "DO '***'"),
+    ("SELEC '900', 900, B'1', X'F' -- 900", "SELEC '***', '***', '***', '***' /* *** */"),
+];
+
+#[test]
+fn people_do_not_see_secrets_or_tagged_values() {
+    let set = shop();
+    for (sql, shown) in REDACTED {
+        assert_eq!(analyse_blocking(sql, &set).redacted(), *shown, "{sql}");
+    }
+}
+
+#[test]
+fn passwords_are_hidden_on_any_target() {
+    let parsed = analyse_blocking("CREATE ROLE x PASSWORD 'hunter2'; SELECT 'a'", &nothing_tagged());
+    assert_eq!(parsed.redacted(), "CREATE ROLE x PASSWORD '***'; SELECT 'a'");
+}
+
+#[test]
+fn parameters_are_hidden_unless_they_belong_to_an_untagged_column() {
+    let hidden = |sql: &str| only(analyse_blocking(sql, &shop())).redact_parameters;
+    assert!(hidden("SELECT id FROM customers WHERE ssn = $1"));
+    assert!(hidden("SELECT id FROM customers WHERE id = $1 AND email = $2"));
+    assert!(!hidden("SELECT id FROM customers WHERE id = $1 LIMIT $2"));
+    assert!(!hidden("SELECT id FROM orders WHERE note = $1"));
+}
+
+#[test]
+fn a_text_that_does_not_lex_is_shown_as_its_fingerprint() {
+    let shown = analyse_blocking("select '900-11-1002", &nothing_tagged()).redacted();
+    assert_eq!(shown, "<19 bytes that do not read as SQL, sha256 60d99d78fb4f8de2>");
+}
+
+#[test]
+fn reasons_quote_nothing_of_the_text() {
+    for sql in ["SELECT 1 '900'", "SELECT '900", "SELECT a.b.c.d.e.\"900\".f FROM t", "SET x TO '900' '900' y"] {
+        if let Parsed::Unparsed { reason, .. } = analyse_blocking(sql, &shop()) {
+            assert!(!reason.contains("900"), "{sql}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn deep_texts_do_not_end_the_process() {
+    let set = shop();
+    for &shape in DEEP {
+        for limit in [500, 1_500, MAX_NESTING] {
+            // Understood or not: both are fine, and this is still running.
+            analyse_blocking(&deepest(shape, limit), &set);
+        }
+        let parsed = analyse_blocking(&deep(shape, MAX_NESTING + 1), &set);
+        assert!(matches!(parsed, Parsed::Unparsed { .. }), "{shape:?}");
+    }
+}
+
+#[test]
+fn small_texts_fit_an_ordinary_stack() {
+    for &shape in DEEP {
+        let sql = deepest(shape, INLINE_NESTING);
+        let thread = thread::Builder::new().stack_size(1 << 20);
+        let parsed = thread.spawn(move || at_once(&sql, &shop())).expect("a thread").join().expect("no panic");
+        assert!(matches!(parsed, Some(Parsed::Statements(_))), "{shape:?}: {parsed:?}");
+    }
+}
+
+#[test]
+fn hostile_sizes_are_answered() {
+    let set = nothing_tagged();
+    let reason = |sql: &str| match analyse_blocking(sql, &set) {
+        Parsed::Unparsed { reason, .. } => reason,
+        other => panic!("understood: {other:?}"),
+    };
+    let parentheses = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    assert!(reason(&parentheses).contains("nested too deeply"));
+    assert!(reason(&"(".repeat(1_000_000)).contains("nested too deeply"));
+    assert!(reason(&"x".repeat(MAX_STATEMENT_BYTES + 1)).contains("the limit is"));
+    let columns = vec!["a"; 50_000].join(", ");
+    assert!(reason(&format!("UPDATE t SET ({columns}) = (SELECT 1)")).contains("too many columns"));
+    assert!(matches!(analyse_blocking(&format!("SELECT 1{}", "+1".repeat(200)), &set), Parsed::Statements(_)));
+    // Long, but flat.
+    let rows = vec!["(1, 'some text')"; 40_000].join(", ");
+    assert!(matches!(analyse_blocking(&format!("INSERT INTO t VALUES {rows}"), &set), Parsed::Statements(_)));
+    let numbers = vec!["1"; 300_000].join(",");
+    assert!(matches!(analyse_blocking(&format!("SELECT 1 IN ({numbers})"), &set), Parsed::Statements(_)));
+}
+
+#[tokio::test]
+async fn the_analyser_gives_the_same_answer_inline_and_from_its_threads() {
+    let analyser = Analyser::new(2).expect("threads");
+    let set = Arc::new(shop());
+    let large = format!("SELECT ssn FROM customers WHERE {}", vec!["id = 1"; 400].join(" OR "));
+    for sql in ["SELECT ssn FROM customers", "", "selec", &large, &"(".repeat(200_000)] {
+        let sql: Arc<str> = sql.into();
+        assert_eq!(*analyser.analyse(&sql, &set).await, analyse_blocking(&sql, &set));
+    }
+}
+
+#[tokio::test]
+async fn many_callers_share_the_analyser() {
+    let analyser = Arc::new(Analyser::new(2).expect("threads"));
+    let set = Arc::new(nothing_tagged());
+    let large: Arc<str> = format!("SELECT {}", vec!["1"; 10_000].join(", ")).into();
+    let callers: Vec<_> = (0..3 * QUEUE)
+        .map(|_| {
+            let (analyser, set, large) = (Arc::clone(&analyser), Arc::clone(&set), Arc::clone(&large));
+            tokio::spawn(async move { analyser.analyse(&large, &set).await })
+        })
+        .collect();
+    for caller in callers {
+        assert!(matches!(*caller.await.expect("no panic"), Parsed::Statements(_)));
+    }
+}
+
+/// Words that make random texts more like SQL than random letters are.
+const WORDS: &[&str] = &[
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "customers",
+    "orders",
+    "ssn",
+    "*",
+    "(",
+    ")",
+    ",",
+    ";",
+    "UPDATE",
+    "SET",
+    "=",
+    "INSERT",
+    "INTO",
+    "VALUES",
+    "DELETE",
+    "WITH",
+    "AS",
+    "RETURNING",
+    "JOIN",
+    "ON",
+    "USING",
+    "UNION",
+    "$1",
+    "'900'",
+    "1",
+    ".",
+    "::",
+    "COPY",
+    "TO",
+    "STDOUT",
+    "CREATE",
+    "TABLE",
+    "VIEW",
+    "DROP",
+    "ALTER",
+    "FUNCTION",
+    "f",
+    "DO",
+    "$$",
+    "EXPLAIN",
+    "PREPARE",
+    "EXECUTE",
+    "MERGE",
+    "WHEN",
+    "MATCHED",
+    "THEN",
+    "NOT",
+    "NULL",
+    "ORDER",
+    "BY",
+    "LIMIT",
+    "-",
+    "é",
+    "\"",
+    "'",
+    "--",
+    "/*",
+    "*/",
+    "\n",
+    "GRANT",
+    "ROLE",
+    "PASSWORD",
+    "CASE",
+    "END",
+    "ARRAY",
+    "[",
+    "]",
+    "LATERAL",
+    "IS",
+];
+
+proptest! {
+    #[test]
+    fn any_text_has_an_answer(sql in ".*") {
+        analyse_blocking(&sql, &shop());
+    }
+
+    #[test]
+    fn any_words_have_an_answer(words in prop::collection::vec(prop::sample::select(WORDS), 0..40)) {
+        let sql = words.join(" ");
+        let parsed = analyse_blocking(&sql, &shop());
+        if let Parsed::Statements(statements) = parsed {
+            for statement in statements {
+                prop_assert!(sql.get(statement.text_range.clone()).is_some());
+                prop_assert!(!statement.actions.is_empty());
+                // Whoever names the tagged table is not taken for harmless.
+                if statement.actions.iter().flat_map(|it| &it.tables).any(|it| it.name == "customers" && it.schema.is_none()) {
+                    prop_assert_ne!(statement.class, Class::Untouched);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hidden_literals_leave_the_rest_of_the_text(number in 0..1_000_000u32, text in "[a-z]{6,12}") {
+        let sql = format!("SELECT id FROM customers WHERE ssn = '{text}{number}x' AND email = '{number}y'");
+        let shown = analyse_blocking(&sql, &shop()).redacted();
+        prop_assert_eq!(shown, "SELECT id FROM customers WHERE ssn = '***' AND email = '***'");
+    }
+}
+
+/// Prints what understanding costs; for people, who run it with `--release` and `--nocapture`.
+#[test]
+fn cost_of_understanding() {
+    const ROUNDS: u32 = 200;
+    let set = shop();
+    let join = "SELECT o.id, o.total, c.name FROM orders o JOIN customers c ON c.id = o.customer_id \
+                LEFT JOIN log l ON l.order_id = o.id WHERE o.total > 10 AND c.name LIKE 'A%' ORDER BY o.total DESC LIMIT 10";
+    let texts = [
+        ("point select", "SELECT abalance FROM pgbench_accounts WHERE aid = 4711"),
+        ("update", "UPDATE pgbench_accounts SET abalance = abalance + 17 WHERE aid = 4711"),
+        ("join of three", join),
+    ];
+    for (name, sql) in texts {
+        let begun = Instant::now();
+        for _ in 0..ROUNDS {
+            assert!(matches!(at_once(sql, &set), Some(Parsed::Statements(_))) || cfg!(debug_assertions));
+        }
+        println!("{name}: {:?}", begun.elapsed() / ROUNDS);
+    }
 }

@@ -34,6 +34,9 @@ pub(super) struct Utility<'a> {
 /// the session.
 pub const PINNED_SETTINGS: &[(&str, &str)] = &[("standard_conforming_strings", "on"), ("client_encoding", "utf8")];
 
+/// Settings, by how their names begin, that make the server print plans and trees as notices.
+const REVEALING_SETTINGS: &[&str] = &["auto_explain.", "debug_", "trace_"];
+
 /// Why a setting may not be changed to this value (None: not a literal), if so.
 pub(super) fn pinned(name: &str, value: Option<&str>) -> Option<String> {
     let (name, required) = PINNED_SETTINGS.iter().find(|(pinned, _)| name.eq_ignore_ascii_case(pinned))?;
@@ -234,7 +237,8 @@ fn copy(copy: &protobuf::CopyStmt) -> Utility<'_> {
     if !copy.is_program && !copy.filename.is_empty() {
         utility.also.push(Kind::ServerFile);
     }
-    utility
+    // The server's own files hold every table.
+    if copy.filename.is_empty() { utility } else { utility.hazard() }
 }
 
 fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknown> {
@@ -252,6 +256,10 @@ fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknown> {
     };
     let mut utility = Utility::new(kind, "SET");
     utility.pinned = pinned;
+    let name = set.name.to_ascii_lowercase();
+    if REVEALING_SETTINGS.iter().any(|it| name.starts_with(it)) {
+        utility.hazard = Some(format!("{name} makes the server show plans, with values of the tables in them"));
+    }
     Ok(utility)
 }
 

@@ -1,0 +1,115 @@
+//! Functions and operators: code that a statement runs.
+
+use pg_query::{Node, NodeRef, protobuf};
+
+use super::{Walk, name_parts, string};
+use crate::policy::Kind;
+use crate::protocol::postgres::operation::descent::{Unknown, Walked};
+use crate::protocol::postgres::operation::{functions, utility};
+
+impl<'a> Walk<'a> {
+    pub(super) fn call(&mut self, call: &'a protobuf::FuncCall) -> Walked {
+        let protobuf::FuncCall {
+            funcname,
+            args,
+            agg_order,
+            agg_filter,
+            over,
+            agg_within_group: _,
+            agg_star: _,
+            agg_distinct: _,
+            func_variadic: _,
+            funcformat: _,
+            location: _,
+        } = call;
+        let parts = name_parts(funcname)?;
+        self.function(&parts)?;
+        if functions::is_system(&parts, "set_config") {
+            self.set_config(args);
+        }
+        self.all(args)?;
+        self.all(agg_order)?;
+        self.maybe(agg_filter.as_deref())?;
+        match over {
+            Some(over) => self.children(NodeRef::WindowDef(over)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn function(&mut self, parts: &[&str]) -> Walked {
+        let Some(name) = parts.last() else { return Err(Unknown("a function without a name")) };
+        let written = parts.join(".");
+        if let Some(kind) = functions::also(name) {
+            self.add_action(kind, Some(&written));
+        }
+        self.seen.secret_strings |= functions::takes_secrets(name);
+        let shadowed = parts.len() == 1 && self.set.user_function(name).shadows;
+        match functions::nature(parts) {
+            functions::Nature::Pure if !shadowed => {}
+            functions::Nature::Effect if !shadowed => {
+                self.seen.effect.get_or_insert_with(|| written.clone());
+            }
+            _ => {
+                self.seen.opaque_code.get_or_insert_with(|| written.clone());
+            }
+        }
+        self.note_function(written);
+        Ok(())
+    }
+
+    pub(super) fn note_function(&mut self, name: String) {
+        if let Some(action) = self.action()
+            && !action.functions.contains(&name)
+        {
+            action.functions.push(name);
+        }
+    }
+
+    /// `set_config` is SET by another name.
+    pub(super) fn set_config(&mut self, args: &[Node]) {
+        let (name, value) = (args.first().and_then(string), args.get(1).and_then(string));
+        if let Some(name) = name {
+            self.add_action(utility::setting_kind(name), Some("set_config"));
+            let refused = utility::pinned(name, value);
+            self.seen.pinned = self.seen.pinned.take().or(refused);
+        } else {
+            self.add_action(Kind::Set, Some("set_config"));
+            self.add_action(Kind::SetRole, Some("set_config"));
+        }
+    }
+
+    pub(super) fn operator(&mut self, name: &[Node]) -> Walked {
+        let parts = name_parts(name)?;
+        match parts.as_slice() {
+            [] => {}
+            [.., schema, operator] => {
+                let written = format!("operator({schema}.{operator})");
+                if *schema != "pg_catalog" {
+                    self.seen.opaque_code.get_or_insert_with(|| written.clone());
+                    self.note_function(written);
+                }
+            }
+            [operator] => {
+                if self.set.is_user_operator(operator) {
+                    self.seen.opaque_code.get_or_insert_with(|| format!("operator({operator})"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn operator_expression(&mut self, expression: &'a protobuf::AExpr) -> Walked {
+        self.operator(&expression.name)?;
+        let sides = (expression.lexpr.as_deref(), expression.rexpr.as_deref());
+        if let (Some(left), Some(right)) = sides {
+            if self.is_plain_column(left) {
+                self.show(right);
+            }
+            if self.is_plain_column(right) {
+                self.show(left);
+            }
+        }
+        self.maybe(sides.0)?;
+        self.maybe(sides.1)
+    }
+}

@@ -1,0 +1,366 @@
+//! Queries: the scopes that they open, what they read and what they write.
+
+use pg_query::{Node, NodeEnum, NodeRef, protobuf};
+
+use super::{Item, Place, Source, Walk, known, name_parts};
+use crate::policy::{Access, Kind};
+use crate::protocol::postgres::catalog::Exposure;
+use crate::protocol::postgres::operation::descent::{Unknown, Walked, parts};
+
+impl<'a> Walk<'a> {
+    /// A SELECT that stands for itself is an action; one inside another statement belongs to that one.
+    pub(super) fn query(&mut self, select: &'a protobuf::SelectStmt) -> Walked {
+        if !self.scopes.is_empty() {
+            return self.select(select);
+        }
+        self.nested(Kind::Select, |walk| {
+            let limited = select.limit_count.as_deref().is_some_and(|it| !is_null(it));
+            if let Some(action) = walk.action() {
+                action.has_limit = Some(limited);
+            }
+            walk.select(select)
+        })
+    }
+
+    pub(super) fn select(&mut self, select: &'a protobuf::SelectStmt) -> Walked {
+        let protobuf::SelectStmt {
+            distinct_clause,
+            into_clause,
+            target_list,
+            from_clause,
+            where_clause,
+            group_clause,
+            group_distinct: _,
+            having_clause,
+            window_clause,
+            values_lists,
+            sort_clause,
+            limit_offset,
+            limit_count,
+            limit_option: _,
+            locking_clause,
+            with_clause,
+            op: _,
+            all: _,
+            larg,
+            rarg,
+        } = select;
+        self.scoped(|walk| {
+            if let Some(with) = with_clause {
+                walk.with(with)?;
+            }
+            for side in [larg, rarg].into_iter().flatten() {
+                walk.select(side)?;
+            }
+            if let Some(into) = into_clause {
+                walk.select_into(into)?;
+            }
+            walk.from(from_clause)?;
+            walk.all(target_list)?;
+            walk.filter(where_clause.as_deref())?;
+            for it in group_clause {
+                walk.show_ordinal(Some(it));
+            }
+            walk.all(group_clause)?;
+            walk.maybe(having_clause.as_deref())?;
+            walk.all(window_clause)?;
+            walk.all(values_lists)?;
+            // A plain DISTINCT is a list of one NULL.
+            distinct_clause.iter().filter(|it| it.node.is_some()).try_for_each(|it| walk.visit(known(it)?))?;
+            walk.all(sort_clause)?;
+            for bound in [limit_offset, limit_count].into_iter().flatten() {
+                walk.show(bound);
+                walk.visit(known(bound)?)?;
+            }
+            walk.all(locking_clause)
+        })
+    }
+
+    pub(super) fn select_into(&mut self, into: &'a protobuf::IntoClause) -> Walked {
+        self.seen.wrapper = self.seen.wrapper.or(Some("SELECT INTO"));
+        let Some(rel) = &into.rel else { return Err(Unknown("INTO without a relation")) };
+        let schema = (!rel.schemaname.is_empty()).then_some(rel.schemaname.as_str());
+        self.nested(Kind::Create, |walk| {
+            walk.table(schema, &rel.relname, Access::Write);
+            Ok(())
+        })
+    }
+
+    pub(super) fn from(&mut self, items: &'a [Node]) -> Walked {
+        let before = std::mem::replace(&mut self.access, Access::Read);
+        let walked = self.all(items);
+        self.access = before;
+        walked
+    }
+
+    pub(super) fn with(&mut self, with: &'a protobuf::WithClause) -> Walked {
+        let protobuf::WithClause { ctes, recursive, location: _ } = with;
+        let mut names = Vec::with_capacity(ctes.len());
+        for cte in ctes {
+            let Some(NodeEnum::CommonTableExpr(cte)) = &cte.node else { return Err(Unknown("a WITH without a CTE")) };
+            names.push(cte);
+        }
+        if *recursive {
+            for it in &names {
+                self.cte_name(&it.ctename);
+            }
+        }
+        for cte in names {
+            let protobuf::CommonTableExpr { ctequery, cycle_clause, search_clause: _, .. } = &**cte;
+            let (inner, storing) = (self.inner, self.storing);
+            (self.inner, self.storing) = (true, false);
+            let walked = self.maybe(ctequery.as_deref());
+            (self.inner, self.storing) = (inner, storing);
+            walked?;
+            if let Some(cycle) = cycle_clause {
+                self.children(NodeRef::CtecycleClause(cycle))?;
+            }
+            self.cte_name(&cte.ctename);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cte_name(&mut self, name: &'a str) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.ctes.push(name);
+        }
+    }
+
+    pub(super) fn insert(&mut self, insert: &'a protobuf::InsertStmt) -> Walked {
+        let protobuf::InsertStmt {
+            relation,
+            cols,
+            select_stmt,
+            on_conflict_clause,
+            returning_clause,
+            with_clause,
+            r#override: _,
+        } = insert;
+        self.seen.writes_values = true;
+        self.scoped(|walk| {
+            walk.with_if_any(with_clause.as_ref())?;
+            let outside = walk.scopes.last().map_or(0, |it| it.items.len());
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("an INSERT without a table"))?, Access::Write)?;
+            if cols.is_empty() && select_stmt.is_some() {
+                walk.write_column(table, "*");
+            }
+            walk.written_columns(table, cols)?;
+            if let Some(source) = select_stmt.as_deref() {
+                // The source does not see the target.
+                let hidden = walk.scopes.last_mut().map(|it| it.items.split_off(outside)).unwrap_or_default();
+                walk.show_values(cols, source, &hidden);
+                walk.storing(|walk| walk.visit(known(source)?))?;
+                if let Some(scope) = walk.scopes.last_mut() {
+                    scope.items.extend(hidden);
+                }
+            }
+            if let Some(conflict) = on_conflict_clause {
+                walk.on_conflict(conflict, table)?;
+            }
+            walk.returning(returning_clause.as_ref(), table)
+        })
+    }
+
+    pub(super) fn on_conflict(&mut self, conflict: &'a protobuf::OnConflictClause, table: (usize, usize)) -> Walked {
+        let protobuf::OnConflictClause { action: _, infer, target_list, where_clause, location: _ } = conflict;
+        if let Some(infer) = infer {
+            let before = std::mem::replace(&mut self.place, Place::Where);
+            let walked = self.children(NodeRef::InferClause(infer));
+            self.place = before;
+            walked?;
+        }
+        let exposure = self.exposure_of(table);
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.items.push(Item { name: "excluded", source: Source::Table { at: table, exposure, bare: true } });
+        }
+        self.assign(target_list, table)?;
+        self.filter(where_clause.as_deref())
+    }
+
+    pub(super) fn update(&mut self, update: &'a protobuf::UpdateStmt) -> Walked {
+        let protobuf::UpdateStmt { relation, target_list, where_clause, from_clause, returning_clause, with_clause } =
+            update;
+        self.seen.writes_values = true;
+        self.has_where(where_clause.as_deref());
+        self.scoped(|walk| {
+            walk.with_if_any(with_clause.as_ref())?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("an UPDATE without a table"))?, Access::Write)?;
+            walk.from(from_clause)?;
+            walk.assign(target_list, table)?;
+            walk.filter(where_clause.as_deref())?;
+            walk.returning(returning_clause.as_ref(), table)
+        })
+    }
+
+    pub(super) fn delete(&mut self, delete: &'a protobuf::DeleteStmt) -> Walked {
+        let protobuf::DeleteStmt { relation, using_clause, where_clause, returning_clause, with_clause } = delete;
+        self.has_where(where_clause.as_deref());
+        self.scoped(|walk| {
+            walk.with_if_any(with_clause.as_ref())?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("a DELETE without a table"))?, Access::Write)?;
+            walk.from(using_clause)?;
+            walk.filter(where_clause.as_deref())?;
+            walk.returning(returning_clause.as_ref(), table)
+        })
+    }
+
+    pub(super) fn merge(&mut self, merge: &'a protobuf::MergeStmt) -> Walked {
+        let protobuf::MergeStmt {
+            relation,
+            source_relation,
+            join_condition,
+            merge_when_clauses,
+            returning_clause,
+            with_clause,
+        } = merge;
+        self.seen.writes_values = true;
+        self.seen.wrapper = self.seen.wrapper.or(Some("MERGE"));
+        self.scoped(|walk| {
+            walk.with_if_any(with_clause.as_ref())?;
+            let table =
+                walk.target_table(relation.as_ref().ok_or(Unknown("a MERGE without a table"))?, Access::Write)?;
+            let source = source_relation.as_deref().ok_or(Unknown("a MERGE without a source"))?;
+            walk.from(std::slice::from_ref(source))?;
+            walk.filter(join_condition.as_deref())?;
+            for clause in merge_when_clauses {
+                let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else {
+                    return Err(Unknown("a MERGE clause of another kind"));
+                };
+                let protobuf::MergeWhenClause {
+                    match_kind: _,
+                    command_type: _,
+                    r#override: _,
+                    condition,
+                    target_list,
+                    values,
+                } = &**clause;
+                walk.filter(condition.as_deref())?;
+                walk.assign(target_list, table)?;
+                walk.storing(|walk| walk.all(values))?;
+            }
+            walk.returning(returning_clause.as_ref(), table)
+        })
+    }
+
+    pub(super) fn with_if_any(&mut self, with: Option<&'a protobuf::WithClause>) -> Walked {
+        with.map_or(Ok(()), |it| self.with(it))
+    }
+
+    pub(super) fn has_where(&mut self, condition: Option<&Node>) {
+        let narrows = condition.is_some_and(narrows);
+        if let Some(action) = self.action() {
+            action.has_where = Some(narrows);
+        }
+    }
+
+    pub(super) fn storing(&mut self, body: impl FnOnce(&mut Self) -> Walked) -> Walked {
+        let before = std::mem::replace(&mut self.storing, true);
+        let walked = body(self);
+        self.storing = before;
+        walked
+    }
+
+    /// `SET column = value`, of UPDATE, ON CONFLICT and MERGE.
+    pub(super) fn assign(&mut self, targets: &'a [Node], table: (usize, usize)) -> Walked {
+        self.written_columns(table, targets)?;
+        for target in targets {
+            let Some(NodeEnum::ResTarget(target)) = &target.node else { return Err(Unknown("a SET of another kind")) };
+            if let Some(value) = target.val.as_deref() {
+                if self.is_untagged(table, &target.name) {
+                    self.show(value);
+                }
+                self.storing(|walk| walk.visit(known(value)?))?;
+            }
+            self.all(&target.indirection)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn written_columns(&mut self, table: (usize, usize), targets: &'a [Node]) -> Walked {
+        for target in targets {
+            let Some(NodeEnum::ResTarget(target)) = &target.node else {
+                return Err(Unknown("a target of another kind"));
+            };
+            self.write_column(table, &target.name);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_column(&mut self, table: (usize, usize), column: &str) {
+        self.add_column(table, column);
+        if let Exposure::Tagged(tagged) = self.exposure_of(table)
+            && (column == "*" || tagged.contains(column))
+        {
+            self.seen.writes_tagged.get_or_insert_with(|| column.to_owned());
+        }
+    }
+
+    pub(super) fn returning(
+        &mut self,
+        returning: Option<&'a protobuf::ReturningClause>,
+        table: (usize, usize),
+    ) -> Walked {
+        let Some(protobuf::ReturningClause { options, exprs }) = returning else { return Ok(()) };
+        if self.inner && !matches!(self.exposure_of(table), Exposure::Clear | Exposure::Unknown) {
+            self.seen.reads_tagged = true;
+        }
+        for option in options {
+            // PostgreSQL 18: WITH (OLD AS o, NEW AS n) names the target's own rows.
+            let Some(NodeEnum::ReturningOption(option)) = &option.node else {
+                return Err(Unknown("a RETURNING option of another kind"));
+            };
+            let exposure = self.exposure_of(table);
+            if let Some(scope) = self.scopes.last_mut() {
+                scope
+                    .items
+                    .push(Item { name: &option.value, source: Source::Table { at: table, exposure, bare: true } });
+            }
+        }
+        self.all(exprs)
+    }
+}
+
+fn is_null(node: &Node) -> bool {
+    matches!(&node.node, Some(NodeEnum::AConst(it)) if it.isnull)
+}
+
+/// True unless a condition plainly holds for every row: `true`, `1 = 1`, `id = id`, `true OR id = 1`.
+fn narrows(condition: &Node) -> bool {
+    match condition.node.as_ref() {
+        Some(NodeEnum::BoolExpr(it)) => match it.boolop() {
+            protobuf::BoolExprType::OrExpr => it.args.iter().all(narrows),
+            _ => it.args.iter().any(narrows),
+        },
+        Some(NodeEnum::AExpr(it)) => {
+            let same = match (column_name(it.lexpr.as_deref()), column_name(it.rexpr.as_deref())) {
+                (Some(left), Some(right)) => left == right,
+                _ => false,
+            };
+            !same && condition.node.as_ref().is_some_and(|it| depends_on_row(it.to_ref()))
+        }
+        Some(other) => depends_on_row(other.to_ref()),
+        None => false,
+    }
+}
+
+fn column_name(node: Option<&Node>) -> Option<Vec<&str>> {
+    match node?.node.as_ref()? {
+        NodeEnum::ColumnRef(it) => name_parts(&it.fields).ok(),
+        _ => None,
+    }
+}
+
+fn depends_on_row(node: NodeRef<'_>) -> bool {
+    if matches!(node, NodeRef::ColumnRef(_) | NodeRef::CurrentOfExpr(_)) {
+        return true;
+    }
+    let mut found = false;
+    let walked = parts(node, &mut |child| {
+        found |= depends_on_row(child);
+        Ok(())
+    });
+    found && walked.is_ok()
+}

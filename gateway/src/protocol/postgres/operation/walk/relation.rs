@@ -1,0 +1,278 @@
+//! Names of relations and of columns, and what they stand for where they are written.
+
+use std::collections::BTreeSet;
+
+use pg_query::{NodeEnum, NodeRef, protobuf};
+
+use super::{Item, Place, Source, Touched, Walk, known, name_parts};
+use crate::policy::{Access, TableUse};
+use crate::protocol::postgres::catalog::Exposure;
+use crate::protocol::postgres::operation::descent::{Unknown, Walked};
+
+impl<'a> Walk<'a> {
+    pub(super) fn join(&mut self, join: &'a protobuf::JoinExpr) -> Walked {
+        let protobuf::JoinExpr {
+            jointype: _,
+            is_natural: _,
+            larg,
+            rarg,
+            using_clause,
+            join_using_alias,
+            quals,
+            alias,
+            rtindex: _,
+        } = join;
+        self.maybe(larg.as_deref())?;
+        self.maybe(rarg.as_deref())?;
+        for column in name_parts(using_clause)? {
+            self.may_belong(column);
+        }
+        self.filter(quals.as_deref())?;
+        for alias in [join_using_alias, alias].into_iter().flatten() {
+            self.add_item(&alias.aliasname, Source::Other);
+        }
+        Ok(())
+    }
+
+    pub(super) fn sample(&mut self, sample: &'a protobuf::RangeTableSample) -> Walked {
+        let protobuf::RangeTableSample { relation, method, args, repeatable, location: _ } = sample;
+        self.maybe(relation.as_deref())?;
+        self.function(&name_parts(method)?)?;
+        self.all(args)?;
+        self.maybe(repeatable.as_deref())
+    }
+
+    pub(super) fn other_item(&mut self, alias: Option<&'a protobuf::Alias>, node: NodeRef<'a>) -> Walked {
+        self.children(node)?;
+        self.add_item(alias.map_or("", |it| it.aliasname.as_str()), Source::Other);
+        Ok(())
+    }
+
+    pub(super) fn add_item(&mut self, name: &'a str, source: Source) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.items.push(Item { name, source });
+        }
+    }
+
+    /// A relation in a FROM list, or one that a utility statement names.
+    pub(super) fn relation(
+        &mut self,
+        range: &'a protobuf::RangeVar,
+        access: Access,
+    ) -> Result<Option<(usize, usize)>, Unknown> {
+        let is_cte = access == Access::Read
+            && range.schemaname.is_empty()
+            && self.scopes.iter().any(|it| it.ctes.contains(&range.relname.as_str()));
+        if is_cte {
+            let name = range.alias.as_ref().map_or(&range.relname, |it| &it.aliasname);
+            self.add_item(name, Source::Other);
+            return Ok(None);
+        }
+        self.target_table(range, access).map(Some)
+    }
+
+    /// A relation that no CTE can stand for.
+    pub(super) fn target_table(
+        &mut self,
+        range: &'a protobuf::RangeVar,
+        access: Access,
+    ) -> Result<(usize, usize), Unknown> {
+        if range.relname.is_empty() {
+            return Err(Unknown("a relation without a name"));
+        }
+        let schema = (!range.schemaname.is_empty()).then_some(range.schemaname.as_str());
+        let (at, exposure) = self.table(schema, &range.relname, access);
+        let (name, bare) = match &range.alias {
+            Some(alias) => (&alias.aliasname, alias.colnames.is_empty()),
+            None => (&range.relname, true),
+        };
+        self.add_item(name, Source::Table { at, exposure, bare });
+        Ok(at)
+    }
+
+    pub(super) fn table_by_parts(&mut self, parts: &[&str], access: Access) -> Walked {
+        match parts {
+            [.., schema, name] => drop(self.table(Some(schema), name, access)),
+            [name] => drop(self.table(None, name, access)),
+            [] => return Err(Unknown("an empty name")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn table(&mut self, schema: Option<&str>, name: &str, access: Access) -> ((usize, usize), Exposure) {
+        let exposure = self.set.exposure(schema, name);
+        match &exposure {
+            Exposure::Tagged(_) | Exposure::Derived => {
+                self.touch(name, &exposure);
+                self.seen.reads_tagged |= access == Access::Read && self.place == Place::Value;
+            }
+            Exposure::Unknown => {
+                self.seen.unknown.insert((schema.map(str::to_owned), name.to_owned()));
+            }
+            Exposure::Clear => {}
+        }
+        let at = self.at;
+        let Some(action) = self.action() else { return ((at, 0), exposure) };
+        let known = |it: &TableUse| it.schema.as_deref() == schema && it.name == name && it.access == access;
+        let index = action.tables.iter().position(known).unwrap_or_else(|| {
+            action.tables.push(TableUse {
+                schema: schema.map(str::to_owned),
+                name: name.to_owned(),
+                access,
+                columns: BTreeSet::new(),
+            });
+            action.tables.len() - 1
+        });
+        ((at, index), exposure)
+    }
+
+    pub(super) fn touch(&mut self, relation: &str, exposure: &Exposure) {
+        if !self.seen.touched.iter().any(|it| it.relation == relation && it.exposure == *exposure) {
+            self.seen.touched.push(Touched { relation: relation.to_owned(), exposure: exposure.clone() });
+        }
+    }
+
+    pub(super) fn sensitive_name(&mut self, name: &str) {
+        if self.set.is_sensitive_name(name) {
+            let exposure = self.set.exposure(None, name);
+            self.touch(name, &exposure);
+        }
+    }
+
+    pub(super) fn column(&mut self, column: &'a protobuf::ColumnRef, in_target_list: bool) -> Walked {
+        let star = matches!(column.fields.last().and_then(|it| it.node.as_ref()), Some(NodeEnum::AStar(_)));
+        let named = if star { &column.fields[..column.fields.len() - 1] } else { &column.fields[..] };
+        match (name_parts(named)?.as_slice(), star) {
+            ([], true) => {
+                let scope = self.scopes.len().saturating_sub(1);
+                self.refer(|at, _| at == scope, "*");
+            }
+            ([.., item], true) => {
+                if !in_target_list {
+                    self.row_of(item);
+                }
+                self.qualified(item, "*");
+            }
+            ([name], false) => {
+                // A bare name is a column's, or else a whole row's.
+                self.row_of(name);
+                self.may_belong(name);
+            }
+            ([.., item, name], false) => {
+                if self.set.user_function(name).takes_row {
+                    self.function(&[name])?;
+                }
+                self.qualified(item, name);
+            }
+            ([], false) => return Err(Unknown("a column without a name")),
+        }
+        Ok(())
+    }
+
+    /// Notes a column of every item that `which` picks by (scope, name).
+    pub(super) fn refer(&mut self, which: impl Fn(usize, &str) -> bool, column: &str) {
+        let mut tables = Vec::new();
+        for (at, scope) in self.scopes.iter().enumerate() {
+            for item in &scope.items {
+                if let Source::Table { at: table, .. } = item.source
+                    && which(at, item.name)
+                {
+                    tables.push(table);
+                }
+            }
+        }
+        for table in tables {
+            self.read_column(table, column);
+        }
+    }
+
+    pub(super) fn may_belong(&mut self, column: &str) {
+        self.refer(|_, _| true, column);
+    }
+
+    pub(super) fn qualified(&mut self, item: &str, column: &str) {
+        let mut scopes = self.scopes.iter().enumerate().rev();
+        match scopes.find(|(_, scope)| scope.items.iter().any(|it| it.name == item)) {
+            Some((at, _)) => self.refer(|scope, name| scope == at && name == item, column),
+            // A name that this walk does not follow (OLD, NEW, a join's alias) may be any table's.
+            None => self.may_belong(column),
+        }
+    }
+
+    /// A table's name where a value is expected is its whole row.
+    pub(super) fn row_of(&mut self, name: &str) {
+        let is_tagged = |it: &Item<'_>| {
+            it.name == name && matches!(&it.source, Source::Table { exposure: Exposure::Tagged(_), .. })
+        };
+        if self.scopes.iter().flat_map(|it| &it.items).any(is_tagged) {
+            self.seen.whole_row.get_or_insert_with(|| name.to_owned());
+        }
+        self.refer(|_, item| item == name, "*");
+    }
+
+    pub(super) fn read_column(&mut self, table: (usize, usize), column: &str) {
+        if let Exposure::Tagged(tagged) = self.exposure_of(table)
+            && self.storing
+            && (column == "*" || tagged.contains(column))
+        {
+            self.seen.stores_tagged.get_or_insert_with(|| column.to_owned());
+        }
+        let Some(used) = self.actions.get(table.0).and_then(|it| it.tables.get(table.1)) else { return };
+        if used.access == Access::Write {
+            // What is read of the written table is a use of its own.
+            let (schema, name) = (used.schema.clone(), used.name.clone());
+            let Some(action) = self.actions.get_mut(table.0) else { return };
+            let known = |it: &&mut TableUse| it.access == Access::Read && it.schema == schema && it.name == name;
+            if let Some(read) = action.tables.iter_mut().find(known) {
+                read.columns.insert(column.to_owned());
+            } else {
+                let columns = BTreeSet::from([column.to_owned()]);
+                action.tables.push(TableUse { schema, name, access: Access::Read, columns });
+            }
+        } else {
+            self.add_column(table, column);
+        }
+    }
+
+    pub(super) fn add_column(&mut self, table: (usize, usize), column: &str) {
+        if let Some(used) = self.actions.get_mut(table.0).and_then(|it| it.tables.get_mut(table.1))
+            && !used.columns.contains(column)
+        {
+            used.columns.insert(column.to_owned());
+        }
+    }
+
+    pub(super) fn exposure_of(&self, table: (usize, usize)) -> Exposure {
+        let used = self.actions.get(table.0).and_then(|it| it.tables.get(table.1));
+        used.map_or(Exposure::Unknown, |it| self.set.exposure(it.schema.as_deref(), &it.name))
+    }
+
+    pub(super) fn is_untagged(&self, table: (usize, usize), column: &str) -> bool {
+        match self.exposure_of(table) {
+            Exposure::Clear | Exposure::Unknown => true,
+            Exposure::Tagged(tagged) => !tagged.contains(column),
+            Exposure::Derived => false,
+        }
+    }
+
+    pub(super) fn indirection(&mut self, indirection: &'a protobuf::AIndirection) -> Walked {
+        for step in &indirection.indirection {
+            if let Some(NodeEnum::String(field)) = &step.node
+                && self.set.user_function(&field.sval).takes_row
+            {
+                self.function(&[&field.sval])?;
+            }
+        }
+        self.children(NodeRef::AIndirection(indirection))
+    }
+
+    pub(super) fn target(&mut self, target: &'a protobuf::ResTarget) -> Walked {
+        let protobuf::ResTarget { name: _, indirection, val, location: _ } = target;
+        self.all(indirection)?;
+        match val.as_deref().map(known).transpose()? {
+            Some(NodeRef::ColumnRef(column)) => self.column(column, true),
+            Some(other) => self.visit(other),
+            None => Ok(()),
+        }
+    }
+}

@@ -20,6 +20,7 @@ use crate::protocol::postgres::catalog::{Exposure, TaggedSet};
 
 /// What one statement was seen to do.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "observations that have nothing to do with each other")]
 pub(super) struct Seen {
     /// Tagged and derived relations that it names.
     pub(super) touched: Vec<Touched>,

@@ -18,6 +18,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway-common/src/lib.rs", "marks the shared structs as plain data for aya"),
     ("gateway/src/admin/sys.rs", "a peer's groups, pidfd_open, setxattr"),
     ("gateway/src/cli/time.rs", "localtime_r"),
+    ("gateway/src/cli/run/seal.rs", "a system call filter"),
 ];
 
 /// Where the name of a protocol may stand outside `protocol/`.

@@ -212,7 +212,9 @@ fn cut(text: &mut String, most: usize) {
     if text.len() > most {
         let rest = text.len() - most;
         text.truncate(text.floor_char_boundary(most));
-        *text += &format!(" … ({rest} more bytes)");
+        text.push_str(" … (");
+        text.push_str(&rest.to_string());
+        text.push_str(" more bytes)");
     }
 }
 

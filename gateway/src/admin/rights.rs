@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Request;
 use super::peer::Facts;
 use crate::approval::Approver;
-use crate::config::{Access, Config};
+use crate::config::{Access, AgentMatch, Config};
 
 /// What somebody may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,11 +70,11 @@ impl Groups {
 
 /// The rights of a peer. Agents have none, root in an agent's cgroup included.
 pub(super) fn of(peer: &Facts, groups: &Groups, config: &Config) -> Result<Rights, Refused> {
-    let under = |parent: &str| {
-        let rest = peer.cgroup.trim_start_matches('/').strip_prefix(parent.trim_matches('/'));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    if config.gateway.agents.iter().any(|parent| under(parent)) {
+    let of_agents = config.agents.iter().filter_map(|agent| match &agent.matches {
+        AgentMatch::Cgroup(path) => Some(path),
+        AgentMatch::Unit(_) | AgentMatch::UserOnly => None,
+    });
+    if config.gateway.agents.iter().chain(of_agents).any(|parent| is_below(parent, &peer.cgroup)) {
         return Err(Refused::AgentCgroup);
     }
     let is_agent = |uid: &u32| config.agents.iter().any(|agent| agent.uid == Some(*uid));
@@ -87,6 +87,13 @@ pub(super) fn of(peer: &Facts, groups: &Groups, config: &Config) -> Result<Right
     let admin = root || member(&groups.admin);
     let rights = Rights { root, admin, audit: admin || member(&groups.audit), approve };
     if rights == Rights::default() { Err(Refused::Nobody { user: peer.user.clone() }) } else { Ok(rights) }
+}
+
+/// Whether the cgroup is that one, or below it; everything is below the root.
+fn is_below(parent: &str, cgroup: &str) -> bool {
+    let parent = parent.trim_matches('/');
+    let rest = cgroup.trim_start_matches('/').strip_prefix(parent);
+    parent.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Rights {
@@ -144,7 +151,7 @@ pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{AgentConfig, AgentMatch, GatewayConfig, Mode, RecordingConfig, TokenSource};
+    use crate::config::{AgentConfig, GatewayConfig, Mode, RecordingConfig, TokenSource};
     use crate::policy::Policy;
 
     const ADMIN: u32 = 10;
@@ -231,6 +238,10 @@ pub(super) mod tests {
                 assert_eq!(rights(&agent), Err(Refused::AgentCgroup));
             }
         }
+        let mut elsewhere = config();
+        elsewhere.agents[0].matches = AgentMatch::Cgroup("jobs/coder".into());
+        let agent = Facts { cgroup: "/jobs/coder/1".into(), ..peer(0, &[]) };
+        assert_eq!(of(&agent, &groups(), &elsewhere), Err(Refused::AgentCgroup));
         let near = Facts { cgroup: "/agents.slice.d/x".into(), ..peer(0, &[]) };
         assert!(rights(&near).is_ok(), "only whole components count");
     }

@@ -17,15 +17,19 @@ use nix::unistd::{Uid, User};
 use super::output::{Error, load};
 use crate::config::{AgentConfig, AgentMatch, Config, TokenSource};
 
+mod seal;
+
 pub(super) const HELP: &str = "\
 Needs root, since it becomes the agent's user. The command gets a small environment: PATH, TERM, LANG, the user's own HOME, \
 the token's variable if the agent has one, and what --env names; what root's shell holds is not for agents.
 
 Examples:
   sudo weir run -- psql -h db.internal orders                        the only agent there is
-  sudo weir run --agent coder -- claude
+  sudo weir run --agent coder --instance alice -- claude              as coder@alice.service, with its token
   sudo weir run --agent coder --env ANTHROPIC_API_KEY -- claude";
 
+/// The instance of a unit that needs one, where nothing depends on it.
+const INSTANCE: &str = "weir-run";
 /// Variables that every command may have.
 const HARMLESS: &[&str] = &["PATH", "TERM", "COLORTERM", "LANG", "LC_ALL", "TZ", "NO_COLOR"];
 
@@ -34,6 +38,9 @@ pub(super) struct Run {
     /// Which agent; may be left out where only one is configured.
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
+    /// Which instance, where the agent's unit has a `*`: what `%i` stands for in the token's path.
+    #[arg(long, value_name = "NAME", value_parser = instance)]
+    instance: Option<String>,
     /// A variable to hand on; may be given more than once.
     #[arg(long, value_name = "VARIABLE")]
     env: Vec<String>,
@@ -61,7 +68,7 @@ impl Run {
 
     /// The parent: makes the cgroup, waits, cleans up.
     fn supervise(&self, config: &Path, loaded: &Config, agent: &AgentConfig) -> Result<u8, Error> {
-        let parent = cgroup2_mount()?.join(agent_cgroup(loaded, agent)?);
+        let parent = cgroup2_mount()?.join(self.agent_cgroup(loaded, agent)?);
         let cgroup = Leaf::make(&parent)?;
         let mut child = Command::new("/proc/self/exe");
         child.arg("--config").arg(config).arg("run").arg("--agent").arg(&agent.name).arg("--enter").arg(&cgroup.0);
@@ -73,6 +80,32 @@ impl Run {
         Ok(u8::try_from(code).unwrap_or(1))
     }
 
+    /// Where the agent's cgroups are, below the mount. A unit's name must be in the path for the agent to be recognised.
+    fn agent_cgroup(&self, config: &Config, agent: &AgentConfig) -> Result<PathBuf, Error> {
+        let intercepted = || {
+            let first = config.gateway.agents.first();
+            first.map(PathBuf::from).ok_or_else(|| Error::message("[gateway] agents names no cgroup"))
+        };
+        Ok(match &agent.matches {
+            AgentMatch::Cgroup(path) => PathBuf::from(path.trim_matches('/')),
+            AgentMatch::Unit(pattern) if pattern.contains('*') => {
+                let instance = match (self.instance.as_deref(), &agent.token) {
+                    (Some(instance), _) => instance,
+                    (None, TokenSource::File(path)) if path.contains("%i") => {
+                        return Err(Error::message(format!(
+                            "the token of agent {:?} lies at {path}: say which instance, with --instance",
+                            agent.name
+                        )));
+                    }
+                    (None, _) => INSTANCE,
+                };
+                intercepted()?.join(pattern.replace('*', instance))
+            }
+            AgentMatch::Unit(unit) => intercepted()?.join(unit),
+            AgentMatch::UserOnly => intercepted()?,
+        })
+    }
+
     /// The child: never returns but with the reason why the command could not be executed.
     fn become_agent(&self, agent: &AgentConfig, user: &User, cgroup: &Path) -> Error {
         let entered = fs::OpenOptions::new()
@@ -82,7 +115,8 @@ impl Run {
         if let Err(error) = entered {
             return Error::message(format!("cannot enter the cgroup {}: {error}", cgroup.display()));
         }
-        if let Err(error) = drop_to(user) {
+        // Last, so that the command is held by it and nothing before is.
+        if let Err(error) = drop_to(user).map_err(io::Error::from).and_then(|()| seal::seal()) {
             return Error::message(format!("cannot become {:?}: {error}", user.name));
         }
         let [program, arguments @ ..] = self.command.as_slice() else {
@@ -103,6 +137,12 @@ impl Run {
         let error = command.exec();
         Error::message(format!("cannot run {}: {error}", program.display()))
     }
+}
+
+/// A word that may stand in a path and in a unit's name.
+fn instance(text: &str) -> Result<String, String> {
+    let is_word = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
+    if is_word && !text.starts_with('.') { Ok(text.to_owned()) } else { Err("an instance is a word".to_owned()) }
 }
 
 /// The user, its groups and no others, no capability, none to be gained; and the end of the parent is the command's too.
@@ -139,19 +179,6 @@ fn agent_user(agent: &AgentConfig) -> Result<User, Error> {
         Some(user) => Ok(user),
         None => Err(Error::message(format!("there is no user {name:?}: `useradd --system {name}` makes it"))),
     }
-}
-
-/// Where the agent's cgroups are, below the mount. A unit's name must be in the path for the agent to be recognised.
-fn agent_cgroup(config: &Config, agent: &AgentConfig) -> Result<PathBuf, Error> {
-    let intercepted = || {
-        let first = config.gateway.agents.first();
-        first.map(PathBuf::from).ok_or_else(|| Error::message("[gateway] agents names no cgroup"))
-    };
-    Ok(match &agent.matches {
-        AgentMatch::Cgroup(path) => PathBuf::from(path.trim_matches('/')),
-        AgentMatch::Unit(pattern) => intercepted()?.join(pattern.replace('*', "weir-run")),
-        AgentMatch::UserOnly => intercepted()?,
-    })
 }
 
 /// Where cgroup2 is mounted: with the older hierarchies beside it, it is not where one expects it.

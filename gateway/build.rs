@@ -23,6 +23,8 @@ fn build() -> Result<(), String> {
     let source = root.join("gateway-ebpf");
     for part in ["src", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", source.join(part).display());
+    }
+    for part in ["src", "Cargo.toml"] {
         println!("cargo:rerun-if-changed={}", root.join("gateway-common").join(part).display());
     }
     let rustc = variable("RUSTC")?;

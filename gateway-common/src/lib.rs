@@ -122,7 +122,8 @@ pub struct DnsFlow {
     pub source: Address,
     /// Host order.
     pub source_port: u32,
-    pub reserved: u32,
+    /// Last word of the address that it was sent to, which tells the resolvers of one IPv4 socket apart.
+    pub destination: u32,
 }
 
 /// The resolvers that an IPv4 socket asked, by number: what recvmsg puts back.

@@ -61,7 +61,7 @@ fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
         warn!(ctx, "too many connects are under way");
         return;
     }
-    let _ = ctx.set_cb_flags(STATE_CALLBACK);
+    let _ = ctx.set_cb_flags(field!(ctx.ops, bpf_sock_ops_cb_flags) as i32 | STATE_CALLBACK);
 }
 
 #[inline(always)]

@@ -125,9 +125,9 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     // SAFETY: the kernel hands the program a valid context.
     let of_agent = agent::in_agent_cgroup(settings, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) });
     let Some(packet) = Packet::read(ctx) else { return if of_agent { drop_packet() } else { PASS } };
-    // A datagram leaves in the context of its sender, so that a socket from outside the agent's cgroup is seen here too. A
-    // TCP segment may leave in anybody's.
-    if !of_agent && !(packet.protocol != IPPROTO_TCP && agent::is_current(settings)) {
+    // A UDP datagram leaves in the context of its sender, so that a socket from outside the agent's cgroup is seen here
+    // too. Anything else may leave in anybody's: a TCP segment, or the kernel's own ICMP, must not be judged by it.
+    if !of_agent && !(packet.protocol == IPPROTO_UDP && agent::is_current(settings)) {
         return PASS;
     }
     if detached() {
@@ -157,7 +157,7 @@ fn is_query(settings: &Settings, packet: &Packet, note: &gateway_common::Note) -
         netns_cookie: note.netns_cookie,
         source: packet.source,
         source_port: u32::from(packet.source_port),
-        reserved: 0,
+        destination: packet.destination[3],
     };
     DNS_FLOWS.insert(flow, *note, 0).is_ok()
 }

@@ -12,7 +12,7 @@ use gateway_common::{
     Address, COUNTER_NAMES, DNS_NETMASK, DNS_NETWORK, DnsFlow, Event, MAPPED, NOTE_ACCEPTED, NOTE_DNS, Note,
 };
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -88,7 +88,7 @@ impl Interceptor {
             netns_cookie: self.maps.netns_cookie,
             source: address_words(source.ip()),
             source_port: u32::from(source.port()),
-            reserved: 0,
+            destination: address_words(local)[3],
         };
         let note = self.maps.dns_flows.get(&flow, 0).map_err(InterceptError::from_map)?;
         if note.flags & NOTE_DNS == 0 {
@@ -213,41 +213,59 @@ fn parse_event(bytes: &[u8]) -> Option<DeniedEvent> {
 }
 
 /// `count` pairs of listeners (one pair a shard, SO_REUSEPORT) on 127.0.0.1 and ::1, non-blocking. The one on 127.0.0.1
-/// also takes the v4-mapped connects of IPv6 sockets.
+/// also takes the v4-mapped connects of IPv6 sockets. On a host without IPv6 both are on 127.0.0.1.
 pub fn listeners(port: u16, count: usize) -> io::Result<Vec<[TcpListener; 2]>> {
-    let pair = || Ok([listener(Ipv4Addr::LOCALHOST.into(), port)?, listener(Ipv6Addr::LOCALHOST.into(), port)?]);
+    let second = if has_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let pair = || Ok([listener(Ipv4Addr::LOCALHOST.into(), port)?, listener(second, port)?]);
     (0..count).map(|_| pair()).collect()
+}
+
+/// Whether ::1 is there: IPv6 may be compiled out, turned off at boot, or by sysctl.
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 fn listener(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     let address = SocketAddr::new(address, port);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    let socket = bound(address, Type::STREAM, None)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// The resolver's two sockets: IPv4 for the whole of 127.64.0.0/24, bound to the loopback device, and ::1.
+/// The resolver's two sockets: IPv4 for the whole of 127.64.0.0/24, bound to the loopback device, and ::1. On a host without
+/// IPv6 both are for IPv4.
 pub fn dns_sockets(port: u16) -> io::Result<[DnsSocket; 2]> {
-    let v4 = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    v4.bind_device(Some(b"lo"))?;
-    v4.bind(&SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port).into())?;
-    nix::sys::socket::setsockopt(&v4, sockopt::Ipv4PacketInfo, &true)?;
-    let v6 = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-    v6.set_only_v6(true)?;
-    v6.bind(&SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port).into())?;
-    nix::sys::socket::setsockopt(&v6, sockopt::Ipv6RecvPacketInfo, &true)?;
-    let socket = |socket: Socket| -> io::Result<DnsSocket> {
-        socket.set_nonblocking(true)?;
-        Ok(DnsSocket { socket: socket.into(), registered: OnceLock::new() })
-    };
-    Ok([socket(v4)?, socket(v6)?])
+    let second = if has_ipv6() { dns_socket_v6(port)? } else { dns_socket_v4(port)? };
+    Ok([dns_socket_v4(port)?, second])
+}
+
+fn dns_socket_v4(port: u16) -> io::Result<DnsSocket> {
+    let socket = bound(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), Type::DGRAM, Some(b"lo"))?;
+    nix::sys::socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    Ok(DnsSocket { socket: socket.into(), registered: OnceLock::new() })
+}
+
+fn dns_socket_v6(port: u16) -> io::Result<DnsSocket> {
+    let socket = bound(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), Type::DGRAM, None)?;
+    nix::sys::socket::setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    Ok(DnsSocket { socket: socket.into(), registered: OnceLock::new() })
+}
+
+fn bound(address: SocketAddr, kind: Type, device: Option<&[u8]>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_reuse_port(true)?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if device.is_some() {
+        socket.bind_device(device)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// A UDP socket that knows the address a query was sent to, and answers from it.

@@ -323,7 +323,7 @@ pub fn detach(config: &WitnessConfig, duration: Duration, reason: &str) -> Resul
 }
 
 /// Longest time that one `weir detach` may ask for.
-pub const MAX_DETACH: Duration = Duration::from_secs(4 * 3600);
+pub const MAX_DETACH: Duration = Duration::from_hours(4);
 
 pub(crate) use kernel::own_netns_cookie;
 

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use system_tests::cgroup::Ground;
-use weir::intercept::{self, Interceptor};
+use system_tests::cgroup::{self, Ground};
+use weir::intercept::{self, DnsSocket, Interceptor};
 use weir::origin::Origin;
 use weir::target::CredentialSource;
 use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
@@ -41,6 +41,7 @@ impl Scene {
 
     fn with(change: impl FnOnce(&mut WitnessConfig)) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        cgroup::clean().unwrap();
         let mut ground = Ground::new();
         ground.enter();
         let mut config = config(&ground);
@@ -478,32 +479,24 @@ while True:
 
 /// Answers every A query with 192.0.2.99 and every other one with nothing; tells who asked whom.
 fn resolver(scene: &Scene) -> Receiver<Result<Origin, String>> {
-    let sockets = intercept::dns_sockets(scene.ground.dns_port).unwrap();
     let (sender, receiver) = channel();
-    let interceptor = scene.interceptor.clone();
-    std::thread::spawn(move || {
-        block_on(async {
-            let [v4, v6] = &sockets;
-            let serve = |socket: &'_ intercept::DnsSocket| {
-                let (interceptor, sender) = (interceptor.clone(), sender.clone());
-                let socket: *const intercept::DnsSocket = socket;
-                // SAFETY: `sockets` outlives the whole block.
-                let socket = unsafe { &*socket };
-                async move {
-                    let mut buffer = [0u8; 512];
-                    while let Ok((length, peer)) = socket.recv(&mut buffer).await {
-                        let origin = interceptor.dns_origin(peer.source, peer.local).map_err(|error| error.to_string());
-                        socket.send(&dns_answer(&buffer[..length]), peer).await.unwrap();
-                        if sender.send(origin).is_err() {
-                            return;
-                        }
-                    }
-                }
-            };
-            tokio::join!(serve(v4), serve(v6));
-        });
-    });
+    for socket in intercept::dns_sockets(scene.ground.dns_port).unwrap() {
+        let (interceptor, sender) = (scene.interceptor.clone(), sender.clone());
+        std::thread::spawn(move || block_on(resolve(socket, interceptor, sender)));
+    }
     receiver
+}
+
+async fn resolve(socket: DnsSocket, interceptor: Interceptor, asked: Sender<Result<Origin, String>>) {
+    let mut buffer = [0u8; 512];
+    while let Ok((length, peer)) = socket.recv(&mut buffer).await {
+        let origin = interceptor.dns_origin(peer.source, peer.local).map_err(|error| error.to_string());
+        // First told, then answered: whoever has the answer finds the origin.
+        if asked.send(origin).is_err() {
+            return;
+        }
+        socket.send(&dns_answer(&buffer[..length]), peer).await.unwrap();
+    }
 }
 
 fn dns_answer(query: &[u8]) -> Vec<u8> {
@@ -699,7 +692,8 @@ fn an_agents_cgroup_that_is_made_anew_is_intercepted_again() {
     std::fs::remove_dir(&agents).unwrap();
     std::fs::create_dir(&agents).unwrap();
     let server = bystander_server().port().to_string();
-    wait_for("the new cgroup's interception", || scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("gateway"));
+    // Told by the kernel, not found by the next round: well before Python has started.
+    assert!(scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("gateway"));
 }
 
 #[test]
@@ -855,11 +849,13 @@ fn the_gateway_process_has_nothing_left() {
     std::fs::remove_file(&file).unwrap();
     let seen = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        output.status.success() && seen.lines().count() == 14,
+        output.status.success() && seen.lines().count() == 16,
         "{seen} {}",
         String::from_utf8_lossy(&output.stderr)
     );
     for line in seen.lines() {
-        assert_eq!(line.ends_with(" yes"), line == "nothing yes", "{line}");
+        // What a reload needs, so that this test can fail either way.
+        let allowed = ["own_cgroup", "mounts", "nothing"].iter().any(|name| line.starts_with(name));
+        assert_eq!(line.ends_with(" yes"), allowed, "{line}");
     }
 }

@@ -19,7 +19,7 @@ use crate::intercept::Interceptor;
 /// Questions without an answer; more wait, and time out with the rest.
 const MAX_IN_FLIGHT: usize = 64;
 /// Loading and attaching may take that long on a slow machine.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<Answer, WitnessError>>>;
 

@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn arguments_are_bounded() {
-        let long = [b"a".repeat(2000), b"\0".repeat(1), b"b\0".repeat(100)].concat();
+        let long = [b"a".repeat(2000), b"\0".to_vec(), b"b\0".repeat(100)].concat();
         let arguments = arguments(&long);
         assert_eq!(arguments.len(), MAX_ARGUMENTS);
         assert!(arguments[0].len() < 600 && arguments[1] == "b");

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::kernel::{self, Kernel, at};
 use super::privileges::{Capability, close_memory, keep_only};
 use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
-use super::{WitnessConfig, WitnessError, evidence, files};
+use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files};
 
 /// Between two looks at the attachments.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -56,6 +57,9 @@ struct Witness {
     config: WitnessConfig,
     kernel: Kernel,
     logger: Option<EbpfLogger<Limited>>,
+    /// Readable when a cgroup beside an agent's is made or removed: a new one has a new id, and its agents are known
+    /// without waiting for the next look.
+    cgroups: Inotify,
     /// The last complaint of `look_after`, said once.
     complaint: Option<WitnessError>,
 }
@@ -67,8 +71,9 @@ impl Witness {
         let logger = EbpfLogger::init_with_logger(kernel.ebpf(), Limited::default())
             .inspect_err(|error| tracing::warn!(%error, "messages of the eBPF programs are not logged"))
             .ok();
+        let cgroups = watch(&config.kernel)?;
         keep_only(&KEPT).map_err(at("dropping privileges"))?;
-        Ok(Self { config, kernel, logger, complaint: None })
+        Ok(Self { config, kernel, logger, cgroups, complaint: None })
     }
 
     fn answer_until_the_gateway_is_gone(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -81,16 +86,25 @@ impl Witness {
             }
             let wait = next_look.saturating_duration_since(Instant::now());
             let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
-            match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], wait) {
+            let mut polled = [socket.as_fd(), self.cgroups.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut polled, wait) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
                 Ok(_) => {}
             }
+            let [asked, cgroups_changed] = polled.map(|fd| fd.any().unwrap_or(true));
+            if cgroups_changed {
+                // What happened does not matter: everything is looked up anew.
+                let _ = self.cgroups.read_events();
+                self.look_after();
+            }
+            if !asked {
+                continue;
+            }
             let Some((Request { id, question }, _)) = wire::receive(socket.as_fd())? else { return Ok(()) };
             let reply = Reply { id, answer: self.answer(question) };
-            match wire::send(socket.as_fd(), &reply, &[], true) {
-                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => return Ok(()),
-                result => result?,
+            if let Err(error) = wire::send(socket.as_fd(), &reply, &[], true) {
+                return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) };
             }
         }
     }
@@ -98,8 +112,10 @@ impl Witness {
     fn answer(&mut self, question: Question) -> Result<Answer, WitnessError> {
         match question {
             Question::Configure(config) => {
+                let cgroups = watch(&config.kernel)?;
                 self.kernel.reconfigure(config.kernel.clone())?;
                 self.config = config;
+                self.cgroups = cgroups;
                 self.kernel.report().map(Answer::Ready)
             }
             Question::Evidence(origin) => evidence::evidence(&self.config.kernel, &origin).map(Answer::Evidence),
@@ -129,6 +145,18 @@ impl Witness {
             logger.flush();
         }
     }
+}
+
+/// Watches the directories in which agents' cgroups lie.
+fn watch(config: &KernelConfig) -> Result<Inotify, WitnessError> {
+    let failed = |error: nix::errno::Errno| at("watching the agents' cgroups")(error.into());
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(failed)?;
+    for agents in &config.agents {
+        if let Some(parent) = config.cgroup_mount.join(agents).parent() {
+            inotify.add_watch(parent, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR).map_err(failed)?;
+        }
+    }
+    Ok(inotify)
 }
 
 /// Passes messages of the eBPF programs on to tracing, a bounded number in a time: an agent can make them by the million.

@@ -135,9 +135,10 @@ impl Witness {
     fn look_after(&mut self) {
         let complaint = self.kernel.look_after().err();
         if complaint != self.complaint {
-            match &complaint {
-                Some(error) => tracing::error!(%error, "the kernel half is not as it should be"),
-                None => tracing::info!("the kernel half is as it should be again"),
+            if let Some(error) = &complaint {
+                tracing::error!(%error, "the kernel half is not as it should be");
+            } else {
+                tracing::info!("the kernel half is as it should be again");
             }
             self.complaint = complaint;
         }

@@ -173,8 +173,22 @@ impl Story {
     fn passes_tls(&mut self, shop: &Shop, server: &TlsServer) -> Result {
         self.scene("TLS to a named target passes by its server name; nothing else gets out");
         let url = format!("https://{}:{}/", TLS_NAME, server.port);
-        let reply = self.agent(shop, "curl", &["--silent", "--show-error", "--cacert", &server.ca, &url])?;
-        self.check("curl to the target works, end-to-end TLS", reply.success())?;
+        let reply = self.agent(
+            shop,
+            "curl",
+            &[
+                "--silent",
+                "--show-error",
+                "--output",
+                "/dev/null",
+                "--write-out",
+                "HTTP %{http_code}\\n",
+                "--cacert",
+                &server.ca,
+                &url,
+            ],
+        )?;
+        self.check("curl to the target works, end-to-end TLS", reply.success() && reply.stdout.contains("HTTP 200"))?;
         let other = format!("https://localhost:{}/", server.port);
         let reply = self.agent(shop, "curl", &["--silent", "--show-error", "--insecure", &other])?;
         self.check("the same server under another name is refused", !reply.success())?;

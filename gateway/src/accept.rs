@@ -16,12 +16,14 @@ use crate::ids::SessionId;
 use crate::intercept::Interceptor;
 use crate::origin::{Evidence, Origin};
 use crate::protocol;
-use crate::record::event::{ConnectionRefused, Event};
+use crate::record::event::{ConnectionRefused, Event, SessionClosed};
 use crate::session::Session;
+use crate::splice::{self, splice};
 use crate::target::{Target, Upstream};
 
 /// A refused client gets this long to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
 
 /// Why a connection gets no session.
@@ -38,7 +40,9 @@ pub struct Refusal {
 pub enum Reason {
     /// The kernel's note or the process's evidence could not be had.
     Origin,
-    /// No target, or several, at the address.
+    /// No target has the address.
+    Unlisted,
+    /// Several targets have the address.
     Target,
     /// Not an agent, or no valid token.
     Identity,
@@ -52,6 +56,7 @@ impl Reason {
     pub fn code(self) -> &'static str {
         match self {
             Self::Origin => "origin",
+            Self::Unlisted => "unlisted",
             Self::Target => "target",
             Self::Identity => "identity",
             Self::Policy => "policy",
@@ -104,7 +109,9 @@ async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut
 
 /// Records the refusal, then tells the client in its protocol's words. What cannot be recorded is refused without a word.
 async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origin, known: Known, refusal: Refusal) {
-    tracing::info!(session = %id, destination = %origin.destination, reason = refusal.reason.code(), "connection refused");
+    let observed = engine.only_observes(&refusal);
+    let destination = origin.destination;
+    tracing::info!(session = %id, %destination, reason = refusal.reason.code(), observed, "connection refused");
     let target = known.target.map(|(target, _)| target);
     let message = format!("{} (ID {id})", refusal.message);
     let event = Event::ConnectionRefused(ConnectionRefused {
@@ -116,15 +123,41 @@ async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origi
         reason: refusal.reason.code().to_owned(),
         message: refusal.message,
         rule: refusal.rule,
+        observed,
     });
     if let Err(error) = engine.recorder().append_durable(event).await {
         tracing::error!(session = %id, %error, "a refusal could not be recorded");
         return close_hard(&stream);
     }
+    if observed {
+        return observe(engine, id, stream, destination).await;
+    }
     let Some(target) = target else { return close_hard(&stream) };
     let told = protocol::refuse(stream, &target, engine, &message);
     if tokio::time::timeout(REFUSAL_TIMEOUT, told).await.is_err() {
         tracing::debug!(session = %id, "the refused client did not read why");
+    }
+}
+
+/// What policy would refuse is passed through where it says to observe only: bytes both ways, unread and counted.
+async fn observe(engine: &Engine, id: SessionId, client: TcpStream, destination: SocketAddr) {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(destination)).await;
+    let Ok(Ok(target)) = connected else {
+        tracing::info!(session = %id, %destination, "an observed destination cannot be reached");
+        return close_hard(&client);
+    };
+    let passed = splice(client, target, splice::LIMITS, std::future::pending()).await;
+    let event = Event::SessionClosed(SessionClosed {
+        id,
+        outcome: format!("observed only: {}", passed.end),
+        statements: 0,
+        rows: 0,
+        cells_masked: 0,
+        bytes_up: passed.up,
+        bytes_down: passed.down,
+    });
+    if let Err(error) = engine.recorder().append(event).await {
+        tracing::error!(session = %id, %error, "the end of an observed connection was not recorded");
     }
 }
 
@@ -141,6 +174,7 @@ async fn reset(engine: &Engine, id: SessionId, stream: TcpStream, error: &str) {
         reason: Reason::Origin.code().to_owned(),
         message: error.to_owned(),
         rule: None,
+        observed: false,
     });
     if let Err(error) = engine.recorder().append(event).await {
         tracing::error!(session = %id, %error, "a refusal could not be recorded");

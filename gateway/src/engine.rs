@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::accept::{Reason, Refusal};
 use crate::approval::{Approvals, Ledger, LedgerError, Transition};
-use crate::config::{self, Config, TargetMatch};
+use crate::config::{self, Config, Mode, TargetMatch};
 use crate::dns::{self, Dns};
 use crate::identity::{self, Identifier, Principal};
 use crate::ids::SessionId;
@@ -136,7 +136,19 @@ impl Engine {
     }
 
     pub fn masker(&self, target: &Target) -> Masker {
-        Masker::for_target(&self.config.load().masks, &target.name)
+        let config = self.config.load();
+        let masker = Masker::for_target(&config.masks, &target.name);
+        if config.gateway.mode == Mode::Observe { masker.observing() } else { masker }
+    }
+
+    /// Whether a refusal is only recorded, and the connection passed through. Never one whose origin is unknown.
+    pub fn only_observes(&self, refusal: &Refusal) -> bool {
+        let gateway = &self.config.load().gateway;
+        match refusal.reason {
+            Reason::Unlisted => gateway.unlisted == Mode::Observe || gateway.mode == Mode::Observe,
+            Reason::Target | Reason::Identity | Reason::Policy => gateway.mode == Mode::Observe,
+            Reason::Origin | Reason::Gateway => false,
+        }
     }
 
     pub fn unix_seconds(&self) -> u64 {
@@ -157,7 +169,7 @@ impl Engine {
                 Ok((target, Upstream { address: origin.destination, server_name }))
             }
             TargetMatch::None => {
-                Err(Refusal::new(Reason::Target, format!("no target is configured at {}", origin.destination)))
+                Err(Refusal::new(Reason::Unlisted, format!("no target is configured at {}", origin.destination)))
             }
             TargetMatch::Ambiguous(targets) => Err(Refusal::new(
                 Reason::Target,
@@ -200,7 +212,7 @@ impl Engine {
             target: target.name.clone(),
             protocol: target.protocol,
             config_version: config.version.clone(),
-            observe: config.gateway.mode == config::Mode::Observe,
+            observe: config.gateway.mode == Mode::Observe,
         });
         let live = self.admit(id, &origin, &principal, &target)?;
         let recorded = self.recorder().append_durable(event).await;

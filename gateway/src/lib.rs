@@ -22,6 +22,7 @@ pub mod record;
 pub mod secret;
 pub mod session;
 pub mod show;
+pub mod splice;
 pub mod target;
 pub mod telemetry;
 pub mod tls;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::approval::{Ask, Outcome as ApprovalOutcome, Pending};
+use crate::config::Mode;
 use crate::engine::{Engine, Live};
 use crate::identity::Principal;
 use crate::ids::{OperationId, SessionId};
@@ -60,6 +61,8 @@ struct Totals {
 #[derive(Debug)]
 pub struct Judgement {
     operation: Arc<Operation>,
+    /// What policy says, and what is done about it: the same, unless it is only observed.
+    verdict: Gate,
     gate: Gate,
     epoch: u64,
 }
@@ -243,8 +246,12 @@ impl Session {
         let (config, epoch) = self.engine.policy();
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
-        let gate = config.policy.judge(subject, &operation);
-        Judgement { operation, gate, epoch }
+        let verdict = config.policy.judge(subject, &operation);
+        let gate = match (config.gateway.mode, &verdict) {
+            (Mode::Observe, Gate::Deny { .. } | Gate::Hold { .. }) => Gate::Allow { rules: Vec::new() },
+            _ => verdict.clone(),
+        };
+        Judgement { operation, verdict, gate, epoch }
     }
 
     /// Whether a kept judgement is still the policy's.
@@ -371,12 +378,12 @@ impl Session {
             database: operation.database.clone(),
             actions: operation.actions.clone(),
             parameters: exact.parameters.map(str::to_owned),
-            gate: judgement.gate.clone(),
+            gate: judgement.verdict.clone(),
             refusal: operation.refusal.clone(),
             approval,
             at_us: self.elapsed_us(),
         });
-        let plain_read = matches!(judgement.gate, Gate::Allow { .. }) && operation.is_read_only();
+        let plain_read = matches!(judgement.verdict, Gate::Allow { .. }) && operation.is_read_only();
         if plain_read {
             self.engine.recorder().append(event).await
         } else {

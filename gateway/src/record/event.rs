@@ -97,6 +97,9 @@ pub struct ConnectionRefused {
     pub reason: String,
     pub message: String,
     pub rule: Option<String>,
+    /// It was passed through all the same: policy says to observe only.
+    #[serde(default)]
+    pub observed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -116,8 +116,12 @@ pub fn setsockopt(ctx: &SockoptContext) -> i32 {
 
 /// The second gate, for what no other hook saw: packets of agents' sockets stay on the loopback, apart from the answers
 /// of servers that an agent runs.
+///
+/// With `by_task`, a UDP datagram is judged by its sender too, so that a connected socket from outside the agent's cgroup
+/// is seen: datagrams leave in the context of whoever sends them. Anything else may leave in anybody's (a TCP segment, the
+/// kernel's own ICMP), and must not be judged by it. Linux before 6.12 cannot ask for the task here.
 #[inline(always)]
-pub fn egress(ctx: &SkBuffContext) -> i32 {
+pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     let skb = ctx.skb.skb;
     let device = field!(skb, ifindex);
     let sk = field!(skb, __bindgen_anon_2.sk);
@@ -125,9 +129,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     // SAFETY: the kernel hands the program a valid context.
     let of_agent = agent::in_agent_cgroup(settings, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) });
     let Some(packet) = Packet::read(ctx) else { return if of_agent { drop_packet() } else { PASS } };
-    // A UDP datagram leaves in the context of its sender, so that a socket from outside the agent's cgroup is seen here
-    // too. Anything else may leave in anybody's: a TCP segment, or the kernel's own ICMP, must not be judged by it.
-    if !of_agent && !(packet.protocol == IPPROTO_UDP && agent::is_current(settings)) {
+    if !of_agent && !(by_task && packet.protocol == IPPROTO_UDP && agent::is_current(settings)) {
         return PASS;
     }
     if detached() {

@@ -82,7 +82,13 @@ pub fn weir_setsockopt(ctx: SockoptContext) -> i32 {
 
 #[cgroup_skb(egress)]
 pub fn weir_egress(ctx: SkBuffContext) -> i32 {
-    gate::egress(&ctx)
+    gate::egress(&ctx, true)
+}
+
+/// For kernels that refuse the one above.
+#[cgroup_skb(egress)]
+pub fn weir_egress_by_socket(ctx: SkBuffContext) -> i32 {
+    gate::egress(&ctx, false)
 }
 
 #[sock_ops]

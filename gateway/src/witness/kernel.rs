@@ -62,6 +62,20 @@ const DENY_HOOKS: [Hook; 4] = [
     hook("deny_sendmsg6", "deny_sendmsg6", 15),
 ];
 
+/// What stands in where the kernel is too old for a program, and what that costs.
+struct Substitute {
+    program: &'static str,
+    by: &'static str,
+    warning: &'static str,
+}
+
+const SUBSTITUTES: [Substitute; 1] = [Substitute {
+    program: "weir_egress",
+    by: "weir_egress_by_socket",
+    warning: "this kernel (before 6.12) does not tell who sends a packet: a connected UDP socket that an agent was handed \
+              by a process outside is not stopped",
+}];
+
 /// A pinned map, and the sizes without which it is not ours.
 struct PinnedMap {
     name: &'static str,
@@ -93,6 +107,8 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     config: KernelConfig,
     attached_to: Cgroup,
+    /// Programs that this kernel did not take.
+    substituted: Vec<&'static Substitute>,
 }
 
 /// The directories of one layout.
@@ -132,7 +148,7 @@ impl Kernel {
         let ebpf = load_maps(&pins)?;
         let root = open_cgroup(&config)?;
         let attached_to = cgroup::look_up(&config.cgroup_mount, &config.attach).map_err(at(&config.attach))?;
-        let mut kernel = Self { ebpf, config, attached_to };
+        let mut kernel = Self { ebpf, config, attached_to, substituted: Vec::new() };
         kernel.apply_settings()?;
         if HOOKS.iter().any(|hook| !is_attached(&pins.link(hook.name), attached_to.id)) {
             for hook in &DENY_HOOKS {
@@ -140,7 +156,7 @@ impl Kernel {
             }
         }
         for hook in &HOOKS {
-            kernel.load_program(hook)?;
+            kernel.load_hook(hook)?;
         }
         for hook in &HOOKS {
             kernel.attach_hook(&pins, hook, root.as_fd())?;
@@ -189,7 +205,9 @@ impl Kernel {
     }
 
     pub(super) fn report(&self) -> Result<AttachmentReport, WitnessError> {
-        status(&self.config)
+        let mut report = status(&self.config)?;
+        report.warnings.extend(self.substituted.iter().map(|substitute| substitute.warning.to_owned()));
+        Ok(report)
     }
 
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
@@ -207,11 +225,20 @@ impl Kernel {
         self.ebpf.map_mut(name).ok_or_else(|| io_error(name, "the object has no such map"))
     }
 
-    fn load_program(&mut self, hook: &Hook) -> Result<OwnedFd, WitnessError> {
-        let program = self
-            .ebpf
-            .program_mut(hook.program)
-            .ok_or_else(|| io_error(hook.program, "the object has no such program"))?;
+    /// Loads the hook's program once, or what stands in for it.
+    fn load_hook(&mut self, hook: &Hook) -> Result<OwnedFd, WitnessError> {
+        if let Some(known) = self.substituted.iter().find(|substitute| substitute.program == hook.program) {
+            return self.load_program(known.by);
+        }
+        self.load_program(hook.program).or_else(|error| {
+            let substitute = SUBSTITUTES.iter().find(|substitute| substitute.program == hook.program).ok_or(error)?;
+            self.substituted.push(substitute);
+            self.load_program(substitute.by)
+        })
+    }
+
+    fn load_program(&mut self, name: &str) -> Result<OwnedFd, WitnessError> {
+        let program = self.ebpf.program_mut(name).ok_or_else(|| io_error(name, "the object has no such program"))?;
         if program.fd().is_err() {
             let loaded = match program {
                 Program::CgroupSockAddr(program) => program.load(),
@@ -219,18 +246,18 @@ impl Kernel {
                 Program::CgroupSockopt(program) => program.load(),
                 Program::CgroupSkb(program) => program.load(),
                 Program::SockOps(program) => program.load(),
-                _ => return Err(io_error(hook.program, "not a kind of program that is attached to a cgroup")),
+                _ => return Err(io_error(name, "not a kind of program that is attached to a cgroup")),
             };
-            loaded.map_err(|error| io_error(hook.program, &chain(&error)))?;
+            loaded.map_err(|error| io_error(name, &chain(&error)))?;
         }
-        let fd = program.fd().map_err(|error| io_error(hook.program, &chain(&error)))?;
-        fd.as_fd().try_clone_to_owned().map_err(at(hook.program))
+        let fd = program.fd().map_err(|error| io_error(name, &chain(&error)))?;
+        fd.as_fd().try_clone_to_owned().map_err(at(name))
     }
 
     /// Swaps the program of the pinned link; makes a new link where there is none, or where it belongs to a cgroup that is
     /// no more, and lets the old one go only then.
     fn attach_hook(&mut self, pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> Result<(), WitnessError> {
-        let program = self.load_program(hook)?;
+        let program = self.load_hook(hook)?;
         let path = pins.link(hook.name);
         if is_attached(&path, self.attached_to.id) {
             let link = bpf::open_pin(&path, Access::ReadWrite).map_err(at(hook.name))?;

@@ -379,6 +379,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn damage_is_read_the_same_however_it_arrives() {
+        let good = rustls_hello("api.example.com");
+        let mut state = 0x9e37_79b9_u32;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as usize % below
+        };
+        for _ in 0..5_000 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len().min(200));
+                bytes[at] = u8::try_from(random(256)).unwrap();
+            }
+            let whole = read(&bytes).ok();
+            let mut reader = HelloReader::default();
+            let size = 1 + random(64);
+            let mut pieces = bytes.chunks(size).map(|piece| reader.feed(piece).ok());
+            assert_eq!(whole, pieces.find(|read| *read != Some(None)).unwrap_or(Some(None)), "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn memory_is_bounded() {
         assert!(read(&records(&[CLIENT_HELLO, 0, 0x40, 1], 4)).is_err());
         let endless = records(&[&[CLIENT_HELLO, 0, 0x40, 0][..], &vec![0; MAX_MESSAGE]].concat(), 1);

@@ -52,6 +52,10 @@ pub enum CatalogError {
     },
     #[error("the database's catalog has more than {MAX_CATALOG_ROWS} {what}")]
     TooLarge { what: &'static str },
+    #[error(
+        "the database's encoding is {encoding}, in which the name \"{name}\" of a masked table has other spellings"
+    )]
+    Encoding { encoding: String, name: String },
     #[error("the database's catalog could not be read")]
     Query(#[from] tokio_postgres::Error),
 }
@@ -218,7 +222,9 @@ impl TaggedSet {
                 seen = seen.worse(&relation.exposure);
             }
         }
-        if seen == Exposure::Unknown && VALUE_CATALOGS.contains(&name) {
+        // A TOAST table holds the long values of its table.
+        let toast = schema == Some("pg_toast") || name.starts_with("pg_toast_");
+        if toast || (seen == Exposure::Unknown && VALUE_CATALOGS.contains(&name)) {
             return Exposure::Derived;
         }
         seen
@@ -227,6 +233,14 @@ impl TaggedSet {
     /// True if some tagged or derived relation has this name, whatever its schema.
     pub fn is_sensitive_name(&self, name: &str) -> bool {
         matches!(self.exposure(None, name), Exposure::Tagged(_) | Exposure::Derived)
+    }
+
+    /// A sensitive relation whose name is not plain ASCII. Only a UTF-8 server leaves such letters as they are written.
+    fn fragile_name(&self) -> Option<&str> {
+        let sensitive = |it: &Relation| matches!(it.exposure, Exposure::Tagged(_) | Exposure::Derived);
+        let fragile = |name: &str, it: &Relation| sensitive(it) && !(name.is_ascii() && it.schema.is_ascii());
+        let mut relations = self.relations.iter();
+        relations.find(|(name, all)| all.iter().any(|it| fragile(name, it))).map(|(name, _)| name.as_str())
     }
 
     /// What is known of a function by that name that did not come with the server.
@@ -474,8 +488,18 @@ pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Res
             let nearest = nearest(client, &pattern).await?;
             Err(CatalogError::Unresolved { mask, pattern, nearest })
         }
+        Ok(set) => match set.fragile_name() {
+            Some(name) => unless_utf8(client, name).await.map(|()| set),
+            None => Ok(set),
+        },
         other => other,
     }
+}
+
+async fn unless_utf8(client: &Client, name: &str) -> Result<(), CatalogError> {
+    let row = client.query_one("SELECT pg_catalog.current_setting('server_encoding')", &[]).await?;
+    let encoding: String = row.try_get(0)?;
+    if encoding == "UTF8" { Ok(()) } else { Err(CatalogError::Encoding { encoding, name: name.to_owned() }) }
 }
 
 fn concerns(mask: &MaskRule, target: &str) -> bool {
@@ -561,19 +585,27 @@ const CANDIDATES: &str = "\
     LIMIT $1";
 
 async fn nearest(client: &Client, pattern: &str) -> Result<Option<String>, CatalogError> {
-    let wildcards = pattern.split('.').map(|part| part == "*").collect::<Vec<_>>();
+    let wanted: Vec<&str> = pattern.split('.').collect();
     let mut best: Option<(f64, String)> = None;
     for row in client.query(CANDIDATES, &[&MAX_CANDIDATES]).await? {
         let parts: [String; 3] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?];
-        let shown = parts.iter().zip(wildcards.iter().chain(std::iter::repeat(&false)));
-        let shown: Vec<&str> = shown.map(|(part, wild)| if *wild { "*" } else { part.as_str() }).collect();
-        let shown = shown.join(".");
-        let likeness = strsim::jaro_winkler(pattern, &shown);
+        let likeness = likeness(&wanted, &parts);
         if likeness >= LIKENESS && best.as_ref().is_none_or(|(so_far, _)| likeness > *so_far) {
-            best = Some((likeness, shown));
+            let shown: Vec<&str> = wanted
+                .iter()
+                .zip(&parts)
+                .map(|(wanted, part)| if *wanted == "*" { "*" } else { part.as_str() })
+                .collect();
+            best = Some((likeness, shown.join(".")));
         }
     }
     Ok(best.map(|(_, shown)| shown))
+}
+
+/// How alike a pattern and a column are: as much as the parts that differ most.
+fn likeness(wanted: &[&str], column: &[String; 3]) -> f64 {
+    let parts = wanted.iter().zip(column).filter(|(wanted, _)| **wanted != "*");
+    parts.map(|(wanted, part)| strsim::jaro_winkler(wanted, part)).fold(1.0, f64::min)
 }
 
 #[cfg(test)]
@@ -669,6 +701,8 @@ mod tests {
         assert_eq!(set.exposure(None, "orders"), Exposure::Clear);
         assert_eq!(set.exposure(None, "fresh"), Exposure::Unknown);
         assert_eq!(set.exposure(None, "pg_stats"), Exposure::Derived);
+        assert_eq!(set.exposure(Some("pg_toast"), "pg_toast_1"), Exposure::Derived);
+        assert_eq!(set.exposure(None, "pg_toast_1"), Exposure::Derived);
         assert!(TaggedSet::empty(SystemTime::UNIX_EPOCH).exposure(None, "pg_stats") == Exposure::Clear);
     }
 
@@ -730,6 +764,17 @@ mod tests {
         assert!(set.masks(4, 5).is_empty());
         assert_eq!(set.exposure(None, "people_b"), tagged(&["email"]));
         assert!(set.is_ordinary(1) && set.is_ordinary(3));
+    }
+
+    #[test]
+    fn names_beyond_ascii_are_found() {
+        let mut snapshot = two_schemas();
+        let plain = resolve(two_schemas(), &[mask(&["crm.people.ssn"])]).unwrap();
+        assert_eq!(plain.fragile_name(), None);
+        snapshot.relations.push(relation(8, "public", "mädchen", 'r'));
+        snapshot.columns.push(column(8, 1, "ssn"));
+        let set = resolve(snapshot, &[mask(&["*.*.ssn"])]).unwrap();
+        assert_eq!(set.fragile_name(), Some("mädchen"));
     }
 
     #[test]

@@ -33,6 +33,8 @@ use crate::policy::{Action, Kind};
 
 /// Longer texts are not parsed.
 pub const MAX_STATEMENT_BYTES: usize = 1 << 20;
+/// Texts with more tokens are not parsed: a tree takes some 500 bytes for each.
+pub const MAX_TOKENS: usize = 250_000;
 /// Texts whose trees could be deeper, counted in tokens, are not parsed.
 pub const MAX_NESTING: usize = 8_000;
 /// Tokens times repetitions that the parser may have to hold.
@@ -207,6 +209,9 @@ impl<'a> Lexed<'a> {
     fn understand(&self, set: &TaggedSet) -> Result<Parsed, String> {
         if self.nesting > MAX_NESTING {
             return Err(format!("the statement is nested too deeply, the limit is {MAX_NESTING} levels"));
+        }
+        if self.tokens.len() > MAX_TOKENS {
+            return Err(format!("the text has {} tokens, the limit is {MAX_TOKENS}", self.tokens.len()));
         }
         if text::repetition(&self.tokens).saturating_mul(self.tokens.len()) > MAX_EXPANSION {
             return Err("the statement assigns too many columns at once from one expression".to_owned());

@@ -100,6 +100,7 @@ pub fn parse(sources: &[Source], uid_of: &dyn Fn(&str) -> Option<u32>) -> Result
         resolver.note_names(table.get_ref());
         // What a broken line left may look wrong without being so.
         let faults = schema::check(&schema, &mut table);
+        resolver.note_faults(file, &faults);
         if errors.is_empty() {
             for fault in faults {
                 reports.add(file, fault.span, &fault.key, &fault.message);
@@ -118,16 +119,13 @@ pub fn parse(sources: &[Source], uid_of: &dyn Fn(&str) -> Option<u32>) -> Result
         reports.add(file, fault.span, &fault.key, &fault.message);
     }
     if !reports.problems.is_empty() {
-        let mut problems = reports.problems;
-        problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-        problems.dedup();
-        return Err(ConfigErrors { problems });
+        return Err(ConfigErrors { problems: reports.sorted() });
     }
     let mut warned = Reports { sources, problems: Vec::new() };
     for (file, fault) in warnings {
         warned.add(file, fault.span, &fault.key, &fault.message);
     }
-    Ok((config, warned.problems))
+    Ok((config, warned.sorted()))
 }
 
 /// The JSON Schema of the configuration, for editors.
@@ -219,6 +217,14 @@ impl Reports<'_> {
         let (line, column) = position(&source.text, span.start);
         let message = show::shown(message).limit(MAX_MESSAGE).to_string();
         self.problems.push(Problem { file: source.path.clone(), line, column, key: key.to_owned(), message });
+    }
+
+    /// In the order of the files' lines.
+    fn sorted(mut self) -> Vec<Problem> {
+        let file = |problem: &Problem| self.sources.iter().position(|source| source.path == problem.file);
+        self.problems.sort_by_key(|problem| (file(problem), problem.line, problem.column));
+        self.problems.dedup();
+        self.problems
     }
 }
 

@@ -69,6 +69,8 @@ struct Known {
 struct Out {
     faults: Faults,
     warnings: Faults,
+    /// Keys that were wrong in shape and are cut out: that they are missing is no second fault.
+    cut: Vec<(usize, String)>,
 }
 
 /// Where something is written: the file, and the path of keys to the table.
@@ -92,6 +94,11 @@ impl Scope {
 }
 
 impl Out {
+    fn is_cut(&self, scope: &Scope, key: &str) -> bool {
+        let key = scope.key(key);
+        self.cut.iter().any(|(file, cut)| *file == scope.file && cut.starts_with(&key))
+    }
+
     fn fault(&mut self, scope: &Scope, span: &Range<usize>, key: &str, message: impl Into<String>) {
         self.faults.push((scope.file, Fault { span: span.clone(), key: scope.key(key), message: message.into() }));
     }
@@ -133,12 +140,12 @@ impl Out {
         key: &str,
         list: &[At<String>],
         known: &[String],
-        what: &str,
+        (what, place): (&str, &str),
     ) -> Vec<String> {
         for name in list {
             if !known.contains(&name.value) {
                 let near = did_you_mean(&name.value, known.iter().map(String::as_str));
-                self.fault(scope, &name.span, key, format!("there is no {what} \"{}\"{near}", name.value));
+                self.fault(scope, &name.span, key, format!("there is no {what} \"{}\"{place}{near}", name.value));
             }
         }
         list.iter().map(|name| name.value.clone()).collect()
@@ -148,6 +155,11 @@ impl Out {
 impl<'a> Resolver<'a> {
     pub(super) fn new(uid_of: &'a dyn Fn(&str) -> Option<u32>) -> Self {
         Self { uid_of, files: Vec::new(), known: Known::default(), out: Out::default() }
+    }
+
+    /// Takes note of what is wrong in a file's shape already.
+    pub(super) fn note_faults(&mut self, file: usize, faults: &[Fault]) {
+        self.out.cut.extend(faults.iter().map(|fault| (file, fault.key.clone())));
     }
 
     /// Takes note of what a file defines, right or wrong, so that a reference to it is no second error.
@@ -196,7 +208,10 @@ impl<'a> Resolver<'a> {
         let identity = once.identity.0.and_then(|(file, raw)| self.identity(file, &raw.value));
         if let (None, Some((file, agent))) = (&identity, agents.first()) {
             let message = "agents need [identity]: who issues their tokens, and for which audience";
-            if !self.out.faults.iter().any(|(_, fault)| fault.key.starts_with("identity")) {
+            let is_wrong = |key: &String| key.starts_with("identity");
+            let said = self.out.cut.iter().any(|(_, key)| is_wrong(key))
+                || self.out.faults.iter().any(|(_, fault)| is_wrong(&fault.key));
+            if !said {
                 self.out.fault(&Scope::named(*file, "agent", &agent.value.name.value), &agent.span, "", message);
             }
         }
@@ -387,7 +402,8 @@ impl<'a> Resolver<'a> {
                 AgentMatch::Cgroup(path)
             }
             (None, None) => {
-                if raw.user.is_none() {
+                let is_cut = ["user", "unit", "cgroup"].iter().any(|key| self.out.is_cut(scope, key));
+                if raw.user.is_none() && !is_cut {
                     self.out.fault(scope, span, "", "needs a unit, a cgroup or a user: nothing would be this agent");
                 }
                 AgentMatch::UserOnly
@@ -512,7 +528,7 @@ impl<'a> Resolver<'a> {
             Protocol::Postgres => {
                 let why = "sessions are told apart by address";
                 only("server_names", raw.server_names.as_ref().map(|it| &it.span), why);
-                if raw.login.is_none() {
+                if raw.login.is_none() && !self.out.is_cut(scope, "login") {
                     let message = "needs a login = { user = …, password = { credential = … } }: the gateway logs in, agents have no password";
                     self.out.fault(scope, span, "", message);
                 }
@@ -607,8 +623,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn rule(&mut self, scope: &Scope, raw: RawRule, access: &Access) -> Rule {
-        let agents = self.out.references(scope, "agents", &raw.agents, &self.known.agents, "agent");
-        let targets = self.out.references(scope, "targets", &raw.targets, &self.known.targets, "target");
+        let agents = self.out.references(scope, "agents", &raw.agents, &self.known.agents, ("agent", ""));
+        let targets = self.out.references(scope, "targets", &raw.targets, &self.known.targets, ("target", ""));
         let tables = raw.tables.iter().enumerate().filter_map(|(i, pattern)| {
             let read = |text: &str| text.parse::<TablePattern>().map_err(|error| error.to_string());
             self.out.read(scope, &format!("tables[{i}]"), pattern, read)
@@ -639,7 +655,7 @@ impl<'a> Resolver<'a> {
         let scope = Scope { file: scope.file, path: scope.key("then.hold") };
         let list = &raw.approvers.value;
         let approvers =
-            self.out.references(&scope, "approvers", list, &self.known.approvers, "approver in [access] approve");
+            self.out.references(&scope, "approvers", list, &self.known.approvers, ("approver", " in [access] approve"));
         for name in list {
             if access.approve.get(&name.value).is_some_and(Vec::is_empty) {
                 let message = format!("\"{}\" has no group in [access] approve, so nobody could approve", name.value);
@@ -671,8 +687,9 @@ impl<'a> Resolver<'a> {
         for (file, At { value: raw, span }) in raw {
             let scope = Scope::named(file, "mask", &raw.name.value);
             names.add(&mut self.out, &scope, &raw.name);
-            let named = self.out.references(&scope, "targets", &raw.targets, &self.known.targets, "target");
-            if raw.columns.is_empty() && raw.detect.is_empty() {
+            let named = self.out.references(&scope, "targets", &raw.targets, &self.known.targets, ("target", ""));
+            let is_cut = self.out.is_cut(&scope, "detect") || self.out.is_cut(&scope, "columns");
+            if raw.columns.is_empty() && raw.detect.is_empty() && !is_cut {
                 self.out.fault(&scope, &span, "", "masks nothing: give columns, detect, or both");
             }
             let is_opaque =

@@ -17,6 +17,12 @@ const NEAR: f64 = 0.6;
 /// Of a value that is wrong so many bytes are shown.
 const MAX_SHOWN: usize = 64;
 
+/// A choice of more words is not listed.
+const MAX_LISTED: usize = 8;
+
+/// Faults of one file; who has so many reads no more of them.
+const MAX_FAULTS: usize = 500;
+
 /// Something that is wrong at a place of one file.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -91,7 +97,9 @@ impl Place {
 
 impl<'s> Checker<'s> {
     fn fault(&mut self, place: &Place, message: String) {
-        self.faults.push(Fault { span: place.span.clone(), key: place.key.clone(), message });
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(Fault { span: place.span.clone(), key: place.key.clone(), message });
+        }
     }
 
     /// False: the value is wrong itself and must not be used.
@@ -109,11 +117,12 @@ impl<'s> Checker<'s> {
                     return true;
                 }
                 let shown = show::shown(text.as_bytes()).limit(MAX_SHOWN);
-                let message = format!(
-                    "\"{shown}\" is not {}{}",
-                    expected(&alternatives),
-                    did_you_mean(text, words.iter().copied())
-                );
+                let near = did_you_mean(text, words.iter().copied());
+                let message = if words.len() > MAX_LISTED && !near.is_empty() {
+                    format!("\"{shown}\" is no choice{near}")
+                } else {
+                    format!("\"{shown}\" is not {}{near}", expected(&alternatives))
+                };
                 self.fault(place, message);
                 false
             }
@@ -176,17 +185,21 @@ impl<'s> Checker<'s> {
     }
 
     /// False: a key that must be there is not, or not right.
-    fn table(&mut self, schema: &'s Json, table: &mut DeTable<'_>, place: &Place) -> bool {
-        let no_keys = Map::new();
-        let known = schema["properties"].as_object().unwrap_or(&no_keys);
-        let keys: Vec<(Cow<'_, str>, Range<usize>)> =
+    fn table<'i>(&mut self, schema: &'s Json, table: &mut DeTable<'i>, place: &Place) -> bool {
+        let known: Vec<&'s str> =
+            schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+        // Keys that are as good as there: wrong, or misspelt, which has been said.
+        let mut said: Vec<Cow<'i, str>> = Vec::new();
+        let keys: Vec<(Cow<'i, str>, Range<usize>)> =
             table.keys().map(|key| (key.get_ref().clone(), key.span())).collect();
         for (key, span) in keys {
             let schema = match (schema["properties"].get(key.as_ref()), &schema["additionalProperties"]) {
                 (Some(schema), _) => schema,
                 (None, others) if others.is_object() => others,
                 (None, _) => {
-                    let message = unknown_key(&key, known, self.parent_of(&key));
+                    let near = nearest(&key, known.iter().copied());
+                    said.extend(near.map(|near| Cow::Owned(near.to_owned())));
+                    let message = self.unknown_key(&key, near, &known);
                     self.fault(&Place { key: place.key.clone(), span }, message);
                     table.remove(key.as_ref());
                     continue;
@@ -196,20 +209,41 @@ impl<'s> Checker<'s> {
             let place = place.child(&key, value.span());
             if !self.value(schema, value, &place) {
                 table.remove(key.as_ref());
+                said.push(key);
             }
         }
         let mut complete = true;
-        for key in required(schema) {
-            if table.get(key).is_none() {
-                complete = false;
-                // A key that was there and wrong has its fault already.
-                let prefix = place.child(key, place.span.clone()).key;
-                if !self.faults.iter().any(|fault| fault.key.starts_with(&prefix)) {
-                    self.fault(place, format!("the key \"{key}\" is missing"));
+        for key in required(schema).filter(|key| table.get(*key).is_none()).collect::<Vec<_>>() {
+            if !said.iter().any(|it| it == key) {
+                self.fault(place, format!("the key \"{key}\" is missing"));
+            }
+            match self.stand_in(&schema["properties"][key]) {
+                Some(word) => {
+                    let span = place.span.clone();
+                    let word = Spanned::new(span.clone(), DeValue::String(Cow::Owned(word.to_owned())));
+                    table.insert(Spanned::new(span, Cow::Owned(key.to_owned())), word);
                 }
+                None => complete = false,
             }
         }
         complete
+    }
+
+    /// A word that takes the place of a wrong value, so that the rest of its table is still read: where a value may be one
+    /// of some words or a table, as `then` and `with`.
+    fn stand_in(&self, schema: &'s Json) -> Option<&'s str> {
+        let alternatives = self.alternatives(schema);
+        let mixed = alternatives.iter().any(|it| is_type(it, "object"));
+        alternatives.into_iter().filter(|_| mixed).find_map(|it| words(it).first().copied())
+    }
+
+    fn unknown_key(&self, key: &str, near: Option<&str>, known: &[&str]) -> String {
+        let hint = match (self.parent_of(key), near) {
+            (Some(parent), _) => format!("it belongs to {parent}"),
+            (None, Some(near)) => format!("did you mean \"{near}\"?"),
+            (None, None) => format!("known here: {}", known.join(", ")),
+        };
+        format!("unknown key \"{}\"; {hint}", show::shown(key).limit(MAX_SHOWN))
     }
 
     fn mismatch(&mut self, schema: &Json, alternatives: &[&Json], found: &str, place: &Place) -> bool {
@@ -296,14 +330,4 @@ fn expected(alternatives: &[&Json]) -> String {
         Some((last, others)) => format!("{} or {last}", others.join(", ")),
         None => "something else".to_owned(),
     }
-}
-
-fn unknown_key(key: &str, known: &Map<String, Json>, parent: Option<String>) -> String {
-    let shown = show::shown(key).limit(MAX_SHOWN);
-    let hint = match (nearest(key, known.keys().map(String::as_str)), parent) {
-        (Some(near), _) => format!("did you mean \"{near}\"?"),
-        (None, Some(parent)) => format!("it belongs to {parent}"),
-        (None, None) => format!("known here: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
-    };
-    format!("unknown key \"{shown}\"; {hint}")
 }

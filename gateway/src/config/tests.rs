@@ -3,7 +3,7 @@ use super::*;
 use std::path::Path;
 
 use crate::policy::{Kind, Then};
-use crate::target::{Address, TlsMode};
+use crate::target::TlsMode;
 
 /// The configuration of the design document.
 const WHOLE: &str = r#"
@@ -121,4 +121,329 @@ fn the_design_s_configuration_is_what_it_says() {
     assert_eq!(config.gateway.port, 15432);
     assert_eq!(config.recording.directory, Path::new("/var/lib/weir/recordings"));
     assert_eq!(config.version.len(), 16);
+}
+
+/// The text is product: what an SRE reads at the end of `weir check`.
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    assert_eq!(errors(include_str!("tests/wrong.toml")), include_str!("tests/wrong.txt").trim_end());
+}
+
+/// `WHOLE` with one piece of text in the place of another.
+fn whole_but(from: &str, to: &str) -> String {
+    assert!(WHOLE.contains(from), "{from}");
+    WHOLE.replacen(from, to, 1)
+}
+
+#[test]
+fn each_mistake_has_its_own_words() {
+    let agent = "unit  = \"coder@*.service\"\nuser  = \"agent-coder\"";
+    let tls = "{ ca = \"/etc/weir/db-ca.pem\" }";
+    let login = "login     = { user = \"orders_rw\", password = { credential = \"orders-db\" } }";
+    for (from, to, expected) in [
+        ("[gateway]", "[gateway", "weir.toml:2:9: unclosed table, expected `]`"),
+        ("mode     = \"enforce\"", "mode     = ", "weir.toml:5:12: string values must be quoted"),
+        ("[gateway]", "[gateway]\nagent = []", "gateway: unknown key \"agent\"; did you mean \"agents\"?"),
+        ("[gateway]", "[gateway]\nissuer = \"x\"", "gateway: unknown key \"issuer\"; it belongs to [identity]"),
+        ("[gateway]", "[gateway]\nxyz = 1", "gateway: unknown key \"xyz\"; known here: agents, attach,"),
+        ("[gateway]", "[gateway]\nattach = \"system.slice\"", "\"system.slice\", where the programs are attached"),
+        ("[gateway]", "[gateway]\nattach = \"../x\"", "gateway.attach: \"../x\" is no cgroup"),
+        ("[gateway]", "[gateway]\nport = 70000", "gateway.port: expected a number from 0 to 65535"),
+        ("[gateway]", "[gateway]\nstate_dir = \"var\"", "gateway.state_dir: \"var\" is no absolute path"),
+        ("agents   = [\"agents.slice\"]", "agents = []", "gateway.agents: names no cgroup"),
+        ("\"90d\"", "\"90 days\"", "recording.keep: \"90 days\" is no duration"),
+        ("\"20G\"", "20", "recording.max_size: expected a string, found a number"),
+        ("\"20G\"", "\"20G\"\nreply_limit = \"1G\"", "recording.reply_limit: at most 16M of a reply is kept"),
+        ("https://idp.example/realms/agents", "idp.example", "identity.issuer: \"idp.example\" is no issuer"),
+        ("https://idp.example/realms/agents", "http://idp.example", "use https://"),
+        ("https://idp.example/realms/agents", "http://127.0.0.1:9/", "say why http:// is good enough"),
+        ("https://idp.example/realms/agents", "https://", "names no host"),
+        (agent, "", "agent.coder: needs a unit, a cgroup or a user"),
+        (agent, "unit = \"a@*.service\"\ncgroup = \"agents.slice/a\"", "has a unit and a cgroup"),
+        (agent, "cgroup = \"user.slice\"", "is not below any of [gateway] agents (\"agents.slice\")"),
+        (agent, "user = \"nobody-knows\"", "this host has no user \"nobody-knows\""),
+        (agent, "user = \"root\"", "\"root\" is no agent's own user"),
+        (agent, "user = \"weir\"", "\"weir\" is no agent's own user"),
+        (agent, "user = \"agent-coder\"", "token.file: has %i, but the agent has no unit with an instance"),
+        ("%i.token", "%x.token", "token.file: has a % that is neither"),
+        ("{ file = \"/run/agents/%i.token\" }", "{ env = \"A=B\" }", "is the name of an environment variable"),
+        ("{ file = \"/run/agents/%i.token\" }", "{ env = \"A\", file = \"/b\" }", "unknown key"),
+        (
+            "\"db.internal:5432\"",
+            "\"db.internal\"",
+            "target.orders.address[0]: \"db.internal\" is no address: write host:port",
+        ),
+        ("[\"db.internal:5432\", \"10.0.0.0/8:5432\"]", "[]", "target.orders.address: is empty"),
+        (tls, "{ mode = \"disable\" }", "tls.mode: mode = \"disable\" lets others pose as the target"),
+        (tls, "{ mode = \"disable\", insecure = \" \" }", "tls.insecure: say why"),
+        (tls, "{ insecure = \"lab\" }", "tls.insecure: has no meaning with mode = \"verify-full\""),
+        (
+            tls,
+            "{ mode = \"disable\", insecure = \"lab\", ca = \"/x\" }",
+            "tls.ca: has no meaning with mode = \"disable\"",
+        ),
+        (tls, "{ ca = \"db-ca.pem\" }", "tls.ca: \"db-ca.pem\" is no absolute path"),
+        (login, "", "target.orders: needs a login"),
+        (login, "login = { user = \"\", password = { credential = \"a\" } }", "login.user: is empty"),
+        (
+            login,
+            "login = { user = \"u\", password = { credential = \"../a\" } }",
+            "is the name of a systemd credential",
+        ),
+        (login, "server_names = [\"a.b\"]", "server_names: postgres targets have none"),
+        (
+            "[\"api.example:443\"]",
+            "[\"api.example:443\"]\ndatabases = [\"x\"]",
+            "databases: tls-passthrough targets have none",
+        ),
+        ("\"api.example:443\"", "\"*.example:443\"", "names have no wildcards here"),
+        ("name      = \"model\"", "name      = \"orders\"", "target.orders.name: another target has this name"),
+        ("name    = \"no schema changes\"", "name = \" \"", "a name has 1 to 128 letters"),
+        (
+            "then    = \"allow\"",
+            "then    = \"alow\"",
+            "then: \"alow\" is not \"allow\", \"deny\" or { hold = … }; did you mean \"allow\"?",
+        ),
+        (
+            "then    = \"allow\"",
+            "then    = true",
+            "then: expected \"allow\", \"deny\" or { hold = … }, found a boolean",
+        ),
+        ("then    = \"allow\"", "", "the key \"then\" is missing"),
+        ("approvers = [\"dba\"]", "approvers = []", "approvers: names nobody who could approve"),
+        ("\"5m\"", "\"0s\"", "timeout: leaves no time to approve"),
+        ("\"5m\"", "\"48h\"", "timeout: a request waits 24h at most"),
+        ("columns = [\"public.customers.ssn\", \"*.*.email\"]", "", "mask.\"customer PII\": masks nothing"),
+        (
+            "\"*.*.email\"",
+            "\"customers.email\"",
+            "columns[1]: \"customers.email\" is no column: write \"schema.table.column\"",
+        ),
+        ("keep_last = 4", "keep_last = 0", "keep_last: expected a number from 1 to 32"),
+        (
+            "targets = [\"orders\"]\ncolumns",
+            "targets = [\"model\"]\ncolumns",
+            "nothing in target \"model\" can be masked",
+        ),
+        ("\"redact\"", "\"hide\"", "with: \"hide\" is not \"redact\", \"null\", { partial = … } or { fixed = … }"),
+        ("\"redact\"", "{ fixed = \"a\\u0000\" }", "a NUL is no text in a database"),
+        ("\"credit_card\"", "\"creditcard\"", "did you mean \"credit_card\"?"),
+    ] {
+        let errors = errors(&whole_but(from, to));
+        assert!(errors.contains(expected), "{to}\nexpected: {expected}\nfound:\n{errors}");
+        assert!(errors.lines().all(|line| line.starts_with("weir.toml:")), "{errors}");
+    }
+}
+
+#[test]
+fn every_key_that_must_be_there_is_missed() {
+    // Each line of the whole configuration that is left out alone: it is either optional or its absence is said.
+    for (i, line) in WHOLE.lines().enumerate().filter(|(_, line)| line.contains(" = ") || line.starts_with('[')) {
+        let lines = WHOLE.lines().enumerate().filter(|(j, _)| *j != i).map(|(_, line)| line).collect::<Vec<_>>();
+        if let Err(errors) = parse_one(&lines.join("\n")) {
+            assert!(!errors.problems.is_empty(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn secrets_written_in_the_wrong_place_are_not_repeated() {
+    for (from, to) in [
+        ("{ credential = \"orders-db\" }", "\"hunter2-secret\""),
+        ("{ credential = \"orders-db\" }", "{ value = \"hunter2-secret\" }"),
+        ("{ file = \"/run/agents/%i.token\" }", "\"hunter2-secret\""),
+        ("{ credential = \"orders-db\" }", "[\"hunter2-secret\"]"),
+    ] {
+        let errors = errors(&whole_but(from, to));
+        assert!(!errors.contains("hunter2"), "{errors}");
+    }
+}
+
+#[test]
+fn words_of_the_file_cannot_deceive_who_reads_the_error() {
+    let errors = errors("\"\\u001b[2J\\u202e\" = 1\n[[agent]]\nname = \"a\\u001b\"\nunit = 5");
+    assert!(!errors.contains(['\u{1b}', '\u{202e}']), "{errors:?}");
+}
+
+#[test]
+fn what_never_ends_is_bounded() {
+    let deep = format!("a = {}", "[".repeat(50_000));
+    let wide = "x = 1\n".repeat(10_000);
+    let unknown: String = (0..10_000).map(|i| format!("key{i} = 1\n")).collect();
+    let long = format!("[gateway]\nmode = \"{}\"", "x".repeat(500_000));
+    for text in [deep, wide, unknown, long, "\u{feff}[[rule]]\n".repeat(10_000), "\"".repeat(200_000)] {
+        let errors = errors(&text);
+        assert!(errors.len() < 1 << 18, "{} bytes of errors", errors.len());
+    }
+}
+
+#[test]
+fn files_are_put_together_and_tables_stand_once() {
+    let more = r#"
+        [[rule]]
+        name = "more"
+        agents = ["coder"]
+        kinds = ["show"]
+        then = "allow"
+    "#;
+    let (config, _) = parse_files(&[("weir.toml", WHOLE), ("conf.d/a.toml", more)]).unwrap();
+    assert_eq!(config.policy.rules.len(), 4);
+    let errors = parse_files(&[("weir.toml", WHOLE), ("conf.d/a.toml", "\n[gateway]\n[[agent]]\nname = \"x\"\n")])
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        errors,
+        "conf.d/a.toml:2:1: gateway: stands in another file already; put it into one of them\n\
+         conf.d/a.toml:3:1: agent.x: the key \"token\" is missing"
+    );
+    let (one, two) = (parse_one(WHOLE).unwrap().0, parse_one(&format!("{WHOLE}#")).unwrap().0);
+    assert_ne!(one.version, two.version);
+}
+
+#[test]
+fn what_is_odd_is_warned_of() {
+    let odd = r#"
+        [[rule]]
+        name = "never"
+        kinds = ["drop"]
+        has_where = true
+        then = "allow"
+
+        [[rule]]
+        name = "twice"
+        agents = ["coder"]
+        targets = ["orders"]
+        kinds = ["select"]
+        then = "allow"
+
+        [[rule]]
+        name = "futile"
+        targets = ["orders"]
+        kinds = ["drop"]
+        then = "allow"
+
+        [[rule]]
+        name = "elsewhere"
+        databases = ["billing"]
+        then = "deny"
+
+        [[target]]
+        name = "orders2"
+        protocol = "postgres"
+        address = ["db.internal:5432"]
+        databases = ["orders"]
+        login = { user = "x", password = { file = "/etc/weir/x" } }
+
+        [gateway]
+        port = 40000
+    "#;
+    let whole =
+        whole_but("[gateway]\nagents   = [\"agents.slice\"]\nunlisted = \"deny\"\nmode     = \"enforce\"\n", "");
+    let (_, warnings) = parse_files(&[("weir.toml", &whole), ("odd.toml", odd)]).unwrap_or_else(|e| panic!("{e}"));
+    let text = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(text, include_str!("tests/odd.txt").trim_end());
+}
+
+#[test]
+fn targets_are_found_by_name_or_address() {
+    let more = r#"
+        [[target]]
+        name = "one"
+        protocol = "tls-passthrough"
+        address = ["10.1.2.3:5432", "[2001:db8::1]:443"]
+    "#;
+    let (config, _) = parse_files(&[("weir.toml", WHOLE), ("more.toml", more)]).unwrap_or_else(|e| panic!("{e}"));
+    let found = |destination: &str, names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        match config.targets_for(destination.parse().unwrap(), &names) {
+            TargetMatch::One(target) => target.name.clone(),
+            TargetMatch::None => "-".to_owned(),
+            TargetMatch::Ambiguous(names) => names.join("+"),
+        }
+    };
+    for (destination, names, expected) in [
+        ("192.0.2.1:5432", &[] as &[&str], "-"),
+        ("192.0.2.1:5432", &["db.internal"], "orders"),
+        ("192.0.2.1:5433", &["db.internal"], "-"),
+        ("192.0.2.1:5432", &["other.internal"], "-"),
+        ("10.9.9.9:5432", &[], "orders"),
+        ("[::ffff:10.9.9.9]:5432", &[], "orders"),
+        ("11.0.0.0:5432", &[], "-"),
+        ("10.9.9.9:443", &[], "-"),
+        ("10.9.9.9:443", &["api.example"], "model"),
+        ("[2001:db8::1]:443", &[], "one"),
+        ("[2001:db8::2]:443", &[], "-"),
+        ("10.1.2.3:5432", &[], "orders+one"),
+        ("10.9.9.9:443", &["api.example", "db.internal"], "model"),
+    ] {
+        assert_eq!(found(destination, names), expected, "{destination} {names:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let directory = Scratch::new("unreadable");
+    let place = |name: &str| directory.0.join(name);
+    std::fs::create_dir(place("directory.toml")).unwrap();
+    nix::unistd::mkfifo(&place("fifo.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(place("latin.toml"), b"[gateway]\nuser = \"\xe9\"\n").unwrap();
+    std::fs::File::create(place("large.toml")).unwrap().set_len(100 << 20).unwrap();
+    std::fs::write(place("half.toml"), &WHOLE[..WHOLE.len() / 2]).unwrap();
+    for (name, expected) in [
+        ("none.toml", "none.toml: there is no such file; `weir init` writes a first one"),
+        ("directory.toml", "directory.toml: is not a regular file"),
+        ("fifo.toml", "fifo.toml: is not a regular file"),
+        ("latin.toml", "latin.toml:2:9: is not UTF-8 text from here on"),
+        ("large.toml", "large.toml: is larger than 1024 KiB"),
+        ("half.toml", "half.toml:"),
+    ] {
+        let errors = load(&place(name)).expect_err(name).to_string();
+        assert!(errors.contains(expected), "{errors}");
+        assert!(name == "half.toml" || errors.lines().count() == 1, "{errors}");
+    }
+}
+
+#[test]
+fn conf_d_is_read_in_order_and_with_the_same_care() {
+    let directory = Scratch::new("conf-d");
+    let main = directory.0.join("weir.toml");
+    std::fs::write(&main, whole_but("user  = \"agent-coder\"\n", "")).unwrap();
+    std::fs::create_dir(directory.0.join("conf.d")).unwrap();
+    let rule = |name: &str| format!("[[rule]]\nname = \"{name}\"\nkinds = [\"show\"]\nthen = \"deny\"\n");
+    for (file, text) in
+        [("b.toml", rule("b")), ("a.toml", rule("a")), (".c.toml", rule("c")), ("d.toml~", "x".to_owned())]
+    {
+        std::fs::write(directory.0.join("conf.d").join(file), text).unwrap();
+    }
+    let config = load(&main).unwrap_or_else(|errors| panic!("{errors}"));
+    let names: Vec<&str> = config.policy.rules.iter().map(|rule| &*rule.name).collect();
+    assert_eq!(names[3..], ["a", "b"]);
+    std::fs::create_dir(directory.0.join("conf.d/e.toml")).unwrap();
+    assert!(load(&main).unwrap_err().to_string().ends_with("conf.d/e.toml: is not a regular file"));
+}
+
+#[test]
+fn the_schema_is_json_and_knows_every_table() {
+    let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
+    for table in ["gateway", "access", "recording", "identity", "agent", "target", "rule", "mask"] {
+        assert!(schema["properties"][table].is_object(), "{table}");
+    }
+}
+
+/// A directory of this test's own, gone when it ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("weir-config-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

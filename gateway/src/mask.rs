@@ -169,7 +169,6 @@ impl Masker {
 
     /// Messages that carry no data of the target: readiness, completion, row descriptions, parameter types. Neither
     /// errors, nor notices, nor settings: their text can hold data.
-    #[expect(clippy::unused_self, reason = "a session's masker must be at hand to hand anything on")]
     pub fn pass_metadata<'a>(&self, message: &'a [u8]) -> Masked<&'a [u8]> {
         Masked(message)
     }
@@ -272,6 +271,7 @@ impl Hits {
 
 impl MaskedCell<'_> {
     /// Length of the value in bytes; None is NULL.
+    #[expect(clippy::len_without_is_empty, reason = "a value that is NULL is neither empty nor not")]
     pub fn len(&self) -> Option<usize> {
         self.value.as_deref().map(<[u8]>::len)
     }
@@ -321,7 +321,7 @@ impl FromStr for ColumnPattern {
         let parts: Vec<&str> = text.split('.').collect();
         let [schema, table, column] = parts[..] else { return Err(invalid()) };
         let is_part = |part: &&str| !part.is_empty() && part.trim() == *part && (*part == "*" || !part.contains('*'));
-        if !parts.iter().all(|part| is_part(&part)) {
+        if !parts.iter().all(|part| is_part(part)) {
             return Err(invalid());
         }
         let part = |part: &str| (part != "*").then(|| part.to_owned());

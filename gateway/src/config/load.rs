@@ -31,6 +31,9 @@ const MAX_PROBLEMS: usize = 200;
 /// Characters of one problem's text: a file's own words may be in it.
 const MAX_MESSAGE: usize = 1_000;
 
+/// Of the hash that names a configuration.
+const VERSION_DIGITS: usize = 16;
+
 /// One file of the configuration.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -140,7 +143,9 @@ fn version(sources: &[Source]) -> String {
         hasher.update((source.text.len() as u64).to_le_bytes());
         hasher.update(source.text.as_bytes());
     }
-    hasher.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut version = format!("{:x}", hasher.finalize());
+    version.truncate(VERSION_DIGITS);
+    version
 }
 
 /// The main file, and those of `conf.d` by name.

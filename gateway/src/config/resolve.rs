@@ -31,14 +31,14 @@ const DEFAULT_PORT: u16 = 15432;
 const DEFAULT_DNS_PORT: u16 = 15353;
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 const FIRST_EPHEMERAL_PORT: u16 = 32768;
-const DEFAULT_KEEP: Duration = Duration::from_secs(90 * 86_400);
+const DEFAULT_KEEP: Duration = Duration::from_hours(90 * 24);
 const DEFAULT_MAX_SIZE: u64 = 20 << 30;
 const DEFAULT_REPLY_LIMIT: usize = 64 << 10;
 const MAX_REPLY_LIMIT: u64 = 16 << 20;
 const DEFAULT_GROUPS_CLAIM: &str = "groups";
-const DEFAULT_HOLD: Duration = Duration::from_secs(300);
+const DEFAULT_HOLD: Duration = Duration::from_mins(5);
 /// A client waits no longer, and a transaction holds its locks no longer.
-const MAX_HOLD: Duration = Duration::from_secs(86_400);
+const MAX_HOLD: Duration = Duration::from_hours(24);
 const MAX_APPROVALS: u32 = 16;
 const MAX_SHARDS: u16 = 256;
 const MAX_NAME: usize = 128;
@@ -164,7 +164,7 @@ impl<'a> Resolver<'a> {
 
     /// Takes note of what a file defines, right or wrong, so that a reference to it is no second error.
     pub(super) fn note_names(&mut self, table: &DeTable<'_>) {
-        for (key, value) in table.iter() {
+        for (key, value) in table {
             let names = match key.get_ref().as_ref() {
                 "agent" => &mut self.known.agents,
                 "target" => &mut self.known.targets,

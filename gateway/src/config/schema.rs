@@ -165,7 +165,7 @@ impl<'s> Checker<'s> {
             }
             DeValue::Table(table) => {
                 let tables = fitting("object");
-                match self.choose(&tables, table) {
+                match choose(&tables, table) {
                     Some(schema) => self.table(schema, table, place),
                     None => self.mismatch(schema, &alternatives, "a table", place),
                 }
@@ -173,15 +173,6 @@ impl<'s> Checker<'s> {
             DeValue::Float(_) => self.mismatch(schema, &alternatives, "a fraction", place),
             DeValue::Datetime(_) => self.mismatch(schema, &alternatives, "a date", place),
         }
-    }
-
-    /// Where a table may be one of several, the key in it tells.
-    fn choose(&self, tables: &[&'s Json], table: &DeTable<'_>) -> Option<&'s Json> {
-        if let [only] = tables {
-            return Some(only);
-        }
-        let has = |key: &str| table.iter().any(|(it, _)| it.get_ref() == key);
-        tables.iter().copied().find(|schema| required(schema).any(has))
     }
 
     /// False: a key that must be there is not, or not right.
@@ -277,6 +268,15 @@ impl<'s> Checker<'s> {
             None => vec![schema],
         }
     }
+}
+
+/// Where a table may be one of several, the key in it tells.
+fn choose<'s>(tables: &[&'s Json], table: &DeTable<'_>) -> Option<&'s Json> {
+    if let [only] = tables {
+        return Some(only);
+    }
+    let has = |key: &str| table.iter().any(|(it, _)| it.get_ref() == key);
+    tables.iter().copied().find(|schema| required(schema).any(has))
 }
 
 fn required(schema: &Json) -> impl Iterator<Item = &str> {

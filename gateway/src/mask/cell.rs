@@ -1,6 +1,7 @@
 //! Masks as values: what takes a value's place must be a value of the same type in the same format, or NULL.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use super::MaskKind;
 
@@ -150,5 +151,8 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

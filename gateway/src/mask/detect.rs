@@ -311,15 +311,20 @@ impl Digits {
 /// Whether an issuer is known to have numbers of this length with these first six digits.
 fn issued(prefix: u32, length: usize) -> bool {
     match prefix {
-        400_000..=499_999 => matches!(length, 13 | 16 | 19),   // Visa
-        510_000..=559_999 | 222_100..=272_099 => length == 16, // Mastercard
-        340_000..=349_999 | 370_000..=379_999 => length == 15, // American Express
-        300_000..=305_999 | 360_000..=369_999 | 380_000..=399_999 => matches!(length, 14..=19), // Diners Club
-        352_800..=358_999 => matches!(length, 16..=19),        // JCB
-        601_100..=601_199 | 644_000..=659_999 => matches!(length, 16..=19), // Discover
-        620_000..=629_999 => matches!(length, 16..=19),        // UnionPay
-        500_000..=509_999 | 560_000..=589_999 | 630_000..=639_999 | 670_000..=679_999 => matches!(length, 13..=19), // Maestro
-        220_000..=220_499 => matches!(length, 16..=19), // Mir
+        // Visa
+        400_000..=499_999 => matches!(length, 13 | 16 | 19),
+        // Mastercard
+        510_000..=559_999 | 222_100..=272_099 => length == 16,
+        // American Express
+        340_000..=349_999 | 370_000..=379_999 => length == 15,
+        // Diners Club
+        300_000..=305_999 | 360_000..=369_999 | 380_000..=399_999 => matches!(length, 14..=19),
+        // Mir, JCB, Discover, UnionPay
+        220_000..=220_499 | 352_800..=358_999 | 601_100..=601_199 | 620_000..=629_999 | 644_000..=659_999 => {
+            matches!(length, 16..=19)
+        }
+        // Maestro
+        500_000..=509_999 | 560_000..=589_999 | 630_000..=639_999 | 670_000..=679_999 => matches!(length, 13..=19),
         _ => false,
     }
 }

@@ -321,7 +321,7 @@ impl FromStr for ColumnPattern {
         let parts: Vec<&str> = text.split('.').collect();
         let [schema, table, column] = parts[..] else { return Err(invalid()) };
         let is_part = |part: &&str| !part.is_empty() && part.trim() == *part && (*part == "*" || !part.contains('*'));
-        if !parts.iter().all(|part| is_part(part)) {
+        if !parts.iter().all(is_part) {
             return Err(invalid());
         }
         let part = |part: &str| (part != "*").then(|| part.to_owned());

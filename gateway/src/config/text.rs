@@ -136,7 +136,7 @@ mod tests {
         for text in ["", "5", "G", "5g", "5GB", "1.5G", "99999999999T"] {
             assert!(size(text).is_err(), "{text}");
         }
-        assert_eq!(duration("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(duration("90d"), Ok(Duration::from_hours(90 * 24)));
         assert_eq!(size("20G"), Ok(20 << 30));
     }
 

@@ -47,7 +47,7 @@ fn tables(patterns: &[&str]) -> Vec<TablePattern> {
 }
 
 fn hold() -> Then {
-    Then::Hold { approvers: vec!["dba".to_owned()], count: 1, timeout: Duration::from_secs(300) }
+    Then::Hold { approvers: vec!["dba".to_owned()], count: 1, timeout: Duration::from_mins(5) }
 }
 
 fn strings(items: &[&str]) -> Vec<String> {

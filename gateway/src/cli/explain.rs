@@ -87,15 +87,21 @@ pub(super) fn why(config: &Path, id: OperationId, out: &mut Out) -> Result<u8, E
         out.json(&why)?;
         return Ok(0);
     }
-    out.fields(&[("id", why.id.to_string()), ("when", time::both(why.at_unix_ns / 1_000_000))])?;
+    let mut fields = vec![("id", why.id.to_string()), ("when", time::both(why.at_unix_ns / 1_000_000))];
     if let Some(refused) = &why.refused {
-        show_refused(refused, out)?;
+        let name = |name: &Option<String>| name.as_deref().map_or_else(|| "unknown".to_owned(), clean);
+        fields.push(("refused", clean(&refused.message)));
+        fields.extend(refused.rule.iter().map(|rule| ("rule", clean(rule))));
+        fields.extend([("agent", name(&refused.agent)), ("target", name(&refused.target))]);
     }
     if let Some(decided) = &why.decided {
-        out.fields(&[("verdict", clean(&decided.gate)), ("operation", clean_lines(&decided.text))])?;
+        fields.extend([("verdict", clean(&decided.gate)), ("operation", clean_lines(&decided.text))]);
     }
-    for transition in &why.approval {
-        out.line(sessions::approval(transition))?;
+    fields.extend(why.approval.iter().map(|transition| ("approval", sessions::approval(transition))));
+    out.fields(&fields)?;
+    if let Some(refused) = &why.refused {
+        out.line("")?;
+        out.line(advice(refused))?;
     }
     if let Some(now) = &why.now {
         out.line("")?;
@@ -109,23 +115,15 @@ pub(super) fn why(config: &Path, id: OperationId, out: &mut Out) -> Result<u8, E
     Ok(0)
 }
 
-fn show_refused(refused: &ConnectionRefused, out: &mut Out) -> Result<(), Error> {
-    let name = |name: &Option<String>| name.as_deref().map_or_else(|| "unknown".to_owned(), clean);
-    out.fields(&[
-        ("refused", clean(&refused.message)),
-        ("agent", name(&refused.agent)),
-        ("target", name(&refused.target)),
-    ])?;
-    // What to look at, by the stage that refused.
-    let advice = match refused.reason.as_str() {
+/// What to look at, by the stage that refused.
+fn advice(refused: &ConnectionRefused) -> &'static str {
+    match refused.reason.as_str() {
         "target" => "A [[target]] whose `address` has this destination would let it be judged.",
         "identity" => "The agent's [[agent]] section says where its token lies; `weir doctor` looks at it.",
         "policy" => "A [[rule]] that allows this agent something on this target lets it connect.",
         "gateway" => "`weir status` and the gateway's log tell what it could not do.",
         _ => "Connections are only taken from agents, as the kernel sent them here.",
-    };
-    out.line("")?;
-    out.line(advice)
+    }
 }
 
 /// 0 where it is allowed.

@@ -150,7 +150,7 @@ fn operation(id: SessionId, sequence: u32, seen: &Seen<'_>, out: &mut Out) -> Re
         out.line(name)?;
     }
     for transition in &seen.approval {
-        out.line(format!("    {}", approval(transition)))?;
+        out.line(format!("    approval {}", approval(transition)))?;
     }
     if let Some(replied) = seen.replied {
         let masked = match (replied.cells_masked, replied.masks.as_slice()) {
@@ -178,7 +178,7 @@ pub(crate) fn approval(transition: &Transition) -> String {
     match transition {
         Transition::Requested(view) => {
             let needs: Vec<String> = view.requirements.iter().flat_map(|it| it.approvers.clone()).collect();
-            format!("approval {} asked of {}", view.number, or_none(&needs))
+            format!("{} asked of {}", view.number, or_none(&needs))
         }
         Transition::Voted { number, vote, completes, .. } => {
             let what = match (vote.approve, completes) {
@@ -189,9 +189,9 @@ pub(crate) fn approval(transition: &Transition) -> String {
             let reason = vote.reason.as_ref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
             let login = vote.by.login_uid.map(|uid| format!(", logged in as uid {uid}")).unwrap_or_default();
             let by = format!("{} (uid {}{login})", clean(&vote.by.user), vote.by.uid);
-            format!("approval {number} {what} by {by} at {}{reason}", time::local(vote.at))
+            format!("{number} {what} by {by} at {}{reason}", time::local(vote.at))
         }
-        Transition::Ended { number, status: Status::Expired, .. } => format!("approval {number} expired"),
-        Transition::Ended { number, status, .. } => format!("approval {number} {status}"),
+        Transition::Ended { number, status: Status::Expired, .. } => format!("{number} expired"),
+        Transition::Ended { number, status, .. } => format!("{number} {status}"),
     }
 }

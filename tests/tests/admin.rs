@@ -1,0 +1,189 @@
+//! The command line and the admin socket of a running gateway: who is answered, what operators see, and that an agent is
+//! refused whatever it is allowed otherwise.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+use system_tests::env::{AGENT, AGENT_USER, Env, Gateway};
+use system_tests::issuer::Issuer;
+use system_tests::process::Finished;
+
+/// The agent's uid and root are in groups of every right, so that nothing but being an agent can refuse them.
+const ACCESS: &str = "\n[access]\nadmin = [\"root\", \"agent-coder\"]\naudit = [\"root\"]\napprove = { dba = [\"root\", \"agent-coder\"] }\n";
+/// Nobody is there (RFC 5737): the tests need only what the gateway says of it.
+const TARGET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const PORT: u16 = 5432;
+
+/// A gateway without a database. Dropped in this order.
+struct World {
+    gateway: Option<Gateway>,
+    env: Env,
+    _issuer: Issuer,
+}
+
+impl World {
+    fn new() -> Self {
+        let (env, issuer) = (Env::new().unwrap(), Issuer::start().unwrap());
+        env.set_credential("orders-db", "never used").unwrap();
+        env.configure(&config(&env, &issuer)).unwrap();
+        Self { gateway: Some(env.serve().unwrap()), env, _issuer: issuer }
+    }
+
+    fn weir(&self, line: &str) -> Finished {
+        self.env.weir(line.split_whitespace()).unwrap()
+    }
+
+    fn json(&self, line: &str) -> Value {
+        let finished = self.weir(&format!("{line} --json"));
+        serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{line}: {error}: {finished:?}"))
+    }
+
+    /// A connect of the agent to the target, to its end.
+    fn connect(&self) -> Finished {
+        let script = format!("import socket; s = socket.create_connection(('{TARGET}', {PORT}), 5); s.recv(100)");
+        self.env.agent("python3").args(["-c", &script]).run().unwrap()
+    }
+}
+
+fn config(env: &Env, issuer: &Issuer) -> String {
+    format!(
+        "[identity]\nissuer = \"{}\"\naudience = \"weir\"\ninsecure = \"on loopback, for a test\"\n{}{ACCESS}\n\
+         [[target]]\nname = \"orders\"\nprotocol = \"postgres\"\naddress = [\"{TARGET}:{PORT}\"]\n\
+         login = {{ user = \"orders_rw\", password = {{ credential = \"orders-db\" }} }}\n\
+         [[rule]]\nname = \"all\"\nagents = [\"{AGENT}\"]\nthen = \"allow\"\n",
+        issuer.url(),
+        env.agent_config()
+    )
+}
+
+#[test]
+fn operators_see_the_state_of_the_moment() {
+    let world = World::new();
+    let status = world.json("status");
+    assert_eq!(status["problems"], Value::Array(vec![]), "{status}");
+    assert_eq!((&status["agents"], &status["targets"], &status["rules"]), (&1.into(), &1.into(), &1.into()));
+    assert_eq!(status["kernel"]["attach"].as_str().map(|at| at.trim_matches('/')), Some(world.env.attach()));
+    let text = world.weir("status");
+    assert!(text.success() && text.stdout.contains("enforce"), "{text:?}");
+    assert_eq!(world.json("approvals"), Value::Array(vec![]));
+    assert_eq!(world.weir("approve 7").code, Some(1));
+    assert!(world.weir("kernel status").success());
+    let doctor = world.json("doctor --quick");
+    let looked = |subject: &str| doctor.as_array().unwrap().iter().find(|it| it["subject"] == subject).unwrap().clone();
+    assert_eq!(
+        (&looked("interception")["level"], &looked("gateway")["level"]),
+        (&"ok".into(), &"ok".into()),
+        "{doctor}"
+    );
+}
+
+#[test]
+fn agents_are_refused_whatever_they_may() {
+    let world = World::new();
+    let weir = world.env.weir_path().to_string_lossy().into_owned();
+    let config = world.env.config_path();
+    let in_cgroup = |user| world.env.agent_in(AGENT, user, &weir).unwrap();
+    let by_user = || world.env.bystander_as(AGENT_USER, &weir);
+    for words in [&["status"][..], &["approve", "1"], &["sessions"], &["reload"]] {
+        for (place, reason) in [
+            (in_cgroup("root"), "an agent's cgroup"),
+            (in_cgroup(AGENT_USER), "an agent's cgroup"),
+            (by_user(), "an agent's user"),
+        ] {
+            let refused = place.args(words).arg("--config").arg(&config).run().unwrap();
+            assert_eq!(refused.code, Some(1), "{words:?}: {refused:?}");
+            assert!(refused.stderr.contains(reason), "{words:?}: {refused:?}");
+        }
+    }
+    let stranger = world.env.bystander_as("daemon", &weir).arg("status").arg("--config").arg(&config).run();
+    let stranger = stranger.unwrap();
+    assert!(stranger.code == Some(1) && stranger.stderr.contains("[access]"), "{stranger:?}");
+}
+
+#[test]
+fn a_refused_connection_is_found_and_explained() {
+    let world = World::new();
+    // No token was written.
+    world.connect();
+    let rows = world.json("sessions --refused");
+    let row = &rows.as_array().unwrap_or_else(|| panic!("{rows}"))[0];
+    assert_eq!((&row["refused"], &row["agent"], &row["target"]), (&"identity".into(), &AGENT.into(), &"orders".into()));
+    let id = row["id"].as_str().unwrap();
+    let shown = world.weir(&format!("sessions show {id}"));
+    for part in ["python3", world.env.attach(), "192.0.2.10:5432", "agent-coder", "token"] {
+        assert!(shown.stdout.contains(part), "{part}: {shown:?}");
+    }
+    let why = world.weir(&format!("why {id}"));
+    assert!(why.success() && why.stdout.contains("token") && why.stdout.contains("[[agent]]"), "{why:?}");
+    let replay = world.weir(&format!("sessions replay {id}"));
+    assert!(replay.success() && replay.stdout.contains("closed:"), "{replay:?}");
+    assert_eq!(world.weir("sessions show 01k3v9m2c7q4x").code, Some(1), "there is none of that ID");
+    assert_eq!(world.weir("verify").code, Some(10), "whole, and nothing outside vouches for it");
+}
+
+#[test]
+fn reload_is_all_or_nothing_and_says_why() {
+    let world = World::new();
+    let before = world.json("status")["config"].clone();
+    let good = fs::read_to_string(world.env.config_path()).unwrap();
+    fs::write(world.env.config_path(), format!("{good}\n[[rule]]\nnmae = \"x\"\n")).unwrap();
+    let check = world.weir("check");
+    assert!(check.code == Some(1) && check.stdout.contains("nmae"), "{check:?}");
+    let refused = world.weir("reload");
+    assert!(refused.code == Some(1) && refused.stderr.contains("nmae"), "{refused:?}");
+    assert_eq!(world.json("status")["config"], before);
+    fs::write(world.env.config_path(), good.replace("name = \"all\"", "name = \"everything\"")).unwrap();
+    assert!(world.weir("check").success());
+    let after = world.json("reload")["configuration"].clone();
+    assert!(after != before && world.json("status")["config"] == after, "{before} {after}");
+}
+
+#[test]
+fn detaching_is_roots_alone_and_seen_by_everybody() {
+    let world = World::new();
+    let weir = world.env.weir_path().to_string_lossy().into_owned();
+    let words = ["detach", "--for", "1m", "--reason", "test", "--config"];
+    let agent = world.env.agent_in(AGENT, "root", &weir).unwrap();
+    let refused = agent.args(words).arg(world.env.config_path()).run().unwrap();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(world.weir("status").success());
+
+    assert!(world.weir("detach --for 1m --reason test").success());
+    let status = world.weir("status");
+    assert!(status.code == Some(1) && status.stdout.contains("detached"), "{status:?}");
+    assert!(world.weir("detach --for 0 --reason done").success());
+    assert!(world.weir("status").success());
+}
+
+#[test]
+fn a_command_runs_as_the_agent_in_a_cgroup_of_its_own() {
+    let world = World::new();
+    let weir = world.env.weir_path().to_string_lossy().into_owned();
+    let run = |command: &[&str]| {
+        let place = world.env.bystander(&weir).env("SECRET", "of root's shell");
+        place.arg("--config").arg(world.env.config_path()).args(["run", "--"]).args(command).run().unwrap()
+    };
+    let told = run(&["sh", "-c", "id -un; cat /proc/self/cgroup; grep NoNewPrivs /proc/self/status; env"]);
+    let told = told.expect_success().unwrap();
+    assert!(told.starts_with(&format!("{AGENT_USER}\n")), "{told}");
+    assert!(told.contains(&format!("0::/{}/agents/{AGENT}/run-", world.env.attach())), "{told}");
+    assert!(told.contains("NoNewPrivs:\t1") && !told.contains("SECRET"), "{told}");
+    assert_eq!(run(&["sh", "-c", "exit 7"]).code, Some(7));
+    let left = fs::read_dir(world.env.cgroup().join("agents").join(AGENT)).unwrap();
+    let left: Vec<_> = left
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name.to_string_lossy().starts_with("run-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_dead_gateway_is_said_to_be_dead() {
+    let mut world = World::new();
+    world.gateway.take().unwrap().kill().unwrap();
+    let status = world.weir("status");
+    assert!(status.code == Some(1) && status.stderr.contains("systemctl status weir"), "{status:?}");
+    assert_eq!(world.weir("verify").code, Some(10), "recordings need no gateway");
+    assert!(world.weir("kernel status").success(), "the kernel half stays");
+}

@@ -7,12 +7,12 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::approval::{Approver, LedgerError};
@@ -33,8 +33,9 @@ pub use listener::Listener;
 pub use peer::Facts;
 pub use rights::{Refused, Rights};
 
-/// Connections at once, over all peers that the socket's mode lets in.
+/// Connections at once, over all peers that the socket's access list lets in, and of one user: nobody locks the others out.
 const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS_PER_USER: usize = 16;
 /// A request has to be there this soon after the greeting.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// A client that does not read for so long is gone.
@@ -184,7 +185,7 @@ fn value<T: Serialize>(item: &T) -> Result<serde_json::Value, Failure> {
 
 /// Serves the socket until the future is dropped.
 pub async fn serve<B: Backend>(listener: Listener, backend: Arc<B>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Slots::default();
     let refusals = Arc::new(rights::RefusalBudget::new(RECORDED_REFUSALS));
     let mut listener = match listener.start() {
         Ok(listener) => listener,
@@ -202,8 +203,8 @@ pub async fn serve<B: Backend>(listener: Listener, backend: Arc<B>) {
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::warn!("more than {MAX_CONNECTIONS} connections to the admin socket; one was refused");
+        let Some(slot) = stream.peer_cred().ok().and_then(|peer| slots.take(peer.uid())) else {
+            tracing::warn!("too many connections to the admin socket; one was refused");
             continue;
         };
         let (backend, refusals) = (Arc::clone(&backend), Arc::clone(&refusals));
@@ -213,6 +214,38 @@ pub async fn serve<B: Backend>(listener: Listener, backend: Arc<B>) {
             }
             drop(slot);
         });
+    }
+}
+
+/// Which users hold connections.
+#[derive(Clone, Debug, Default)]
+struct Slots(Arc<Mutex<Vec<u32>>>);
+
+/// One connection's place; free again when dropped.
+#[derive(Debug)]
+struct Slot {
+    slots: Slots,
+    uid: u32,
+}
+
+impl Slots {
+    fn take(&self, uid: u32) -> Option<Slot> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = held.iter().filter(|&&holder| holder == uid).count();
+        if held.len() >= MAX_CONNECTIONS || of_user >= MAX_CONNECTIONS_PER_USER {
+            return None;
+        }
+        held.push(uid);
+        Some(Slot { slots: self.clone(), uid })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut held = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = held.iter().position(|&holder| holder == self.uid) {
+            held.swap_remove(place);
+        }
     }
 }
 

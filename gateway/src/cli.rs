@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::ids::{OperationId, SessionId};
 use crate::telemetry;
@@ -64,7 +64,7 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Run the gateway (what weir.service does).
     #[command(after_long_help = SERVE_HELP)]
-    Serve(Serve),
+    Serve,
     /// The privileged half of the daemon; `serve` starts it.
     #[command(hide = true)]
     Witness,
@@ -115,13 +115,6 @@ enum Command {
     Man { directory: PathBuf },
 }
 
-#[derive(Debug, Args)]
-struct Serve {
-    /// How log lines look, on standard error.
-    #[arg(long, value_enum, default_value = "human")]
-    log: telemetry::Format,
-}
-
 const SERVE_HELP: &str = "\
 It starts as root, leaves the privileged work to its witness, and gives every privilege up before it reads a byte from \
 anybody. Stopping it does not free the agents: they are refused until it runs again (`weir detach` is the way out).
@@ -129,7 +122,8 @@ anybody. Stopping it does not free the agents: they are refused until it runs ag
 Examples:
   weir serve                              as weir.service does
   WEIR_LOG=debug weir serve               with more to read
-  WEIR_LOG=weir::identity=trace,info weir serve --log json";
+  WEIR_LOG=weir::identity=trace,info weir serve
+  WEIR_LOG_FORMAT=json weir serve         lines for log shippers";
 
 const RELOAD_HELP: &str = "\
 The same as `systemctl reload weir`, but says what is wrong. Live sessions get the new rules with their next operation; \
@@ -172,11 +166,14 @@ impl Cli {
             Command::Init(init) => init.run(&config, out),
             Command::Check => check::run(&config, out),
             Command::Doctor(doctor) => doctor.run(&config, out),
-            Command::Serve(serve) => {
-                start_logging(serve.log)?;
+            Command::Serve => {
+                start_logging()?;
                 crate::gateway::serve(&config).map_err(Error::other).map(|()| 0)
             }
-            Command::Witness => crate::witness::run().map_err(Error::other).map(|()| 0),
+            Command::Witness => {
+                start_logging()?;
+                crate::witness::run().map_err(Error::other).map(|()| 0)
+            }
             Command::Kernel(kernel) => kernel.run(&config, out),
             Command::Detach(detach) => detach.run(&config, out),
             Command::Run(run) => run.run(&config),
@@ -195,8 +192,9 @@ impl Cli {
     }
 }
 
-fn start_logging(format: telemetry::Format) -> Result<(), Error> {
-    telemetry::init(format).map_err(|error| Error::message(format!("logging cannot be set up: {error}")))
+fn start_logging() -> Result<(), Error> {
+    telemetry::init(telemetry::Format::configured())
+        .map_err(|error| Error::message(format!("logging cannot be set up: {error}")))
 }
 
 /// A session's ID on the command line: an operation's will do.

@@ -27,13 +27,23 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Places in the code that are watched; there are fewer, and what is beyond is not limited.
 const MAX_CALLSITES: usize = 4096;
 
+/// The environment variable that sets how lines look: `json`, or anything else for people. Both halves of the daemon see it.
+pub const FORMAT_VARIABLE: &str = "WEIR_LOG_FORMAT";
+
 /// How lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// For people and the journal.
     Human,
     /// One object a line, for log shippers.
     Json,
+}
+
+impl Format {
+    /// As the environment says.
+    pub fn configured() -> Self {
+        if std::env::var_os(FORMAT_VARIABLE).is_some_and(|value| value == "json") { Self::Json } else { Self::Human }
+    }
 }
 
 /// Sets up logging for this process. Call it once.

@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use super::*;
 use crate::admin::client::{ClientError, ask_all, ask_one};
@@ -187,6 +186,22 @@ async fn bad_input_ends_one_connection_and_no_other() {
     assert!(matches!(too_long, ClientError::Closed), "{too_long}");
     let directory = scratch.0.clone();
     assert_eq!(client(move || ask_all::<u32>(&directory, Request::Approvals)).await.unwrap().len(), 100);
+}
+
+#[test]
+fn one_user_cannot_take_all_connections() {
+    let slots = Slots::default();
+    let mut held: Vec<Slot> = (0..MAX_CONNECTIONS_PER_USER).map(|_| slots.take(1000).unwrap()).collect();
+    assert!(slots.take(1000).is_none());
+    let other = slots.take(0).expect("another user has places of its own");
+    held.pop();
+    assert!(slots.take(1000).is_some(), "an end makes room");
+    drop((held, other));
+    assert!(slots.0.lock().unwrap().is_empty());
+    let users = u32::try_from(MAX_CONNECTIONS).unwrap();
+    let all: Vec<_> = (0..users).map(|uid| slots.take(uid).unwrap()).collect();
+    assert!(slots.take(users).is_none());
+    drop(all);
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ fn what_people_type_is_understood() {
         "init --pid 1 --pid 2 --stdout",
         "check",
         "doctor --json",
-        "serve --log json --config /x",
+        "serve --config /x",
         "kernel attach",
         "kernel status --json",
         "detach --for 15m --reason because",

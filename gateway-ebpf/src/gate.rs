@@ -129,7 +129,8 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     // SAFETY: the kernel hands the program a valid context.
     let of_agent = agent::in_agent_cgroup(settings, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) });
     let Some(packet) = Packet::read(ctx) else { return if of_agent { drop_packet() } else { PASS } };
-    if !of_agent && !(by_task && packet.protocol == IPPROTO_UDP && agent::is_current(settings)) {
+    let by_agent = by_task && packet.protocol == IPPROTO_UDP && agent::is_current(settings);
+    if !of_agent && !by_agent {
         return PASS;
     }
     if detached() {

@@ -655,10 +655,10 @@ fn an_agent_cannot_detach() {
         std::fs::write(path, std::process::id().to_string()).unwrap();
     };
     move_to("agents/one");
-    let result = witness::detach(&scene.config, Duration::from_secs(60), "let me out");
+    let result = witness::detach(&scene.config, Duration::from_mins(1), "let me out");
     move_to("gateway");
     assert!(result.unwrap_err().to_string().contains("agent"));
-    let too_long = witness::detach(&scene.config, Duration::from_secs(24 * 3600), "for ever");
+    let too_long = witness::detach(&scene.config, Duration::from_hours(24), "for ever");
     assert!(too_long.unwrap_err().to_string().contains("at most"));
     assert!(witness::kernel_status(&scene.config).unwrap().enforcing());
 }
@@ -811,6 +811,9 @@ fn a_reload_changes_who_is_an_agent() {
     let mut elsewhere = scene.config.clone();
     elsewhere.kernel.attach = String::new();
     assert!(block_on(scene.witness.reconfigure(elsewhere)).is_err());
+    let mut another_port = scene.config.clone();
+    another_port.kernel.port += 2;
+    assert!(block_on(scene.witness.reconfigure(another_port)).is_err());
     let mut inside = scene.config.clone();
     inside.kernel.gateway_cgroup = Some(scene.ground.below("agents"));
     assert!(block_on(scene.witness.reconfigure(inside)).unwrap_err().to_string().contains("must not run"));

@@ -23,7 +23,6 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway/src/witness/serve.rs", "signal(2), to ignore some"),
     ("gateway/src/witness/wire.rs", "descriptors that arrive with a message"),
     ("tests/src/bin/probe.rs", "tries the system calls that an agent must not succeed with"),
-    ("tests/tests/kernel.rs", "shares sockets between the tasks of a test"),
     ("gateway-common/src/lib.rs", "marks the shared structs as plain data for aya"),
     ("gateway/src/admin/sys.rs", "a peer's groups, pidfd_open, setxattr"),
     ("gateway/src/cli/time.rs", "localtime_r"),

@@ -173,9 +173,10 @@ impl Kernel {
     pub(super) fn reconfigure(&mut self, config: KernelConfig) -> Result<(), WitnessError> {
         let moved = config.attach != self.config.attach
             || config.bpf_dir != self.config.bpf_dir
-            || config.cgroup_mount != self.config.cgroup_mount;
+            || config.cgroup_mount != self.config.cgroup_mount
+            || (config.port, config.dns_port) != (self.config.port, self.config.dns_port);
         if moved {
-            return Err(io_error("reload", "attach point and bpf_dir change only with a restart"));
+            return Err(io_error("reload", "attach, bpf_dir, port and dns_port change only with a restart"));
         }
         self.config = config;
         self.apply_settings()

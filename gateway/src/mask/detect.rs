@@ -151,24 +151,45 @@ fn is_separator(byte: u8) -> bool {
     byte == b' ' || byte == b'-'
 }
 
+/// What a run of digits and separators consists of.
+static IN_RUN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8, b'0'..=b'9' | b' ' | b'-');
+        byte += 1;
+    }
+    table
+};
+
 /// Whether a run of digits with single separators holds a card number, wherever it begins and ends: what stands next to it
 /// in raw bytes may be framing.
 fn may_contain_card(bytes: &[u8]) -> bool {
-    let in_run = |at: usize| bytes[at].is_ascii_digit() || is_separator(bytes[at]);
-    // Of 13 bytes in a row one is at a multiple of 12 and has its right neighbour among them; one of any two neighbours is
-    // a digit. So every twelfth pair is enough to meet every run.
+    const STRIDE: usize = MIN_CARD_DIGITS - 1;
+    let in_run = |at: usize| bytes.get(at).is_some_and(|byte| IN_RUN[usize::from(*byte)]);
     let mut at = 0;
     while at + 1 < bytes.len() {
-        if !(in_run(at) && in_run(at + 1) && (bytes[at].is_ascii_digit() || bytes[at + 1].is_ascii_digit())) {
-            at += MIN_CARD_DIGITS - 1;
+        // A run has at least 13 bytes. One of them is at a multiple of 12 and has its right neighbour and six more to one
+        // side among them; one of any two neighbours is a digit. So this is true somewhere in every run.
+        let candidate = in_run(at)
+            && in_run(at + 1)
+            && (in_run(at + 3) && in_run(at + 6) || at >= 6 && in_run(at - 3) && in_run(at - 6));
+        if !candidate {
+            at += STRIDE;
             continue;
         }
-        let run = run_around(bytes, if bytes[at].is_ascii_digit() { at } else { at + 1 });
-        if run.len() >= MIN_CARD_DIGITS && card_within(&bytes[run.clone()]) {
+        let digit = if bytes[at].is_ascii_digit() { at } else { at + 1 };
+        if !bytes[digit].is_ascii_digit() {
+            at += STRIDE;
+            continue;
+        }
+        let run = run_around(bytes, digit);
+        let digits = bytes[run.clone()].iter().filter(|byte| byte.is_ascii_digit()).count();
+        if digits >= MIN_CARD_DIGITS && card_within(&bytes[run.clone()]) {
             return true;
         }
-        // Every run is met at its first multiple of 12, so go on from there, behind this run.
-        at = (run.end / (MIN_CARD_DIGITS - 1)).max(at / (MIN_CARD_DIGITS - 1) + 1) * (MIN_CARD_DIGITS - 1);
+        // What begins behind this run has a multiple of 12 behind it too.
+        at = (at + STRIDE).max(run.end.next_multiple_of(STRIDE));
     }
     false
 }

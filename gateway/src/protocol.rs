@@ -3,8 +3,12 @@
 pub mod postgres;
 pub mod tls_passthrough;
 
+use std::io;
+use std::sync::Arc;
+
 use tokio::net::TcpStream;
 
+use crate::ca::{Authority, CaError};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::policy::Operation;
@@ -12,20 +16,42 @@ use crate::session::Session;
 use crate::target::{Protocol, Target};
 use crate::tls::TlsError;
 
+/// Below the state directory: the gateway's authority, whose certificate agents are told to trust.
+const AUTHORITY: &str = "ca";
+
 /// What the protocols share between sessions.
-#[derive(Debug, Default)]
-pub struct State {}
+pub struct State {
+    /// Signs for the targets' names where a client asks for TLS.
+    authority: Arc<Authority>,
+    postgres: postgres::State,
+}
+
+/// The protocols cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("the gateway's CA: {0}")]
+    Authority(#[from] CaError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("the SQL parser's threads cannot be started: {0}")]
+    Analyser(#[from] io::Error),
+}
 
 impl State {
-    pub fn new(_config: &Config) -> Result<Self, TlsError> {
-        Ok(Self::default())
+    pub fn new(config: &Config) -> Result<Self, StateError> {
+        let authority = Arc::new(Authority::open(&config.gateway.state_dir.join(AUTHORITY))?);
+        Ok(Self { authority, postgres: postgres::State::new(config)? })
+    }
+
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 }
 
 /// Serves a session to its end; the outcome is for its closing record.
 pub async fn serve(stream: TcpStream, session: &Session) -> String {
     match session.target.protocol {
-        Protocol::Postgres => "not served".to_owned(),
+        Protocol::Postgres => postgres::serve(stream, session).await,
         Protocol::TlsPassthrough => tls_passthrough::serve(stream, session).await,
     }
 }
@@ -39,14 +65,17 @@ pub fn explain(target: &Target, database: Option<String>, text: &str) -> Result<
 }
 
 /// What came back for an operation, as recorded, in lines for people. Whoever shows them escapes them.
-pub fn render_reply(_protocol: Protocol, content: &[u8]) -> Vec<String> {
-    vec![format!("{} bytes", content.len())]
+pub fn render_reply(protocol: Protocol, content: &[u8]) -> Vec<String> {
+    match protocol {
+        Protocol::Postgres => postgres::render_reply(content),
+        Protocol::TlsPassthrough => vec![format!("{} bytes", content.len())],
+    }
 }
 
 /// Tells a refused client why, in its protocol's words.
-pub async fn refuse(stream: TcpStream, target: &Target, _engine: &Engine, _message: &str) {
+pub async fn refuse(stream: TcpStream, target: &Target, engine: &Engine, message: &str) {
     match target.protocol {
-        Protocol::Postgres => {}
+        Protocol::Postgres => postgres::refuse(stream, target, engine, message).await,
         Protocol::TlsPassthrough => tls_passthrough::refuse(stream).await,
     }
 }

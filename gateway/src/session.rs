@@ -17,7 +17,7 @@ use crate::identity::Principal;
 use crate::ids::{OperationId, SessionId};
 use crate::mask::Masker;
 use crate::origin::{Evidence, Origin};
-use crate::policy::{Gate, HoldRequirement, Operation, Subject};
+use crate::policy::{Action, Gate, HoldRequirement, Kind, Operation, Subject};
 use crate::record::RecordError;
 use crate::record::event::{self, Event};
 use crate::target::{Target, Upstream};
@@ -252,6 +252,18 @@ impl Session {
             _ => verdict.clone(),
         };
         Judgement { operation, verdict, gate, epoch }
+    }
+
+    /// Judges the opening of the session itself, now that the protocol knows what it is for.
+    pub fn judge_connect(&self, text: String, database: Option<String>) -> Judgement {
+        let (config, epoch) = self.engine.policy();
+        let subject =
+            Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
+        let gate = config.policy.judge_connect(subject, database.as_deref());
+        let connect =
+            Action { kind: Kind::Connect, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None };
+        let operation = Arc::new(Operation { text, database, actions: vec![connect], refusal: None });
+        Judgement { operation, gate, epoch }
     }
 
     /// Whether a kept judgement is still the policy's.

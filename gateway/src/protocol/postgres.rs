@@ -1,7 +1,44 @@
-//! PostgreSQL: what a statement does ([`operation`]) and which columns of a target are tagged ([`catalog`]).
+//! PostgreSQL: the gateway is the server to the client and the client to the server, and sees every message in between.
+//!
+//! `startup` receives a client, `upstream` logs in to the target with the held credential, and `relay` serves the session:
+//! it has each statement understood ([`operation`], under the [`catalog`] that `shared` keeps), judged and decided, forwards
+//! what is permitted, and hands what comes back to `reply`, which masks it. [`wire`] is the protocol's bytes, `statement` the
+//! names of a session, `cancel` the keys that cancel it, `replay` a recorded reply for people.
 
+mod cancel;
 pub mod catalog;
 pub mod operation;
+mod relay;
+mod replay;
+mod reply;
+mod shared;
+mod startup;
+mod statement;
+mod stream;
+mod upstream;
+pub mod wire;
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+pub use self::replay::render as render_reply;
+pub use self::shared::State;
+
+use self::relay::{Ends, Relay};
+use self::shared::Way;
+use self::startup::{Request, StartupError, Wish};
+use self::stream::Stream;
+use self::upstream::UpstreamError;
+use self::wire::{Report, Severity};
+use crate::ca::Authority;
+use crate::engine::Engine;
+use crate::session::{Decision, Denial, Exact, HeldEvent, ReplySummary, Session, SessionError};
+use crate::target::{Host, Target};
+use crate::tls::{self, TlsError};
+use crate::witness::WitnessError;
 
 /// What a text would do, without the target's catalog: for `weir explain`. Blocks.
 pub fn explain(database: Option<String>, text: &str) -> crate::policy::Operation {
@@ -11,5 +48,182 @@ pub fn explain(database: Option<String>, text: &str) -> crate::policy::Operation
         database,
         actions: parsed.actions(),
         refusal: parsed.refusal().map(str::to_owned),
+    }
+}
+
+/// Why a session did not get to its first statement.
+#[derive(Debug, thiserror::Error)]
+enum NotServed {
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    #[error("the target {0:?} has no login: give it one in the configuration")]
+    NoLogin(String),
+    #[error("database {0:?} is not one of this target's; it has {1}")]
+    Database(String, String),
+    #[error("{}", .0.sentence())]
+    Denied(Denial),
+    #[error("the credential of this target cannot be read: {0}")]
+    Credential(#[from] WitnessError),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Keys(#[from] cancel::Full),
+}
+
+impl NotServed {
+    fn report(&self) -> Report {
+        let code = match self {
+            Self::Upstream(error) => return error.report(),
+            Self::Denied(_) | Self::Database(..) => "42501",
+            _ => "08004",
+        };
+        let report = Report::new(Severity::Fatal, code, self.to_string());
+        if let Self::Denied(denial) = self { report.with_hint(denial.hint()) } else { report }
+    }
+}
+
+/// Serves one connection to its end; the outcome is for the session's closing record.
+pub async fn serve(stream: TcpStream, session: &Session) -> String {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "small messages may be late");
+    }
+    let opened = match client_tls(session.engine(), &session.target) {
+        Ok(tls) => startup::accept(stream, &tls).await.map_err(NotServed::from),
+        Err(error) => Err(error.into()),
+    };
+    match opened {
+        Ok((mut client, Request::Session(wish))) => match open(&mut client, &wish, session).await {
+            Ok(opened) => opened.serve(client, session).await,
+            Err(error) => {
+                startup::farewell(client, &error.report()).await;
+                error.to_string()
+            }
+        },
+        Ok((_, Request::Cancel { process, key })) => cancel(session, process, &key).await,
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Tells a client that gets no session why, as its own error line.
+pub async fn refuse(stream: TcpStream, target: &Target, engine: &Engine, message: &str) {
+    match client_tls(engine, target) {
+        Ok(tls) => startup::refuse(stream, &tls, message).await,
+        Err(error) => tracing::warn!(%error, "a refused client is not told why"),
+    }
+}
+
+/// The gateway as a TLS server, with a certificate for the target's name.
+fn client_tls(engine: &Engine, target: &Target) -> Result<Arc<ServerConfig>, TlsError> {
+    let authority: &Arc<Authority> = engine.protocols().authority();
+    let mut config = Arc::unwrap_or_clone(tls::server_config(authority, &fallback_name(target))?);
+    config.alpn_protocols = vec![startup::ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What a certificate is for where the client names nothing: the target's first name, or its address.
+fn fallback_name(target: &Target) -> String {
+    let name = target.address.iter().find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None });
+    let address = || target.address.iter().find_map(|it| if let Host::Network(ip, _) = it.host { Some(ip) } else { None });
+    name.or_else(|| address().map(|ip| ip.to_string())).unwrap_or_else(|| target.name.clone())
+}
+
+async fn cancel(session: &Session, process: u32, key: &[u8]) -> String {
+    let keys = &session.engine().protocols().postgres.keys;
+    match keys.cancel(&session.origin, process, key).await {
+        Ok(true) => "a cancel request, done".to_owned(),
+        Ok(false) => "a cancel request without a session of this agent, ignored".to_owned(),
+        Err(error) => format!("a cancel request, not done: {error}"),
+    }
+}
+
+/// A session at the target that waits for its client.
+struct Opened {
+    way: Way,
+    upstream: upstream::Upstream,
+    handle: cancel::Handle,
+    user: String,
+    /// What the client is told before anything else.
+    greeting: Vec<u8>,
+}
+
+/// From what the client asks for to a session at the target.
+async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Opened, NotServed> {
+    let target = &session.target;
+    let Some(login) = &target.login else { return Err(NotServed::NoLogin(target.name.clone())) };
+    let database = database(target, wish)?;
+    connect_allowed(client, session, &database, wish).await?;
+    let password = session.engine().witness().credential(&login.password).await?;
+    let endpoint = Way::endpoint(session)?;
+    let way = Way { endpoint, user: login.user.clone(), password, database };
+    let mut upstream = upstream::connect(&way.endpoint, &way.login(&wish.settings)).await?;
+    let theirs = (upstream.process, std::mem::take(&mut upstream.key));
+    let key = crate::engine::random_u32().to_be_bytes();
+    let handle =
+        session.engine().protocols().postgres.keys.issue(&session.origin, way.endpoint.clone(), theirs, key)?;
+    let mut greeting = Vec::new();
+    if let Some(unknown) = &wish.unsupported {
+        let unknown: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        wire::negotiate_protocol_version(&mut greeting, &unknown);
+    }
+    let user = wish.user.clone();
+    Ok(Opened { way, upstream, handle, user, greeting })
+}
+
+/// The database that the session is for: the one that the client names, if the target has it.
+fn database(target: &Target, wish: &Wish) -> Result<String, NotServed> {
+    let database = match (&wish.database, &target.databases[..]) {
+        (Some(name), _) => name.clone(),
+        (None, [only]) => only.clone(),
+        // As the server does.
+        (None, _) => wish.user.clone(),
+    };
+    if !target.databases.is_empty() && !target.databases.contains(&database) {
+        return Err(NotServed::Database(database, target.databases.join(", ")));
+    }
+    Ok(database)
+}
+
+/// Has the session itself decided: its first operation.
+async fn connect_allowed(client: &mut Stream, session: &Session, database: &str, wish: &Wish) -> Result<(), NotServed> {
+    let text = format!("connect to database {database:?} as {:?}", wish.user);
+    let judgement = session.judge_connect(text, Some(database.to_owned()));
+    let exact = Exact { bytes: &[database.as_bytes()], parameters: None };
+    let permit = match session.decide(&judgement, (), exact).await? {
+        Decision::Permit(permit) => permit,
+        Decision::Denial(denial) => return Err(NotServed::Denied(denial)),
+        Decision::Hold(mut held) => loop {
+            let mut notice = Vec::new();
+            Report::new(Severity::Notice, "00000", held.notice()).write(&mut notice);
+            client.write_all(&notice).await.map_err(StartupError::Gone)?;
+            match held.next(session).await {
+                HeldEvent::StillWaiting(again) => held = again,
+                HeldEvent::Permit(permit) => break permit,
+                HeldEvent::Denial(denial) => return Err(NotServed::Denied(denial)),
+            }
+        },
+    };
+    let ((), forwarded) = permit.forward();
+    let outcome = "opened".to_owned();
+    Ok(session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?)
+}
+
+impl Opened {
+    async fn serve(self, client: Stream, session: &Session) -> String {
+        let Self { way, upstream, handle, user, mut greeting } = self;
+        relay::greet(&mut greeting, &upstream.parameters, &user, handle.process, &handle.key);
+        let ends = Ends {
+            client,
+            target: upstream.stream,
+            target_inbox: upstream.inbox,
+            greeting,
+            waiting: Arc::clone(&handle.waiting),
+        };
+        let end = Relay::new(session, &session.engine().protocols().postgres, &way, ends).run().await;
+        drop(handle);
+        end.to_string()
     }
 }

@@ -1,0 +1,169 @@
+//! Cancelling what runs: PostgreSQL's clients do it over a connection of its own, by a key that they got at start-up.
+//!
+//! The gateway hands out keys of its own, and knows for each whose session it is. Only the agent that opened a session can
+//! cancel in it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::upstream::{self, Endpoint, UpstreamError};
+use crate::origin::Origin;
+
+/// Sessions that have a key; more than the gateway serves.
+const MAX_KEYS: usize = 20_000;
+/// Protocol 3.0 has keys of this size.
+const KEY: usize = 4;
+
+/// The keys of all live sessions.
+#[derive(Default)]
+pub(super) struct Keys {
+    next: std::sync::atomic::AtomicU32,
+    live: Mutex<HashMap<u32, Arc<Entry>>>,
+}
+
+/// What a cancel request for one session does.
+struct Entry {
+    key: [u8; KEY],
+    cgroup_id: u64,
+    uid: u32,
+    endpoint: Endpoint,
+    process: u32,
+    target_key: Vec<u8>,
+    waiting: Arc<Waiting>,
+}
+
+/// How a session that waits for people, and has nothing running at the target, hears that it is cancelled.
+#[derive(Default)]
+pub(super) struct Waiting {
+    holds: AtomicBool,
+    cancelled: Notify,
+}
+
+/// A session's key; its end takes it back.
+pub(super) struct Handle {
+    keys: Arc<Keys>,
+    pub(super) process: u32,
+    pub(super) key: [u8; KEY],
+    pub(super) waiting: Arc<Waiting>,
+}
+
+impl Waiting {
+    /// Waits for a cancel request. What came before the wait does not count.
+    pub(super) async fn cancelled(&self) {
+        let woken = self.cancelled.notified();
+        self.holds.store(true, Ordering::Release);
+        let _resting = Resting(&self.holds);
+        woken.await;
+    }
+}
+
+struct Resting<'a>(&'a AtomicBool);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// All keys are taken.
+#[derive(Debug, thiserror::Error)]
+#[error("too many sessions are open")]
+pub(super) struct Full;
+
+impl Keys {
+    /// Gives a session its key: before the client hears of it.
+    pub(super) fn issue(
+        self: &Arc<Self>,
+        origin: &Origin,
+        endpoint: Endpoint,
+        (process, target_key): (u32, Vec<u8>),
+        key: [u8; KEY],
+    ) -> Result<Handle, Full> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.len() >= MAX_KEYS {
+            return Err(Full);
+        }
+        // Process numbers are positive 32-bit numbers to clients. With fewer keys than numbers one is free.
+        let ours = loop {
+            let candidate = (self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff).max(1);
+            if !live.contains_key(&candidate) {
+                break candidate;
+            }
+        };
+        let waiting = Arc::new(Waiting::default());
+        let (cgroup_id, uid) = (origin.cgroup_id, origin.uid);
+        let entry = Entry { key, cgroup_id, uid, endpoint, process, target_key, waiting: Arc::clone(&waiting) };
+        live.insert(ours, Arc::new(entry));
+        drop(live);
+        Ok(Handle { keys: Arc::clone(self), process: ours, key, waiting })
+    }
+
+    fn find(&self, origin: &Origin, process: u32, key: &[u8]) -> Option<Arc<Entry>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = live.get(&process)?;
+        let same = equal_in_constant_time(&entry.key, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid;
+        same.then(|| Arc::clone(entry))
+    }
+
+    /// Does what a cancel request asks for; false if it is nobody's, or another agent's.
+    pub(super) async fn cancel(&self, origin: &Origin, process: u32, key: &[u8]) -> Result<bool, UpstreamError> {
+        let Some(entry) = self.find(origin, process, key) else { return Ok(false) };
+        if entry.waiting.holds.load(Ordering::Acquire) {
+            entry.waiting.cancelled.notify_waiters();
+        } else {
+            upstream::cancel(&entry.endpoint, entry.process, &entry.target_key).await?;
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.keys.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.process);
+    }
+}
+
+/// Equal, in a time that does not tell where they differ.
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(cgroup_id: u64, uid: u32) -> Origin {
+        let address = "127.0.0.1:1".parse().unwrap();
+        Origin {
+            pid: 1,
+            uid,
+            gid: uid,
+            cgroup_id,
+            socket_cgroup_id: cgroup_id,
+            netns_cookie: 1,
+            connected_at: 1,
+            destination: address,
+            source: address,
+        }
+    }
+
+    #[test]
+    fn only_the_agent_with_the_key_finds_the_session() {
+        let keys = Arc::new(Keys::default());
+        let endpoint = Endpoint { address: "127.0.0.1:1".parse().unwrap(), tls: None };
+        let issue = |key| keys.issue(&origin(7, 1000), endpoint.clone(), (42, vec![1]), key).unwrap();
+        let (first, second) = (issue([1; 4]), issue([2; 4]));
+        assert_ne!(first.process, second.process);
+        assert!(keys.find(&origin(7, 1000), first.process, &[1; 4]).is_some());
+        assert!(keys.find(&origin(8, 1000), first.process, &[1; 4]).is_none());
+        assert!(keys.find(&origin(7, 1001), first.process, &[1; 4]).is_none());
+        assert!(keys.find(&origin(7, 1000), first.process, &[2; 4]).is_none());
+        assert!(keys.find(&origin(7, 1000), first.process, &[1; 3]).is_none());
+        let gone = first.process;
+        drop(first);
+        assert!(keys.find(&origin(7, 1000), gone, &[1; 4]).is_none());
+    }
+}

@@ -1,0 +1,955 @@
+//! What comes back from the target, and what of it the client may see.
+//!
+//! [`Replies`] keeps a queue of what the target still owes, one entry for each message that was forwarded. Every message
+//! from the target must fit the head of that queue; one that does not is the target's fault and ends the session. Rows are
+//! masked by the description that came before them, error texts of statements that touch tagged tables are withheld, and
+//! what is left is passed on in runs, without a copy of its own. Bytes in, bytes out: no socket, no clock.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::catalog::TaggedSet;
+use super::statement::{Names, Portal, Prepared};
+use super::wire::{self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState};
+use crate::mask::{CellFormat, CellType, Hits, Masked, MaskedBuffer, Masker, NeedsMasking, RowPlan};
+use crate::session::{Forwarded, ReplySummary};
+
+/// While the client has this much to take, nothing more is made of the target's messages.
+pub(super) const HIGH_WATER: usize = 64 << 10;
+/// Instead of an error text that could show values.
+const WITHHELD: &str = "the statement failed; the target's message is withheld, because the statement touches masked columns";
+/// Instead of the codes of data and syntax errors, which tell values apart too (`1/0` where a condition holds).
+const COLLAPSED: &str = "22000";
+
+/// The target did what the protocol, or its own word, does not allow.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the target does not speak PostgreSQL's protocol: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("the target sent a message of type {0:?} where none can be")]
+    Unexpected(char),
+    #[error("the target sent a row that does not have the columns that it described")]
+    Row,
+    #[error("the columns of a result are not those that were checked before its statement ran")]
+    Disagreement,
+    #[error("the target set {0} to another value, under which statements mean something else")]
+    Setting(&'static str),
+    #[error("the client sent more messages while the target waited for its data")]
+    CopyOrder,
+}
+
+/// What the target owes for one message.
+enum Expected {
+    Query(Box<Running>),
+    FunctionCall(Box<Running>),
+    Parse { name: Vec<u8>, previous: Option<Prepared> },
+    Bind { name: Vec<u8>, id: u64, previous: Option<Portal> },
+    DescribeStatement { name: Vec<u8>, id: u64 },
+    /// `hidden`: the gateway asked.
+    DescribePortal { name: Vec<u8>, id: u64, hidden: bool },
+    Execute(Box<Running>),
+    /// Of an empty statement.
+    ExecuteNothing,
+    Close,
+    Sync { batch: u64 },
+    /// The client's end of COPY data stands here; nothing is owed for it.
+    CopyEnd,
+}
+
+/// A statement that runs.
+pub(super) struct Running {
+    pub(super) forwarded: Forwarded,
+    pub(super) set: Arc<TaggedSet>,
+    /// It touches a tagged table: its texts are withheld.
+    pub(super) tagged: bool,
+    /// It may end a transaction, and with that bring up errors of statements before it.
+    pub(super) ends_transaction: bool,
+    /// Of each statement of a simple query: the columns that were checked, if they had to be.
+    pub(super) checked: Vec<Option<Option<Arc<[Column]>>>>,
+    /// Of an Execute: its portal.
+    pub(super) portal: Option<(Vec<u8>, u64)>,
+    statement: usize,
+    plan: Option<Arc<Plan>>,
+    hits: Hits,
+    summary: ReplySummary,
+}
+
+/// How rows of one description are treated.
+struct Plan {
+    rows: RowPlan,
+    columns: usize,
+    /// Whether any column has a mask of its own.
+    tagged: bool,
+}
+
+/// What the gateway asks the target for itself, while nothing else is owed.
+#[derive(Default)]
+pub(super) struct Own {
+    until: Until,
+    pub(super) done: bool,
+    pub(super) error: Option<Vec<u8>>,
+    /// The description that came; None inside: there is no result.
+    pub(super) columns: Option<Option<Arc<[Column]>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Until {
+    #[default]
+    Ready,
+    Error,
+}
+
+impl Running {
+    pub(super) fn new(forwarded: Forwarded, set: Arc<TaggedSet>) -> Box<Self> {
+        Box::new(Self {
+            forwarded,
+            set,
+            tagged: false,
+            ends_transaction: false,
+            checked: Vec::new(),
+            portal: None,
+            statement: 0,
+            plan: None,
+            hits: Hits::default(),
+            summary: ReplySummary::default(),
+        })
+    }
+}
+
+/// The target's side of the conversation.
+pub(super) struct Replies<'s> {
+    masker: &'s Masker,
+    pub(super) names: Names,
+    expected: VecDeque<Expected>,
+    own: Option<Own>,
+    pub(super) state: TransactionState,
+    /// A message of the client's batch failed at the target, which now ignores all up to the Sync.
+    pub(super) skipping: bool,
+    /// The target takes COPY data.
+    pub(super) copying_in: bool,
+    /// Some statement of this transaction touches a tagged table.
+    transaction_tagged: bool,
+    /// Operations whose replies are complete.
+    pub(super) finished: Vec<(Forwarded, ReplySummary)>,
+    /// The last row description and the plan it led to.
+    known: Option<(Vec<u8>, Arc<TaggedSet>, Arc<Plan>)>,
+    /// Bytes of each reply that are kept for the record.
+    content_limit: usize,
+    /// No mask applies to this target: what is too large to be held passes in parts.
+    unmasked: bool,
+}
+
+impl<'s> Replies<'s> {
+    pub(super) fn new(masker: &'s Masker, content_limit: usize) -> Self {
+        Self {
+            masker,
+            names: Names::default(),
+            expected: VecDeque::new(),
+            own: None,
+            state: TransactionState::Idle,
+            skipping: false,
+            copying_in: false,
+            transaction_tagged: false,
+            finished: Vec::new(),
+            known: None,
+            content_limit,
+            unmasked: masker.rules().is_empty(),
+        }
+    }
+
+    /// Whether the target owes nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.expected.is_empty() && self.own.is_none()
+    }
+
+    /// Messages that the target has not answered yet.
+    pub(super) fn owed(&self) -> usize {
+        self.expected.len()
+    }
+
+    pub(super) fn query(&mut self, running: Box<Running>) {
+        self.transaction_tagged |= running.tagged;
+        self.expected.push_back(Expected::Query(running));
+    }
+
+    pub(super) fn function_call(&mut self, running: Box<Running>) {
+        self.expected.push_back(Expected::FunctionCall(running));
+    }
+
+    pub(super) fn parse(&mut self, name: Vec<u8>, previous: Option<Prepared>) {
+        self.expected.push_back(Expected::Parse { name, previous });
+    }
+
+    pub(super) fn bind(&mut self, name: Vec<u8>, id: u64, previous: Option<Portal>) {
+        self.expected.push_back(Expected::Bind { name, id, previous });
+    }
+
+    pub(super) fn describe_statement(&mut self, name: Vec<u8>, id: u64) {
+        self.expected.push_back(Expected::DescribeStatement { name, id });
+    }
+
+    pub(super) fn describe_portal(&mut self, name: Vec<u8>, id: u64, hidden: bool) {
+        self.expected.push_back(Expected::DescribePortal { name, id, hidden });
+    }
+
+    pub(super) fn execute(&mut self, running: Box<Running>) {
+        self.transaction_tagged |= running.tagged;
+        self.expected.push_back(Expected::Execute(running));
+    }
+
+    pub(super) fn execute_nothing(&mut self) {
+        self.expected.push_back(Expected::ExecuteNothing);
+    }
+
+    pub(super) fn close(&mut self) {
+        self.expected.push_back(Expected::Close);
+    }
+
+    pub(super) fn sync(&mut self, batch: u64) {
+        self.skipping = false;
+        // While the target takes COPY data it ignores Sync.
+        if !self.copying_in {
+            self.expected.push_back(Expected::Sync { batch });
+        }
+    }
+
+    pub(super) fn copy_ended(&mut self) {
+        self.copying_in = false;
+        self.expected.push_back(Expected::CopyEnd);
+    }
+
+    /// What comes next is the answer to the gateway's own messages.
+    pub(super) fn ask(&mut self, until: Until) {
+        self.own = Some(Own { until, ..Own::default() });
+    }
+
+    /// The answer to the gateway's own messages, once it is there.
+    pub(super) fn answered(&mut self) -> Option<Own> {
+        self.own.take_if(|own| own.done)
+    }
+
+    /// Ends what is still running, for the record.
+    pub(super) fn abandon(&mut self, outcome: &str) {
+        for expected in std::mem::take(&mut self.expected) {
+            if let Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running) = expected {
+                self.finish(running, Some(outcome));
+            }
+        }
+    }
+
+    /// Makes of the target's messages what the client may see, until there are no more or the client has enough to take.
+    pub(super) fn receive(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let mut run = Run::default();
+        let result = self.receive_run(inbox, out, &mut run);
+        if result.is_ok() {
+            self.flush(&mut run, inbox, out)?;
+        }
+        result
+    }
+
+    fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
+        let unmasked = self.unmasked;
+        let handling =
+            move |tag, _| if unmasked && matches!(tag, b'D' | b'd') { Handling::Stream } else { Handling::Whole };
+        while out.len() + run.range.len() < HIGH_WATER {
+            match inbox.next(handling)? {
+                Piece::Incomplete => break,
+                Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
+                Piece::Part(tag, range) => {
+                    self.flush(run, inbox, out)?;
+                    self.part(tag, inbox.bytes(range), out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        tag: u8,
+        range: Range<usize>,
+        inbox: &Inbox,
+        out: &mut MaskedBuffer,
+        run: &mut Run,
+    ) -> Result<(), Fault> {
+        match tag {
+            // Rows of a plan that need no look at each are the bulk of all traffic.
+            b'D' if self.own.is_none() => match self.row()? {
+                Row::Passes => run.add(range, true),
+                Row::ByCell(plan) => {
+                    self.flush(run, inbox, out)?;
+                    self.mask_row(&plan, inbox.bytes(range), out)?;
+                }
+            },
+            b'N' | b'S' | b'A' => {
+                self.flush(run, inbox, out)?;
+                self.aside(tag, inbox.bytes(range), out)?;
+            }
+            _ if self.own.is_some() => self.own_message(tag, inbox.bytes(range))?,
+            b'E' => {
+                self.flush(run, inbox, out)?;
+                self.error(inbox.bytes(range), out)?;
+            }
+            b'T' | b'n' | b't' => {
+                self.flush(run, inbox, out)?;
+                if self.description(tag, inbox.bytes(range.clone()))? == Shown::ToClient {
+                    run.add(range, false);
+                }
+            }
+            b'd' => {
+                self.flush(run, inbox, out)?;
+                self.copy_data(inbox.bytes(range), out)?;
+            }
+            b'V' => {
+                self.flush(run, inbox, out)?;
+                self.function_result(inbox.bytes(range), out)?;
+            }
+            b'C' | b's' | b'I' | b'Z' | b'1' | b'2' | b'3' | b'G' | b'H' | b'c' => {
+                run.add(range.clone(), false);
+                self.progress(tag, range, inbox, out, run)?;
+            }
+            other => return Err(Fault::Unexpected(char::from(other))),
+        }
+        Ok(())
+    }
+
+    /// Messages that carry no data and move the conversation on. They are in the run already.
+    fn progress(
+        &mut self,
+        tag: u8,
+        range: Range<usize>,
+        inbox: &Inbox,
+        out: &mut MaskedBuffer,
+        run: &mut Run,
+    ) -> Result<(), Fault> {
+        self.skip_copy_end();
+        let unexpected = Err(Fault::Unexpected(char::from(tag)));
+        let message = inbox.bytes(range);
+        match (tag, self.expected.front_mut()) {
+            (b'C', Some(Expected::Query(running))) => {
+                running.completed(message)?;
+                running.statement += 1;
+                self.copying_in = false;
+            }
+            (b'I', Some(Expected::Query(running))) => running.statement += 1,
+            (b'C' | b's' | b'I', Some(Expected::Execute(running))) => {
+                if tag == b'C' {
+                    running.completed(message)?;
+                }
+                self.copying_in = false;
+                self.flush(run, inbox, out)?;
+                if let Some(Expected::Execute(running)) = self.expected.pop_front() {
+                    self.finish(running, (tag == b's').then_some("suspended"));
+                }
+            }
+            (b'Z', Some(Expected::Query(_) | Expected::FunctionCall(_) | Expected::Sync { .. })) => {
+                self.flush(run, inbox, out)?;
+                self.ready(message)?;
+            }
+            (b'1', Some(Expected::Parse { .. }))
+            | (b'3', Some(Expected::Close))
+            | (b'I', Some(Expected::ExecuteNothing)) => {
+                self.expected.pop_front();
+            }
+            (b'2', Some(Expected::Bind { .. })) => {
+                if let Some(Expected::Bind { name, id, .. }) = self.expected.pop_front()
+                    && let Some(portal) = self.names.portal_mut(&name, id)
+                {
+                    portal.confirmed = true;
+                }
+            }
+            (b'G', Some(Expected::Query(_) | Expected::Execute(_))) => self.copy_in_begins()?,
+            (b'H' | b'c', Some(Expected::Query(_) | Expected::Execute(_))) => {}
+            _ => return unexpected,
+        }
+        Ok(())
+    }
+
+    fn skip_copy_end(&mut self) {
+        while matches!(self.expected.front(), Some(Expected::CopyEnd)) {
+            self.expected.pop_front();
+        }
+    }
+
+    /// From here to the end of the client's data the target ignores Sync: those that were sent ahead are not answered.
+    fn copy_in_begins(&mut self) -> Result<(), Fault> {
+        self.copying_in = true;
+        while self.expected.len() > 1 {
+            match self.expected.remove(1) {
+                Some(Expected::Sync { .. }) => {}
+                Some(Expected::CopyEnd) => {
+                    self.copying_in = false;
+                    break;
+                }
+                _ => return Err(Fault::CopyOrder),
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, message: &[u8]) -> Result<(), Fault> {
+        self.state = transaction_state(message)?;
+        let batch = match self.expected.pop_front() {
+            Some(Expected::Query(running) | Expected::FunctionCall(running)) => {
+                self.finish(running, None);
+                None
+            }
+            Some(Expected::Sync { batch }) => Some(batch),
+            _ => None,
+        };
+        self.transaction_may_have_ended(batch);
+        Ok(())
+    }
+
+    fn transaction_may_have_ended(&mut self, batch: Option<u64>) {
+        if self.state == TransactionState::Idle {
+            self.transaction_tagged = false;
+            // A simple query is answered before anything of a later batch is bound.
+            self.names.transaction_ended(batch.unwrap_or(u64::MAX));
+        }
+    }
+
+    fn finish(&mut self, running: Box<Running>, outcome: Option<&str>) {
+        let Running { forwarded, mut summary, hits, .. } = *running;
+        if summary.outcome.is_empty() {
+            outcome.unwrap_or("completed").clone_into(&mut summary.outcome);
+        }
+        if !hits.is_empty() {
+            summary.masks = self.masker.names(hits).map(str::to_owned).collect();
+        }
+        self.finished.push((forwarded, summary));
+    }
+
+    /// RowDescription, NoData, ParameterDescription.
+    fn description(&mut self, tag: u8, message: &[u8]) -> Result<Shown, Fault> {
+        self.skip_copy_end();
+        match (tag, self.expected.front_mut()) {
+            (b'T', Some(Expected::Query(running))) => {
+                let plan = match &self.known {
+                    Some((bytes, set, plan)) if bytes == message && Arc::ptr_eq(set, &running.set) => Arc::clone(plan),
+                    _ => {
+                        let columns = wire::row_description(message)?;
+                        let plan = Arc::new(plan(self.masker, &running.set, &columns, None));
+                        self.known = Some((message.to_vec(), Arc::clone(&running.set), Arc::clone(&plan)));
+                        plan
+                    }
+                };
+                if running.tagged {
+                    agrees(running.checked.get(running.statement), &wire::row_description(message)?)?;
+                }
+                running.tagged |= plan.tagged;
+                running.plan = Some(plan);
+            }
+            (b't', Some(Expected::DescribeStatement { .. })) => {}
+            (b'T' | b'n', Some(Expected::DescribeStatement { .. })) => {
+                let columns = described(tag, message)?;
+                if let Some(Expected::DescribeStatement { name, id }) = self.expected.pop_front()
+                    && let Some(statement) = self.names.statement_mut(&name, id)
+                {
+                    statement.columns = Some(columns);
+                }
+            }
+            (b'T' | b'n', Some(Expected::DescribePortal { .. })) => {
+                let columns = described(tag, message)?;
+                if let Some(Expected::DescribePortal { name, id, hidden }) = self.expected.pop_front() {
+                    if let Some(portal) = self.names.portal_mut(&name, id) {
+                        portal.columns = Some(columns);
+                    }
+                    return Ok(if hidden { Shown::Hidden } else { Shown::ToClient });
+                }
+            }
+            _ => return Err(Fault::Unexpected(char::from(tag))),
+        }
+        Ok(Shown::ToClient)
+    }
+
+    /// What to do with a row, by the plan of the statement that runs.
+    fn row(&mut self) -> Result<Row, Fault> {
+        self.skip_copy_end();
+        let (masker, names, limit) = (self.masker, &self.names, self.content_limit);
+        let running = match self.expected.front_mut() {
+            Some(Expected::Query(running)) => running,
+            Some(Expected::Execute(running)) => {
+                if running.plan.is_none() {
+                    running.plan_portal(masker, names, limit)?;
+                }
+                running
+            }
+            _ => return Err(Fault::Unexpected('D')),
+        };
+        let plan = running.plan.as_ref().ok_or(Fault::Unexpected('D'))?;
+        running.summary.rows += 1;
+        Ok(if plan.rows.by_cell() { Row::ByCell(Arc::clone(plan)) } else { Row::Passes })
+    }
+
+    /// Passes a run on, or, where a detector may find something in it, looks at each row.
+    fn flush(&mut self, run: &mut Run, inbox: &Inbox, out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let Run { range, rows } = std::mem::take(run);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let bytes = inbox.bytes(range);
+        let plan = self.running().and_then(|running| running.plan.clone());
+        let passed = match &plan {
+            Some(plan) if rows => self.masker.pass_rows(&plan.rows, bytes),
+            None if rows => return Err(Fault::Unexpected('D')),
+            _ => Ok(self.masker.pass_metadata(bytes)),
+        };
+        match (passed, plan) {
+            (Ok(passed), _) => self.send(&passed, out),
+            (Err(_), Some(plan)) => {
+                let mut rest = bytes;
+                while let Some((tag, length)) = wire::header(rest)? {
+                    let (message, behind) = rest.split_at_checked(length).ok_or(Malformed::Body)?;
+                    rest = behind;
+                    if tag == b'D' {
+                        self.mask_row(&plan, message, out)?;
+                    } else {
+                        let passed = self.masker.pass_metadata(message);
+                        self.send(&passed, out);
+                    }
+                }
+            }
+            (Err(_), None) => return Err(Fault::Row),
+        }
+        Ok(())
+    }
+
+    fn mask_row(&mut self, plan: &Plan, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let start = out.len();
+        let mut fields = Fields::of(message);
+        let count = fields.count()?;
+        if count != plan.columns {
+            return Err(Fault::Row);
+        }
+        out.framing([b'D', 0, 0, 0, 0]);
+        out.framing(u16::try_from(count).map_err(|_| Fault::Row)?.to_be_bytes());
+        let (mut hits, mut masked) = (Hits::default(), 0);
+        for index in 0..count {
+            let cell = self.masker.mask_cell(&plan.rows, index, fields.value()?);
+            if !cell.hits.is_empty() {
+                hits.add(cell.hits);
+                masked += 1;
+            }
+            out.framing(match cell.len() {
+                None => (-1i32).to_be_bytes(),
+                Some(length) => u32::try_from(length).map_err(|_| Fault::Row)?.to_be_bytes(),
+            });
+            out.cell(&cell);
+        }
+        fields.end()?;
+        close_message(out, start)?;
+        if let Some(running) = self.running_mut() {
+            running.hits.add(hits);
+            running.summary.cells_masked += masked;
+        }
+        self.account(start, out);
+        Ok(())
+    }
+
+    /// A part of a message too large to be held, on a target without masks.
+    fn part(&mut self, tag: u8, bytes: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        if self.running().is_none() || self.own.is_some() {
+            return Err(Fault::Unexpected(char::from(tag)));
+        }
+        let passed = self.masker.pass_text(false, bytes).map_err(|_| Fault::Row)?;
+        if wire::header(bytes).is_ok_and(|header| header.is_some_and(|(first, _)| first == tag)) && tag == b'D' {
+            self.row()?;
+        }
+        self.send(&passed, out);
+        Ok(())
+    }
+
+    fn copy_data(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let Some(running) = self.running_mut() else { return Err(Fault::Unexpected('d')) };
+        running.summary.rows += 1;
+        let tagged = running.tagged;
+        match self.masker.pass_text(tagged, message) {
+            Ok(passed) => self.send(&passed, out),
+            // A COPY of tagged tables is refused before; should one run all the same, nothing of it is shown.
+            Err(NeedsMasking::Columns) => return Err(Fault::Disagreement),
+            Err(NeedsMasking::Finding) => {
+                let start = out.len();
+                let cell = self.masker.mask_text(&message[HEADER..]);
+                out.framing([b'd', 0, 0, 0, 0]);
+                out.cell(&cell);
+                close_message(out, start)?;
+                self.masked_one(cell.hits);
+                self.account(start, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn function_result(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        if !matches!(self.expected.front(), Some(Expected::FunctionCall(_))) {
+            return Err(Fault::Unexpected('V'));
+        }
+        let mut fields = Fields::of(message);
+        let value = fields.value()?;
+        fields.end()?;
+        let start = out.len();
+        out.framing([b'V', 0, 0, 0, 0]);
+        match value {
+            None => out.framing((-1i32).to_be_bytes()),
+            Some(value) => {
+                let cell = self.masker.mask_text(value);
+                let length = cell.len().unwrap_or(0);
+                out.framing(u32::try_from(length).map_err(|_| Fault::Row)?.to_be_bytes());
+                out.cell(&cell);
+                self.masked_one(cell.hits);
+            }
+        }
+        close_message(out, start)?;
+        self.account(start, out);
+        Ok(())
+    }
+
+    fn masked_one(&mut self, hits: Hits) {
+        if hits.is_empty() {
+            return;
+        }
+        if let Some(running) = self.running_mut() {
+            running.hits.add(hits);
+            running.summary.cells_masked += 1;
+        }
+    }
+
+    /// What a target may send at any time: notices, settings, notifications.
+    fn aside(&mut self, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        if tag == b'S' {
+            check_setting(message)?;
+        }
+        let tagged = tag == b'N' && self.texts_withheld();
+        match self.masker.pass_text(tagged, message) {
+            Ok(passed) => self.send(&passed, out),
+            Err(NeedsMasking::Columns) => {
+                let mut notice = Vec::new();
+                let text = "a notice of the target's is withheld, because the statement touches masked columns";
+                Report::new(Severity::Notice, "00000", text).write(&mut notice);
+                self.send(&Masked::from_gateway(&notice), out);
+            }
+            Err(NeedsMasking::Finding) => {
+                let start = out.len();
+                let hits = mask_strings(self.masker, tag, message, out)?;
+                self.masked_one(hits);
+                self.account(start, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the texts of what runs now could show values of tagged columns.
+    fn texts_withheld(&self) -> bool {
+        match self.expected.front() {
+            Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
+                running.tagged || running.ends_transaction && self.transaction_tagged
+            }
+            // Parse and Describe read no data.
+            Some(Expected::Parse { .. } | Expected::DescribeStatement { .. } | Expected::DescribePortal { .. }) => false,
+            // Bind evaluates constant expressions; Sync may end the transaction.
+            Some(_) => self.transaction_tagged,
+            None => false,
+        }
+    }
+
+    fn error(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        self.skip_copy_end();
+        wire::report_fields(message)?;
+        let code = wire::sqlstate(message).unwrap_or("XX000").to_owned();
+        if let Some(running) = self.running_mut() {
+            running.summary.outcome = format!("ERROR {code}");
+        }
+        match self.masker.pass_text(self.texts_withheld(), message) {
+            Ok(passed) => self.send(&passed, out),
+            Err(NeedsMasking::Columns) => {
+                let mut report = Vec::new();
+                withheld(message, &code)?.write(&mut report);
+                self.send(&Masked::from_gateway(&report), out);
+            }
+            Err(NeedsMasking::Finding) => {
+                let start = out.len();
+                let hits = mask_strings(self.masker, b'E', message, out)?;
+                self.masked_one(hits);
+                self.account(start, out);
+            }
+        }
+        self.copying_in = false;
+        match self.expected.front() {
+            // The target says it is ready next, or ends the connection.
+            None | Some(Expected::Query(_) | Expected::FunctionCall(_) | Expected::Sync { .. }) => {}
+            Some(_) => self.fail_batch(),
+        }
+        Ok(())
+    }
+
+    /// The target ignores the rest of the batch: whatever was forwarded of it is not done, up to the Sync.
+    fn fail_batch(&mut self) {
+        let end = self.expected.iter().position(|expected| matches!(expected, Expected::Sync { .. }));
+        self.skipping = end.is_none();
+        let failed: Vec<Expected> = self.expected.drain(..end.unwrap_or(self.expected.len())).collect();
+        // Names go back to what they stood for, the last change first.
+        for expected in failed.into_iter().rev() {
+            match expected {
+                Expected::Parse { name, previous } => {
+                    // There was room for it before.
+                    let _ = self.names.set_statement(&name, previous);
+                }
+                Expected::Bind { name, previous, .. } => {
+                    let _ = self.names.set_portal(&name, previous);
+                }
+                Expected::Execute(running) => self.finish(running, Some("not run")),
+                _ => {}
+            }
+        }
+    }
+
+    fn own_message(&mut self, tag: u8, message: &[u8]) -> Result<(), Fault> {
+        let Some(own) = &mut self.own else { return Err(Fault::Unexpected(char::from(tag))) };
+        match tag {
+            b'1' | b'3' | b't' => {}
+            b'T' | b'n' => own.columns = Some(described(tag, message)?),
+            b'E' => {
+                wire::report_fields(message)?;
+                own.error = Some(message.to_vec());
+                own.done = own.until == Until::Error;
+            }
+            b'Z' if own.until == Until::Ready => {
+                own.done = true;
+                self.state = transaction_state(message)?;
+                self.transaction_may_have_ended(None);
+            }
+            other => return Err(Fault::Unexpected(char::from(other))),
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Option<&Running> {
+        match self.expected.front() {
+            Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
+                Some(running)
+            }
+            _ => None,
+        }
+    }
+
+    fn running_mut(&mut self) -> Option<&mut Running> {
+        match self.expected.front_mut() {
+            Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
+                Some(running)
+            }
+            _ => None,
+        }
+    }
+
+    fn send<T: AsRef<[u8]>>(&mut self, passed: &Masked<T>, out: &mut MaskedBuffer) {
+        let start = out.len();
+        out.append(passed);
+        self.account(start, out);
+    }
+
+    /// Counts what was just written for the client, and keeps it for the record while there is room.
+    fn account(&mut self, start: usize, out: &MaskedBuffer) {
+        let limit = self.content_limit;
+        let Some(running) = self.running_mut() else { return };
+        let masked = out.as_masked();
+        let written = masked.get().get(start..).unwrap_or_default();
+        running.summary.bytes += written.len() as u64;
+        running.keep(written, limit);
+    }
+}
+
+impl Running {
+    fn keep(&mut self, bytes: &[u8], limit: usize) {
+        let summary = &mut self.summary;
+        let room = limit.saturating_sub(summary.content.len());
+        summary.content.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        summary.content_truncated |= bytes.len() > room;
+    }
+
+    fn completed(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let tag = Fields::of(message).text()?;
+        if !self.summary.outcome.starts_with("ERROR") {
+            tag.clone_into(&mut self.summary.outcome);
+        }
+        Ok(())
+    }
+
+    /// An Execute has no description of its own: it is the portal's, or its statement's in the formats that Bind asked for.
+    fn plan_portal(&mut self, masker: &Masker, names: &Names, limit: usize) -> Result<(), Fault> {
+        let Some((name, id)) = &self.portal else { return Err(Fault::Unexpected('D')) };
+        let portal = names.portal(name).filter(|portal| portal.id == *id).ok_or(Fault::Unexpected('D'))?;
+        let (columns, formats) = match &portal.columns {
+            Some(columns) => (columns.clone(), None),
+            None => {
+                let statement = names.statement(&portal.statement).filter(|it| it.id == portal.statement_id);
+                let columns = statement.and_then(|it| it.columns.clone()).ok_or(Fault::Unexpected('D'))?;
+                (columns, Some(&*portal.result_formats))
+            }
+        };
+        let columns = columns.ok_or(Fault::Unexpected('D'))?;
+        let plan = plan(masker, &self.set, &columns, formats);
+        self.tagged |= plan.tagged;
+        self.plan = Some(Arc::new(plan));
+        if limit > 0 {
+            let mut description = Vec::new();
+            wire::put_row_description(&mut description, &columns, formats);
+            self.keep(&description, limit);
+        }
+        Ok(())
+    }
+}
+
+/// Messages that lie one behind the other and are passed on together.
+#[derive(Default)]
+struct Run {
+    range: Range<usize>,
+    rows: bool,
+}
+
+impl Run {
+    fn add(&mut self, range: Range<usize>, row: bool) {
+        if self.range.is_empty() {
+            self.range = range;
+        } else {
+            self.range.end = range.end;
+        }
+        self.rows |= row;
+    }
+}
+
+enum Row {
+    Passes,
+    ByCell(Arc<Plan>),
+}
+
+#[derive(PartialEq, Eq)]
+enum Shown {
+    ToClient,
+    Hidden,
+}
+
+fn plan(masker: &Masker, set: &TaggedSet, columns: &[Column], formats: Option<&[i16]>) -> Plan {
+    let format = |index: usize, column: &Column| match formats {
+        None => column.format,
+        Some([]) => 0,
+        Some([all]) => *all,
+        Some(each) => each.get(index).copied().unwrap_or(0),
+    };
+    let rows = masker.plan(columns.iter().enumerate().map(|(index, column)| {
+        (set.masks(column.table, column.attribute), cell_format(column.type_oid, format(index, column)))
+    }));
+    let tagged = columns.iter().any(|column| !set.masks(column.table, column.attribute).is_empty());
+    Plan { rows, columns: columns.len(), tagged }
+}
+
+/// The types that masks tell apart, by the oids of PostgreSQL's `pg_type.dat`.
+fn cell_format(type_oid: u32, format: i16) -> CellFormat {
+    let cell_type = match type_oid {
+        16 => CellType::Bool,
+        17 => CellType::Bytea,
+        20 => CellType::Int8,
+        21 => CellType::Int2,
+        23 => CellType::Int4,
+        18 | 19 | 25 | 705 | 1042 | 1043 => CellType::Text,
+        114 => CellType::Json,
+        700 => CellType::Float4,
+        701 => CellType::Float8,
+        1082 => CellType::Date,
+        1114 | 1184 => CellType::Timestamp,
+        1700 => CellType::Numeric,
+        2950 => CellType::Uuid,
+        3802 => CellType::Jsonb,
+        199 | 143 | 1000..=1003 | 1005..=1017 | 1021 | 1022 | 1028 | 1115 | 1182 | 1185 | 1231 | 2951 | 3807 => {
+            CellType::Array
+        }
+        _ => CellType::Other,
+    };
+    if format == 0 { CellFormat::Text(cell_type) } else { CellFormat::Binary(cell_type) }
+}
+
+fn described(tag: u8, message: &[u8]) -> Result<Option<Arc<[Column]>>, Malformed> {
+    if tag == b'n' { Ok(None) } else { wire::row_description(message).map(|columns| Some(columns.into())) }
+}
+
+/// A tagged statement's result must be the one that was checked before it ran.
+fn agrees(checked: Option<&Option<Option<Arc<[Column]>>>>, columns: &[Column]) -> Result<(), Fault> {
+    match checked {
+        // This statement of the batch touches nothing tagged.
+        Some(None) => Ok(()),
+        Some(Some(Some(checked))) => {
+            let same = |(a, b): (&Column, &Column)| (a.table, a.attribute, a.type_oid) == (b.table, b.attribute, b.type_oid);
+            let equal = checked.len() == columns.len() && checked.iter().zip(columns).all(same);
+            if equal { Ok(()) } else { Err(Fault::Disagreement) }
+        }
+        Some(Some(None)) | None => Err(Fault::Disagreement),
+    }
+}
+
+fn transaction_state(message: &[u8]) -> Result<TransactionState, Fault> {
+    let mut fields = Fields::of(message);
+    let state = TransactionState::from_byte(fields.u8()?).ok_or(Malformed::Body)?;
+    fields.end()?;
+    Ok(state)
+}
+
+/// Settings on which the reading of statements rests must stay as they are.
+fn check_setting(message: &[u8]) -> Result<(), Fault> {
+    let mut fields = Fields::of(message);
+    match (fields.string()?, fields.string()?) {
+        (b"standard_conforming_strings", value) if value != b"on" => Err(Fault::Setting("standard_conforming_strings")),
+        (b"client_encoding", value) if value != b"UTF8" => Err(Fault::Setting("client_encoding")),
+        _ => Ok(()),
+    }
+}
+
+/// An error as a client may see it whose statement touches tagged tables: how bad it is, and what kind where that tells
+/// nothing of values.
+fn withheld(message: &[u8], code: &str) -> Result<Report, Fault> {
+    let fields = wire::report_fields(message)?;
+    let fatal = fields.iter().any(|(letter, text)| *letter == b'V' && *text != b"ERROR");
+    let severity = if fatal { Severity::Fatal } else { Severity::Error };
+    let code = if code.starts_with("22") || code.starts_with("42") { COLLAPSED } else { code };
+    Ok(Report::new(severity, code, WITHHELD))
+}
+
+/// Writes a message of strings (a report, a setting, a notification) with what detectors find in them masked.
+fn mask_strings(masker: &Masker, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<Hits, Fault> {
+    let start = out.len();
+    let mut hits = Hits::default();
+    let mut fields = Fields::of(message);
+    out.framing([tag, 0, 0, 0, 0]);
+    let mut string = |text: &[u8], out: &mut MaskedBuffer| {
+        let cell = masker.mask_text(text);
+        hits.add(cell.hits);
+        out.cell(&cell);
+        out.framing([0]);
+    };
+    match tag {
+        b'E' | b'N' => {
+            for (letter, text) in wire::report_fields(message)? {
+                out.framing([letter]);
+                string(text, out);
+            }
+            out.framing([0]);
+        }
+        b'A' => {
+            out.framing(fields.u32()?.to_be_bytes());
+            string(fields.string()?, out);
+            string(fields.string()?, out);
+        }
+        _ => {
+            string(fields.string()?, out);
+            string(fields.string()?, out);
+        }
+    }
+    close_message(out, start)?;
+    Ok(hits)
+}
+
+/// Sets the length of the message that begins at `start`.
+fn close_message(out: &mut MaskedBuffer, start: usize) -> Result<(), Fault> {
+    let length = u32::try_from(out.len() - start - 1).map_err(|_| Fault::Row)?;
+    out.set_u32(start + 1, length).map_err(|_| Fault::Row)
+}

@@ -1,0 +1,409 @@
+//! What the sessions of all PostgreSQL targets share: each target's catalog (which columns are tagged) and what is known of
+//! statements under it, and the keys by which running statements are cancelled.
+//!
+//! A catalog is read over a connection of the gateway's own, with the held login. It is read again when it is older than
+//! [`REFRESH_AFTER`], while sessions go on with the one at hand; one older than [`MAX_AGE`], or one that could not be read
+//! again, serves nobody: statements are denied until it can.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::NoTls;
+
+use super::cancel::Keys;
+use super::catalog::{self, TaggedSet};
+use super::operation::{Analyser, Parsed};
+use super::stream::Stream;
+use super::upstream::{self, Endpoint, Login, Upstream};
+use super::wire;
+use crate::mask::MaskRule;
+use crate::protocol::StateError;
+use crate::secret::Secret;
+use crate::session::Session;
+use crate::target::Host;
+use crate::tls::{self, Alpn, TlsError};
+
+/// An older catalog is read again, in the background.
+const REFRESH_AFTER: Duration = Duration::from_secs(30);
+/// An older catalog is not used.
+const MAX_AGE: Duration = Duration::from_secs(120);
+/// A catalog must have been read by then.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// A catalog that could not be read is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// A catalog that lacks a relation is not read again before this.
+const MIN_AGE: Duration = Duration::from_millis(500);
+/// Databases whose catalogs are held; there is no use for more than a host's targets have.
+const MAX_CATALOGS: usize = 256;
+/// Statements that are remembered under one catalog, and how much text they may have: twice this at most.
+const REMEMBERED: usize = 2_000;
+const REMEMBERED_BYTES: usize = 4 << 20;
+const PARSER_THREADS: usize = 2;
+
+/// What the sessions of PostgreSQL targets share.
+pub struct State {
+    pub(super) analyser: Analyser,
+    pub(super) keys: Arc<Keys>,
+    catalogs: Mutex<HashMap<(String, String), Arc<Slot>>>,
+}
+
+/// A catalog as it was at one time, and what is known of statements under it.
+pub(super) struct Catalog {
+    pub(super) set: Arc<TaggedSet>,
+    read_at: Instant,
+    masks_version: u64,
+    known: Mutex<Remembered<Arc<str>, Arc<Parsed>>>,
+}
+
+/// The place of one database's catalog.
+#[derive(Default)]
+struct Slot {
+    current: Mutex<Current>,
+    /// Held by whoever reads the catalog; others wait for the result.
+    reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+enum Current {
+    #[default]
+    None,
+    Read(Arc<Catalog>),
+    /// Why it could not be read, and when.
+    Failed(Arc<str>, Instant),
+}
+
+/// How old a catalog a session can do with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// As old as any is used.
+    Usual,
+    /// Something is missing in the one at hand, or may have changed.
+    AsNewAs(Instant),
+}
+
+impl State {
+    pub(in crate::protocol) fn new(config: &crate::config::Config) -> Result<Self, StateError> {
+        for target in &config.targets {
+            tls::client_config(&target.tls, Alpn::Postgres)?;
+        }
+        Ok(Self {
+            analyser: Analyser::new(PARSER_THREADS)?,
+            keys: Arc::default(),
+            catalogs: Mutex::default(),
+        })
+    }
+
+    /// The catalog of the session's database. An error says why there is none, for people.
+    pub(super) async fn catalog(
+        &self,
+        session: &Session,
+        way: &Way,
+        freshness: Freshness,
+    ) -> Result<Arc<Catalog>, Arc<str>> {
+        let slot = self.slot(session, &way.database)?;
+        let masks_version = session.engine().masks_version();
+        if let Some(catalog) = slot.usable(masks_version, freshness)? {
+            if catalog.read_at.elapsed() > REFRESH_AFTER {
+                slot.refresh_in_background(session, way);
+            }
+            return Ok(catalog);
+        }
+        let reading = slot.reading.lock().await;
+        // Somebody else may have read it meanwhile.
+        if let Some(catalog) = slot.usable(masks_version, freshness)? {
+            return Ok(catalog);
+        }
+        let masks = session.masker().rules().to_vec();
+        let read = load(way, &masks, &session.target.name, masks_version).await;
+        drop(reading);
+        slot.set(read)
+    }
+
+    fn slot(&self, session: &Session, database: &str) -> Result<Arc<Slot>, Arc<str>> {
+        let mut catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (session.target.name.clone(), database.to_owned());
+        if catalogs.len() >= MAX_CATALOGS && !catalogs.contains_key(&key) {
+            let idle = catalogs.iter().find(|(_, slot)| Arc::strong_count(slot) == 1).map(|(key, _)| key.clone());
+            let Some(idle) = idle else { return Err("too many databases are in use at once".into()) };
+            catalogs.remove(&idle);
+        }
+        Ok(Arc::clone(catalogs.entry(key).or_default()))
+    }
+}
+
+impl Catalog {
+    /// What a text does, from memory or by reading it.
+    pub(super) async fn understand(&self, analyser: &Analyser, text: &Arc<str>) -> Arc<Parsed> {
+        if let Some(parsed) = self.known().get(text) {
+            return parsed;
+        }
+        let parsed = analyser.analyse(text, &self.set).await;
+        self.known().put(Arc::clone(text), Arc::clone(&parsed), text.len());
+        parsed
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Remembered<Arc<str>, Arc<Parsed>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it can be used without asking for a newer one.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.read_at.elapsed() < REFRESH_AFTER
+    }
+
+    fn serves(&self, masks_version: u64, freshness: Freshness) -> bool {
+        self.masks_version == masks_version
+            && self.read_at.elapsed() < MAX_AGE
+            && match freshness {
+                Freshness::Usual => true,
+                Freshness::AsNewAs(time) => self.read_at >= time || self.read_at.elapsed() < MIN_AGE,
+            }
+    }
+}
+
+impl Slot {
+    fn current(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn usable(&self, masks_version: u64, freshness: Freshness) -> Result<Option<Arc<Catalog>>, Arc<str>> {
+        match &*self.current() {
+            Current::Read(catalog) if catalog.serves(masks_version, freshness) => Ok(Some(Arc::clone(catalog))),
+            Current::Failed(why, when) if when.elapsed() < RETRY_AFTER => Err(Arc::clone(why)),
+            _ => Ok(None),
+        }
+    }
+
+    fn set(&self, read: Result<Catalog, String>) -> Result<Arc<Catalog>, Arc<str>> {
+        match read {
+            Ok(catalog) => {
+                let catalog = Arc::new(catalog);
+                *self.current() = Current::Read(Arc::clone(&catalog));
+                Ok(catalog)
+            }
+            Err(why) => {
+                let why: Arc<str> = why.into();
+                *self.current() = Current::Failed(Arc::clone(&why), Instant::now());
+                Err(why)
+            }
+        }
+    }
+
+    fn refresh_in_background(self: &Arc<Self>, session: &Session, way: &Way) {
+        let slot = Arc::clone(self);
+        let (way, masks) = (way.clone(), session.masker().rules().to_vec());
+        let (target, masks_version) = (session.target.name.clone(), session.engine().masks_version());
+        tokio::spawn(async move {
+            let Ok(_reading) = slot.reading.try_lock() else { return };
+            let read = load(&way, &masks, &target, masks_version).await;
+            if let Err(why) = slot.set(read) {
+                tracing::warn!(%target, database = %way.database, %why, "the target's catalog cannot be read; it is denied");
+            }
+        });
+    }
+}
+
+/// How to reach a target's database as the gateway.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) endpoint: Endpoint,
+    pub(super) user: String,
+    pub(super) password: Secret,
+    pub(super) database: String,
+}
+
+impl Way {
+    pub(super) fn endpoint(session: &Session) -> Result<Endpoint, TlsError> {
+        let target = &session.target;
+        let address = session.upstream.address;
+        let tls = match tls::client_config(&target.tls, Alpn::Postgres)? {
+            None => None,
+            Some(config) => {
+                // An agent that connects by address gets the target's name checked all the same.
+                let configured = || {
+                    target.address.iter().find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None })
+                };
+                let name = session.upstream.server_name.clone().or_else(configured);
+                let name = name.unwrap_or_else(|| address.ip().to_string());
+                let name: ServerName<'static> = tls::server_name(&target.tls, &name)?;
+                Some((config, name))
+            }
+        };
+        Ok(Endpoint { address, tls })
+    }
+
+    pub(super) fn login<'a>(&'a self, settings: &'a [(String, String)]) -> Login<'a> {
+        Login { user: &self.user, password: &self.password, database: &self.database, settings }
+    }
+}
+
+async fn load(way: &Way, masks: &[Arc<MaskRule>], target: &str, masks_version: u64) -> Result<Catalog, String> {
+    let read_at = Instant::now();
+    let set = if masks.iter().all(|mask| mask.columns.is_empty()) {
+        TaggedSet::empty(std::time::SystemTime::now())
+    } else {
+        let reading = read_catalog(way, masks, target);
+        tokio::time::timeout(LOAD_TIMEOUT, reading)
+            .await
+            .map_err(|_elapsed| "the target's catalog could not be read in time".to_owned())??
+    };
+    Ok(Catalog { set: Arc::new(set), read_at, masks_version, known: Mutex::default() })
+}
+
+async fn read_catalog(way: &Way, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, String> {
+    let settings = [("application_name".to_owned(), "weir catalog".to_owned())];
+    let upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await.map_err(|error| error.to_string())?;
+    let opened = Opened::new(upstream);
+    let failed = |error: tokio_postgres::Error| format!("the target's catalog could not be read: {error}");
+    let mut config = tokio_postgres::Config::new();
+    config.user(&way.user).ssl_mode(tokio_postgres::config::SslMode::Disable);
+    let (client, connection) = config.connect_raw(opened, NoTls).await.map_err(failed)?;
+    let connection = tokio::spawn(connection);
+    let set = catalog::load(&client, masks, target).await.map_err(|error| error.to_string());
+    drop(client);
+    connection.abort();
+    set
+}
+
+/// A session that is logged in already, for a library that wants to log in itself: its start-up packet is swallowed, and it
+/// is told that all went well. So there is one way in, [`upstream::connect`], and it gives no password away.
+struct Opened {
+    stream: Stream,
+    /// What the library has still to read before the stream.
+    greeting: Vec<u8>,
+    /// Of its start-up packet: the bytes of the length, and then how many bytes are to come.
+    packet: Packet,
+}
+
+enum Packet {
+    Length(Vec<u8>),
+    Body(usize),
+}
+
+impl Opened {
+    fn new(upstream: Upstream) -> Self {
+        let mut greeting = Vec::new();
+        wire::authentication_ok(&mut greeting);
+        for (name, value) in &upstream.parameters {
+            wire::parameter_status(&mut greeting, name, value);
+        }
+        wire::ready_for_query(&mut greeting, wire::TransactionState::Idle);
+        Self { stream: upstream.stream, greeting, packet: Packet::Length(Vec::new()) }
+    }
+
+    /// How many of these bytes are still of the start-up packet.
+    fn swallow(&mut self, bytes: &[u8]) -> usize {
+        match &mut self.packet {
+            Packet::Length(length) => {
+                let taken = bytes.len().min(4 - length.len());
+                length.extend_from_slice(&bytes[..taken]);
+                if let Ok(length) = <[u8; 4]>::try_from(&length[..]) {
+                    self.packet = Packet::Body((u32::from_be_bytes(length) as usize).saturating_sub(4));
+                }
+                taken
+            }
+            Packet::Body(left) => {
+                let taken = bytes.len().min(*left);
+                *left -= taken;
+                taken
+            }
+        }
+    }
+
+    fn is_greeted(&self) -> bool {
+        self.greeting.is_empty() && matches!(self.packet, Packet::Body(0))
+    }
+}
+
+impl AsyncRead for Opened {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.is_greeted() || this.greeting.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        let now = this.greeting.len().min(buf.remaining());
+        buf.put_slice(&this.greeting[..now]);
+        this.greeting.drain(..now);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Opened {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match this.swallow(buf) {
+            0 => Pin::new(&mut this.stream).poll_write(cx, buf),
+            taken => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// A bounded memory that forgets what was not asked for lately: two halves, of which the older is dropped when the newer is
+/// full.
+pub(super) struct Remembered<K, V> {
+    newer: HashMap<K, (V, usize)>,
+    older: HashMap<K, (V, usize)>,
+    bytes: usize,
+}
+
+impl<K, V> Default for Remembered<K, V> {
+    fn default() -> Self {
+        Self { newer: HashMap::new(), older: HashMap::new(), bytes: 0 }
+    }
+}
+
+impl<K: Eq + Hash + Clone, V: Clone> Remembered<K, V> {
+    pub(super) fn get<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        if let Some((value, _)) = self.newer.get(key) {
+            return Some(value.clone());
+        }
+        let (key, (value, size)) = self.older.remove_entry(key)?;
+        self.put(key, value.clone(), size);
+        Some(value)
+    }
+
+    /// `size`: bytes that the entry costs.
+    pub(super) fn put(&mut self, key: K, value: V, size: usize) {
+        if self.newer.len() >= REMEMBERED || self.bytes + size > REMEMBERED_BYTES {
+            self.older = std::mem::take(&mut self.newer);
+            self.bytes = 0;
+        }
+        self.bytes += size;
+        self.newer.insert(key, (value, size));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_keeps_what_is_used() {
+        let mut memory = Remembered::default();
+        memory.put(0, "zero", 10);
+        for key in 1..10 * REMEMBERED {
+            memory.put(key, "other", 10);
+            assert_eq!(memory.get(&0), Some("zero"));
+            assert!(memory.newer.len() + memory.older.len() <= 2 * REMEMBERED);
+        }
+        assert_eq!(memory.get(&1), None);
+    }
+}

@@ -1,0 +1,336 @@
+//! How a client's connection begins: encryption, and what it asks for.
+//!
+//! Every byte is read exactly, none ahead, so that plaintext which somebody slipped in behind a request for encryption can
+//! only end up in the TLS handshake, and fails there. No password is asked for: who the client is, the kernel and the token
+//! have told already. See the PostgreSQL manual, "Message Flow", sections "Start-up" and "SSL Session Encryption".
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::stream::Stream;
+use super::wire::{self, Malformed, Report, Severity, Startup};
+
+/// A client must have said what it wants by then.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client that is told why it is sent away may take this long to read it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that is still sending when it is sent away: this much is read and thrown away, so that it gets to reading.
+const FAREWELL_BYTES: usize = 256 << 20;
+/// First byte of a TLS record that holds a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// The name of this protocol inside TLS.
+pub(super) const ALPN: &[u8] = b"postgresql";
+/// Settings that a client may bring along: none of them widens what it can do, and names resolve as they did.
+const SETTINGS: &[&str] = &[
+    "application_name",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "geqo",
+    "idle_in_transaction_session_timeout",
+    "intervalstyle",
+    "jit",
+    "lock_timeout",
+    "search_path",
+    "statement_timeout",
+    "timezone",
+];
+
+/// What a client's connection is for.
+#[derive(Debug)]
+pub(super) enum Request {
+    Session(Wish),
+    Cancel { process: u32, key: Vec<u8> },
+}
+
+/// The session that a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// What the client calls itself. The login is the gateway's own; this is for the record.
+    pub(super) user: String,
+    pub(super) database: Option<String>,
+    /// Settings to begin with, checked.
+    pub(super) settings: Vec<(String, String)>,
+    /// What NegotiateProtocolVersion has to tell; None if protocol 3.0 without options was asked for.
+    pub(super) unsupported: Option<Vec<String>>,
+}
+
+/// Why a client's connection does not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartupError {
+    #[error("the client hung up before its session began")]
+    Gone(#[source] io::Error),
+    #[error("the client did not finish its start-up in {} s", STARTUP_TIMEOUT.as_secs())]
+    Late,
+    #[error("the client does not speak PostgreSQL's protocol: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("the client asked for the same encryption twice")]
+    Twice,
+    #[error("the client's TLS handshake failed: {0}; does it trust the gateway's CA? (`weir trust`)")]
+    Tls(#[source] io::Error),
+    #[error("the client's TLS does not name the protocol \"postgresql\"")]
+    Alpn,
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl StartupError {
+    fn report(&self) -> Report {
+        let code = match self {
+            Self::Refused(_) => "42501",
+            _ => "08P01",
+        };
+        Report::new(Severity::Fatal, code, self.to_string())
+    }
+}
+
+/// Reads what the client wants. A client that cannot be served has been told so when this fails.
+pub(super) async fn accept(stream: TcpStream, tls: &Arc<ServerConfig>) -> Result<(Stream, Request), StartupError> {
+    let mut stream = Some(Stream::Plain(stream));
+    let request = match timeout(STARTUP_TIMEOUT, negotiate(&mut stream, tls)).await {
+        Ok(request) => request,
+        Err(_elapsed) => Err(StartupError::Late),
+    };
+    match (request, stream) {
+        (Ok(request), Some(stream)) => Ok((stream, request)),
+        (Err(error), Some(stream)) => {
+            farewell(stream, &error.report()).await;
+            Err(error)
+        }
+        (Err(error), None) => Err(error),
+        (Ok(_), None) => Err(StartupError::Gone(io::ErrorKind::NotConnected.into())),
+    }
+}
+
+/// Tells a client that gets no session why, in the words that its own error line shows, encrypted if it asks for that.
+pub(super) async fn refuse(stream: TcpStream, tls: &Arc<ServerConfig>, message: &str) {
+    if let Ok((stream, Request::Session(_))) = accept(stream, tls).await {
+        farewell(stream, &Report::new(Severity::Fatal, "28000", message)).await;
+    }
+}
+
+/// Sends a last message and sees to it that the client can read it: closing with unread bytes would throw it away.
+pub(super) async fn farewell(mut stream: Stream, report: &Report) {
+    let mut out = Vec::new();
+    report.write(&mut out);
+    let told = async {
+        stream.write_all(&out).await?;
+        linger(&mut stream).await
+    };
+    match timeout(FAREWELL_TIMEOUT, told).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a client left before it read why"),
+        Err(_elapsed) => tracing::debug!("a client did not read why it was sent away"),
+    }
+}
+
+/// Closes our side, and reads until the client has closed its.
+async fn linger(stream: &mut Stream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut scratch = [0; 8 << 10];
+    let mut left = FAREWELL_BYTES;
+    loop {
+        let read = stream.read(&mut scratch).await?;
+        left = left.saturating_sub(read);
+        if read == 0 || left == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The client's requests for encryption, then what it is here for. `stream` is taken while a handshake owns it.
+async fn negotiate(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Result<Request, StartupError> {
+    let mut gss_refused = false;
+    if direct_tls(stream).await? {
+        encrypt(stream, tls).await?;
+        require_alpn(stream.as_ref())?;
+    }
+    loop {
+        let Some(open) = stream.as_mut() else { return Err(StartupError::Gone(io::ErrorKind::NotConnected.into())) };
+        let packet = read_packet(open).await?;
+        match wire::startup(&packet)? {
+            Startup::GssEncryption if !gss_refused => {
+                gss_refused = true;
+                open.write_all(b"N").await.map_err(StartupError::Gone)?;
+            }
+            Startup::Tls if !open.is_tls() => {
+                open.write_all(b"S").await.map_err(StartupError::Gone)?;
+                encrypt(stream, tls).await?;
+            }
+            Startup::GssEncryption | Startup::Tls => return Err(StartupError::Twice),
+            Startup::Cancel { process, key } => return Ok(Request::Cancel { process, key: key.to_vec() }),
+            Startup::Session { minor, parameters } => {
+                return wish(minor, &parameters).map(Request::Session).map_err(StartupError::Refused);
+            }
+        }
+    }
+}
+
+async fn direct_tls(stream: &Option<Stream>) -> Result<bool, StartupError> {
+    let Some(Stream::Plain(tcp)) = stream else { return Ok(false) };
+    let mut first = [0];
+    match tcp.peek(&mut first).await {
+        Ok(1) => Ok(first[0] == TLS_HANDSHAKE),
+        Ok(_) => Err(StartupError::Gone(io::ErrorKind::UnexpectedEof.into())),
+        Err(error) => Err(StartupError::Gone(error)),
+    }
+}
+
+async fn encrypt(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Result<(), StartupError> {
+    let Some(Stream::Plain(tcp)) = stream.take() else { return Err(StartupError::Twice) };
+    let encrypted = TlsAcceptor::from(Arc::clone(tls)).accept(tcp).await.map_err(StartupError::Tls)?;
+    *stream = Some(Stream::Tls(Box::new(encrypted.into())));
+    Ok(())
+}
+
+/// Without the protocol's name, bytes meant for another protocol could be replayed here (the ALPACA attack).
+fn require_alpn(stream: Option<&Stream>) -> Result<(), StartupError> {
+    match stream {
+        Some(Stream::Tls(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN) => Ok(()),
+        _ => Err(StartupError::Alpn),
+    }
+}
+
+async fn read_packet(stream: &mut Stream) -> Result<Vec<u8>, StartupError> {
+    let mut first = [0; 4];
+    stream.read_exact(&mut first).await.map_err(StartupError::Gone)?;
+    let mut packet = vec![0; wire::startup_length(first)?];
+    packet[..4].copy_from_slice(&first);
+    stream.read_exact(&mut packet[4..]).await.map_err(StartupError::Gone)?;
+    Ok(packet)
+}
+
+/// What the start-up parameters ask for, or what is wrong with them.
+fn wish(minor: u16, parameters: &[(&str, &str)]) -> Result<Wish, String> {
+    let mut wish = Wish { user: String::new(), database: None, settings: Vec::new(), unsupported: None };
+    let mut unknown = Vec::new();
+    for &(name, value) in parameters {
+        match name {
+            "user" => value.clone_into(&mut wish.user),
+            "database" => wish.database = Some(value.to_owned()).filter(|name| !name.is_empty()),
+            "replication" if matches!(value, "false" | "off" | "no" | "0") => {}
+            "replication" => return Err("replication connections do not go through Weir".to_owned()),
+            "options" => {
+                for (name, value) in options(value)? {
+                    setting(&mut wish.settings, &name, &value)?;
+                }
+            }
+            _ if name.starts_with("_pq_.") => unknown.push(name.to_owned()),
+            _ => setting(&mut wish.settings, name, value)?,
+        }
+    }
+    wish.unsupported = (minor > 0 || !unknown.is_empty()).then_some(unknown);
+    Ok(wish)
+}
+
+/// Takes one setting if it is on the list; the last one of a name counts.
+fn setting(settings: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<(), String> {
+    let name = name.to_ascii_lowercase();
+    if !SETTINGS.contains(&name.as_str()) {
+        return Err(format!(
+            "the start-up parameter {name:?} does not pass through Weir; allowed are {}",
+            SETTINGS.join(", ")
+        ));
+    }
+    if name == "client_encoding" && !is_utf8(value) {
+        return Err(format!("client_encoding must be UTF8 through Weir, not {value:?}; set PGCLIENTENCODING=UTF8"));
+    }
+    if name == "search_path" && value.to_ascii_lowercase().contains("pg_catalog") {
+        return Err("search_path may not move pg_catalog from the first place".to_owned());
+    }
+    settings.retain(|(known, _)| *known != name);
+    settings.push((name, value.to_owned()));
+    Ok(())
+}
+
+fn is_utf8(encoding: &str) -> bool {
+    let plain: String = encoding.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    matches!(plain.to_ascii_lowercase().as_str(), "utf8" | "unicode")
+}
+
+/// Reads the `options` parameter as the server would: words as `pg_split_opts` splits them, of which only settings
+/// (`-c name=value`, `--name=value`) are understood.
+fn options(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut settings = Vec::new();
+    let mut words = split_options(text).into_iter();
+    while let Some(word) = words.next() {
+        let assignment = match word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
+            Some("") => words.next().unwrap_or_default(),
+            Some(rest) => rest.to_owned(),
+            None => {
+                return Err(format!("the start-up option {word:?} does not pass through Weir; `-c name=value` does"));
+            }
+        };
+        let Some((name, value)) = assignment.split_once('=') else {
+            return Err(format!("the start-up option {assignment:?} is no `name=value`"));
+        };
+        settings.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(settings)
+}
+
+/// Words are set apart by white space; a backslash takes the next character as it is.
+fn split_options(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c' => words.extend(word.take()),
+            '\\' => word.get_or_insert_default().extend(letters.next()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_pass_by_the_list() {
+        let wished = wish(
+            2,
+            &[
+                ("user", "a"),
+                ("database", ""),
+                ("TimeZone", "UTC"),
+                ("options", r"-c statement_timeout=5s -csearch_path=a\ b --geqo=off"),
+                ("_pq_.x", "1"),
+                ("timezone", "CET"),
+            ],
+        );
+        let settings = [("statement_timeout", "5s"), ("search_path", "a b"), ("geqo", "off"), ("timezone", "CET")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let unsupported = Some(vec!["_pq_.x".to_owned()]);
+        assert_eq!(wished, Ok(Wish { user: "a".to_owned(), database: None, settings, unsupported }));
+    }
+
+    #[test]
+    fn what_is_not_on_the_list_is_refused() {
+        for (name, value) in [
+            ("session_preload_libraries", "x"),
+            ("replication", "database"),
+            ("client_encoding", "LATIN1"),
+            ("options", "-c standard_conforming_strings=off"),
+            ("options", "-B 5"),
+            ("options", "-c"),
+            ("search_path", "evil, pg_catalog"),
+            ("role", "postgres"),
+        ] {
+            assert!(wish(0, &[("user", "a"), (name, value)]).is_err(), "{name}={value}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! What a session knows of its statements: texts that were understood and judged, statements that were prepared, portals
+//! that were bound.
+//!
+//! A name here must never stand for another text than it does at the target, or one statement would be judged and another
+//! one run. Where the two could drift apart (a name that exists already, a portal whose Bind may have failed) the relay waits
+//! for the target's word first; where a name may have changed by SQL (PREPARE, DEALLOCATE, DECLARE) it is forgotten here, and
+//! using it is an error.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::operation::{Class, Name, Parsed, Statement};
+use super::shared::Catalog;
+use super::wire::Column;
+use crate::policy::{Gate, Kind, Operation};
+use crate::session::{Judgement, Session};
+
+/// Prepared statements that a session may have.
+const MAX_STATEMENTS: usize = 10_000;
+/// Bytes that the texts of these and the values bound to portals may have together.
+const MAX_BYTES: usize = 64 << 20;
+/// Portals that a session may have.
+const MAX_PORTALS: usize = 1_000;
+/// Names made by SQL that are remembered.
+const MAX_SQL_NAMES: usize = 10_000;
+
+/// A text, what it does and what policy says of that.
+pub(super) struct Judged {
+    pub(super) text: Arc<str>,
+    pub(super) parsed: Arc<Parsed>,
+    pub(super) judgement: Judgement,
+    /// The catalog under which it was understood.
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) redact_parameters: bool,
+    pub(super) effects: Effects,
+}
+
+/// What a statement does to what is known here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effects {
+    /// Prepared statements and cursors that it makes.
+    prepares: Vec<String>,
+    declares: Vec<String>,
+    /// Prepared statements and cursors that it uses.
+    uses: Vec<Name>,
+    deallocates: Option<Deallocated>,
+    /// The catalog may be another one afterwards.
+    pub(super) changes_catalog: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Deallocated {
+    One(String),
+    All,
+}
+
+impl Judged {
+    pub(super) fn new(
+        session: &Session,
+        database: &str,
+        text: Arc<str>,
+        parsed: Arc<Parsed>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
+        let operation = Operation {
+            text: parsed.redacted(),
+            database: Some(database.to_owned()),
+            actions: parsed.actions(),
+            refusal: parsed.refusal().map(str::to_owned),
+        };
+        let judgement = session.judge(Arc::new(operation));
+        let redact_parameters = match &*parsed {
+            Parsed::Statements(statements) => statements.iter().any(|it| it.redact_parameters),
+            Parsed::Empty => false,
+            Parsed::Unparsed { .. } => !catalog.set.is_empty(),
+        };
+        let effects = Effects::of(&parsed, &text);
+        Self { text, parsed, judgement, catalog, redact_parameters, effects }
+    }
+
+    /// The same, refused by the relay itself.
+    pub(super) fn refused(&self, session: &Session, reason: String) -> Judgement {
+        let operation = Operation { refusal: Some(reason), ..self.judgement.operation().clone() };
+        session.judge(Arc::new(operation))
+    }
+
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self.judgement.gate(), Gate::Deny { .. }) && !self.is_empty()
+    }
+
+    pub(super) fn is_allowed(&self) -> bool {
+        matches!(self.judgement.gate(), Gate::Allow { .. })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(*self.parsed, Parsed::Empty)
+    }
+
+    pub(super) fn statements(&self) -> &[Statement] {
+        match &*self.parsed {
+            Parsed::Statements(statements) => statements,
+            Parsed::Empty | Parsed::Unparsed { .. } => &[],
+        }
+    }
+
+    /// Whether relations are named that the catalog does not know.
+    pub(super) fn has_unknown_relations(&self) -> bool {
+        self.statements().iter().any(|it| !it.unknown_relations.is_empty())
+    }
+}
+
+impl Effects {
+    fn of(parsed: &Parsed, text: &str) -> Self {
+        let mut effects = Self::default();
+        let Parsed::Statements(statements) = parsed else {
+            // Allowed by a rule, though nobody knows what it does.
+            let unknown = matches!(parsed, Parsed::Unparsed { .. });
+            let deallocates = unknown.then_some(Deallocated::All);
+            return Self { changes_catalog: unknown, deallocates, ..effects };
+        };
+        for statement in statements {
+            effects.changes_catalog |= statement.changes_catalog();
+            match &statement.name {
+                Some(Name::Prepares(name)) => effects.prepares.push(name.clone()),
+                Some(Name::Declares(name)) => effects.declares.push(name.clone()),
+                Some(used) => effects.uses.push(used.clone()),
+                None => {}
+            }
+            for action in &statement.actions {
+                match action.kind {
+                    Kind::Deallocate if effects.deallocates.is_none() => {
+                        effects.deallocates = Some(deallocated(text.get(statement.text_range.clone()).unwrap_or("")));
+                    }
+                    Kind::Deallocate => effects.deallocates = Some(Deallocated::All),
+                    Kind::Discard if discards_all(text.get(statement.text_range.clone()).unwrap_or("")) => {
+                        effects.deallocates = Some(Deallocated::All);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        effects
+    }
+}
+
+/// What a DEALLOCATE names; all, where its form is not the plain one.
+fn deallocated(text: &str) -> Deallocated {
+    let mut words = text.split_ascii_whitespace().skip(1).peekable();
+    if words.peek().is_some_and(|word| word.eq_ignore_ascii_case("prepare")) {
+        words.next();
+    }
+    let (Some(word), None) = (words.next(), words.next()) else { return Deallocated::All };
+    let quoted = word.strip_prefix('"').and_then(|word| word.strip_suffix('"'));
+    match quoted {
+        Some(name) if !name.contains('"') => Deallocated::One(name.to_owned()),
+        None if word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !word.eq_ignore_ascii_case("all") => {
+            Deallocated::One(word.to_ascii_lowercase())
+        }
+        _ => Deallocated::All,
+    }
+}
+
+/// DISCARD ALL takes prepared statements with it, DISCARD PLANS and its like do not.
+fn discards_all(text: &str) -> bool {
+    text.split_ascii_whitespace().next_back().is_some_and(|word| word.eq_ignore_ascii_case("all"))
+}
+
+/// A prepared statement of the extended protocol.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    pub(super) id: u64,
+    pub(super) judged: Arc<Judged>,
+    /// Its result, as the target described it; None inside: it has none.
+    pub(super) columns: Option<Option<Arc<[Column]>>>,
+}
+
+/// A statement with its parameters, ready to be executed.
+#[derive(Clone)]
+pub(super) struct Portal {
+    pub(super) id: u64,
+    pub(super) judged: Arc<Judged>,
+    pub(super) statement: Vec<u8>,
+    pub(super) statement_id: u64,
+    /// The Bind message behind its names: what an approval is bound to.
+    pub(super) values: Arc<[u8]>,
+    pub(super) parameters: Option<Arc<str>>,
+    pub(super) result_formats: Arc<[i16]>,
+    /// Its result, as the target described it; None inside: it has none.
+    pub(super) columns: Option<Option<Arc<[Column]>>>,
+    /// Whether a description is on its way.
+    pub(super) asked: bool,
+    pub(super) batch: u64,
+    pub(super) confirmed: bool,
+}
+
+/// No room for another one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    #[error("a session through Weir may have {MAX_STATEMENTS} prepared statements; close some")]
+    Statements,
+    #[error("a session through Weir may have {MAX_PORTALS} portals; close some")]
+    Portals,
+    #[error("the prepared statements and portals of this session have more than {} MiB of text and values", MAX_BYTES >> 20)]
+    Bytes,
+}
+
+/// The names of a session.
+#[derive(Default)]
+pub(super) struct Names {
+    statements: HashMap<Vec<u8>, Prepared>,
+    portals: HashMap<Vec<u8>, Portal>,
+    bytes: usize,
+    /// Statements prepared and cursors declared by SQL, which touch no tagged table.
+    sql: HashSet<Name>,
+    next_id: u64,
+}
+
+impl Names {
+    pub(super) fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(super) fn statement(&self, name: &[u8]) -> Option<&Prepared> {
+        self.statements.get(name)
+    }
+
+    pub(super) fn statement_mut(&mut self, name: &[u8], id: u64) -> Option<&mut Prepared> {
+        self.statements.get_mut(name).filter(|it| it.id == id)
+    }
+
+    pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
+        self.portals.get(name)
+    }
+
+    pub(super) fn portal_mut(&mut self, name: &[u8], id: u64) -> Option<&mut Portal> {
+        self.portals.get_mut(name).filter(|it| it.id == id)
+    }
+
+    /// Whether the target may have a prepared statement of this name already, so that preparing another one may fail.
+    pub(super) fn may_be_prepared(&self, name: &[u8]) -> bool {
+        !name.is_empty()
+            && (self.statements.contains_key(name)
+                || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains(&Name::Prepares(name.to_owned()))))
+    }
+
+    /// Puts a statement in its place, or takes it away; returns what was there.
+    pub(super) fn set_statement(&mut self, name: &[u8], new: Option<Prepared>) -> Result<Option<Prepared>, Full> {
+        if let Some(new) = &new {
+            if self.statements.len() >= MAX_STATEMENTS {
+                return Err(Full::Statements);
+            }
+            if self.bytes + new.judged.text.len() > MAX_BYTES {
+                return Err(Full::Bytes);
+            }
+            self.bytes += new.judged.text.len();
+        }
+        let old = match new {
+            Some(new) => self.statements.insert(name.to_vec(), new),
+            None => self.statements.remove(name),
+        };
+        self.bytes -= old.as_ref().map_or(0, |old| old.judged.text.len());
+        Ok(old)
+    }
+
+    /// Puts a portal in its place, or takes it away; returns what was there.
+    pub(super) fn set_portal(&mut self, name: &[u8], new: Option<Portal>) -> Result<Option<Portal>, Full> {
+        if let Some(new) = &new {
+            if self.portals.len() >= MAX_PORTALS {
+                return Err(Full::Portals);
+            }
+            if self.bytes + new.values.len() > MAX_BYTES {
+                return Err(Full::Bytes);
+            }
+            self.bytes += new.values.len();
+        }
+        let old = match new {
+            Some(new) => self.portals.insert(name.to_vec(), new),
+            None => self.portals.remove(name),
+        };
+        self.bytes -= old.as_ref().map_or(0, |old| old.values.len());
+        Ok(old)
+    }
+
+    /// A transaction has ended, and with it the portals that were bound in it.
+    pub(super) fn transaction_ended(&mut self, batch: u64) {
+        if self.portals.is_empty() {
+            return;
+        }
+        let bytes = &mut self.bytes;
+        self.portals.retain(|_, portal| {
+            let stays = portal.batch > batch;
+            if !stays {
+                *bytes -= portal.values.len();
+            }
+            stays
+        });
+    }
+
+    /// A statement is forwarded that may change names at the target.
+    pub(super) fn apply(&mut self, judged: &Judged) {
+        let effects = &judged.effects;
+        match &effects.deallocates {
+            Some(Deallocated::One(name)) => {
+                // Taking away cannot fail.
+                let _ = self.set_statement(name.as_bytes(), None);
+                self.sql.remove(&Name::Prepares(name.clone()));
+            }
+            Some(Deallocated::All) => {
+                self.bytes -= self.statements.values().map(|it| it.judged.text.len()).sum::<usize>();
+                self.statements.clear();
+                self.sql.clear();
+            }
+            None => {}
+        }
+        for name in &effects.prepares {
+            let _ = self.set_statement(name.as_bytes(), None);
+            self.remember(Name::Prepares(name.clone()), judged);
+        }
+        for name in &effects.declares {
+            let _ = self.set_portal(name.as_bytes(), None);
+            self.remember(Name::Declares(name.clone()), judged);
+        }
+    }
+
+    fn remember(&mut self, name: Name, judged: &Judged) {
+        if judged.statements().iter().any(|it| it.class != Class::Untouched) {
+            self.sql.remove(&name);
+        } else if self.sql.len() < MAX_SQL_NAMES {
+            self.sql.insert(name);
+        }
+    }
+
+    /// Whether the statement's result must be looked at before it runs: it names tagged tables, or something that may.
+    pub(super) fn touches_tagged(&self, statement: &Statement) -> bool {
+        let Class::Plain { relations } = &statement.class else { return statement.class != Class::Untouched };
+        if !relations.is_empty() {
+            return true;
+        }
+        match &statement.name {
+            Some(Name::Executes(name)) => {
+                let by_sql = self.sql.contains(&Name::Prepares(name.clone()));
+                let by_protocol = self.statements.get(name.as_bytes()).is_some_and(|prepared| {
+                    prepared.judged.statements().iter().all(|it| it.class == Class::Untouched)
+                });
+                !(by_sql || by_protocol)
+            }
+            Some(Name::Fetches(name)) => {
+                let by_protocol = self.portals.get(name.as_bytes()).is_some_and(|portal| {
+                    portal.judged.statements().iter().all(|it| it.class == Class::Untouched)
+                });
+                !(self.sql.contains(&Name::Declares(name.clone())) || by_protocol)
+            }
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deallocate_names_one_or_all() {
+        let one = |name: &str| Deallocated::One(name.to_owned());
+        assert_eq!(deallocated("DEALLOCATE _pg3_0"), one("_pg3_0"));
+        assert_eq!(deallocated("deallocate prepare \"A b\""), Deallocated::All);
+        assert_eq!(deallocated("deallocate prepare \"Ab\""), one("Ab"));
+        assert_eq!(deallocated("DEALLOCATE ALL"), Deallocated::All);
+        assert_eq!(deallocated("DEALLOCATE/**/x"), Deallocated::All);
+    }
+}

@@ -1,0 +1,297 @@
+//! The way to the target: connect, verified TLS, log in with the held credential.
+//!
+//! The password is proven by SCRAM and never sent: a server that asks for it in clear text, or hashed with MD5, is refused.
+//! Where the server offers it, the proof is bound to its certificate (SCRAM-SHA-256-PLUS, `tls-server-end-point`). See the
+//! PostgreSQL manual, "Message Flow", sections "Start-up" and "SASL Authentication".
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::stream::Stream;
+use super::wire::{self, Fields, Handling, Inbox, Malformed, Piece, Report, Severity};
+use crate::secret::Secret;
+use crate::tls;
+
+/// The target must have accepted the connection by then.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The target must have let us in by then.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// A cancel request must be through by then.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+/// More settings than any server reports at start-up.
+const MAX_PARAMETERS: usize = 64;
+/// Text of the target's that is passed on when it refuses the login.
+const MAX_REASON: usize = 500;
+
+/// Where the target is and how it must prove itself.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    /// None where the configuration says that this target has no TLS.
+    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// Who the gateway is to the target, and what the session begins with.
+pub(super) struct Login<'a> {
+    pub(super) user: &'a str,
+    pub(super) password: &'a Secret,
+    pub(super) database: &'a str,
+    pub(super) settings: &'a [(String, String)],
+}
+
+/// A session at the target, before its first statement.
+pub(super) struct Upstream {
+    pub(super) stream: Stream,
+    /// What was read behind the end of the login; nothing, with a server that keeps to the protocol.
+    pub(super) inbox: Inbox,
+    pub(super) parameters: Vec<(String, String)>,
+    pub(super) process: u32,
+    pub(super) key: Vec<u8>,
+}
+
+/// Why there is no session at the target. None of these texts holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UpstreamError {
+    #[error("the target {0} cannot be reached: {1}")]
+    Connect(SocketAddr, #[source] io::Error),
+    #[error("the target did not answer in time")]
+    Late,
+    #[error("the target offers no TLS, and its configuration does not do without it")]
+    NoTls,
+    #[error("TLS with the target failed: {0}")]
+    Tls(#[source] io::Error),
+    #[error("the target's certificate cannot be bound to: {0}")]
+    Certificate(#[from] tls::TlsError),
+    #[error("the connection to the target broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error("the target does not speak PostgreSQL's protocol: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("the target sent a message of type {0:?} during the login")]
+    Unexpected(char),
+    #[error(
+        "the target wants the password by {0}, which would give it away; set its password_encryption to scram-sha-256"
+    )]
+    WeakLogin(&'static str),
+    #[error("the target offers no SCRAM-SHA-256")]
+    NoScram,
+    #[error("the target let the gateway in without a password: its pg_hba.conf trusts everybody")]
+    NoProof,
+    #[error("the target could not prove that it knows the password: {0}")]
+    Scram(#[source] io::Error),
+    #[error("the target refused the session: {message}")]
+    Refused { code: String, message: String },
+    #[error(
+        "the target has standard_conforming_strings off: set it on, or statements cannot be read as the target reads them"
+    )]
+    Strings,
+}
+
+impl UpstreamError {
+    /// What the client is told.
+    pub(super) fn report(&self) -> Report {
+        let code = match self {
+            Self::Refused { code, .. } => code,
+            Self::Connect(..) | Self::Late => "08001",
+            Self::Broken(_) => "08006",
+            _ => "08004",
+        };
+        Report::new(Severity::Fatal, code, self.to_string())
+    }
+}
+
+/// Opens a session at the target.
+pub(super) async fn connect(endpoint: &Endpoint, login: &Login<'_>) -> Result<Upstream, UpstreamError> {
+    let stream = open(endpoint).await?;
+    timeout(LOGIN_TIMEOUT, log_in(stream, login)).await.map_err(|_elapsed| UpstreamError::Late)?
+}
+
+/// Asks the target to cancel what a session of it does.
+pub(super) async fn cancel(endpoint: &Endpoint, process: u32, key: &[u8]) -> Result<(), UpstreamError> {
+    let mut stream = open(endpoint).await?;
+    let mut request = Vec::new();
+    wire::cancel_request(&mut request, process, key);
+    let sent = async {
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        // The server answers by closing, once it has acted.
+        match stream.read(&mut [0; 16]).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    timeout(CANCEL_TIMEOUT, sent).await.map_err(|_elapsed| UpstreamError::Late)?.map_err(UpstreamError::Broken)
+}
+
+/// Connects, and encrypts unless the configuration says not to.
+pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
+    let failed = |error| UpstreamError::Connect(endpoint.address, error);
+    let connecting = TcpStream::connect(endpoint.address);
+    let mut tcp =
+        timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_elapsed| UpstreamError::Late)?.map_err(failed)?;
+    tcp.set_nodelay(true)?;
+    let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
+    let encrypted = async {
+        let mut request = Vec::new();
+        wire::tls_request(&mut request);
+        tcp.write_all(&request).await?;
+        // One byte and no more: what a stranger slips in behind it can only break the handshake.
+        match tcp.read_u8().await? {
+            b'S' => {}
+            b'N' | b'E' => return Err(UpstreamError::NoTls),
+            other => return Err(UpstreamError::Unexpected(char::from(other))),
+        }
+        let connector = TlsConnector::from(Arc::clone(config));
+        let encrypted = connector.connect(name.clone(), tcp).await.map_err(UpstreamError::Tls)?;
+        Ok(Stream::Tls(Box::new(encrypted.into())))
+    };
+    timeout(LOGIN_TIMEOUT, encrypted).await.map_err(|_elapsed| UpstreamError::Late)?
+}
+
+async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, UpstreamError> {
+    let mut packet = Vec::new();
+    let fixed = [("user", login.user), ("database", login.database), ("client_encoding", "UTF8")];
+    let settings = login.settings.iter().filter(|(name, _)| name != "client_encoding");
+    wire::session_startup(&mut packet, fixed.into_iter().chain(settings.map(|(name, value)| (&**name, &**value))));
+    stream.write_all(&packet).await?;
+    stream.flush().await?;
+
+    let mut inbox = Inbox::default();
+    authenticate(&mut stream, &mut inbox, login).await?;
+    let (mut parameters, mut process, mut key) = (Vec::new(), 0, Vec::new());
+    loop {
+        let message = next_message(&mut stream, &mut inbox).await?;
+        let mut fields = Fields::of(&message);
+        match message[0] {
+            b'S' if parameters.len() < MAX_PARAMETERS => {
+                parameters.push((fields.text()?.to_owned(), fields.text()?.to_owned()));
+            }
+            b'K' => (process, key) = (fields.u32()?, fields.rest().to_vec()),
+            b'N' => {}
+            b'Z' => break,
+            other => return Err(UpstreamError::Unexpected(char::from(other))),
+        }
+    }
+    let reported = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    if reported("standard_conforming_strings") != Some("on") {
+        return Err(UpstreamError::Strings);
+    }
+    Ok(Upstream { stream, inbox, parameters, process, key })
+}
+
+/// Proves the password by SCRAM, and has the target prove that it knows it too.
+async fn authenticate(stream: &mut Stream, inbox: &mut Inbox, login: &Login<'_>) -> Result<(), UpstreamError> {
+    let mut scram: Option<ScramSha256> = None;
+    let mut proven = false;
+    loop {
+        let message = next_message(stream, inbox).await?;
+        if message[0] != b'R' {
+            return Err(UpstreamError::Unexpected(char::from(message[0])));
+        }
+        let mut fields = Fields::of(&message);
+        match (fields.u32()?, &mut scram) {
+            (0, _) if proven => return Ok(()),
+            (0, _) => return Err(UpstreamError::NoProof),
+            (3, _) => return Err(UpstreamError::WeakLogin("clear text")),
+            (5, _) => return Err(UpstreamError::WeakLogin("MD5")),
+            (10, None) => {
+                let (mechanism, binding) = choose(&mut fields, stream)?;
+                let begun = ScramSha256::new(login.password.expose(), binding);
+                send_initial(stream, mechanism, begun.message()).await?;
+                scram = Some(begun);
+            }
+            (11, Some(scram)) if !proven => {
+                scram.update(fields.rest()).map_err(UpstreamError::Scram)?;
+                let mut out = Vec::new();
+                wire::message(&mut out, b'p', |out| out.extend_from_slice(scram.message()));
+                stream.write_all(&out).await?;
+                stream.flush().await?;
+            }
+            (12, Some(scram)) if !proven => {
+                scram.finish(fields.rest()).map_err(UpstreamError::Scram)?;
+                proven = true;
+            }
+            (2 | 7 | 8 | 9, _) => return Err(UpstreamError::NoScram),
+            _ => return Err(UpstreamError::Unexpected('R')),
+        }
+    }
+}
+
+/// The strongest mechanism of those on offer.
+fn choose(fields: &mut Fields<'_>, stream: &Stream) -> Result<(&'static str, ChannelBinding), UpstreamError> {
+    let (mut plain, mut plus) = (false, false);
+    loop {
+        match fields.text()? {
+            "" => break,
+            SCRAM_SHA_256 => plain = true,
+            SCRAM_SHA_256_PLUS => plus = true,
+            _ => {}
+        }
+    }
+    let certificate = match stream {
+        Stream::Tls(tls) => tls.get_ref().1.peer_certificates().and_then(<[_]>::first),
+        Stream::Plain(_) => None,
+    };
+    match certificate {
+        Some(certificate) if plus => {
+            let binding = ChannelBinding::tls_server_end_point(tls::server_end_point(certificate)?);
+            Ok((SCRAM_SHA_256_PLUS, binding))
+        }
+        // "We could have bound": a stranger in the middle who took -PLUS off the offer is found out.
+        Some(_) if plain => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+        None if plain => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
+        _ => Err(UpstreamError::NoScram),
+    }
+}
+
+async fn send_initial(stream: &mut Stream, mechanism: &str, first: &[u8]) -> Result<(), UpstreamError> {
+    let mut out = Vec::new();
+    wire::message(&mut out, b'p', |out| {
+        wire::put_string(out, mechanism.as_bytes());
+        out.extend_from_slice(&u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(first);
+    });
+    stream.write_all(&out).await?;
+    Ok(stream.flush().await?)
+}
+
+/// The next message of the login; an ErrorResponse is the target's refusal.
+async fn next_message(stream: &mut Stream, inbox: &mut Inbox) -> Result<Vec<u8>, UpstreamError> {
+    loop {
+        match inbox.next(|_, _| Handling::Whole)? {
+            Piece::Message(b'E', range) => return Err(refused(inbox.bytes(range))?),
+            Piece::Message(_, range) | Piece::Part(_, range) => return Ok(inbox.bytes(range).to_vec()),
+            Piece::Incomplete => {
+                inbox.compact();
+                let read = stream.read(inbox.space()).await?;
+                if read == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
+                inbox.filled(read);
+            }
+        }
+    }
+}
+
+fn refused(message: &[u8]) -> Result<UpstreamError, Malformed> {
+    let fields = wire::report_fields(message)?;
+    let text = |letter| {
+        let found = fields.iter().find(|(known, _)| *known == letter).map_or(&b""[..], |(_, text)| text);
+        String::from_utf8_lossy(found).chars().filter(|c| !c.is_control()).take(MAX_REASON).collect::<String>()
+    };
+    let code = text(b'C');
+    let code =
+        if code.len() == 5 && code.bytes().all(|c| c.is_ascii_alphanumeric()) { code } else { "08004".to_owned() };
+    Ok(UpstreamError::Refused { code, message: text(b'M') })
+}

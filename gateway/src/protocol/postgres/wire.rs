@@ -1,0 +1,707 @@
+//! PostgreSQL's frontend/backend protocol (version 3), as bytes and values: no socket, no clock.
+//!
+//! [`Inbox`] holds what was read from one side and cuts it into messages, however the stream was split; a message whose
+//! length is no length, or larger than the gateway holds, is an error, one that is not whole yet is not. [`Fields`] reads a
+//! message's body. The functions at the end write the few messages that the gateway itself sends. See the PostgreSQL
+//! manual, chapter "Frontend/Backend Protocol", sections "Message Formats" and "Error and Notice Message Fields".
+
+use std::ops::Range;
+
+/// The server's own limit for start-up packets (MAX_STARTUP_PACKET_LENGTH).
+pub const MAX_STARTUP: usize = 10_000;
+/// A message that must be looked at as a whole may be this large, header included.
+pub const MAX_HELD: usize = 16 << 20;
+/// A message whose body need not be looked at is passed on in parts once it is larger than this.
+const STREAM_ABOVE: usize = 16 << 10;
+/// What a read asks for at least, and what a buffer shrinks back to.
+const CHUNK: usize = 16 << 10;
+/// An empty buffer larger than this gives its memory back.
+const KEEP: usize = 256 << 10;
+/// The server's own limit for a message (PQ_LARGE_MESSAGE_LIMIT).
+const MAX_MESSAGE: usize = 0x3fff_ffff;
+/// Tag and length.
+pub const HEADER: usize = 5;
+
+const CANCEL_CODE: u32 = 80_877_102;
+const SSL_CODE: u32 = 80_877_103;
+const GSSENC_CODE: u32 = 80_877_104;
+
+/// These bytes are not the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error("a message of type {tag:?} has the impossible length {length}", tag = *tag as char)]
+    Length { tag: u8, length: u32 },
+    #[error("a message of type {tag:?} has {length} bytes, more than the {MAX_HELD} that can be checked", tag = *tag as char)]
+    TooLarge { tag: u8, length: usize },
+    #[error("a start-up packet has the impossible length {0}")]
+    StartupLength(u32),
+    #[error("the protocol version {0}.{1} is not spoken here")]
+    Version(u16, u16),
+    #[error("the body of a message does not have its type's form")]
+    Body,
+}
+
+/// What a connection's first packet asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Startup<'a> {
+    Tls,
+    GssEncryption,
+    Cancel { process: u32, key: &'a [u8] },
+    Session { minor: u16, parameters: Vec<(&'a str, &'a str)> },
+}
+
+/// Length of the start-up packet that begins with these four bytes, these included.
+pub fn startup_length(first: [u8; 4]) -> Result<usize, Malformed> {
+    let length = u32::from_be_bytes(first);
+    match usize::try_from(length) {
+        Ok(whole @ 8..=MAX_STARTUP) => Ok(whole),
+        _ => Err(Malformed::StartupLength(length)),
+    }
+}
+
+/// Reads a whole start-up packet, its length included.
+pub fn startup(packet: &[u8]) -> Result<Startup<'_>, Malformed> {
+    let mut fields = Fields::new(packet.get(4..).ok_or(Malformed::Body)?);
+    match fields.u32()? {
+        SSL_CODE => fields.end().map(|()| Startup::Tls),
+        GSSENC_CODE => fields.end().map(|()| Startup::GssEncryption),
+        CANCEL_CODE => {
+            let process = fields.u32()?;
+            let key = fields.rest();
+            if key.is_empty() { Err(Malformed::Body) } else { Ok(Startup::Cancel { process, key }) }
+        }
+        version => {
+            let (major, minor) = ((version >> 16) as u16, (version & 0xffff) as u16);
+            if major != 3 {
+                return Err(Malformed::Version(major, minor));
+            }
+            Ok(Startup::Session { minor, parameters: startup_parameters(fields)? })
+        }
+    }
+}
+
+fn startup_parameters(mut fields: Fields<'_>) -> Result<Vec<(&str, &str)>, Malformed> {
+    let mut parameters = Vec::new();
+    loop {
+        let name = fields.text()?;
+        if name.is_empty() {
+            return fields.end().map(|()| parameters);
+        }
+        parameters.push((name, fields.text()?));
+    }
+}
+
+/// What to do with a message whose header has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// It must be whole before anything is done with it.
+    Whole,
+    /// It may be passed on in parts.
+    Stream,
+}
+
+/// The next piece of a stream. Ranges are for [`Inbox::bytes`] and stay valid until [`Inbox::compact`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// A whole message: its tag, and where it lies, header included.
+    Message(u8, Range<usize>),
+    /// A part of a large message that is passed on as it comes; the first part begins with its header.
+    Part(u8, Range<usize>),
+    /// More bytes are needed.
+    Incomplete,
+}
+
+/// What was read from one side and is not dealt with yet.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// All of it initialised; what was read lies in `start..end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Of the message that is being passed on in parts: its tag, and how many bytes are still to come.
+    streaming: Option<(u8, usize)>,
+}
+
+impl Inbox {
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// Space to read into; grows only as fast as bytes come. Tell [`Inbox::filled`] how much was read.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.buffer.len() - self.end < CHUNK / 2 {
+            let wanted = self.buffer.len().max(CHUNK / 2) * 2;
+            self.buffer.resize(wanted, 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    pub fn filled(&mut self, read: usize) {
+        self.end = (self.end + read).min(self.buffer.len());
+    }
+
+    /// Forgets what was dealt with. Ranges given out before are void.
+    pub fn compact(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > KEEP {
+                self.buffer.truncate(CHUNK);
+                self.buffer.shrink_to_fit();
+            }
+        } else if self.start > 0 && self.start >= self.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Whether what is there is only the beginning of a message.
+    pub fn wants_more(&self) -> bool {
+        match header(&self.buffer[self.start..self.end]) {
+            Ok(Some((_, length))) => length > self.len(),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Cuts the next piece off. `handling` says, by tag and length, what may be passed on in parts.
+    pub fn next(&mut self, handling: impl FnOnce(u8, usize) -> Handling) -> Result<Piece, Malformed> {
+        if let Some((tag, left)) = self.streaming {
+            return Ok(self.part(tag, left));
+        }
+        let Some((tag, length)) = header(&self.buffer[self.start..self.end])? else { return Ok(Piece::Incomplete) };
+        if self.len() >= length {
+            return Ok(Piece::Message(tag, self.take(length)));
+        }
+        if length > STREAM_ABOVE && handling(tag, length) == Handling::Stream {
+            return Ok(self.part(tag, length));
+        }
+        if length > MAX_HELD {
+            return Err(Malformed::TooLarge { tag, length });
+        }
+        Ok(Piece::Incomplete)
+    }
+
+    fn part(&mut self, tag: u8, left: usize) -> Piece {
+        let now = left.min(self.len());
+        self.streaming = (left > now).then_some((tag, left - now));
+        if now == 0 { Piece::Incomplete } else { Piece::Part(tag, self.take(now)) }
+    }
+
+    fn take(&mut self, length: usize) -> Range<usize> {
+        let range = self.start..self.start + length;
+        self.start = range.end;
+        range
+    }
+}
+
+/// Tag and length of the message at the beginning of `bytes`, header included; None if its header is not whole yet.
+pub fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, Malformed> {
+    let Some((&[tag, a, b, c, d], _)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let length = u32::from_be_bytes([a, b, c, d]);
+    match usize::try_from(length) {
+        Ok(body @ 4..=MAX_MESSAGE) => Ok(Some((tag, body + 1))),
+        _ => Err(Malformed::Length { tag, length }),
+    }
+}
+
+/// Reads the fields of a message's body, front to back.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub fn new(body: &'a [u8]) -> Self {
+        Self(body)
+    }
+
+    /// The fields of a whole message.
+    pub fn of(message: &'a [u8]) -> Self {
+        Self(message.get(HEADER..).unwrap_or_default())
+    }
+
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Body)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed::Body)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    pub fn u8(&mut self) -> Result<u8, Malformed> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub fn i16(&mut self) -> Result<i16, Malformed> {
+        self.array().map(i16::from_be_bytes)
+    }
+
+    pub fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// An `Int16` that counts what follows.
+    pub fn count(&mut self) -> Result<usize, Malformed> {
+        self.array().map(|bytes| usize::from(u16::from_be_bytes(bytes)))
+    }
+
+    /// A value: its length and its bytes, or NULL.
+    pub fn value(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        let length = self.array().map(i32::from_be_bytes)?;
+        if length == -1 {
+            return Ok(None);
+        }
+        self.take(usize::try_from(length).map_err(|_| Malformed::Body)?).map(Some)
+    }
+
+    /// A string's bytes, without the zero that ends it.
+    pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.0.iter().position(|&byte| byte == 0).ok_or(Malformed::Body)?;
+        let string = self.take(length)?;
+        self.take(1)?;
+        Ok(string)
+    }
+
+    /// A string that must be UTF-8.
+    pub fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.string()?).map_err(|_| Malformed::Body)
+    }
+
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    pub fn end(&self) -> Result<(), Malformed> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed::Body) }
+    }
+}
+
+/// One column of a RowDescription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: Vec<u8>,
+    /// The table it plainly comes from, 0 if none, and its number there.
+    pub table: u32,
+    pub attribute: i16,
+    pub type_oid: u32,
+    /// 0 text, 1 binary.
+    pub format: i16,
+}
+
+/// Reads a RowDescription.
+pub fn row_description(message: &[u8]) -> Result<Vec<Column>, Malformed> {
+    let mut fields = Fields::of(message);
+    let count = fields.count()?;
+    // Every column takes 19 bytes at least: what a length promises is not what is allocated.
+    let mut columns = Vec::with_capacity(count.min(message.len() / 19 + 1));
+    for _ in 0..count {
+        let name = fields.string()?.to_vec();
+        let (table, attribute, type_oid) = (fields.u32()?, fields.i16()?, fields.u32()?);
+        let (_size, _modifier, format) = (fields.i16()?, fields.u32()?, fields.i16()?);
+        columns.push(Column { name, table, attribute, type_oid, format });
+    }
+    fields.end()?;
+    Ok(columns)
+}
+
+/// A Parse message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parse<'a> {
+    pub name: &'a [u8],
+    pub query: &'a [u8],
+}
+
+pub fn parse(message: &[u8]) -> Result<Parse<'_>, Malformed> {
+    let mut fields = Fields::of(message);
+    let parsed = Parse { name: fields.string()?, query: fields.string()? };
+    for _ in 0..fields.count()? {
+        fields.u32()?;
+    }
+    fields.end()?;
+    Ok(parsed)
+}
+
+/// A Bind message. What comes after the names is kept as it is: it is what an approval is bound to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Bind<'a> {
+    pub portal: &'a [u8],
+    pub statement: &'a [u8],
+    pub parameter_formats: Vec<i16>,
+    pub parameters: Vec<Option<&'a [u8]>>,
+    pub result_formats: Vec<i16>,
+    pub values: &'a [u8],
+}
+
+pub fn bind(message: &[u8]) -> Result<Bind<'_>, Malformed> {
+    let mut fields = Fields::of(message);
+    let (portal, statement) = (fields.string()?, fields.string()?);
+    let values = fields.0;
+    let parameter_formats = formats(&mut fields)?;
+    let count = fields.count()?;
+    let mut parameters = Vec::with_capacity(count.min(values.len() / 4 + 1));
+    for _ in 0..count {
+        parameters.push(fields.value()?);
+    }
+    let result_formats = formats(&mut fields)?;
+    fields.end()?;
+    Ok(Bind { portal, statement, parameter_formats, parameters, result_formats, values })
+}
+
+fn formats(fields: &mut Fields<'_>) -> Result<Vec<i16>, Malformed> {
+    let count = fields.count()?;
+    (0..count).map(|_| fields.i16()).collect()
+}
+
+/// The fields of an ErrorResponse or NoticeResponse, by their letter.
+pub fn report_fields(message: &[u8]) -> Result<Vec<(u8, &[u8])>, Malformed> {
+    let mut fields = Fields::of(message);
+    let mut report = Vec::new();
+    loop {
+        match fields.u8()? {
+            0 => return Ok(report),
+            letter => report.push((letter, fields.string()?)),
+        }
+    }
+}
+
+/// The SQLSTATE of an ErrorResponse or NoticeResponse.
+pub fn sqlstate(message: &[u8]) -> Option<&str> {
+    let fields = report_fields(message).ok()?;
+    let (_, code) = fields.into_iter().find(|&(letter, _)| letter == b'C')?;
+    std::str::from_utf8(code).ok()
+}
+
+/// Appends a message: `body` writes what follows the length.
+pub fn message(out: &mut Vec<u8>, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
+    out.push(tag);
+    sized(out, body);
+}
+
+/// Appends an `Int32` length, itself included, and what `body` writes.
+fn sized(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    body(out);
+    let length = u32::try_from(out.len() - at).unwrap_or(u32::MAX);
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Appends a string and its zero. A zero inside ends nothing: it is left out.
+pub fn put_string(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend(text.iter().copied().filter(|&byte| byte != 0));
+    out.push(0);
+}
+
+/// How bad a report is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The connection ends.
+    Fatal,
+    Error,
+    Notice,
+}
+
+impl Severity {
+    fn text(self) -> &'static [u8] {
+        match self {
+            Self::Fatal => b"FATAL",
+            Self::Error => b"ERROR",
+            Self::Notice => b"NOTICE",
+        }
+    }
+}
+
+/// Something that the gateway itself tells a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub severity: Severity,
+    pub code: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+impl Report {
+    pub fn new(severity: Severity, code: &str, message: impl Into<String>) -> Self {
+        Self { severity, code: code.to_owned(), message: message.into(), detail: None, hint: None }
+    }
+
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Appends it as an ErrorResponse or a NoticeResponse.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let tag = if self.severity == Severity::Notice { b'N' } else { b'E' };
+        message(out, tag, |out| {
+            let mut field = |letter: u8, text: &[u8]| {
+                out.push(letter);
+                put_string(out, text);
+            };
+            field(b'S', self.severity.text());
+            field(b'V', self.severity.text());
+            field(b'C', self.code.as_bytes());
+            field(b'M', self.message.as_bytes());
+            if let Some(detail) = &self.detail {
+                field(b'D', detail.as_bytes());
+            }
+            if let Some(hint) = &self.hint {
+                field(b'H', hint.as_bytes());
+            }
+            out.push(0);
+        });
+    }
+}
+
+/// Where a session is between transactions: what ReadyForQuery says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionState {
+    Idle,
+    Open,
+    Failed,
+}
+
+impl TransactionState {
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b'I' => Some(Self::Idle),
+            b'T' => Some(Self::Open),
+            b'E' => Some(Self::Failed),
+            _ => None,
+        }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::Open => b'T',
+            Self::Failed => b'E',
+        }
+    }
+}
+
+pub fn ready_for_query(out: &mut Vec<u8>, state: TransactionState) {
+    message(out, b'Z', |out| out.push(state.byte()));
+}
+
+/// AuthenticationOk.
+pub fn authentication_ok(out: &mut Vec<u8>) {
+    message(out, b'R', |out| out.extend_from_slice(&0u32.to_be_bytes()));
+}
+
+pub fn parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
+    message(out, b'S', |out| {
+        put_string(out, name.as_bytes());
+        put_string(out, value.as_bytes());
+    });
+}
+
+pub fn backend_key_data(out: &mut Vec<u8>, process: u32, key: &[u8]) {
+    message(out, b'K', |out| {
+        out.extend_from_slice(&process.to_be_bytes());
+        out.extend_from_slice(key);
+    });
+}
+
+/// NegotiateProtocolVersion: minor version 0 is spoken, and none of these options.
+pub fn negotiate_protocol_version(out: &mut Vec<u8>, unknown: &[&str]) {
+    message(out, b'v', |out| {
+        out.extend_from_slice(&(3u32 << 16).to_be_bytes());
+        out.extend_from_slice(&u32::try_from(unknown.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for name in unknown {
+            put_string(out, name.as_bytes());
+        }
+    });
+}
+
+/// RowDescription, as far as [`Column`] knows; `formats` as a Bind asked for them, where that is not in the columns.
+pub fn put_row_description(out: &mut Vec<u8>, columns: &[Column], formats: Option<&[i16]>) {
+    message(out, b'T', |out| {
+        out.extend_from_slice(&u16::try_from(columns.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for (index, column) in columns.iter().enumerate() {
+            let format = match formats {
+                None => column.format,
+                Some([]) => 0,
+                Some([all]) => *all,
+                Some(each) => each.get(index).copied().unwrap_or(0),
+            };
+            put_string(out, &column.name);
+            out.extend_from_slice(&column.table.to_be_bytes());
+            out.extend_from_slice(&column.attribute.to_be_bytes());
+            out.extend_from_slice(&column.type_oid.to_be_bytes());
+            out.extend_from_slice(&[0; 6]);
+            out.extend_from_slice(&format.to_be_bytes());
+        }
+    });
+}
+
+/// A start-up packet that opens a session of protocol 3.0.
+pub fn session_startup<'a>(out: &mut Vec<u8>, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    sized(out, |out| {
+        out.extend_from_slice(&(3u32 << 16).to_be_bytes());
+        for (name, value) in parameters {
+            put_string(out, name.as_bytes());
+            put_string(out, value.as_bytes());
+        }
+        out.push(0);
+    });
+}
+
+pub fn tls_request(out: &mut Vec<u8>) {
+    sized(out, |out| out.extend_from_slice(&SSL_CODE.to_be_bytes()));
+}
+
+pub fn cancel_request(out: &mut Vec<u8>, process: u32, key: &[u8]) {
+    sized(out, |out| {
+        out.extend_from_slice(&CANCEL_CODE.to_be_bytes());
+        out.extend_from_slice(&process.to_be_bytes());
+        out.extend_from_slice(key);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small generator, so that a failure is the same failure the next time.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % limit as u64).unwrap()
+        }
+    }
+
+    fn stream(random: &mut Random) -> (Vec<u8>, Vec<(u8, usize)>) {
+        let (mut bytes, mut messages) = (Vec::new(), Vec::new());
+        for _ in 0..random.below(40) {
+            let tag = b"QPBEDd"[random.below(6)];
+            let length = if random.below(8) == 0 { random.below(60_000) } else { random.below(60) };
+            message(&mut bytes, tag, |out| out.extend((0..length).map(|at| (at % 251) as u8)));
+            messages.push((tag, length + HEADER));
+        }
+        (bytes, messages)
+    }
+
+    fn handling(tag: u8, _length: usize) -> Handling {
+        if tag == b'd' { Handling::Stream } else { Handling::Whole }
+    }
+
+    #[test]
+    fn any_split_gives_the_same_messages_and_the_same_bytes() {
+        let mut random = Random(0x5eed);
+        for _ in 0..200 {
+            let (bytes, expected) = stream(&mut random);
+            let mut inbox = Inbox::default();
+            let (mut passed, mut messages) = (Vec::new(), Vec::new());
+            let mut rest = &bytes[..];
+            let mut part = 0;
+            while !rest.is_empty() {
+                let most = if random.below(4) == 0 { 1 } else { 5000 };
+                let space = inbox.space();
+                let now = (1 + random.below(most)).min(rest.len()).min(space.len());
+                space[..now].copy_from_slice(&rest[..now]);
+                rest = &rest[now..];
+                inbox.filled(now);
+                loop {
+                    match inbox.next(handling).unwrap() {
+                        Piece::Incomplete => break,
+                        Piece::Message(tag, range) => {
+                            messages.push((tag, range.len()));
+                            passed.extend_from_slice(inbox.bytes(range));
+                        }
+                        Piece::Part(tag, range) => {
+                            assert_eq!(tag, b'd');
+                            part += range.len();
+                            passed.extend_from_slice(inbox.bytes(range));
+                            if inbox.streaming.is_none() {
+                                messages.push((tag, std::mem::take(&mut part)));
+                            }
+                        }
+                    }
+                    inbox.compact();
+                }
+            }
+            assert_eq!(passed, bytes);
+            assert_eq!(messages, expected);
+            assert!(inbox.is_empty());
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_errors_and_short_input_is_not() {
+        for cut in 0..HEADER {
+            assert_eq!(header(&b"Q\0\0\0\x05"[..cut]), Ok(None));
+        }
+        assert!(matches!(header(b"Q\0\0\0\x03"), Err(Malformed::Length { tag: b'Q', length: 3 })));
+        assert!(matches!(header(b"Q\x7f\xff\xff\xff"), Err(Malformed::Length { .. })));
+        let mut inbox = Inbox::default();
+        inbox.space()[..5].copy_from_slice(b"Q\x04\0\0\0");
+        inbox.filled(5);
+        assert!(matches!(inbox.next(handling), Err(Malformed::TooLarge { tag: b'Q', .. })));
+        assert!(inbox.buffer.len() <= CHUNK);
+    }
+
+    #[test]
+    fn startup_packets_are_read() {
+        let mut packet = Vec::new();
+        session_startup(&mut packet, [("user", "a"), ("database", "b")]);
+        assert_eq!(startup_length(packet[..4].try_into().unwrap()), Ok(packet.len()));
+        let parameters = vec![("user", "a"), ("database", "b")];
+        assert_eq!(startup(&packet), Ok(Startup::Session { minor: 0, parameters }));
+        for cut in 8..packet.len() {
+            assert_eq!(startup(&packet[..cut]), Err(Malformed::Body));
+        }
+        let mut packet = Vec::new();
+        cancel_request(&mut packet, 7, &[1, 2, 3, 4, 5]);
+        assert_eq!(startup(&packet), Ok(Startup::Cancel { process: 7, key: &[1, 2, 3, 4, 5] }));
+        let mut packet = Vec::new();
+        tls_request(&mut packet);
+        assert_eq!(startup(&packet), Ok(Startup::Tls));
+        assert_eq!(startup_length([0, 0, 0, 7]), Err(Malformed::StartupLength(7)));
+        assert_eq!(startup_length([0x47, 0x45, 0x54, 0x20]), Err(Malformed::StartupLength(0x4745_5420)));
+        assert_eq!(startup(&[0, 0, 0, 8, 0, 2, 0, 0]), Err(Malformed::Version(2, 0)));
+    }
+
+    #[test]
+    fn bodies_that_promise_more_than_they_hold_are_malformed() {
+        let mut whole = Vec::new();
+        message(&mut whole, b'B', |out| {
+            out.extend_from_slice(b"portal\0statement\0");
+            out.extend_from_slice(&[0, 1, 0, 1, 0, 1, 0, 0, 0, 2, b'4', b'2', 0, 0]);
+        });
+        let read = bind(&whole).unwrap();
+        assert_eq!(read.parameters, [Some(&b"42"[..])]);
+        assert_eq!((read.portal, read.statement), (&b"portal"[..], &b"statement"[..]));
+        for cut in HEADER..whole.len() {
+            assert_eq!(bind(&whole[..cut]), Err(Malformed::Body), "{cut}");
+        }
+        let mut promise = Vec::new();
+        message(&mut promise, b'T', |out| out.extend_from_slice(&[0xff, 0xff]));
+        assert_eq!(row_description(&promise), Err(Malformed::Body));
+    }
+
+    #[test]
+    fn a_report_reads_back() {
+        let mut out = Vec::new();
+        Report::new(Severity::Error, "42501", "no\0pe").with_hint("ask").write(&mut out);
+        assert_eq!(header(&out).unwrap(), Some((b'E', out.len())));
+        assert_eq!(sqlstate(&out), Some("42501"));
+        assert!(report_fields(&out).unwrap().contains(&(b'M', &b"nope"[..])));
+    }
+}

@@ -360,6 +360,8 @@ pub enum StartError {
     Record(#[from] RecordError),
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Protocols(#[from] protocol::StateError),
 }
 
 /// Recording lets approvals write to it, and nothing else.

@@ -126,8 +126,10 @@ fn client_tls(engine: &Engine, target: &Target) -> Result<Arc<ServerConfig>, Tls
 
 /// What a certificate is for where the client names nothing: the target's first name, or its address.
 fn fallback_name(target: &Target) -> String {
-    let name = target.address.iter().find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None });
-    let address = || target.address.iter().find_map(|it| if let Host::Network(ip, _) = it.host { Some(ip) } else { None });
+    let name =
+        target.address.iter().find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None });
+    let address =
+        || target.address.iter().find_map(|it| if let Host::Network(ip, _) = it.host { Some(ip) } else { None });
     name.or_else(|| address().map(|ip| ip.to_string())).unwrap_or_else(|| target.name.clone())
 }
 

@@ -104,7 +104,8 @@ impl Keys {
     fn find(&self, origin: &Origin, process: u32, key: &[u8]) -> Option<Arc<Entry>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = live.get(&process)?;
-        let same = equal_in_constant_time(&entry.key, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid;
+        let same =
+            equal_in_constant_time(&entry.key, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid;
         same.then(|| Arc::clone(entry))
     }
 

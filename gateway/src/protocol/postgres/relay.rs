@@ -25,7 +25,9 @@ use super::stream::Stream;
 use super::wire::{self, Column, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState};
 use crate::mask::{Masked, MaskedBuffer};
 use crate::policy::{Action, Kind, Operation};
-use crate::session::{Decision, Denial, Exact, Forwarded, HeldEvent, Judgement, Permit, ReplySummary, Session, SessionError};
+use crate::session::{
+    Decision, Denial, Exact, Forwarded, HeldEvent, Judgement, Permit, ReplySummary, Session, SessionError,
+};
 
 /// Of what a client sent ahead while it is not its turn; then it is not read any more.
 const MAX_AHEAD: usize = 256 << 10;
@@ -297,8 +299,8 @@ impl<'s> Relay<'s> {
         if let Poll::Ready(by) = self.killed.as_mut().poll(cx) {
             return Poll::Ready(Err(End::Killed(by)));
         }
-        let mut moved = was_full.0 && self.to_client.len() < HIGH_WATER
-            || was_full.1 && self.to_target.pending() < HIGH_WATER;
+        let mut moved =
+            was_full.0 && self.to_client.len() < HIGH_WATER || was_full.1 && self.to_target.pending() < HIGH_WATER;
         if self.to_client.len() < HIGH_WATER {
             match self.target.poll_read(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::TargetLeft)),
@@ -479,7 +481,9 @@ impl<'s> Relay<'s> {
 
     async fn query(&mut self, range: Range<usize>) -> Result<(), End> {
         if self.forwarded.any {
-            return Err(End::ClientUnexpected("a simple query in a batch of the extended protocol; send Sync before it"));
+            return Err(End::ClientUnexpected(
+                "a simple query in a batch of the extended protocol; send Sync before it",
+            ));
         }
         let mut fields = wire::Fields::of(self.client.inbox.bytes(range.clone()));
         let text = fields.string()?.to_vec();
@@ -829,7 +833,9 @@ impl<'s> Relay<'s> {
     /// Calls by oid, without a text: what the function does is not known here.
     async fn function_call(&mut self, range: Range<usize>) -> Result<(), End> {
         if self.forwarded.any {
-            return Err(End::ClientUnexpected("a function call in a batch of the extended protocol; send Sync before it"));
+            return Err(End::ClientUnexpected(
+                "a function call in a batch of the extended protocol; send Sync before it",
+            ));
         }
         let oid = wire::Fields::of(self.client.inbox.bytes(range.clone())).u32()?;
         self.drain().await?;
@@ -895,7 +901,7 @@ impl<'s> Relay<'s> {
         Ok(judged)
     }
 
-    async fn judge(&self, text: &Arc<str>, catalog: Arc<Catalog>) -> Judged {
+    async fn judge(&mut self, text: &Arc<str>, catalog: Arc<Catalog>) -> Judged {
         let parsed = catalog.understand(&self.state.analyser, text).await;
         Judged::new(self.session, &self.way.database, Arc::clone(text), parsed, catalog)
     }
@@ -919,7 +925,8 @@ impl<'s> Relay<'s> {
             }
             Err(why) => {
                 self.catalog = None;
-                let message = format!("the target {:?} is denied until this is put right: {why}", self.session.target.name);
+                let message =
+                    format!("the target {:?} is denied until this is put right: {why}", self.session.target.name);
                 let hint = "What is masked cannot be known without its catalog, so nothing passes. This is for the \
                             people who run Weir, not for you; do not retry at once.";
                 Err(Report::new(Severity::Error, DENIED, message).with_hint(hint))
@@ -993,11 +1000,7 @@ impl<'s> Relay<'s> {
     }
 
     /// Waits for people, and tells the client that it does. A client that leaves or cancels takes the request back.
-    async fn hold(
-        &mut self,
-        held: crate::session::Held<Range<usize>>,
-        answer: Answer,
-    ) -> Result<Outcome, End> {
+    async fn hold(&mut self, held: crate::session::Held<Range<usize>>, answer: Answer) -> Result<Outcome, End> {
         self.drain().await?;
         if self.replies.skipping {
             return Ok(Outcome::Over);

@@ -11,7 +11,7 @@ const MAX_COLUMNS: usize = 100;
 
 /// Renders what was recorded: whole messages as the client got them, the last of them perhaps cut off. What cannot be read
 /// is left out. Values are not escaped here: whoever shows the lines does.
-pub(super) fn render(content: &[u8]) -> Vec<String> {
+pub fn render(content: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut table = Table::default();
     let mut rest = content;
@@ -88,7 +88,8 @@ fn row(message: &[u8], formats: &[i16]) -> Option<Vec<String>> {
     let mut cells = Vec::new();
     for at in 0..count.min(MAX_COLUMNS) {
         let value = fields.value().ok()?;
-        cells.push(value.map_or_else(|| "NULL".to_owned(), |value| shown(value, formats.get(at).copied().unwrap_or(0))));
+        cells
+            .push(value.map_or_else(|| "NULL".to_owned(), |value| shown(value, formats.get(at).copied().unwrap_or(0))));
     }
     Some(cells)
 }

@@ -11,14 +11,17 @@ use std::sync::Arc;
 
 use super::catalog::TaggedSet;
 use super::statement::{Names, Portal, Prepared};
-use super::wire::{self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState};
+use super::wire::{
+    self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
+};
 use crate::mask::{CellFormat, CellType, Hits, Masked, MaskedBuffer, Masker, NeedsMasking, RowPlan};
 use crate::session::{Forwarded, ReplySummary};
 
 /// While the client has this much to take, nothing more is made of the target's messages.
 pub(super) const HIGH_WATER: usize = 64 << 10;
 /// Instead of an error text that could show values.
-const WITHHELD: &str = "the statement failed; the target's message is withheld, because the statement touches masked columns";
+const WITHHELD: &str =
+    "the statement failed; the target's message is withheld, because the statement touches masked columns";
 /// Instead of the codes of data and syntax errors, which tell values apart too (`1/0` where a condition holds).
 const COLLAPSED: &str = "22000";
 
@@ -43,16 +46,32 @@ pub(super) enum Fault {
 enum Expected {
     Query(Box<Running>),
     FunctionCall(Box<Running>),
-    Parse { name: Vec<u8>, previous: Option<Prepared> },
-    Bind { name: Vec<u8>, id: u64, previous: Option<Portal> },
-    DescribeStatement { name: Vec<u8>, id: u64 },
+    Parse {
+        name: Vec<u8>,
+        previous: Option<Prepared>,
+    },
+    Bind {
+        name: Vec<u8>,
+        id: u64,
+        previous: Option<Portal>,
+    },
+    DescribeStatement {
+        name: Vec<u8>,
+        id: u64,
+    },
     /// `hidden`: the gateway asked.
-    DescribePortal { name: Vec<u8>, id: u64, hidden: bool },
+    DescribePortal {
+        name: Vec<u8>,
+        id: u64,
+        hidden: bool,
+    },
     Execute(Box<Running>),
     /// Of an empty statement.
     ExecuteNothing,
     Close,
-    Sync { batch: u64 },
+    Sync {
+        batch: u64,
+    },
     /// The client's end of COPY data stands here; nothing is owed for it.
     CopyEnd,
 }
@@ -647,7 +666,9 @@ impl<'s> Replies<'s> {
                 running.tagged || running.ends_transaction && self.transaction_tagged
             }
             // Parse and Describe read no data.
-            Some(Expected::Parse { .. } | Expected::DescribeStatement { .. } | Expected::DescribePortal { .. }) => false,
+            Some(Expected::Parse { .. } | Expected::DescribeStatement { .. } | Expected::DescribePortal { .. }) => {
+                false
+            }
             // Bind evaluates constant expressions; Sync may end the transaction.
             Some(_) => self.transaction_tagged,
             None => false,
@@ -879,7 +900,8 @@ fn agrees(checked: Option<&Option<Option<Arc<[Column]>>>>, columns: &[Column]) -
         // This statement of the batch touches nothing tagged.
         Some(None) => Ok(()),
         Some(Some(Some(checked))) => {
-            let same = |(a, b): (&Column, &Column)| (a.table, a.attribute, a.type_oid) == (b.table, b.attribute, b.type_oid);
+            let same =
+                |(a, b): (&Column, &Column)| (a.table, a.attribute, a.type_oid) == (b.table, b.attribute, b.type_oid);
             let equal = checked.len() == columns.len() && checked.iter().zip(columns).all(same);
             if equal { Ok(()) } else { Err(Fault::Disagreement) }
         }

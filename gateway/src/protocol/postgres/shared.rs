@@ -28,7 +28,7 @@ use crate::protocol::StateError;
 use crate::secret::Secret;
 use crate::session::Session;
 use crate::target::Host;
-use crate::tls::{self, Alpn, TlsError};
+use crate::tls::{self, TlsError};
 
 /// An older catalog is read again, in the background.
 const REFRESH_AFTER: Duration = Duration::from_secs(30);
@@ -91,13 +91,9 @@ pub(super) enum Freshness {
 impl State {
     pub(in crate::protocol) fn new(config: &crate::config::Config) -> Result<Self, StateError> {
         for target in &config.targets {
-            tls::client_config(&target.tls, Alpn::Postgres)?;
+            tls::client_config(&target.tls, Some(super::startup::ALPN))?;
         }
-        Ok(Self {
-            analyser: Analyser::new(PARSER_THREADS)?,
-            keys: Arc::default(),
-            catalogs: Mutex::default(),
-        })
+        Ok(Self { analyser: Analyser::new(PARSER_THREADS)?, keys: Arc::default(), catalogs: Mutex::default() })
     }
 
     /// The catalog of the session's database. An error says why there is none, for people.
@@ -223,12 +219,15 @@ impl Way {
     pub(super) fn endpoint(session: &Session) -> Result<Endpoint, TlsError> {
         let target = &session.target;
         let address = session.upstream.address;
-        let tls = match tls::client_config(&target.tls, Alpn::Postgres)? {
+        let tls = match tls::client_config(&target.tls, Some(super::startup::ALPN))? {
             None => None,
             Some(config) => {
                 // An agent that connects by address gets the target's name checked all the same.
                 let configured = || {
-                    target.address.iter().find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None })
+                    target
+                        .address
+                        .iter()
+                        .find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None })
                 };
                 let name = session.upstream.server_name.clone().or_else(configured);
                 let name = name.unwrap_or_else(|| address.ip().to_string());

@@ -340,15 +340,17 @@ impl Names {
         match &statement.name {
             Some(Name::Executes(name)) => {
                 let by_sql = self.sql.contains(&Name::Prepares(name.clone()));
-                let by_protocol = self.statements.get(name.as_bytes()).is_some_and(|prepared| {
-                    prepared.judged.statements().iter().all(|it| it.class == Class::Untouched)
-                });
+                let by_protocol = self
+                    .statements
+                    .get(name.as_bytes())
+                    .is_some_and(|prepared| prepared.judged.statements().iter().all(|it| it.class == Class::Untouched));
                 !(by_sql || by_protocol)
             }
             Some(Name::Fetches(name)) => {
-                let by_protocol = self.portals.get(name.as_bytes()).is_some_and(|portal| {
-                    portal.judged.statements().iter().all(|it| it.class == Class::Untouched)
-                });
+                let by_protocol = self
+                    .portals
+                    .get(name.as_bytes())
+                    .is_some_and(|portal| portal.judged.statements().iter().all(|it| it.class == Class::Untouched));
                 !(self.sql.contains(&Name::Declares(name.clone())) || by_protocol)
             }
             _ => true,

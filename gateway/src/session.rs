@@ -186,6 +186,14 @@ impl<R> Permit<R> {
 }
 
 impl Judgement {
+    fn new(operation: Arc<Operation>, verdict: Gate, mode: Mode, epoch: u64) -> Self {
+        let gate = match (mode, &verdict) {
+            (Mode::Observe, Gate::Deny { .. } | Gate::Hold { .. }) => Gate::Allow { rules: Vec::new() },
+            _ => verdict.clone(),
+        };
+        Self { operation, verdict, gate, epoch }
+    }
+
     pub fn operation(&self) -> &Operation {
         &self.operation
     }
@@ -247,11 +255,7 @@ impl Session {
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
         let verdict = config.policy.judge(subject, &operation);
-        let gate = match (config.gateway.mode, &verdict) {
-            (Mode::Observe, Gate::Deny { .. } | Gate::Hold { .. }) => Gate::Allow { rules: Vec::new() },
-            _ => verdict.clone(),
-        };
-        Judgement { operation, verdict, gate, epoch }
+        Judgement::new(operation, verdict, config.gateway.mode, epoch)
     }
 
     /// Judges the opening of the session itself, now that the protocol knows what it is for.
@@ -259,11 +263,11 @@ impl Session {
         let (config, epoch) = self.engine.policy();
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
-        let gate = config.policy.judge_connect(subject, database.as_deref());
+        let verdict = config.policy.judge_connect(subject, database.as_deref());
         let connect =
             Action { kind: Kind::Connect, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None };
         let operation = Arc::new(Operation { text, database, actions: vec![connect], refusal: None });
-        Judgement { operation, gate, epoch }
+        Judgement::new(operation, verdict, config.gateway.mode, epoch)
     }
 
     /// Whether a kept judgement is still the policy's.

@@ -99,7 +99,7 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
         Ok((mut client, Request::Session(wish))) => match open(&mut client, &wish, session).await {
             Ok(opened) => opened.serve(client, session).await,
             Err(error) => {
-                startup::farewell(client, &error.report()).await;
+                startup::turn_away(client, &error.report()).await;
                 error.to_string()
             }
         },

@@ -104,7 +104,7 @@ pub(super) async fn accept(stream: TcpStream, tls: &Arc<ServerConfig>) -> Result
     match (request, stream) {
         (Ok(request), Some(stream)) => Ok((stream, request)),
         (Err(error), Some(stream)) => {
-            farewell(stream, &error.report()).await;
+            turn_away(stream, &error.report()).await;
             Err(error)
         }
         (Err(error), None) => Err(error),
@@ -115,16 +115,30 @@ pub(super) async fn accept(stream: TcpStream, tls: &Arc<ServerConfig>) -> Result
 /// Tells a client that gets no session why, in the words that its own error line shows, encrypted if it asks for that.
 pub(super) async fn refuse(stream: TcpStream, tls: &Arc<ServerConfig>, message: &str) {
     if let Ok((stream, Request::Session(_))) = accept(stream, tls).await {
-        farewell(stream, &Report::new(Severity::Fatal, "28000", message)).await;
+        turn_away(stream, &Report::new(Severity::Fatal, "28000", message)).await;
     }
 }
 
-/// Sends a last message and sees to it that the client can read it: closing with unread bytes would throw it away.
-pub(super) async fn farewell(mut stream: Stream, report: &Report) {
+/// Sends a client away that has no session. It is told that its login is fine first: libpq takes an error before that as a
+/// reason to try once more without TLS, and shows the same words twice.
+pub(super) async fn turn_away(stream: Stream, report: &Report) {
+    let mut out = Vec::new();
+    wire::authentication_ok(&mut out);
+    report.write(&mut out);
+    last_words(stream, &out).await;
+}
+
+/// Ends a session with a message.
+pub(super) async fn farewell(stream: Stream, report: &Report) {
     let mut out = Vec::new();
     report.write(&mut out);
+    last_words(stream, &out).await;
+}
+
+/// Sends a last message and sees to it that the client can read it: closing with unread bytes would throw it away.
+async fn last_words(mut stream: Stream, out: &[u8]) {
     let told = async {
-        stream.write_all(&out).await?;
+        stream.write_all(out).await?;
         linger(&mut stream).await
     };
     match timeout(FAREWELL_TIMEOUT, told).await {

@@ -274,6 +274,9 @@ impl Policy {
             return Gate::Deny { rule: None, message: "nothing is known of this operation".to_owned() };
         }
         let database = operation.database.as_deref();
+        if operation.opens_session() {
+            return self.judge_connect(subject, database);
+        }
         let applying = || self.rules.iter().filter(move |rule| rule.applies(subject, database));
         let matches_any = |rule: &Rule| operation.actions.iter().any(|action| rule.matches(action));
 
@@ -303,10 +306,8 @@ impl Policy {
         if let Some(rule) = applying().find(|rule| rule.then == Then::Deny && rule.concerns_connect()) {
             return rule.deny();
         }
-        let requirements: Vec<_> = applying()
-            .filter(|rule| rule.kinds.contains(Kind::Connect) && rule.concerns_connect())
-            .filter_map(Rule::requirement)
-            .collect();
+        let requirements: Vec<_> =
+            applying().filter(|rule| rule.holds_connect()).filter_map(Rule::requirement).collect();
         if !requirements.is_empty() {
             return Gate::Hold { requirements };
         }
@@ -379,6 +380,11 @@ impl Rule {
             && self.has_where.is_none()
     }
 
+    /// A hold on everything holds each operation; it does not hold the session too.
+    fn holds_connect(&self) -> bool {
+        matches!(self.then, Then::Hold { .. }) && self.kinds.contains(Kind::Connect) && self.concerns_connect()
+    }
+
     fn requirement(&self) -> Option<HoldRequirement> {
         let Then::Hold { approvers, count, timeout } = &self.then else { return None };
         Some(HoldRequirement {
@@ -405,6 +411,12 @@ enum Matcher {
 }
 
 impl Operation {
+    /// Whether it is the opening of a session in which operations will follow: `connect` alone, in a database. (Where a
+    /// protocol has no databases the connection is all that is asked for, and `connect` is judged as any action.)
+    fn opens_session(&self) -> bool {
+        self.database.is_some() && matches!(self.actions[..], [Action { kind: Kind::Connect, .. }])
+    }
+
     /// Whether it only reads, as far as its text tells: its record need not be durable before it is forwarded.
     pub fn is_read_only(&self) -> bool {
         !self.actions.is_empty() && self.actions.iter().all(Action::is_read_only)

@@ -154,10 +154,12 @@ fn is_separator(byte: u8) -> bool {
 /// What a run of digits and separators consists of.
 static IN_RUN: [bool; 256] = {
     let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = matches!(byte as u8, b'0'..=b'9' | b' ' | b'-');
-        byte += 1;
+    table[0x20] = true; // space
+    table[0x2d] = true; // dash
+    let mut digit = 0x30;
+    while digit <= 0x39 {
+        table[digit] = true;
+        digit += 1;
     }
     table
 };

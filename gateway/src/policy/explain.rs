@@ -78,6 +78,7 @@ impl Rule {
     fn explain(&self, subject: Subject<'_>, operation: &Operation) -> RuleExplanation {
         let (matched, because) = match self.does_not_apply(subject, operation.database.as_deref()) {
             Some(because) => (false, because),
+            None if operation.opens_session() => self.explain_connect(),
             None => self.explain_actions(&operation.actions),
         };
         let then = match self.then {
@@ -101,6 +102,15 @@ impl Rule {
             .or_else(groups)
             .or_else(|| not_among("targets", subject.target, &self.targets))
             .or_else(|| not_among("databases", database.unwrap_or("(none)"), &self.databases))
+    }
+
+    fn explain_connect(&self) -> (bool, String) {
+        match self.then {
+            Then::Deny if self.concerns_connect() => (true, "denies the session".to_owned()),
+            Then::Hold { .. } if self.holds_connect() => (true, "holds the session".to_owned()),
+            Then::Deny => (false, "denies some of what may be done in the session".to_owned()),
+            Then::Allow | Then::Hold { .. } => (true, "speaks of what may be done in the session".to_owned()),
+        }
     }
 
     fn explain_actions(&self, actions: &[Action]) -> (bool, String) {

@@ -227,7 +227,24 @@ fn sessions_open_where_something_in_them_may_be_allowed() {
         (vec![allow.clone(), rule("h", &[], hold())], "allow a h"),
         (vec![allow.clone(), rule("d", &[Kind::Drop], Then::Deny)], "allow a"),
     ] {
-        assert_eq!(verdict(&Policy::new(rules).judge_connect(SUBJECT, Some("orders"))), expected);
+        let policy = Policy::new(rules);
+        assert_eq!(verdict(&policy.judge_connect(SUBJECT, Some("orders"))), expected);
+        // However it is asked.
+        let connect = operation(vec![action(Kind::Connect, &[])]);
+        assert_eq!(verdict(&policy.explain(SUBJECT, &connect).gate), expected);
+    }
+}
+
+/// A protocol without databases asks for nothing but the connection, so that one is judged as any action.
+#[test]
+fn a_connection_that_is_all_needs_a_rule_that_allows_connect() {
+    let connect = || Operation { database: None, ..operation(vec![action(Kind::Connect, &[])]) };
+    for (rules, expected) in [
+        (vec![rule("a", &[Kind::Select], Then::Allow)], "deny"),
+        (vec![rule("a", &[Kind::Connect], Then::Allow)], "allow a"),
+        (vec![rule("a", &[Kind::Connect], Then::Allow), rule("h", &[], hold())], "hold h"),
+    ] {
+        assert_eq!(verdict(&Policy::new(rules).judge(SUBJECT, &connect())), expected);
     }
 }
 

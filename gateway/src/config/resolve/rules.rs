@@ -1,0 +1,169 @@
+//! `[[rule]]` and `[[mask]]`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::raw::{At, RawHold, RawMask, RawRule, RawThen, RawWith};
+use super::super::{Access, text};
+use super::{Names, Resolver, Scope, not_long};
+use crate::mask::{ColumnPattern, MAX_MASKS, MaskKind, MaskRule};
+use crate::policy::{self, Policy, Rule, TablePattern, Then};
+use crate::target::{Protocol, Target};
+
+const DEFAULT_HOLD: Duration = Duration::from_mins(5);
+/// A client waits no longer, and a transaction holds its locks no longer.
+const MAX_HOLD: Duration = Duration::from_hours(24);
+const MAX_APPROVALS: u32 = 16;
+const MAX_KEEP_LAST: u8 = 32;
+
+impl Resolver<'_> {
+    pub(super) fn policy(&mut self, raw: Vec<(usize, At<RawRule>)>, access: &Access, targets: &[Target]) -> Policy {
+        let mut names = Names::new("rule");
+        let (mut rules, mut places) = (Vec::new(), Vec::new());
+        for (file, At { value: raw, .. }) in raw {
+            let scope = Scope::named(file, "rule", &raw.name.value);
+            names.add(&mut self.out, &scope, &raw.name);
+            let at = raw.name.span.clone();
+            let rule = self.rule(&scope, raw, access);
+            if let Some(message) = never_meets_a_database(&rule, targets) {
+                self.out.warn(&scope, &at, "databases", message);
+            }
+            rules.push(rule);
+            places.push((scope, at));
+        }
+        let policy = Policy::new(rules);
+        for lint in policy::lint(&policy) {
+            if let Some((scope, at)) = places.get(lint.rule) {
+                self.out.warn(scope, at, "", lint.message);
+            }
+        }
+        policy
+    }
+
+    fn rule(&mut self, scope: &Scope, raw: RawRule, access: &Access) -> Rule {
+        let agents = self.out.references(scope, "agents", &raw.agents, &self.known.agents, ("agent", ""));
+        let targets = self.out.references(scope, "targets", &raw.targets, &self.known.targets, ("target", ""));
+        let tables = raw.tables.iter().enumerate().filter_map(|(i, pattern)| {
+            let read = |text: &str| text.parse::<TablePattern>().map_err(|error| error.to_string());
+            self.out.read(scope, &format!("tables[{i}]"), pattern, read)
+        });
+        let tables = tables.collect();
+        let message = raw.message.as_ref().and_then(|message| self.out.read(scope, "message", message, not_long));
+        let values = |list: Vec<At<String>>| list.into_iter().map(|it| it.value).collect();
+        let then = match raw.then {
+            RawThen::Allow => Then::Allow,
+            RawThen::Deny => Then::Deny,
+            RawThen::Hold(hold) => self.hold(scope, &hold, access),
+        };
+        Rule {
+            name: raw.name.value.into(),
+            agents,
+            groups: values(raw.groups),
+            targets,
+            databases: values(raw.databases),
+            kinds: raw.kinds.into_iter().collect(),
+            tables,
+            has_where: raw.has_where,
+            then,
+            message,
+        }
+    }
+
+    fn hold(&mut self, scope: &Scope, raw: &RawHold, access: &Access) -> Then {
+        let scope = Scope { file: scope.file, path: scope.key("then.hold") };
+        let list = &raw.approvers.value;
+        let approvers =
+            self.out.references(&scope, "approvers", list, &self.known.approvers, ("approver", " in [access] approve"));
+        for name in list {
+            if access.approve.get(&name.value).is_some_and(Vec::is_empty) {
+                let message = format!("\"{}\" has no group in [access] approve, so nobody could approve", name.value);
+                self.out.fault(&scope, &name.span, "approvers", message);
+            }
+        }
+        if list.is_empty() {
+            self.out.fault(&scope, &raw.approvers.span, "approvers", "names nobody who could approve");
+        }
+        let count = raw.count.as_ref().map_or(1, |At { value, span }| {
+            if !(1..=MAX_APPROVALS).contains(value) {
+                self.out.fault(&scope, span, "count", format!("expected a number from 1 to {MAX_APPROVALS}"));
+            }
+            *value
+        });
+        let timeout = |text: &str| match text::duration(text)? {
+            Duration::ZERO => Err("leaves no time to approve".to_owned()),
+            timeout if timeout > MAX_HOLD => Err("a request waits 24h at most".to_owned()),
+            timeout => Ok(timeout),
+        };
+        let timeout = self.out.read_or(&scope, "timeout", raw.timeout.as_ref(), DEFAULT_HOLD, timeout);
+        Then::Hold { approvers, count, timeout }
+    }
+
+    pub(super) fn masks(&mut self, raw: Vec<(usize, At<RawMask>)>, targets: &[Target]) -> Vec<Arc<MaskRule>> {
+        let mut names = Names::new("mask");
+        names.max = MAX_MASKS;
+        let mut masks = Vec::new();
+        for (file, At { value: raw, span }) in raw {
+            let scope = Scope::named(file, "mask", &raw.name.value);
+            names.add(&mut self.out, &scope, &raw.name);
+            let named = self.out.references(&scope, "targets", &raw.targets, &self.known.targets, ("target", ""));
+            let is_cut = self.out.is_cut(&scope, "detect") || self.out.is_cut(&scope, "columns");
+            if raw.columns.is_empty() && raw.detect.is_empty() && !is_cut {
+                self.out.fault(&scope, &span, "", "masks nothing: give columns, detect, or both");
+            }
+            let is_opaque =
+                |target: &&Target| target.protocol == Protocol::TlsPassthrough && named.contains(&target.name);
+            if let Some(target) = targets.iter().find(is_opaque) {
+                let message =
+                    format!("nothing in target \"{}\" can be masked: its bytes are passed on as they are", target.name);
+                self.out.fault(&scope, &span, "targets", message);
+            }
+            let columns = raw.columns.iter().enumerate().filter_map(|(i, pattern)| {
+                let read = |text: &str| text.parse::<ColumnPattern>().map_err(|error| error.to_string());
+                self.out.read(&scope, &format!("columns[{i}]"), pattern, read)
+            });
+            let columns = columns.collect();
+            let with = self.with(&scope, raw.with);
+            masks.push(Arc::new(MaskRule {
+                name: raw.name.value,
+                targets: named,
+                columns,
+                detectors: raw.detect,
+                with,
+            }));
+        }
+        masks
+    }
+
+    fn with(&mut self, scope: &Scope, raw: RawWith) -> MaskKind {
+        match raw {
+            RawWith::Redact => MaskKind::Redact,
+            RawWith::Null => MaskKind::Null,
+            RawWith::Partial(partial) => {
+                let At { value, span } = partial.keep_last;
+                if !(1..=MAX_KEEP_LAST).contains(&value) {
+                    let message = format!("expected a number from 1 to {MAX_KEEP_LAST}; \"redact\" keeps nothing");
+                    self.out.fault(scope, &span, "with.partial.keep_last", message);
+                }
+                MaskKind::Partial { keep_last: usize::from(value) }
+            }
+            RawWith::Fixed(text) => {
+                let fixed = |text: &str| match text {
+                    _ if text.contains('\0') => Err("a NUL is no text in a database".to_owned()),
+                    _ => not_long(text),
+                };
+                MaskKind::Fixed(self.out.read_or(scope, "with.fixed", Some(&text), String::new(), fixed))
+            }
+        }
+    }
+}
+
+/// A rule that names databases which none of its targets has can never match.
+fn never_meets_a_database(rule: &Rule, targets: &[Target]) -> Option<String> {
+    let mut own = targets.iter().filter(|target| rule.targets.is_empty() || rule.targets.contains(&target.name));
+    let has = |target: &Target| {
+        target.protocol != Protocol::TlsPassthrough
+            && (target.databases.is_empty() || target.databases.iter().any(|it| rule.databases.contains(it)))
+    };
+    let never = !rule.databases.is_empty() && !targets.is_empty() && !own.any(has);
+    never.then(|| "can never match: none of the rule's targets has one of these databases".to_owned())
+}

@@ -1,0 +1,160 @@
+//! `[[target]]`: what agents connect to, and how the gateway gets there.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::super::raw::{At, RawCredential, RawLogin, RawTarget, RawTls, RawTlsMode};
+use super::super::text;
+use super::{Names, Resolver, Scope, absolute, not_empty, reason};
+use crate::target::{Address, CredentialSource, Login, Protocol, Target, TlsMode};
+
+impl Resolver<'_> {
+    pub(super) fn targets(&mut self, raw: Vec<(usize, At<RawTarget>)>) -> Vec<Target> {
+        let mut names = Names::new("target");
+        let mut seen: Vec<(Address, String)> = Vec::new();
+        let mut targets = Vec::new();
+        for (file, At { value: raw, span }) in raw {
+            let scope = Scope::named(file, "target", &raw.name.value);
+            names.add(&mut self.out, &scope, &raw.name);
+            let address = self.addresses(&scope, &raw.address);
+            for (address, at) in address.iter().zip(&raw.address.value) {
+                if let Some((_, other)) = seen.iter().find(|(it, _)| it == address) {
+                    let message = format!(
+                        "is an address of target \"{other}\" too: connections to it are ambiguous, and refused"
+                    );
+                    self.out.warn(&scope, &at.span, "address", message);
+                }
+                seen.push((address.clone(), raw.name.value.clone()));
+            }
+            let resolve = raw.resolve.iter().enumerate().filter_map(|(i, at)| {
+                self.out.read(&scope, &format!("resolve[{i}]"), at, |text| {
+                    text.parse::<IpAddr>().map_err(|_| format!("{text:?} is no IP address"))
+                })
+            });
+            let resolve = resolve.collect();
+            self.suits_protocol(&scope, &raw, &span);
+            let tls = self.tls(&scope, raw.tls.as_ref());
+            let login = raw.login.and_then(|login| self.login(&scope, &login.value));
+            let server_names = raw.server_names.into_iter().flat_map(|At { value, span }| {
+                value
+                    .into_iter()
+                    .filter_map(|name| {
+                        let name = At { value: name, span: span.clone() };
+                        self.out.read(&scope, "server_names", &name, text::server_name)
+                    })
+                    .collect::<Vec<_>>()
+            });
+            let server_names = server_names.collect();
+            targets.push(Target {
+                name: raw.name.value,
+                protocol: raw.protocol,
+                address,
+                resolve,
+                databases: raw.databases.map(|it| it.value).unwrap_or_default(),
+                tls,
+                login,
+                server_names,
+            });
+        }
+        targets
+    }
+
+    fn addresses(&mut self, scope: &Scope, raw: &At<Vec<At<String>>>) -> Vec<Address> {
+        if raw.value.is_empty() {
+            self.out.fault(scope, &raw.span, "address", "is empty: nothing would reach this target");
+        }
+        let mut addresses = Vec::new();
+        for (i, at) in raw.value.iter().enumerate() {
+            addresses.extend(self.out.read(scope, &format!("address[{i}]"), at, text::address));
+        }
+        addresses
+    }
+
+    /// Keys that make sense for some protocols only.
+    fn suits_protocol(&mut self, scope: &Scope, raw: &RawTarget, span: &Range<usize>) {
+        let mut only = |key: &str, at: Option<&Range<usize>>, why: &str| {
+            if let Some(at) = at {
+                self.out.fault(scope, at, key, format!("{} targets have none: {why}", raw.protocol.as_str()));
+            }
+        };
+        match raw.protocol {
+            Protocol::TlsPassthrough => {
+                let why = "their bytes are passed on as they are";
+                only("login", raw.login.as_ref().map(|it| &it.span), why);
+                only("tls", raw.tls.as_ref().map(|it| &it.span), why);
+                only("databases", raw.databases.as_ref().map(|it| &it.span), why);
+            }
+            Protocol::Postgres => {
+                let why = "sessions are told apart by address";
+                only("server_names", raw.server_names.as_ref().map(|it| &it.span), why);
+                if raw.login.is_none() && !self.out.is_cut(scope, "login") {
+                    let message = "needs a login = { user = …, password = { credential = … } }: the gateway logs in, agents have no password";
+                    self.out.fault(scope, span, "", message);
+                }
+            }
+        }
+    }
+
+    fn tls(&mut self, scope: &Scope, raw: Option<&At<RawTls>>) -> TlsMode {
+        let Some(At { value: raw, span }) = raw else { return TlsMode::VerifyFull { ca: None, server_name: None } };
+        let scope = Scope { file: scope.file, path: scope.key("tls") };
+        let out = &mut self.out;
+        let ca = raw.ca.as_ref().and_then(|ca| out.read(&scope, "ca", ca, absolute));
+        let server_name = raw.server_name.as_ref().and_then(|name| out.read(&scope, "server_name", name, text::name));
+        let insecure = reason(out, &scope, raw.insecure.as_ref());
+        let mode = raw.mode.as_ref().map_or(RawTlsMode::VerifyFull, |mode| mode.value);
+        let mut unused = |key: &str, at: Option<&At<String>>, mode: &str| {
+            if let Some(at) = at {
+                out.fault(&scope, &at.span, key, format!("has no meaning with mode = \"{mode}\""));
+            }
+        };
+        let name = match mode {
+            RawTlsMode::VerifyFull => {
+                unused("insecure", raw.insecure.as_ref(), "verify-full");
+                return TlsMode::VerifyFull { ca, server_name };
+            }
+            RawTlsMode::VerifyCa => "verify-ca",
+            RawTlsMode::Disable => "disable",
+        };
+        unused("server_name", raw.server_name.as_ref(), name);
+        if matches!(mode, RawTlsMode::Disable) {
+            unused("ca", raw.ca.as_ref(), name);
+        }
+        if raw.insecure.is_none() {
+            let at = raw.mode.as_ref().map_or(span, |mode| &mode.span);
+            let message = format!(
+                "mode = \"{name}\" lets others pose as the target; say why that is good enough here: insecure = \"…\""
+            );
+            out.fault(&scope, at, "mode", message);
+        }
+        let insecure = insecure.unwrap_or_default();
+        match mode {
+            RawTlsMode::Disable => TlsMode::Disable { insecure },
+            RawTlsMode::VerifyCa | RawTlsMode::VerifyFull => TlsMode::VerifyCa { ca, insecure },
+        }
+    }
+
+    fn login(&mut self, scope: &Scope, raw: &RawLogin) -> Option<Login> {
+        let out = &mut self.out;
+        let user = out.read(scope, "login.user", &raw.user, not_empty)?;
+        let password = match &raw.password.value {
+            RawCredential::Credential(name) => {
+                let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+                if !is_name {
+                    out.fault(
+                        scope,
+                        &raw.password.span,
+                        "login.password.credential",
+                        "is the name of a systemd credential, such as \"orders-db\"",
+                    );
+                }
+                CredentialSource::Credential(name.clone())
+            }
+            RawCredential::File(path) => {
+                let path = At { value: path.clone(), span: raw.password.span.clone() };
+                CredentialSource::File(out.read(scope, "login.password.file", &path, absolute)?)
+            }
+        };
+        Some(Login { user, password })
+    }
+}

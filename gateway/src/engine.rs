@@ -371,7 +371,7 @@ impl Ledger for Recorder {
     }
 
     fn note(&self, transition: Transition) {
-        self.append_now(Event::Approval(transition));
+        self.append_now(&Event::Approval(transition));
     }
 }
 

@@ -40,6 +40,11 @@ impl SessionId {
         self.0
     }
 
+    /// When the session began, in milliseconds since the epoch.
+    pub fn unix_ms(self) -> u64 {
+        self.0 >> 22
+    }
+
     pub fn from_u64(value: u64) -> Self {
         Self(value)
     }

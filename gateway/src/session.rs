@@ -388,22 +388,22 @@ impl Session {
         approval: Option<u64>,
     ) -> Result<(), RecordError> {
         let operation = &judgement.operation;
-        let event = Event::OperationDecided(event::OperationDecided {
+        let event = event::Deciding {
             operation: id,
-            text: operation.text.clone(),
-            database: operation.database.clone(),
-            actions: operation.actions.clone(),
-            parameters: exact.parameters.map(str::to_owned),
-            gate: judgement.verdict.clone(),
-            refusal: operation.refusal.clone(),
+            text: &operation.text,
+            database: operation.database.as_deref(),
+            actions: &operation.actions,
+            parameters: exact.parameters,
+            gate: &judgement.verdict,
+            refusal: operation.refusal.as_deref(),
             approval,
             at_us: self.elapsed_us(),
-        });
+        };
         let plain_read = matches!(judgement.verdict, Gate::Allow { .. }) && operation.is_read_only();
         if plain_read {
             self.engine.recorder().append(event).await
         } else {
-            self.engine.recorder().append_durable(event).await.map(drop)
+            self.engine.recorder().append_durable(event).await
         }
     }
 
@@ -469,7 +469,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.engine.forget(self.id);
         if !self.closed.swap(true, Ordering::Relaxed) {
-            self.engine.recorder().append_now(self.closing("interrupted"));
+            self.engine.recorder().append_now(&self.closing("interrupted"));
         }
     }
 }

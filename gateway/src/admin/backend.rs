@@ -121,7 +121,8 @@ impl Backend for Engine {
                 Ok(())
             }
             Request::Session { id } => {
-                for record in self.store().session(id).await? {
+                let mut records = self.store().records(id).await?;
+                while let Some(record) = records.next().await? {
                     items.send(&without_content(record)).await?;
                 }
                 Ok(())
@@ -231,7 +232,7 @@ async fn why(engine: &Engine, id: OperationId) -> Result<Why, Failure> {
         config_now: config.version.clone(),
         now: None,
     };
-    for Record { at_unix_ns, event } in engine.store().session(id.session).await? {
+    for Record { at_unix_ns, event, .. } in engine.store().operation(id).await? {
         match event {
             Event::SessionOpened(event) => opened = Some(event),
             Event::ConnectionRefused(event) => (why.at_unix_ns, why.refused) = (at_unix_ns, Some(event)),
@@ -270,9 +271,9 @@ fn explain(config: &Config, opened: &SessionOpened, decided: &OperationDecided) 
 }
 
 async fn replay(engine: &Engine, id: SessionId, items: &Items) -> Result<(), Failure> {
-    let records = engine.store().session(id).await?;
+    let mut records = engine.store().records(id).await?;
     let mut protocol = None;
-    for Record { at_unix_ns, event } in records {
+    while let Some(Record { at_unix_ns, event, .. }) = records.next().await? {
         match event {
             Event::SessionOpened(opened) => {
                 protocol = Some(opened.protocol);
@@ -316,7 +317,7 @@ fn rendered(protocol: Option<Protocol>, content: &[u8]) -> Vec<String> {
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
         let kind = match error {
-            RecordError::UnknownSession(_) => FailureKind::NotFound,
+            RecordError::UnknownSession(_) | RecordError::UnknownOperation(_) => FailureKind::NotFound,
             _ => FailureKind::Failed,
         };
         Self::new(kind, error.to_string())

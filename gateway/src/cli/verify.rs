@@ -50,7 +50,7 @@ impl Verify {
             ("records", report.records.to_string()),
             ("last hash", report.last_hash.clone()),
         ])?;
-        for finding in &report.findings {
+        for finding in report.findings.iter().chain(&report.notes) {
             out.line(format!("  {}", clean(finding)))?;
         }
         Ok(code)

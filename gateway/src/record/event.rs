@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RecordError;
+use super::segment::Prefix;
 use crate::approval::Transition;
 use crate::dns::RefusedQuery;
 use crate::identity::Principal;
@@ -12,14 +14,17 @@ use crate::origin::{Evidence, Origin};
 use crate::policy::{Action, Gate};
 use crate::target::Protocol;
 
-/// One record, with when it was made.
+/// One record: an event, its number, and when it happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// Counts from 0 over the whole log.
+    pub sequence: u64,
     /// Nanoseconds since the Unix epoch.
     pub at_unix_ns: u64,
     pub event: Event,
 }
 
+/// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
@@ -56,6 +61,7 @@ pub enum Event {
     /// A segment was deleted because of its age or of the space it took; its last hash keeps the chain provable.
     SegmentDeleted {
         segment: u64,
+        #[serde(with = "serde_bytes")]
         last_hash: Vec<u8>,
         records: u64,
     },
@@ -109,6 +115,7 @@ pub struct OperationDecided {
     pub text: String,
     pub database: Option<String>,
     pub actions: Vec<Action>,
+    /// Redacted already.
     pub parameters: Option<String>,
     pub gate: Gate,
     /// What the protocol refused whatever the rules say.
@@ -116,6 +123,21 @@ pub struct OperationDecided {
     /// Number of the approval that it waits for.
     pub approval: Option<u64>,
     /// Microseconds since the session began.
+    pub at_us: u64,
+}
+
+/// An [`OperationDecided`] that borrows: it is made for every statement, so nothing is copied only to be written.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename = "operation_decided")]
+pub struct Deciding<'a> {
+    pub operation: OperationId,
+    pub text: &'a str,
+    pub database: Option<&'a str>,
+    pub actions: &'a [Action],
+    pub parameters: Option<&'a str>,
+    pub gate: &'a Gate,
+    pub refusal: Option<&'a str>,
+    pub approval: Option<u64>,
     pub at_us: u64,
 }
 
@@ -149,6 +171,19 @@ pub struct SessionClosed {
     pub bytes_down: u64,
 }
 
+/// What the recorder takes: events, and what is stored as one.
+pub trait Recordable: Serialize {
+    /// What readers learn of the record without decoding it. Its number is the writer's to give.
+    fn prefix(&self, at_unix_ns: u64) -> Prefix;
+}
+
+impl SessionClosed {
+    /// With totals yet to be filled in.
+    pub(super) fn new(id: SessionId, outcome: &str) -> Self {
+        Self { id, outcome: outcome.to_owned(), statements: 0, rows: 0, cells_masked: 0, bytes_up: 0, bytes_down: 0 }
+    }
+}
+
 impl Event {
     /// The session that the event belongs to.
     pub fn session(&self) -> Option<SessionId> {
@@ -171,13 +206,19 @@ impl Event {
         }
     }
 
-    /// Whether the index has a row of its own for it, beside its session's.
-    pub(super) fn is_notable(&self) -> bool {
+    /// The operation that the event belongs to.
+    pub fn operation(&self) -> Option<OperationId> {
         match self {
-            Self::OperationReplied(_) => false,
-            Self::OperationDecided(event) => !matches!(event.gate, Gate::Allow { .. }),
-            _ => true,
+            Self::OperationDecided(event) => Some(event.operation),
+            Self::OperationReplied(event) => Some(event.operation),
+            Self::Approval(transition) => Some(transition.operation()),
+            _ => None,
         }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
+        Self::deserialize(&mut deserializer).map_err(|error| RecordError::Decode(error.to_string()))
     }
 
     /// A short stable word, as in the stored form.
@@ -200,6 +241,36 @@ impl Event {
             Self::Gap { .. } => "gap",
         }
     }
+}
+
+impl Recordable for Event {
+    fn prefix(&self, at_unix_ns: u64) -> Prefix {
+        let (notable, operation) = match self {
+            Self::OperationReplied(_) => (false, false),
+            Self::OperationDecided(event) => (is_notable(&event.gate), true),
+            _ => (true, false),
+        };
+        let session = self.session().map_or(0, SessionId::as_u64);
+        Prefix { notable, operation, unsynced: 0, sequence: 0, session, at_unix_ns }
+    }
+}
+
+impl Recordable for Deciding<'_> {
+    fn prefix(&self, at_unix_ns: u64) -> Prefix {
+        let session = self.operation.session.as_u64();
+        Prefix { notable: is_notable(self.gate), operation: true, unsynced: 0, sequence: 0, session, at_unix_ns }
+    }
+}
+
+/// Whether the index must decode a decision. It need not where all is as usual: a busy session must not keep it busy.
+fn is_notable(gate: &Gate) -> bool {
+    !matches!(gate, Gate::Allow { .. })
+}
+
+/// Appends the stored form: MessagePack, fields by name, addresses as text.
+pub(super) fn encode(event: &impl Recordable, out: &mut Vec<u8>) -> Result<(), RecordError> {
+    let mut serializer = rmp_serde::Serializer::new(out).with_struct_map().with_human_readable();
+    event.serialize(&mut serializer).map_err(|error| RecordError::Encode(error.to_string()))
 }
 
 impl From<DeniedEvent> for Event {

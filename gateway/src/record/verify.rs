@@ -1,42 +1,53 @@
 //! `weir verify`: proves offline that the recordings are whole, or says where they are not.
 //!
 //! Without an anchor outside this host the proof is of self-consistency only: whoever may rewrite every file can make a
-//! chain that is whole again. The index is no anchor either, but it tells when the end of the log was cut off afterwards.
+//! chain that is whole again, and a cut end looks like one that was never written. The index is no anchor, since it lies in
+//! the same directory, but where it remembers more than the segments hold, that is told.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::event::Event;
-use super::index::{Index, Position};
+use super::index::{self, Position};
 use super::read::{ReadError, Reader};
-use super::segment::{FrameError, Hash};
+use super::segment::{FrameError, Hash, Header};
 use super::{RecordError, segment_numbers, segment_path};
+use crate::approval::hex;
+
+/// Most findings of a report; more of them say nothing more.
+const MAX_FINDINGS: usize = 100;
 
 /// The result; its exit code is the command's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Whole in itself; nothing outside this host vouches for it yet.
+    /// Whole in itself; nothing outside this host vouches for it.
     SelfConsistent,
     /// Whole but for segments whose deletion is recorded.
     Deleted,
     /// Something was changed.
     Altered,
-    /// The end or a segment is missing, or two logs were mixed.
+    /// The end or a segment is missing, or logs were mixed.
     Truncated,
 }
 
+/// What a walk over all segments found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub verdict: Verdict,
+    pub exit_code: u8,
     pub segments: u64,
     pub records: u64,
-    /// SHA-256 at the chain's end, hexadecimal: note it elsewhere, and a later cut or rewrite can be shown.
+    /// SHA-256 at the chain's end, hexadecimal: noted elsewhere, it shows a later cut or rewrite.
     pub last_hash: String,
-    /// What is wrong, and notes.
+    /// What is wrong.
     pub findings: Vec<String>,
+    /// What is not wrong, but worth knowing.
+    pub notes: Vec<String>,
 }
 
 impl Verdict {
@@ -48,159 +59,213 @@ impl Verdict {
             Self::Truncated => 21,
         }
     }
-
-    fn worse(self, other: Self) -> Self {
-        if other.exit_code() > self.exit_code() { other } else { self }
-    }
 }
 
 /// Reads everything, changes nothing. A gateway may be writing meanwhile.
 pub fn verify(directory: &Path) -> Result<Report, RecordError> {
-    let known = indexed_end(directory);
-    let numbers = segment_numbers(directory)?;
-    let mut walk = Walk::default();
-    for (at, &number) in numbers.iter().enumerate() {
-        walk.segment(directory, number, at + 1 == numbers.len())?;
+    // Read first, so that the segments cannot be behind it because of a gateway that writes.
+    let mut walk = Walk { indexed: index::position_of(directory), ..Walk::default() };
+    let (mut next, mut open) = (0, None);
+    // Until there is none left: a gateway may begin a new segment, or delete an old one, at any moment.
+    loop {
+        let found = segment_numbers(directory)?.into_iter().find(|&number| number >= next);
+        // Read after the listing: if another one follows, this one is complete.
+        if let Some(open) = open.take() {
+            walk.read(open, found.is_none())?;
+        }
+        let Some(number) = found else { return Ok(walk.report()) };
+        open = walk.open(directory, number)?;
+        next = number + 1;
     }
-    if numbers.is_empty() {
-        walk.findings.push("there are no recordings".to_owned());
-    }
-    walk.compare_with_index(known);
-    Ok(walk.report(numbers.len() as u64))
-}
-
-/// How far the index had read. Opened before the segments are read, so that a live gateway is never behind it.
-fn indexed_end(directory: &Path) -> Option<Position> {
-    if !directory.join("index.sqlite").exists() {
-        return None;
-    }
-    Index::open(directory).ok()?.position().ok()
 }
 
 #[derive(Default)]
 struct Walk {
-    verdict: Option<Verdict>,
-    findings: Vec<String>,
+    indexed: Option<Position>,
+    /// Whether the place that the index remembers was passed.
+    indexed_seen: bool,
+    altered: Vec<String>,
+    truncated: Vec<String>,
+    notes: Vec<String>,
+    segments: u64,
     records: u64,
-    /// Log, number and end of the chain of the segment before.
-    before: Option<([u8; 16], u64, Hash)>,
+    gaps: u64,
+    /// The segment before, and the chain's end in it.
+    before: Option<Before>,
+    /// Recorded deletions: last hash by segment.
+    deleted: BTreeMap<u64, Vec<u8>>,
+    /// Segments that are not there, and the last hash that the segment after them says they had.
+    missing: Vec<(u64, Hash)>,
+}
+
+/// A segment, and how far it was read.
+struct Open {
+    reader: Reader,
+    at: Before,
+}
+
+#[derive(Clone, Copy)]
+struct Before {
+    number: u64,
+    header: Header,
+    hash: Hash,
     next_sequence: u64,
-    /// Last hashes of segments whose deletion is recorded.
-    deleted: Vec<(u64, Vec<u8>)>,
-    /// A start in the middle, or a gap, that a record of deletion must explain.
-    unexplained: Vec<(u64, Hash)>,
+    /// It was read to its end without a finding.
+    whole: bool,
 }
 
 impl Walk {
-    fn found(&mut self, verdict: Verdict, finding: String) {
-        self.verdict = Some(self.verdict.map_or(verdict, |now| now.worse(verdict)));
-        self.findings.push(finding);
-    }
-
-    fn segment(&mut self, directory: &Path, number: u64, is_last: bool) -> Result<(), RecordError> {
+    fn open(&mut self, directory: &Path, number: u64) -> Result<Option<Open>, RecordError> {
         let path = segment_path(directory, number);
-        let mut reader = match Reader::open(&path) {
+        let reader = match Reader::open(&path) {
             Ok(reader) => reader,
+            // Deleted since it was listed; the record of that is still to come.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(ReadError::Io(error)) => return Err(RecordError::io(&format!("reading {}", path.display()), &error)),
             Err(ReadError::Frame { error, .. }) => {
-                self.found(Verdict::Altered, format!("segment {number}: the header is not valid: {error}"));
-                return Ok(());
+                self.headless(directory, number, error);
+                return Ok(None);
             }
         };
         let header = *reader.header();
-        if header.segment != number {
-            self.found(Verdict::Altered, format!("segment {number} says it is segment {}", header.segment));
-        }
-        self.link(number, header.log, header.previous, header.first_sequence);
-        let mut hash = header.previous;
-        self.next_sequence = header.first_sequence;
-        loop {
-            match reader.next(Some(&hash)) {
-                Ok(Some(frame)) => {
-                    hash = frame.hash;
-                    if frame.prefix.notable
-                        && let Ok(record) = frame.decode()
-                        && let Event::SegmentDeleted { segment, last_hash, .. } = record.event
-                    {
-                        self.deleted.push((segment, last_hash));
-                    }
-                    self.records += 1;
-                    self.next_sequence += 1;
-                }
-                Ok(None) => break,
-                Err(ReadError::Io(error)) => {
-                    return Err(RecordError::io(&format!("reading {}", path.display()), &error));
-                }
-                Err(ReadError::Frame { offset, error: FrameError::Incomplete }) if is_last => {
-                    self.findings.push(format!(
-                        "segment {number} ends within a record at byte {offset}: a write under way, or one that was \
-                         never acknowledged"
-                    ));
-                    break;
-                }
-                Err(error) => {
-                    self.found(Verdict::Altered, format!("segment {number}, {error}"));
-                    break;
-                }
+        self.segments += 1;
+        self.link(number, &header);
+        let at = Before { number, header, hash: header.hash(), next_sequence: header.first_sequence, whole: true };
+        Ok(Some(Open { reader, at }))
+    }
+
+    fn read(&mut self, mut open: Open, is_last: bool) -> Result<(), RecordError> {
+        let number = open.at.number;
+        match self.frames(&mut open) {
+            Ok(()) => {}
+            Err(ReadError::Io(error)) => return Err(RecordError::io(&format!("reading segment {number}"), &error)),
+            Err(ReadError::Frame { offset, error: FrameError::Incomplete }) if is_last => self.notes.push(format!(
+                "segment {number} ends within a record at byte {offset}: a write under way, or one that was never \
+                 acknowledged"
+            )),
+            Err(ReadError::Frame { offset, error }) => {
+                open.at.whole = false;
+                self.altered.push(format!("segment {number}, byte {offset}: {error}"));
             }
         }
-        self.before = Some((header.log, number, hash));
+        self.before = Some(open.at);
         Ok(())
     }
 
-    fn link(&mut self, number: u64, log: [u8; 16], previous: Hash, first_sequence: u64) {
-        let Some((before_log, before, hash)) = self.before else {
+    fn frames(&mut self, Open { reader, at }: &mut Open) -> Result<(), ReadError> {
+        while let Some(frame) = reader.next(Some(&at.hash))? {
+            if frame.prefix.sequence != at.next_sequence {
+                return Err(ReadError::Frame { offset: frame.offset, error: FrameError::Sequence });
+            }
+            (at.hash, at.next_sequence) = (frame.hash, frame.prefix.sequence + 1);
+            self.records += 1;
+            if let Some(known) = self.indexed
+                && (known.segment, known.offset) == (at.number, frame.end)
+            {
+                self.indexed_seen = known.hash == frame.hash;
+            }
+            if frame.prefix.notable {
+                match frame.decode().map(|record| record.event) {
+                    Ok(Event::SegmentDeleted { segment, last_hash, .. }) => _ = self.deleted.insert(segment, last_hash),
+                    Ok(Event::Gap { .. }) => self.gaps += 1,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A segment without a valid header: a live gateway's newest may not have it yet.
+    fn headless(&mut self, directory: &Path, number: u64, error: FrameError) {
+        if error == FrameError::Incomplete && !segment_path(directory, number + 1).exists() {
+            self.notes.push(format!("segment {number} is being made, or its making was interrupted"));
+        } else {
+            self.altered.push(format!("segment {number}: the header is not valid: {error}"));
+        }
+    }
+
+    /// How a segment goes on from the one before.
+    fn link(&mut self, number: u64, header: &Header) {
+        if header.segment != number {
+            self.altered.push(format!("segment {number} is segment {} under another name", header.segment));
+        }
+        let Some(before) = self.before else {
             if number != 0 {
-                self.unexplained.push((number - 1, previous));
-            } else if previous != [0; 32] {
-                self.found(Verdict::Altered, "segment 0 does not begin a chain".to_owned());
+                self.missing.push((number - 1, header.previous));
+            } else if header.previous != [0; 32] || header.first_sequence != 0 {
+                self.truncated.push("segment 0 does not begin a log".to_owned());
             }
             return;
         };
-        if log != before_log {
-            self.found(Verdict::Truncated, format!("segments {before} and {number} belong to different logs"));
-        } else if number != before + 1 {
-            self.unexplained.push((number - 1, previous));
-        } else if previous != hash || first_sequence != self.next_sequence {
-            self.found(Verdict::Truncated, format!("segment {number} does not continue segment {before}"));
+        if header.log != before.header.log {
+            self.truncated.push(format!("segments {} and {number} belong to different logs", before.number));
+        } else if number != before.number + 1 {
+            self.missing.push((number - 1, header.previous));
+        } else if before.whole && (header.previous, header.first_sequence) != (before.hash, before.next_sequence) {
+            self.truncated.push(format!("segment {number} does not continue segment {}", before.number));
         }
     }
 
-    fn compare_with_index(&mut self, known: Option<Position>) {
-        let Some(known) = known else { return };
-        let (segment, hash) = match self.before {
-            Some((_, segment, hash)) => (segment, hash),
-            None => (0, [0; 32]),
-        };
-        let behind = segment < known.segment || (segment == known.segment && self.next_sequence < known.sequence);
-        let forked = segment == known.segment && self.next_sequence == known.sequence && hash != known.hash;
-        if known.sequence > 0 && (behind || forked) && self.verdict.is_none_or(|verdict| verdict != Verdict::Altered) {
-            self.found(
-                Verdict::Truncated,
-                format!(
-                    "the index has read {} records up to segment {}, the log ends before",
-                    known.sequence, known.segment
-                ),
-            );
+    fn compare_with_index(&mut self) {
+        let Some(known) = self.indexed else { return };
+        if known.sequence == 0 || self.indexed_seen || !self.altered.is_empty() {
+            return;
         }
+        self.truncated.push(format!(
+            "the index remembers {} records, up to byte {} of segment {}, which the segments do not have (the index is no \
+             proof: it lies beside them)",
+            known.sequence, known.offset, known.segment
+        ));
     }
 
-    fn report(mut self, segments: u64) -> Report {
-        for (last, hash) in std::mem::take(&mut self.unexplained) {
-            if self.deleted.iter().any(|(segment, last_hash)| *segment == last && last_hash[..] == hash[..]) {
-                self.found(Verdict::Deleted, format!("segments up to {last} were deleted by retention, as recorded"));
-            } else {
-                self.found(Verdict::Truncated, format!("segment {last} is missing, and no record says it was deleted"));
-            }
+    /// The youngest segment that is missing since it was deleted. Those before it were deleted before; the records of that
+    /// may have gone with younger segments.
+    fn deleted_up_to(&self) -> Option<u64> {
+        let recorded =
+            |(number, hash): &&(u64, Hash)| self.deleted.get(number).is_some_and(|last| last[..] == hash[..]);
+        self.missing.iter().filter(recorded).map(|&(number, _)| number).max()
+    }
+
+    fn report(mut self) -> Report {
+        let mut verdict = Verdict::SelfConsistent;
+        let deleted_up_to = self.deleted_up_to();
+        if let Some(last) = deleted_up_to {
+            verdict = Verdict::Deleted;
+            self.notes.push(format!("segments up to {last} were deleted to keep to age or size, as recorded"));
+            self.missing.retain(|&(missing, _)| missing > last);
         }
-        let verdict = self.verdict.unwrap_or(Verdict::SelfConsistent);
-        let last = self.before.map_or([0; 32], |(_, _, hash)| hash);
+        for (last, _) in std::mem::take(&mut self.missing) {
+            self.truncated.push(format!("segment {last} is missing, and no record says that it was deleted"));
+        }
+        if self.indexed.is_some_and(|known| deleted_up_to.is_none_or(|last| known.segment > last)) {
+            self.compare_with_index();
+        }
+        if self.gaps > 0 {
+            self.notes.push(format!("{} recorded gaps: see the records of type `gap` for what happened", self.gaps));
+        }
+        if self.segments == 0 && self.altered.is_empty() && self.truncated.is_empty() {
+            self.notes.push("there are no recordings".to_owned());
+        }
+        self.notes.push(
+            "no anchor outside this host: a rewrite of the whole log, or an end cut off, would not be seen".to_owned(),
+        );
+        if !self.truncated.is_empty() {
+            verdict = Verdict::Truncated;
+        }
+        if !self.altered.is_empty() {
+            verdict = Verdict::Altered;
+        }
+        let mut findings = self.altered;
+        findings.append(&mut self.truncated);
+        findings.truncate(MAX_FINDINGS);
         Report {
             verdict,
-            segments,
+            exit_code: verdict.exit_code(),
+            segments: self.segments,
             records: self.records,
-            last_hash: last.iter().map(|byte| format!("{byte:02x}")).collect(),
-            findings: self.findings,
+            last_hash: hex(&self.before.map_or([0; 32], |before| before.hash)),
+            findings,
+            notes: self.notes,
         }
     }
 }
@@ -208,12 +273,13 @@ impl Walk {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = match self.verdict {
-            Verdict::SelfConsistent => "self-consistent; nothing outside this host vouches for it yet",
+            Verdict::SelfConsistent => "self-consistent",
             Verdict::Deleted => "self-consistent, older segments deleted as recorded",
             Verdict::Altered => "ALTERED",
             Verdict::Truncated => "TRUNCATED OR FORKED",
         };
         writeln!(f, "{words}: {} records in {} segments, last hash {}", self.records, self.segments, self.last_hash)?;
-        self.findings.iter().try_for_each(|finding| writeln!(f, "  {finding}"))
+        self.findings.iter().try_for_each(|finding| writeln!(f, "  wrong: {finding}"))?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "  note: {note}"))
     }
 }

@@ -1,33 +1,46 @@
 //! The writer: one thread appends what all sessions hand over, and makes it durable for many at once.
 //!
-//! Producers encode their records and put the bytes into a queue. What must be durable wakes the thread; the rest waits for
-//! it, or for a full batch, or for the linger time. One `fdatasync` then acknowledges everything before it.
+//! Producers encode their records and put the bytes into a queue. What must be durable wakes the thread at once; the rest
+//! waits for it, for a full batch, or for the linger time. One `fdatasync` then acknowledges everything before it.
+//!
+//! When a write fails, the recorder has failed: every producer gets an error, and denies. What was not durable by then is
+//! cut off, so that the files never hold what a producer was told is not recorded. The thread goes on trying, and when it
+//! can write again it records the gap and then takes records again, in a new segment.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::event::{Event, Record};
-use super::segment::{self, HEADER_LEN, Hash, Header, MAX_PAYLOAD, Prefix};
+use super::event::{self, Event, Recordable};
+use super::recover::Tail;
+use super::segment::{self, HEADER_LEN, Header, MAX_PAYLOAD};
 use super::{RecordError, segment_path};
 
 /// Bytes that may wait for the thread; producers wait beyond that.
 const MAX_QUEUE: usize = 16 << 20;
+/// What [`Recorder::append_now`] may add to a full queue, and to that of a failed recorder.
+const MAX_OVERDRAFT: usize = 4 << 20;
 /// So many bytes wake the thread by themselves.
 const BATCH: usize = 256 << 10;
 /// How long a record that nobody waits for may stay in the queue.
 const LINGER: Duration = Duration::from_millis(100);
 /// How long a written record may stay without `fdatasync`.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
-/// A failed writer tries so often to write again.
+/// A failed recorder tries so often to write again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A producer's buffer that had to grow beyond this is not kept.
+const KEPT_BUFFER: usize = 256 << 10;
+/// File that only takes space; see [`Limits::reserve_bytes`].
+const RESERVE: &str = "reserve";
 
 /// When a segment ends, and what is kept free for the record of a full disk.
 #[derive(Clone, Copy, Debug)]
@@ -39,18 +52,8 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, segment_age: Duration::from_secs(3600), reserve_bytes: 128 << 20 }
+        Self { segment_bytes: 64 << 20, segment_age: Duration::from_hours(1), reserve_bytes: 128 << 20 }
     }
-}
-
-/// Where appending goes on after a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tail {
-    /// Number that the next segment gets.
-    pub next_segment: u64,
-    pub log: [u8; 16],
-    pub next_sequence: u64,
-    pub hash: Hash,
 }
 
 /// The handle that records events; cheap to clone.
@@ -62,11 +65,14 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     space: Notify,
+    /// All records with lower numbers are durable.
+    durable: AtomicU64,
 }
 
-type Waiter = oneshot::Sender<Result<(), RecordError>>;
+/// Told when what was queued before it is durable, or why it never will be. Dropped: the writer has ended.
+type Waiter = Box<dyn FnOnce(Result<(), RecordError>) + Send>;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     /// Length (4 bytes, little-endian) and payload, again and again.
     payloads: Vec<u8>,
@@ -78,17 +84,23 @@ struct Queue {
 impl Recorder {
     /// Starts the thread with a fresh segment.
     pub fn start(directory: &Path, tail: Tail, limits: Limits) -> Result<(Self, JoinHandle<()>), RecordError> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), space: Notify::new() });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            space: Notify::new(),
+            durable: AtomicU64::new(tail.next_sequence),
+        });
+        let reserve = Reserve { path: directory.join(RESERVE), bytes: limits.reserve_bytes };
+        reserve.keep().map_err(|error| RecordError::io("reserving space for a full disk", &error))?;
         let writer = Writer {
             shared: Arc::clone(&shared),
             directory: directory.to_owned(),
             limits,
             segment: Segment::create(directory, tail)?,
-            reserve: directory.join("reserve"),
+            reserve,
             frames: Vec::new(),
-            synced: Instant::now(),
+            synced_at: Instant::now(),
         };
-        writer.keep_reserve().map_err(|error| RecordError::io("reserving space for a full disk", &error))?;
         let thread = std::thread::Builder::new()
             .name("recorder".to_owned())
             .spawn(move || writer.run())
@@ -100,34 +112,54 @@ impl Recorder {
     ///
     /// # Errors
     /// It is not: the caller must not go on with what the record is about.
-    pub async fn append_durable(&self, event: Event) -> Result<(), RecordError> {
-        let payload = encode(event)?;
+    pub async fn append_durable(&self, event: impl Recordable) -> Result<(), RecordError> {
         let (waiter, done) = oneshot::channel();
-        self.push(&payload, Some(waiter)).await?;
+        let waiter: Waiter = Box::new(|result| _ = waiter.send(result));
+        self.push(event, Some(waiter)).await?;
         done.await.unwrap_or(Err(RecordError::Stopped))
     }
 
-    /// Hands the record over; durable within about a second. Waits while the queue is full.
-    pub async fn append(&self, event: Event) -> Result<(), RecordError> {
-        self.push(&encode(event)?, None).await
+    /// [`Recorder::append_durable`] for threads that may block.
+    pub fn append_durable_blocking(&self, event: &Event) -> Result<(), RecordError> {
+        let (waiter, done) = std::sync::mpsc::sync_channel(1);
+        let waiter: Waiter = Box::new(move |result| _ = waiter.send(result));
+        with_payload(event, |payload| {
+            let mut queue = self.0.lock();
+            queue.check()?;
+            queue.put(payload, Some(waiter));
+            Ok(())
+        })?;
+        self.0.work.notify_one();
+        done.recv().unwrap_or(Err(RecordError::Stopped))
     }
 
-    /// For `Drop`, where nothing can wait: hands the record over even if the queue is full by now.
-    pub fn append_now(&self, event: Event) {
-        match encode(event) {
-            Ok(payload) => {
-                let mut queue = self.0.lock();
-                if queue.failed.is_none() {
-                    queue.put(&payload);
-                }
+    /// Hands the record over; durable within about a second. Waits while the queue is full.
+    pub async fn append(&self, event: impl Recordable) -> Result<(), RecordError> {
+        self.push(event, None).await
+    }
+
+    /// For `Drop`, where nothing can wait: hands the record over even if the queue is full by now or the recorder has failed;
+    /// then it is written when that is possible again.
+    pub fn append_now(&self, event: &Event) {
+        let handed_over = with_payload(event, |payload| {
+            let mut queue = self.0.lock();
+            if queue.payloads.len() + payload.len() > MAX_QUEUE + MAX_OVERDRAFT {
+                return Err(RecordError::QueueFull);
             }
-            Err(error) => tracing::error!(%error, "a record was lost"),
+            if queue.put(payload, None) {
+                self.0.work.notify_one();
+            }
+            Ok(())
+        });
+        if let Err(error) = handed_over {
+            tracing::error!(%error, event = event.name(), "a record was lost");
         }
     }
 
     /// Makes durable what was handed over before the call.
     pub async fn flush(&self) -> Result<(), RecordError> {
         let (waiter, done) = oneshot::channel();
+        let waiter: Waiter = Box::new(|result| _ = waiter.send(result));
         {
             let mut queue = self.0.lock();
             queue.check()?;
@@ -135,6 +167,11 @@ impl Recorder {
         }
         self.0.work.notify_one();
         done.await.unwrap_or(Err(RecordError::Stopped))
+    }
+
+    /// All records with lower numbers are durable.
+    pub fn durable(&self) -> u64 {
+        self.0.durable.load(Ordering::Acquire)
     }
 
     /// Whether records are taken now.
@@ -148,24 +185,19 @@ impl Recorder {
         self.0.work.notify_one();
     }
 
-    async fn push(&self, payload: &[u8], mut waiter: Option<Waiter>) -> Result<(), RecordError> {
+    async fn push(&self, event: impl Recordable, mut waiter: Option<Waiter>) -> Result<(), RecordError> {
+        let put = with_payload(&event, |payload| self.0.try_put(payload, &mut waiter))?;
+        if put {
+            return Ok(());
+        }
+        let payload = with_payload(&event, |payload| Ok(payload.to_vec()))?;
+        drop(event);
         loop {
             let room = self.0.space.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            {
-                let mut queue = self.0.lock();
-                queue.check()?;
-                if queue.payloads.len() + payload.len() <= MAX_QUEUE {
-                    queue.put(payload);
-                    let urgent = waiter.is_some() || queue.payloads.len() >= BATCH;
-                    queue.waiters.extend(waiter.take());
-                    drop(queue);
-                    if urgent {
-                        self.0.work.notify_one();
-                    }
-                    return Ok(());
-                }
+            if self.0.try_put(&payload, &mut waiter)? {
+                return Ok(());
             }
             room.await;
         }
@@ -175,6 +207,30 @@ impl Recorder {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False: the queue is full.
+    fn try_put(&self, payload: &[u8], waiter: &mut Option<Waiter>) -> Result<bool, RecordError> {
+        let mut queue = self.lock();
+        queue.check()?;
+        if queue.payloads.len() + payload.len() > MAX_QUEUE {
+            return Ok(false);
+        }
+        let wake = queue.put(payload, waiter.take());
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(true)
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("bytes", &self.payloads.len())
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -187,35 +243,64 @@ impl Queue {
         }
     }
 
-    fn put(&mut self, payload: &[u8]) {
-        // `encode` refuses what does not fit.
+    /// Returns whether the thread has to be woken: somebody waits, there is much to do, or it may be asleep for good.
+    fn put(&mut self, payload: &[u8], waiter: Option<Waiter>) -> bool {
+        let was_empty = self.payloads.is_empty();
+        // `with_payload` refuses what does not fit.
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.payloads.extend_from_slice(&length.to_le_bytes());
         self.payloads.extend_from_slice(payload);
+        let waits = waiter.is_some();
+        self.waiters.extend(waiter);
+        waits || was_empty || self.payloads.len() >= BATCH
+    }
+
+    /// Whether the thread must not wait any longer.
+    fn is_urgent(&self) -> bool {
+        self.stop || !self.waiters.is_empty() || self.payloads.len() >= BATCH
     }
 }
 
-fn encode(event: Event) -> Result<Vec<u8>, RecordError> {
-    let prefix = Prefix { notable: event.is_notable(), session: event.session().map_or(0, |id| id.as_u64()) };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let record = Record { at_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), event };
-    let mut payload = Vec::with_capacity(512);
-    payload.extend_from_slice(&prefix.encode());
-    rmp_serde::encode::write_named(&mut payload, &record).map_err(|error| RecordError::Encode(error.to_string()))?;
-    if payload.len() > MAX_PAYLOAD {
-        return Err(RecordError::TooLarge(payload.len()));
+/// Encodes an event into this thread's buffer.
+fn with_payload<T>(
+    event: &impl Recordable,
+    use_it: impl FnOnce(&[u8]) -> Result<T, RecordError>,
+) -> Result<T, RecordError> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    Ok(payload)
+    // Taken, not borrowed: nothing that happens in `use_it` can find it in use.
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    buffer.extend_from_slice(&event.prefix(unix_ns()).encode());
+    let used = event::encode(event, &mut buffer).and_then(|()| {
+        if buffer.len() > MAX_PAYLOAD { Err(RecordError::TooLarge(buffer.len())) } else { use_it(&buffer) }
+    });
+    if buffer.capacity() <= KEPT_BUFFER {
+        BUFFER.set(buffer);
+    }
+    used
+}
+
+fn unix_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The segment that is being written.
 struct Segment {
     file: File,
-    /// Bytes that are whole frames; what a failed write left behind lies beyond.
-    len: u64,
     opened: Instant,
+    /// Bytes and chain so far, and what of it is durable.
+    written: End,
+    synced: End,
+}
+
+/// A place between two frames. Its tail is where the next segment would go on.
+#[derive(Clone, Copy)]
+struct End {
+    len: u64,
     tail: Tail,
-    records: u64,
 }
 
 impl Segment {
@@ -224,24 +309,100 @@ impl Segment {
         let failed = |error: io::Error| RecordError::io(&format!("creating {}", path.display()), &error);
         let header = Header {
             segment: tail.next_segment,
+            host: tail.host,
             log: tail.log,
             first_sequence: tail.next_sequence,
+            created_unix_ns: unix_ns(),
             previous: tail.hash,
         };
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
         let written = file.write_all_at(&header.encode(), 0).and_then(|()| file.sync_all());
         if let Err(error) = written.and_then(|()| File::open(directory)?.sync_all()) {
-            // Half a header would look like an alteration later.
+            // Half a header would look like an alteration later. If this fails too, the next try says so.
             let _ = std::fs::remove_file(&path);
             return Err(failed(error));
         }
-        let tail = Tail { next_segment: tail.next_segment + 1, ..tail };
-        Ok(Self { file, len: HEADER_LEN as u64, opened: Instant::now(), tail, records: 0 })
+        let tail = Tail { next_segment: tail.next_segment + 1, hash: header.hash(), ..tail };
+        let end = End { len: HEADER_LEN as u64, tail };
+        Ok(Self { file, opened: Instant::now(), written: end, synced: end })
     }
 
     fn is_due(&self, limits: &Limits) -> bool {
-        self.records > 0 && (self.len >= limits.segment_bytes || self.opened.elapsed() >= limits.segment_age)
+        self.written.len > HEADER_LEN as u64
+            && (self.written.len >= limits.segment_bytes || self.opened.elapsed() >= limits.segment_age)
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.written.len > self.synced.len
+    }
+
+    /// Number of the next record.
+    fn next_sequence(&self) -> u64 {
+        self.written.tail.next_sequence
+    }
+
+    /// Makes frames of queued payloads, the first of which follows `written`.
+    fn frame(&self, payloads: &mut [u8], frames: &mut Vec<u8>) -> End {
+        let mut tail = self.written.tail;
+        let durable = self.synced.tail.next_sequence;
+        frames.clear();
+        let mut rest = payloads;
+        while let Some((length, after)) = rest.split_first_chunk_mut() {
+            let (payload, after) = after.split_at_mut(u32::from_le_bytes(*length) as usize);
+            segment::seal(payload, tail.next_sequence, tail.next_sequence - durable);
+            tail.hash = segment::append_frame(frames, &tail.hash, payload);
+            tail.next_sequence += 1;
+            rest = after;
+        }
+        End { len: self.written.len + frames.len() as u64, tail }
+    }
+
+    fn write(&mut self, frames: &[u8], end: End) -> io::Result<()> {
+        self.file.write_all_at(frames, self.written.len)?;
+        self.written = end;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.synced = self.written;
+        Ok(())
+    }
+
+    /// Cuts off what is not durable. After a failed `fdatasync` nobody knows what of it reached the disk, and no later one
+    /// tells.
+    fn revert(&mut self) -> io::Result<()> {
+        self.file.set_len(self.synced.len)?;
+        self.file.sync_all()?;
+        self.written = self.synced;
+        Ok(())
+    }
+}
+
+/// Space for the last words: a file that is given up when the disk is full, so that this can be recorded.
+struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Reserve {
+    /// Takes the space, if it is not taken yet.
+    fn keep(&self) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        if file.metadata()?.len() >= self.bytes {
+            return Ok(());
+        }
+        let size = i64::try_from(self.bytes).unwrap_or(i64::MAX);
+        nix::fcntl::posix_fallocate(file.as_fd(), 0, size).map_err(|error| {
+            // A part of it must not take space that records may need.
+            let _ = self.release();
+            error.into()
+        })
+    }
+
+    fn release(&self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
     }
 }
 
@@ -250,154 +411,183 @@ struct Writer {
     directory: PathBuf,
     limits: Limits,
     segment: Segment,
-    /// A file that only takes space: given up when the disk is full, so that this can be recorded.
-    reserve: PathBuf,
+    reserve: Reserve,
     frames: Vec<u8>,
-    synced: Instant,
+    synced_at: Instant,
+}
+
+/// Ends the waits of everybody when the thread ends, by a panic too.
+struct OnExit(Arc<Shared>);
+
+impl Drop for OnExit {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.failed.get_or_insert(RecordError::Stopped);
+        queue.waiters.clear();
+        drop(queue);
+        self.0.space.notify_waiters();
+    }
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut batch = Vec::new();
-        let mut waiters = Vec::new();
+        let _on_exit = OnExit(Arc::clone(&self.shared));
+        let mut batch = Queue::default();
         loop {
-            let stop = self.wait_for_work(&mut batch, &mut waiters);
+            self.wait_for_work(&mut batch);
             self.shared.space.notify_waiters();
-            match self.commit(&batch, !waiters.is_empty() || stop) {
-                Ok(()) => {
-                    waiters.drain(..).for_each(|waiter| _ = waiter.send(Ok(())));
-                    self.recover();
-                }
+            match self.commit(&mut batch) {
+                Ok(()) => acknowledge(&mut batch, &Ok(())),
                 Err(error) => {
-                    tracing::error!(%error, "recording failed: everything that must be recorded is denied");
-                    waiters.drain(..).for_each(|waiter| _ = waiter.send(Err(error.clone())));
-                    self.fail(error);
-                    self.recover();
+                    self.fail(&error, &mut batch);
+                    if self.recover(&error).is_err() {
+                        return;
+                    }
                 }
             }
-            batch.clear();
-            if stop {
+            if batch.stop {
                 return;
             }
+            batch.payloads.clear();
         }
     }
 
-    /// Takes what is queued, when somebody waits for it, when it is much, or when it has lain long enough.
-    fn wait_for_work(&self, batch: &mut Vec<u8>, waiters: &mut Vec<Waiter>) -> bool {
-        let idle = |queue: &mut Queue| queue.waiters.is_empty() && queue.payloads.len() < BATCH && !queue.stop;
-        let (mut queue, _) = self
-            .shared
-            .work
-            .wait_timeout_while(self.shared.lock(), LINGER, idle)
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut queue.payloads, batch);
-        std::mem::swap(&mut queue.waiters, waiters);
-        queue.stop
+    /// Takes what is queued: when somebody waits for it, when it is much, or when it has lain long enough.
+    fn wait_for_work(&self, batch: &mut Queue) {
+        let (work, mut queue) = (&self.shared.work, self.shared.lock());
+        let clean = !self.segment.is_dirty();
+        let idle = |queue: &mut Queue| clean && queue.payloads.is_empty() && !queue.is_urgent();
+        queue = work.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+        let lingering = |queue: &mut Queue| !queue.is_urgent();
+        (queue, _) = work.wait_timeout_while(queue, LINGER, lingering).unwrap_or_else(PoisonError::into_inner);
+        queue.take(batch);
     }
 
     /// Writes a batch; durable if asked for, or if it is time.
-    fn commit(&mut self, batch: &[u8], durable: bool) -> Result<(), RecordError> {
-        if !batch.is_empty() {
+    fn commit(&mut self, batch: &mut Queue) -> Result<(), RecordError> {
+        if !batch.payloads.is_empty() {
             if self.segment.is_due(&self.limits) {
                 self.rotate()?;
             }
             self.write(batch)?;
         }
-        if durable || self.synced.elapsed() >= SYNC_AFTER {
-            self.segment.file.sync_data().map_err(|error| RecordError::io("making records durable", &error))?;
-            self.synced = Instant::now();
-        }
-        Ok(())
+        let due = batch.is_urgent_to_sync() || self.synced_at.elapsed() >= SYNC_AFTER;
+        if due && self.segment.is_dirty() { self.sync() } else { Ok(()) }
     }
 
-    fn write(&mut self, batch: &[u8]) -> Result<(), RecordError> {
-        self.frames.clear();
-        let (mut hash, mut records) = (self.segment.tail.hash, 0);
-        let mut rest = batch;
-        while let Some((length, after)) = rest.split_first_chunk() {
-            let (payload, after) = after.split_at(u32::from_le_bytes(*length) as usize);
-            hash = segment::append_frame(&mut self.frames, &hash, payload);
-            records += 1;
-            rest = after;
-        }
-        match self.segment.file.write_all_at(&self.frames, self.segment.len) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.write_into_reserve(&error)?,
-            result => result.map_err(|error| RecordError::io("writing records", &error))?,
-        }
-        self.segment.len += self.frames.len() as u64;
-        self.segment.records += records;
-        self.segment.tail.next_sequence += records;
-        self.segment.tail.hash = hash;
-        Ok(())
+    fn write(&mut self, batch: &mut Queue) -> Result<(), RecordError> {
+        let end = self.segment.frame(&mut batch.payloads, &mut self.frames);
+        self.segment.write(&self.frames, end).map_err(|error| RecordError::io("writing records", &error))
     }
 
-    /// The disk is full: gives the reserve up, so that the records at hand and the failure itself are kept, and takes no
-    /// more until there is space again.
-    fn write_into_reserve(&mut self, error: &io::Error) -> Result<(), RecordError> {
-        if std::fs::metadata(&self.reserve).is_err() {
-            return Err(RecordError::io("writing records", error));
-        }
-        let _ = std::fs::remove_file(&self.reserve);
-        self.segment
-            .file
-            .write_all_at(&self.frames, self.segment.len)
-            .map_err(|error| RecordError::io("writing records", &error))?;
-        tracing::error!("the disk of the recordings is full: what must be recorded is denied until there is space");
-        self.shared.lock().failed = Some(RecordError::DiskFull);
+    fn sync(&mut self) -> Result<(), RecordError> {
+        self.segment.sync().map_err(|error| RecordError::io("making records durable", &error))?;
+        self.synced_at = Instant::now();
+        self.shared.durable.store(self.segment.next_sequence(), Ordering::Release);
         Ok(())
     }
 
     fn rotate(&mut self) -> Result<(), RecordError> {
-        self.segment.file.sync_data().map_err(|error| RecordError::io("ending a segment", &error))?;
-        self.segment = Segment::create(&self.directory, self.segment.tail)?;
+        self.sync()?;
+        self.segment = Segment::create(&self.directory, self.segment.written.tail)?;
         Ok(())
     }
 
-    fn fail(&mut self, error: RecordError) {
-        self.shared.lock().failed = Some(error);
-        // What the failed write left is not acknowledged and must not look like a torn record.
-        if let Err(error) = self.segment.file.set_len(self.segment.len) {
-            tracing::error!(%error, "the torn end of a segment could not be cut; the next start does it");
+    /// Takes no more records. Those at hand are written into the reserve, if a full disk is what is wrong; otherwise
+    /// everybody who waits is told.
+    fn fail(&mut self, error: &RecordError, batch: &mut Queue) {
+        tracing::error!(%error, "recording failed: everything that must be recorded is denied");
+        {
+            // What was queued while the batch was written belongs to it: its producers were not told of a failure.
+            let mut queue = self.shared.lock();
+            queue.failed = Some(error.clone());
+            batch.payloads.append(&mut queue.payloads);
+            batch.waiters.append(&mut queue.waiters);
         }
+        self.shared.space.notify_waiters();
+        if matches!(error, RecordError::DiskFull) && self.use_reserve(batch).is_ok() {
+            return;
+        }
+        acknowledge(batch, &Err(error.clone()));
     }
 
-    /// Tries until records can be written again; records that there is a gap.
-    fn recover(&mut self) {
+    /// Gives the reserve up to write the records at hand, and that the disk is full.
+    fn use_reserve(&mut self, batch: &mut Queue) -> Result<(), RecordError> {
+        self.reserve.release().map_err(|error| RecordError::io("giving the reserve up", &error))?;
+        // Nothing of the batch may be in the file twice, and nothing else be trusted that was not synced.
+        self.revert()?;
+        let reason = "the disk is full: from here on no more records were taken".to_owned();
+        batch.put_event(&Event::Gap { reason })?;
+        self.write(batch)?;
+        self.sync()?;
+        acknowledge(batch, &Ok(()));
+        Ok(())
+    }
+
+    fn revert(&mut self) -> Result<(), RecordError> {
+        self.segment.revert().map_err(|error| RecordError::io("cutting off what is not durable", &error))
+    }
+
+    /// Tries until records can be written again.
+    ///
+    /// # Errors
+    /// The gateway stops before.
+    fn recover(&mut self, error: &RecordError) -> Result<(), RecordError> {
         loop {
-            let reason = match &self.shared.lock().failed {
-                Some(error) => error.to_string(),
-                None => return,
-            };
-            std::thread::sleep(RETRY_AFTER);
-            if self.shared.lock().stop {
-                return;
+            if self.pause() {
+                return Err(RecordError::Stopped);
             }
-            if self.keep_reserve().is_err() {
-                continue;
-            }
-            let gap = encode(Event::Gap { reason }).unwrap_or_default();
-            let mut batch = Queue::default();
-            batch.put(&gap);
-            if self.rotate().and_then(|()| self.commit(&batch.payloads, true)).is_ok() {
-                let mut queue = self.shared.lock();
-                queue.payloads.clear();
-                queue.failed = None;
+            if self.try_again(error).is_ok() {
+                self.shared.lock().failed = None;
                 tracing::info!("recording works again");
-                return;
+                return Ok(());
             }
         }
     }
 
-    /// Takes the space of the reserve, if it is not taken yet.
-    fn keep_reserve(&self) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.reserve)?;
-        if file.metadata()?.len() >= self.limits.reserve_bytes {
-            return Ok(());
-        }
-        let size = i64::try_from(self.limits.reserve_bytes).unwrap_or(i64::MAX);
-        nix::fcntl::posix_fallocate(file.as_fd(), 0, size).map_err(|error| {
-            let _ = std::fs::remove_file(&self.reserve);
-            error.into()
+    /// Sleeps until it is time to try again; true if the thread has to end.
+    fn pause(&self) -> bool {
+        let running = |queue: &mut Queue| !queue.stop;
+        let queue = self.shared.lock();
+        let (queue, _) =
+            self.shared.work.wait_timeout_while(queue, RETRY_AFTER, running).unwrap_or_else(PoisonError::into_inner);
+        queue.stop
+    }
+
+    fn try_again(&mut self, error: &RecordError) -> Result<(), RecordError> {
+        self.revert()?;
+        self.reserve.keep().map_err(|error| RecordError::io("reserving space for a full disk", &error))?;
+        self.segment = Segment::create(&self.directory, self.segment.synced.tail)?;
+        let mut batch = Queue::default();
+        batch.put_event(&Event::Gap { reason: format!("records are taken again; before, {error}") })?;
+        self.write(&mut batch)?;
+        self.sync()
+    }
+}
+
+impl Queue {
+    fn put_event(&mut self, event: &Event) -> Result<(), RecordError> {
+        with_payload(event, |payload| {
+            self.put(payload, None);
+            Ok(())
         })
+    }
+
+    /// Moves what is queued into a batch, and keeps the batch's space for what comes next.
+    fn take(&mut self, batch: &mut Queue) {
+        std::mem::swap(&mut self.payloads, &mut batch.payloads);
+        std::mem::swap(&mut self.waiters, &mut batch.waiters);
+        batch.stop = self.stop;
+    }
+
+    fn is_urgent_to_sync(&self) -> bool {
+        self.stop || !self.waiters.is_empty()
+    }
+}
+
+/// Tells everybody who waits what became of the batch.
+fn acknowledge(batch: &mut Queue, result: &Result<(), RecordError>) {
+    for waiter in batch.waiters.drain(..) {
+        waiter(result.clone());
     }
 }

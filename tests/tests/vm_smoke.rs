@@ -16,7 +16,7 @@ use system_tests::vm::Machine;
 use system_tests::{postgres, shop};
 
 /// One boot with everything in it, emulated on a busy machine.
-const BOOT_LIMIT: Duration = Duration::from_mins(5);
+const BOOT_LIMIT: Duration = Duration::from_mins(8);
 /// Where the issuer's documents are served inside the machine.
 const ISSUER: &str = "http://127.0.0.1:8080";
 

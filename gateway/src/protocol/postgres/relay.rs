@@ -20,7 +20,7 @@ use super::cancel::Waiting;
 use super::operation::Class;
 use super::reply::{Fault, HIGH_WATER, Replies, Running, Until};
 use super::shared::{Catalog, Freshness, Remembered, State, Way};
-use super::statement::{Judged, Portal, Prepared};
+use super::statement::{Columns, Description, Judged, Portal, Prepared};
 use super::stream::Stream;
 use super::wire::{self, Column, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState};
 use crate::mask::{Masked, MaskedBuffer};
@@ -156,7 +156,7 @@ impl Outbound {
 /// What looking at a statement before it runs has brought.
 enum Probed {
     /// The columns of each statement that had to be looked at.
-    Clean(Vec<Option<Option<Arc<[Column]>>>>),
+    Clean(Vec<Option<Columns>>),
     Unclean(String),
     /// The target itself does not take the statement.
     Failed(Vec<u8>),
@@ -413,8 +413,14 @@ impl<'s> Relay<'s> {
     async fn client_message(&mut self, tag: u8, range: Range<usize>) -> Result<(), End> {
         match tag {
             b'X' => return Err(End::Terminated),
-            b'd' | b'c' | b'f' => return self.copy_message(tag, range),
-            b'S' => return self.sync(range),
+            b'd' | b'c' | b'f' => {
+                self.copy_message(tag, range);
+                return Ok(());
+            }
+            b'S' => {
+                self.sync(range);
+                return Ok(());
+            }
             // An error at the target means the same as a denial here: all up to the Sync is ignored.
             _ if self.front == Front::Absorbing || self.replies.skipping => return Ok(()),
             _ => {}
@@ -428,7 +434,7 @@ impl<'s> Relay<'s> {
             b'B' => self.bind(range).await,
             b'D' => self.describe(range).await,
             b'E' => self.execute(range).await,
-            b'C' => self.close_name(range).await,
+            b'C' => self.close_name(range),
             b'H' => {
                 if self.forwarded.any {
                     self.to_target.harmless(self.client.inbox.bytes(range));
@@ -441,7 +447,7 @@ impl<'s> Relay<'s> {
         }
     }
 
-    fn copy_message(&mut self, tag: u8, range: Range<usize>) -> Result<(), End> {
+    fn copy_message(&mut self, tag: u8, range: Range<usize>) {
         // The target ignores what comes when it takes no data: a client may still be sending when a COPY has failed.
         if self.front == Front::Open {
             self.to_target.harmless(self.client.inbox.bytes(range));
@@ -449,13 +455,12 @@ impl<'s> Relay<'s> {
                 self.replies.copy_ended();
             }
         }
-        Ok(())
     }
 
-    fn sync(&mut self, range: Range<usize>) -> Result<(), End> {
+    fn sync(&mut self, range: Range<usize>) {
         if self.replies.copying_in {
             self.to_target.harmless(self.client.inbox.bytes(range));
-            return Ok(());
+            return;
         }
         let absorbed = std::mem::replace(&mut self.front, Front::Open) == Front::Absorbing;
         if self.forwarded.any || self.replies.skipping || !absorbed {
@@ -466,7 +471,6 @@ impl<'s> Relay<'s> {
             self.tell_ready();
         }
         self.next_batch();
-        Ok(())
     }
 
     fn next_batch(&mut self) {
@@ -532,19 +536,11 @@ impl<'s> Relay<'s> {
             return Ok(());
         };
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-        let mut running = self.running(judged, forwarded, tagged);
+        let mut running = running(judged, forwarded, tagged);
         running.checked = checked;
         self.replies.query(running);
         self.went(judged);
         Ok(())
-    }
-
-    fn running(&mut self, judged: &Judged, forwarded: Forwarded, tagged: bool) -> Box<Running> {
-        let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
-        running.tagged = tagged;
-        let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
-        running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);
-        running
     }
 
     /// A statement is on its way: what is known here follows.
@@ -645,8 +641,7 @@ impl<'s> Relay<'s> {
             }
         }
         let taken = self.replies.names.may_be_prepared(&name);
-        let id = self.replies.names.fresh_id();
-        let prepared = Prepared { id, judged, columns: None };
+        let prepared = Prepared { judged, description: Description::default() };
         let previous = match self.replies.names.set_statement(&name, Some(prepared)) {
             Ok(previous) => previous,
             Err(full) => return self.batch_problem(&Report::new(Severity::Error, "54000", full.to_string())).await,
@@ -670,13 +665,12 @@ impl<'s> Relay<'s> {
         let parameters = shown_parameters(&message, prepared.judged.redact_parameters);
         let portal = Portal {
             id: self.replies.names.fresh_id(),
-            statement: message.statement.to_vec(),
-            statement_id: prepared.id,
             values: message.values.into(),
             parameters,
             result_formats: message.result_formats.into(),
             judged: prepared.judged,
-            columns: None,
+            description: Description::default(),
+            statement_description: prepared.description,
             asked: false,
             batch: self.batch,
             confirmed: false,
@@ -703,27 +697,22 @@ impl<'s> Relay<'s> {
     async fn describe(&mut self, range: Range<usize>) -> Result<(), End> {
         let (kind, name) = self.named(range.clone())?;
         if kind == b'S' {
-            let Some(id) = self.replies.names.statement(&name).map(|it| it.id) else {
+            let Some(description) = self.replies.names.statement(&name).map(|it| it.description.clone()) else {
                 let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(&name));
                 return self.batch_problem(&Report::new(Severity::Error, "26000", text)).await;
             };
-            self.replies.describe_statement(name, id);
+            self.replies.describe_statement(description);
         } else {
-            let Some(id) = self.replies.names.portal(&name).map(|it| it.id) else {
+            let Some(portal) = self.replies.names.portal_mut(&name) else {
                 return self.unknown_portal(&name).await;
             };
-            self.mark_asked(&name, id);
-            self.replies.describe_portal(name, id, false);
+            portal.asked = true;
+            let description = portal.description.clone();
+            self.replies.describe_portal(description, false);
         }
         self.to_target.harmless(self.client.inbox.bytes(range));
         self.in_batch();
         Ok(())
-    }
-
-    fn mark_asked(&mut self, name: &[u8], id: u64) {
-        if let Some(portal) = self.replies.names.portal_mut(name, id) {
-            portal.asked = true;
-        }
     }
 
     async fn unknown_portal(&mut self, name: &[u8]) -> Result<(), End> {
@@ -731,7 +720,7 @@ impl<'s> Relay<'s> {
         self.batch_problem(&Report::new(Severity::Error, "34000", text)).await
     }
 
-    async fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {
+    fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {
         let (kind, name) = self.named(range.clone())?;
         // Closing what does not exist is no error, and taking away cannot fail.
         if kind == b'S' {
@@ -778,8 +767,7 @@ impl<'s> Relay<'s> {
             if self.replies.skipping {
                 return Ok(());
             }
-            let columns = self.replies.names.portal(&name).and_then(|portal| portal.columns.clone());
-            let Some(columns) = columns else { return Err(Fault::Unexpected('n').into()) };
+            let Some(columns) = portal.description.get() else { return Err(Fault::Unexpected('n').into()) };
             if let Err(reason) = plain(&judged, columns.as_deref()) {
                 let refused = judged.refused(self.session, reason);
                 let outcome = self.decide(&refused, &judged, range, Some(&portal), Answer::Batch).await?;
@@ -787,7 +775,7 @@ impl<'s> Relay<'s> {
                 debug_assert!(matches!(outcome, Outcome::Over));
                 return Ok(());
             }
-        } else if portal.columns.is_none() && !portal.asked && !self.statement_is_described(&portal) {
+        } else if !portal.asked && portal.statement_description.get().is_none() {
             self.ask_portal(&portal, &name);
         }
         let outcome = self.decide(&judged.judgement, &judged, range, Some(&portal), Answer::Batch).await?;
@@ -800,18 +788,13 @@ impl<'s> Relay<'s> {
             return Ok(());
         }
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-        let mut running = self.running(&judged, forwarded, tagged);
-        running.portal = Some((name, portal.id));
+        let mut running = running(&judged, forwarded, tagged);
+        running.portal = Some(portal);
         self.replies.execute(running);
         self.in_batch();
         self.forwarded.executed = true;
         self.went(&judged);
         Ok(())
-    }
-
-    fn statement_is_described(&self, portal: &Portal) -> bool {
-        let statement = self.replies.names.statement(&portal.statement);
-        statement.is_some_and(|it| it.id == portal.statement_id && it.columns.is_some())
     }
 
     /// Asks for a portal's description, unless the client has.
@@ -825,8 +808,10 @@ impl<'s> Relay<'s> {
             wire::put_string(out, name);
         });
         self.to_target.harmless(&out);
-        self.mark_asked(name, portal.id);
-        self.replies.describe_portal(name.to_vec(), portal.id, true);
+        if let Some(portal) = self.replies.names.portal_mut(name) {
+            portal.asked = true;
+        }
+        self.replies.describe_portal(portal.description.clone(), true);
         self.in_batch();
     }
 
@@ -1059,6 +1044,14 @@ impl Side {
         self.inbox.filled(read);
         Poll::Ready(Ok(read))
     }
+}
+
+fn running(judged: &Judged, forwarded: Forwarded, tagged: bool) -> Box<Running> {
+    let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
+    running.tagged = tagged;
+    let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
+    running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);
+    running
 }
 
 /// Empties a buffer, and gives its memory back if it was unusually large.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::catalog::TaggedSet;
-use super::statement::{Names, Portal, Prepared};
+use super::statement::{Columns, Description, Names, Portal, Prepared};
 use super::wire::{
     self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
 };
@@ -55,14 +55,10 @@ enum Expected {
         id: u64,
         previous: Option<Portal>,
     },
-    DescribeStatement {
-        name: Vec<u8>,
-        id: u64,
-    },
+    DescribeStatement(Description),
     /// `hidden`: the gateway asked.
     DescribePortal {
-        name: Vec<u8>,
-        id: u64,
+        description: Description,
         hidden: bool,
     },
     Execute(Box<Running>),
@@ -85,9 +81,9 @@ pub(super) struct Running {
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
     /// Of each statement of a simple query: the columns that were checked, if they had to be.
-    pub(super) checked: Vec<Option<Option<Arc<[Column]>>>>,
+    pub(super) checked: Vec<Option<Columns>>,
     /// Of an Execute: its portal.
-    pub(super) portal: Option<(Vec<u8>, u64)>,
+    pub(super) portal: Option<Portal>,
     statement: usize,
     plan: Option<Arc<Plan>>,
     hits: Hits,
@@ -109,7 +105,7 @@ pub(super) struct Own {
     pub(super) done: bool,
     pub(super) error: Option<Vec<u8>>,
     /// The description that came; None inside: there is no result.
-    pub(super) columns: Option<Option<Arc<[Column]>>>,
+    pub(super) columns: Option<Columns>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,8 +151,6 @@ pub(super) struct Replies<'s> {
     known: Option<(Vec<u8>, Arc<TaggedSet>, Arc<Plan>)>,
     /// Bytes of each reply that are kept for the record.
     content_limit: usize,
-    /// No mask applies to this target: what is too large to be held passes in parts.
-    unmasked: bool,
 }
 
 impl<'s> Replies<'s> {
@@ -173,7 +167,6 @@ impl<'s> Replies<'s> {
             finished: Vec::new(),
             known: None,
             content_limit,
-            unmasked: masker.rules().is_empty(),
         }
     }
 
@@ -204,12 +197,12 @@ impl<'s> Replies<'s> {
         self.expected.push_back(Expected::Bind { name, id, previous });
     }
 
-    pub(super) fn describe_statement(&mut self, name: Vec<u8>, id: u64) {
-        self.expected.push_back(Expected::DescribeStatement { name, id });
+    pub(super) fn describe_statement(&mut self, description: Description) {
+        self.expected.push_back(Expected::DescribeStatement(description));
     }
 
-    pub(super) fn describe_portal(&mut self, name: Vec<u8>, id: u64, hidden: bool) {
-        self.expected.push_back(Expected::DescribePortal { name, id, hidden });
+    pub(super) fn describe_portal(&mut self, description: Description, hidden: bool) {
+        self.expected.push_back(Expected::DescribePortal { description, hidden });
     }
 
     pub(super) fn execute(&mut self, running: Box<Running>) {
@@ -268,7 +261,8 @@ impl<'s> Replies<'s> {
     }
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
-        let unmasked = self.unmasked;
+        // Where no mask applies, what is too large to be held passes in parts.
+        let unmasked = self.masker.rules().is_empty();
         let handling =
             move |tag, _| if unmasked && matches!(tag, b'D' | b'd') { Handling::Stream } else { Handling::Whole };
         while out.len() + run.range.len() < HIGH_WATER {
@@ -373,7 +367,7 @@ impl<'s> Replies<'s> {
             }
             (b'2', Some(Expected::Bind { .. })) => {
                 if let Some(Expected::Bind { name, id, .. }) = self.expected.pop_front()
-                    && let Some(portal) = self.names.portal_mut(&name, id)
+                    && let Some(portal) = self.names.portal_mut(&name).filter(|portal| portal.id == id)
                 {
                     portal.confirmed = true;
                 }
@@ -460,23 +454,16 @@ impl<'s> Replies<'s> {
                 running.tagged |= plan.tagged;
                 running.plan = Some(plan);
             }
-            (b't', Some(Expected::DescribeStatement { .. })) => {}
-            (b'T' | b'n', Some(Expected::DescribeStatement { .. })) => {
-                let columns = described(tag, message)?;
-                if let Some(Expected::DescribeStatement { name, id }) = self.expected.pop_front()
-                    && let Some(statement) = self.names.statement_mut(&name, id)
-                {
-                    statement.columns = Some(columns);
-                }
+            (b't', Some(Expected::DescribeStatement(_))) => {}
+            (b'T' | b'n', Some(Expected::DescribeStatement(description))) => {
+                description.set(described(tag, message)?);
+                self.expected.pop_front();
             }
-            (b'T' | b'n', Some(Expected::DescribePortal { .. })) => {
-                let columns = described(tag, message)?;
-                if let Some(Expected::DescribePortal { name, id, hidden }) = self.expected.pop_front() {
-                    if let Some(portal) = self.names.portal_mut(&name, id) {
-                        portal.columns = Some(columns);
-                    }
-                    return Ok(if hidden { Shown::Hidden } else { Shown::ToClient });
-                }
+            (b'T' | b'n', Some(Expected::DescribePortal { description, hidden })) => {
+                description.set(described(tag, message)?);
+                let shown = if *hidden { Shown::Hidden } else { Shown::ToClient };
+                self.expected.pop_front();
+                return Ok(shown);
             }
             _ => return Err(Fault::Unexpected(char::from(tag))),
         }
@@ -486,12 +473,12 @@ impl<'s> Replies<'s> {
     /// What to do with a row, by the plan of the statement that runs.
     fn row(&mut self) -> Result<Row, Fault> {
         self.skip_copy_end();
-        let (masker, names, limit) = (self.masker, &self.names, self.content_limit);
+        let (masker, limit) = (self.masker, self.content_limit);
         let running = match self.expected.front_mut() {
             Some(Expected::Query(running)) => running,
             Some(Expected::Execute(running)) => {
                 if running.plan.is_none() {
-                    running.plan_portal(masker, names, limit)?;
+                    running.plan_portal(masker, limit)?;
                 }
                 running
             }
@@ -666,12 +653,11 @@ impl<'s> Replies<'s> {
                 running.tagged || running.ends_transaction && self.transaction_tagged
             }
             // Parse and Describe read no data.
-            Some(Expected::Parse { .. } | Expected::DescribeStatement { .. } | Expected::DescribePortal { .. }) => {
+            None | Some(Expected::Parse { .. } | Expected::DescribeStatement(_) | Expected::DescribePortal { .. }) => {
                 false
             }
             // Bind evaluates constant expressions; Sync may end the transaction.
             Some(_) => self.transaction_tagged,
-            None => false,
         }
     }
 
@@ -798,16 +784,13 @@ impl Running {
     }
 
     /// An Execute has no description of its own: it is the portal's, or its statement's in the formats that Bind asked for.
-    fn plan_portal(&mut self, masker: &Masker, names: &Names, limit: usize) -> Result<(), Fault> {
-        let Some((name, id)) = &self.portal else { return Err(Fault::Unexpected('D')) };
-        let portal = names.portal(name).filter(|portal| portal.id == *id).ok_or(Fault::Unexpected('D'))?;
-        let (columns, formats) = match &portal.columns {
-            Some(columns) => (columns.clone(), None),
-            None => {
-                let statement = names.statement(&portal.statement).filter(|it| it.id == portal.statement_id);
-                let columns = statement.and_then(|it| it.columns.clone()).ok_or(Fault::Unexpected('D'))?;
-                (columns, Some(&*portal.result_formats))
-            }
+    fn plan_portal(&mut self, masker: &Masker, limit: usize) -> Result<(), Fault> {
+        let portal = self.portal.as_ref().ok_or(Fault::Unexpected('D'))?;
+        let (columns, formats) = if let Some(columns) = portal.description.get() {
+            (columns, None)
+        } else {
+            let columns = portal.statement_description.get().ok_or(Fault::Unexpected('D'))?;
+            (columns, Some(&*portal.result_formats))
         };
         let columns = columns.ok_or(Fault::Unexpected('D'))?;
         let plan = plan(masker, &self.set, &columns, formats);
@@ -890,12 +873,12 @@ fn cell_format(type_oid: u32, format: i16) -> CellFormat {
     if format == 0 { CellFormat::Text(cell_type) } else { CellFormat::Binary(cell_type) }
 }
 
-fn described(tag: u8, message: &[u8]) -> Result<Option<Arc<[Column]>>, Malformed> {
+fn described(tag: u8, message: &[u8]) -> Result<Columns, Malformed> {
     if tag == b'n' { Ok(None) } else { wire::row_description(message).map(|columns| Some(columns.into())) }
 }
 
 /// A tagged statement's result must be the one that was checked before it ran.
-fn agrees(checked: Option<&Option<Option<Arc<[Column]>>>>, columns: &[Column]) -> Result<(), Fault> {
+fn agrees(checked: Option<&Option<Columns>>, columns: &[Column]) -> Result<(), Fault> {
     match checked {
         // This statement of the batch touches nothing tagged.
         Some(None) => Ok(()),

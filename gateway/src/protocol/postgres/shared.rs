@@ -33,7 +33,7 @@ use crate::tls::{self, TlsError};
 /// An older catalog is read again, in the background.
 const REFRESH_AFTER: Duration = Duration::from_secs(30);
 /// An older catalog is not used.
-const MAX_AGE: Duration = Duration::from_secs(120);
+const MAX_AGE: Duration = Duration::from_mins(2);
 /// A catalog must have been read by then.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// A catalog that could not be read is tried again after this.

@@ -165,7 +165,7 @@ async fn linger(stream: &mut Stream) -> io::Result<()> {
 /// The client's requests for encryption, then what it is here for. `stream` is taken while a handshake owns it.
 async fn negotiate(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Result<Request, StartupError> {
     let mut gss_refused = false;
-    if direct_tls(stream).await? {
+    if direct_tls(stream.as_ref()).await? {
         encrypt(stream, tls).await?;
         require_alpn(stream.as_ref())?;
     }
@@ -190,7 +190,7 @@ async fn negotiate(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Resu
     }
 }
 
-async fn direct_tls(stream: &Option<Stream>) -> Result<bool, StartupError> {
+async fn direct_tls(stream: Option<&Stream>) -> Result<bool, StartupError> {
     let Some(Stream::Plain(tcp)) = stream else { return Ok(false) };
     let mut first = [0];
     match tcp.peek(&mut first).await {
@@ -268,7 +268,7 @@ fn setting(settings: &mut Vec<(String, String)>, name: &str, value: &str) -> Res
 }
 
 fn is_utf8(encoding: &str) -> bool {
-    let plain: String = encoding.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let plain: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
     matches!(plain.to_ascii_lowercase().as_str(), "utf8" | "unicode")
 }
 

@@ -7,7 +7,7 @@
 //! using it is an error.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::operation::{Class, Name, Parsed, Statement};
 use super::shared::Catalog;
@@ -168,10 +168,26 @@ fn discards_all(text: &str) -> bool {
 /// A prepared statement of the extended protocol.
 #[derive(Clone)]
 pub(super) struct Prepared {
-    pub(super) id: u64,
     pub(super) judged: Arc<Judged>,
-    /// Its result, as the target described it; None inside: it has none.
-    pub(super) columns: Option<Option<Arc<[Column]>>>,
+    pub(super) description: Description,
+}
+
+/// The columns of a result, once the target has described it: shared by all that was sent for one statement or portal, also
+/// when its name stands for another one already. None inside: it has no result.
+#[derive(Clone, Default)]
+pub(super) struct Description(Arc<Mutex<Option<Columns>>>);
+
+/// The columns of a result; None: there is none.
+pub(super) type Columns = Option<Arc<[Column]>>;
+
+impl Description {
+    pub(super) fn get(&self) -> Option<Columns> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, columns: Columns) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(columns);
+    }
 }
 
 /// A statement with its parameters, ready to be executed.
@@ -179,14 +195,13 @@ pub(super) struct Prepared {
 pub(super) struct Portal {
     pub(super) id: u64,
     pub(super) judged: Arc<Judged>,
-    pub(super) statement: Vec<u8>,
-    pub(super) statement_id: u64,
     /// The Bind message behind its names: what an approval is bound to.
     pub(super) values: Arc<[u8]>,
     pub(super) parameters: Option<Arc<str>>,
     pub(super) result_formats: Arc<[i16]>,
-    /// Its result, as the target described it; None inside: it has none.
-    pub(super) columns: Option<Option<Arc<[Column]>>>,
+    pub(super) description: Description,
+    /// That of its statement, where it has none of its own.
+    pub(super) statement_description: Description,
     /// Whether a description is on its way.
     pub(super) asked: bool,
     pub(super) batch: u64,
@@ -225,16 +240,12 @@ impl Names {
         self.statements.get(name)
     }
 
-    pub(super) fn statement_mut(&mut self, name: &[u8], id: u64) -> Option<&mut Prepared> {
-        self.statements.get_mut(name).filter(|it| it.id == id)
-    }
-
     pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
         self.portals.get(name)
     }
 
-    pub(super) fn portal_mut(&mut self, name: &[u8], id: u64) -> Option<&mut Portal> {
-        self.portals.get_mut(name).filter(|it| it.id == id)
+    pub(super) fn portal_mut(&mut self, name: &[u8]) -> Option<&mut Portal> {
+        self.portals.get_mut(name)
     }
 
     /// Whether the target may have a prepared statement of this name already, so that preparing another one may fail.

@@ -437,6 +437,7 @@ impl Report {
         Self { severity, code: code.to_owned(), message: message.into(), detail: None, hint: None }
     }
 
+    #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -592,7 +593,7 @@ mod tests {
         for _ in 0..random.below(40) {
             let tag = b"QPBEDd"[random.below(6)];
             let length = if random.below(8) == 0 { random.below(60_000) } else { random.below(60) };
-            message(&mut bytes, tag, |out| out.extend((0..length).map(|at| (at % 251) as u8)));
+            message(&mut bytes, tag, |out| out.extend((0u8..251).cycle().take(length)));
             messages.push((tag, length + HEADER));
         }
         (bytes, messages)

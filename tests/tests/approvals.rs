@@ -1,0 +1,148 @@
+//! Approvals end to end: an unmodified psql waits, a person decides from another terminal, and exactly that statement runs
+//! exactly once, or does not.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use system_tests::env::Gateway;
+use system_tests::process::{Finished, Running, wait_until};
+use system_tests::shop::{POLICY, Shop};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const DELETE: &str = "DELETE FROM orders";
+
+/// The shop behind a gateway. Dropped in this order.
+struct World {
+    gateway: Option<Gateway>,
+    shop: Shop,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with_policy(POLICY)
+    }
+
+    fn with_policy(policy: &str) -> Self {
+        let shop = Shop::new().unwrap();
+        shop.configure(policy).unwrap();
+        Self { gateway: Some(shop.serve().unwrap()), shop }
+    }
+
+    fn weir(&self, line: &str) -> Finished {
+        self.shop.env.weir(line.split_whitespace()).unwrap()
+    }
+
+    fn waiting(&self) -> Vec<Value> {
+        let listed = self.weir("approvals --json").expect_success().unwrap();
+        serde_json::from_str(&listed).unwrap()
+    }
+
+    /// An agent's psql that waits for an approval, and the approval.
+    fn hold(&self, sql: &str) -> (Running, Value) {
+        let psql = self.shop.psql(sql).start().unwrap();
+        psql.wait_for("approval", PATIENCE).unwrap();
+        let approval = self.waiting().pop().expect("psql was told of an approval that is not listed");
+        (psql, approval)
+    }
+
+    fn orders(&self) -> String {
+        self.shop.postgres.sql("SELECT count(*) FROM orders").unwrap().trim().to_owned()
+    }
+}
+
+fn number(approval: &Value) -> u64 {
+    approval["number"].as_u64().unwrap()
+}
+
+#[test]
+fn what_is_approved_runs_once_and_the_record_says_by_whom() {
+    let world = World::new();
+    assert_ne!(world.orders(), "0");
+    let (psql, approval) = world.hold(DELETE);
+    let number = number(&approval);
+    assert_eq!(
+        (&approval["text"], &approval["agent"], &approval["target"]),
+        (&DELETE.into(), &"coder".into(), &"orders".into())
+    );
+    assert!(psql.stderr().contains(&format!("weir approve {number}")), "{}", psql.stderr());
+    assert_ne!(world.orders(), "0", "nothing runs before somebody says so");
+    let shown = world.weir(&format!("approvals show {number}")).expect_success().unwrap();
+    assert!(shown.contains(DELETE) && shown.contains("psql") && shown.contains("coder@shop.example"), "{shown}");
+
+    let approved = world.weir(&format!("approve {number} --reason OPS-12"));
+    assert!(approved.success(), "{approved:?}");
+    assert!(psql.finish(PATIENCE).unwrap().success());
+    assert_eq!(world.orders(), "0");
+    let again = world.weir(&format!("approve {number}"));
+    assert!(again.code == Some(1) && again.stderr.contains("over already"), "{again:?}");
+
+    let operation = approval["operation"].as_str().unwrap();
+    let session = operation.split('-').next().unwrap();
+    let shown = world.weir(&format!("sessions show {session}")).expect_success().unwrap();
+    for part in [DELETE, "hold", "approved by root (uid 0", "OPS-12"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let why = world.weir(&format!("why {operation}")).expect_success().unwrap();
+    assert!(why.contains("approved by root") && why.contains("whole-table writes need a human"), "{why}");
+}
+
+#[test]
+fn a_denial_reaches_the_agent_with_its_reason() {
+    let world = World::new();
+    let before = world.orders();
+    let (psql, approval) = world.hold(DELETE);
+    let denied = world.weir(&format!("deny {} --reason not-today", number(&approval)));
+    assert!(denied.success(), "{denied:?}");
+    let finished = psql.finish(PATIENCE).unwrap();
+    assert!(!finished.success() && finished.stderr.contains("not-today"), "{finished:?}");
+    assert_eq!(world.orders(), before);
+}
+
+#[test]
+fn silence_is_no() {
+    let world = World::with_policy(&POLICY.replace("timeout = \"20s\"", "timeout = \"1s\""));
+    let before = world.orders();
+    let finished = world.shop.psql(DELETE).run().unwrap();
+    assert!(!finished.success() && finished.stderr.contains("not given in time"), "{finished:?}");
+    assert_eq!(world.orders(), before);
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_request_along() {
+    let world = World::new();
+    let before = world.orders();
+    let (mut psql, approval) = world.hold(DELETE);
+    psql.kill();
+    wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
+    let late = world.weir(&format!("approve {}", number(&approval)));
+    assert!(late.code == Some(1) && late.stderr.contains("client went away"), "{late:?}");
+    assert_eq!(world.orders(), before);
+}
+
+#[test]
+fn a_changed_policy_ends_what_was_asked_under_the_old_one() {
+    let world = World::new();
+    let before = world.orders();
+    let (psql, approval) = world.hold(DELETE);
+    world.shop.configure(&POLICY.replace("no schema changes", "none")).unwrap();
+    assert!(world.weir("reload").success());
+    assert!(world.weir(&format!("approve {}", number(&approval))).success());
+    let finished = psql.finish(PATIENCE).unwrap();
+    assert!(!finished.success() && finished.stderr.contains("policy changed"), "{finished:?}");
+    assert_eq!(world.orders(), before);
+}
+
+#[test]
+fn numbers_are_never_used_again() {
+    let mut world = World::new();
+    let (psql, approval) = world.hold(DELETE);
+    world.gateway.take().unwrap().kill().unwrap();
+    assert!(!psql.finish(PATIENCE).unwrap().success());
+    world.gateway = Some(world.shop.serve().unwrap());
+    assert!(world.waiting().is_empty(), "what waited ended with its client");
+    let unknown = world.weir(&format!("approve {}", number(&approval)));
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("no approval"), "{unknown:?}");
+    let (psql, second) = world.hold(DELETE);
+    assert!(number(&second) > number(&approval), "{second}");
+    drop(psql);
+}

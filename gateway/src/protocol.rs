@@ -43,6 +43,11 @@ impl State {
         Ok(Self { authority, postgres: postgres::State::new(config)? })
     }
 
+    /// Targets that cannot be served now, and why. For people.
+    pub fn problems(&self) -> Vec<String> {
+        self.postgres.problems()
+    }
+
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }

@@ -3,17 +3,20 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde_json::Value;
 use system_tests::env::{AGENT, AGENT_USER, Env, Gateway};
 use system_tests::issuer::Issuer;
-use system_tests::process::Finished;
+use system_tests::process::{Finished, wait_until};
+use system_tests::shop::{POLICY, Shop};
 
 /// The agent's uid and root are in groups of every right, so that nothing but being an agent can refuse them.
 const ACCESS: &str = "\n[access]\nadmin = [\"root\", \"agent-coder\"]\naudit = [\"root\"]\napprove = { dba = [\"root\", \"agent-coder\"] }\n";
 /// Nobody is there (RFC 5737): the tests need only what the gateway says of it.
 const TARGET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const PORT: u16 = 5432;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A gateway without a database. Dropped in this order.
 struct World {
@@ -120,6 +123,25 @@ fn a_refused_connection_is_found_and_explained() {
     assert!(replay.success() && replay.stdout.contains("closed:"), "{replay:?}");
     assert_eq!(world.weir("sessions show 01k3v9m2c7q4x").code, Some(1), "there is none of that ID");
     assert_eq!(world.weir("verify").code, Some(10), "whole, and nothing outside vouches for it");
+}
+
+#[test]
+fn a_mask_that_protects_nothing_is_a_problem_that_operators_see() {
+    let shop = Shop::new().unwrap();
+    shop.configure(&POLICY.replace("public.customers.ssn", "public.customers.sssn")).unwrap();
+    let _gateway = shop.serve().unwrap();
+    let denied = shop.psql("SELECT name FROM customers").run().unwrap();
+    assert!(!denied.success(), "{denied:?}");
+    let status = shop.env.weir(["status"]).unwrap();
+    assert!(status.code == Some(1) && status.stdout.contains("sssn"), "{status:?}");
+    let doctor = shop.env.weir(["doctor"]).unwrap();
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("sssn"), "{doctor:?}");
+    shop.configure(POLICY).unwrap();
+    assert!(shop.env.weir(["reload"]).unwrap().success());
+    // A failure is not tried again at once.
+    let works = || shop.psql("SELECT name FROM customers").run().unwrap().success();
+    wait_until("the repaired target", PATIENCE, works).unwrap();
+    assert!(shop.env.weir(["status"]).unwrap().success());
 }
 
 #[test]

@@ -172,6 +172,7 @@ async fn status(engine: &Engine) -> Status {
     if let Err(error) = engine.recorder().health() {
         problems.push(format!("the recording: {error}"));
     }
+    problems.extend(engine.protocols().problems());
     let count = |length: usize| length as u64;
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -38,6 +38,8 @@ const MAX_AGE: Duration = Duration::from_mins(2);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// A catalog that could not be read is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// A failure that nobody met for so long is no news: nobody may have tried since it was repaired.
+const PROBLEM_AGE: Duration = Duration::from_mins(10);
 /// A catalog that lacks a relation is not read again before this.
 const MIN_AGE: Duration = Duration::from_millis(500);
 /// Databases whose catalogs are held; there is no use for more than a host's targets have.
@@ -120,6 +122,20 @@ impl State {
         let read = load(way, &masks, &session.target.name, masks_version).await;
         drop(reading);
         slot.set(read)
+    }
+
+    /// Databases that are denied since their catalogs could not be read, and why. For people.
+    pub(in crate::protocol) fn problems(&self) -> Vec<String> {
+        let catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
+        let problem = |((target, database), slot): (&(String, String), &Arc<Slot>)| match &*slot.current() {
+            Current::Failed(why, when) if when.elapsed() < PROBLEM_AGE => {
+                Some(format!("target {target:?}, database {database:?} is denied: {why}"))
+            }
+            _ => None,
+        };
+        let mut problems: Vec<String> = catalogs.iter().filter_map(problem).collect();
+        problems.sort_unstable();
+        problems
     }
 
     fn slot(&self, session: &Session, database: &str) -> Result<Arc<Slot>, Arc<str>> {

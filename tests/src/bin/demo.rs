@@ -205,7 +205,7 @@ impl Story {
         self.scene("What happened can be listed, read, replayed and proven");
         let listed = self.weir(shop, &["sessions"])?;
         self.check("sessions and refusals are listed", listed.success())?;
-        let id = masked_session(shop)?;
+        let id = find_session(shop, "masked", |row| row["cells_masked"].as_u64() > Some(3))?;
         let shown = self.weir(shop, &["sessions", "show", &id])?;
         let told = ["psql", "coder@shop.example", "coders", "orders", "customers"];
         self.check(
@@ -241,7 +241,12 @@ impl Story {
         let listed = self.weir(shop, &["sessions", "list"])?;
         self.check("the broken session is closed as \"gateway lost\"", listed.stdout.contains("gateway lost"))?;
         let verified = self.weir(shop, &["verify"])?;
-        self.check("no acknowledged record is missing", verified.code == Some(10))?;
+        let lost = find_session(shop, "gateway lost", |row| row["outcome"] == "gateway lost")?;
+        let shown = self.weir(shop, &["sessions", "show", &lost])?;
+        self.check(
+            "no acknowledged record is missing",
+            verified.code == Some(10) && shown.stdout.contains("UPDATE orders SET item"),
+        )?;
         Ok(gateway)
     }
 
@@ -386,18 +391,12 @@ fn connections(shop: &Shop) -> usize {
     shop.postgres.log().matches("connection received").count()
 }
 
-/// The ID of a session in which something was masked.
-fn masked_session(shop: &Shop) -> Result<String> {
+/// The newest session that is as wanted.
+fn find_session(shop: &Shop, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> Result<String> {
     let listed = shop.env.weir(["sessions", "list", "--json"])?.expect_success()?;
-    let sessions = listed.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let all: Vec<_> = sessions
-        .flat_map(|value| match value {
-            serde_json::Value::Array(rows) => rows,
-            row => vec![row],
-        })
-        .collect();
-    let found = all.iter().find(|row| row["cells_masked"].as_u64() > Some(3));
-    Ok(found.and_then(|row| row["id"].as_str()).ok_or("no session with masked cells is listed")?.to_owned())
+    let all: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+    let found = all.iter().find(|row| wanted(row)).and_then(|row| row["id"].as_str());
+    Ok(found.ok_or_else(|| format!("no session is listed that is {what}"))?.to_owned())
 }
 
 /// A script that runs a command as the agent, for people.

@@ -185,6 +185,14 @@ impl<R> Permit<R> {
     }
 }
 
+#[cfg(test)]
+impl Forwarded {
+    /// For tests of what comes after the decision.
+    pub(crate) fn for_test(id: OperationId) -> Self {
+        Self { id, started_us: 0 }
+    }
+}
+
 impl Judgement {
     fn new(operation: Arc<Operation>, verdict: Gate, mode: Mode, epoch: u64) -> Self {
         let gate = match (mode, &verdict) {

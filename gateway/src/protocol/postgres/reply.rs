@@ -958,3 +958,6 @@ fn close_message(out: &mut MaskedBuffer, start: usize) -> Result<(), Fault> {
     let length = u32::try_from(out.len() - start - 1).map_err(|_| Fault::Row)?;
     out.set_u32(start + 1, length).map_err(|_| Fault::Row)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -109,6 +109,12 @@ impl Authority {
     /// The file with the CA's certificate: what agents are told to trust.
     pub fn certificate_path(&self) -> &Path {
         &self.certificate_path
+    }
+
+    /// Puts the certificate where agents may read it: the state directory is closed to them.
+    pub fn publish(&self, path: &Path) -> Result<(), CaError> {
+        let pem = fs::read(&self.certificate_path).map_err(failed("read", &self.certificate_path))?;
+        write_durably(path, 0o644, &pem)
     }
 
     /// A certificate for a DNS name or an address, made now or taken from memory.
@@ -279,6 +285,7 @@ fn write_durably(path: &Path, mode: u32, content: &[u8]) -> Result<(), CaError> 
             _ => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?; // whatever the umask says
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -289,13 +296,23 @@ fn write_durably(path: &Path, mode: u32, content: &[u8]) -> Result<(), CaError> 
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     /// A directory of a test's own, gone with it.
     pub(crate) fn scratch() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn agents_can_read_the_certificate_and_nothing_else() {
+        let (state, runtime) = (scratch(), scratch());
+        let authority = Authority::open(state.path()).unwrap();
+        let published = runtime.path().join("ca.pem");
+        authority.publish(&published).unwrap();
+        authority.publish(&published).unwrap(); // again, at the next start
+        assert_eq!(fs::read(&published).unwrap(), fs::read(authority.certificate_path()).unwrap());
+        assert_eq!(fs::metadata(&published).unwrap().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 1, "no key, no left-over");
     }
 
     #[test]

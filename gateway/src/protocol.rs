@@ -18,6 +18,8 @@ use crate::tls::TlsError;
 
 /// Below the state directory: the gateway's authority, whose certificate agents are told to trust.
 const AUTHORITY: &str = "ca";
+/// The same certificate below the runtime directory, for agents.
+const PUBLISHED: &str = "ca.pem";
 
 /// What the protocols share between sessions.
 pub struct State {
@@ -40,6 +42,7 @@ pub enum StateError {
 impl State {
     pub fn new(config: &Config) -> Result<Self, StateError> {
         let authority = Arc::new(Authority::open(&config.gateway.state_dir.join(AUTHORITY))?);
+        authority.publish(&config.gateway.runtime_dir.join(PUBLISHED))?;
         Ok(Self { authority, postgres: postgres::State::new(config)? })
     }
 

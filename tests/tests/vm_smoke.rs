@@ -147,6 +147,7 @@ impl Said {
         assert!(agent.contains("psql: 0") && agent.contains("Ada Okafor"), "{run}\n{}", self.all);
         assert!(agent.contains("1002") && !agent.contains(postgres::SSN), "{run}\n{}", self.all);
         assert!(!agent.contains(postgres::EMAIL), "{run}\n{}", self.all);
+        assert!(agent.contains("SSL connection") && agent.contains("verified: 0"), "{run}\n{}", self.all);
         self.assert_nothing_elsewhere(run);
     }
 

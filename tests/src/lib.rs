@@ -24,6 +24,7 @@ pub mod env;
 pub mod issuer;
 pub mod postgres;
 pub mod process;
+pub mod recording;
 pub mod shop;
 pub mod vm;
 

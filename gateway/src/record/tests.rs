@@ -481,7 +481,9 @@ async fn moved_records_and_segments_are_seen() {
     let places: Vec<_> = frames(&path).into_iter().map(|place| usize::try_from(place).unwrap()).collect();
     let parts = |order: &[usize]| -> Vec<u8> {
         let mut bytes = whole[..HEADER_LEN].to_vec();
-        order.iter().for_each(|&at| bytes.extend_from_slice(&whole[places[at]..places[at + 1]]));
+        for &at in order {
+            bytes.extend_from_slice(&whole[places[at]..places[at + 1]]);
+        }
         bytes
     };
     let count = places.len() - 1;

@@ -31,7 +31,7 @@ const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// How often the attachments are compared with what the kernel says is effective.
 const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How often recordings are held against the configured age and size.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// A shard that has not turned its loop for this long is hung, and the watchdog is left to bite.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After an accept error that would repeat at once (no descriptors left).
@@ -364,7 +364,7 @@ async fn watch_attachments(witness: &Witness) {
         match witness.attachments().await {
             Ok(report) if report.enforcing() => {}
             Ok(report) => {
-                tracing::error!(detached = ?report.detached, hooks = ?report.hooks, "agents are not intercepted")
+                tracing::error!(detached = ?report.detached, hooks = ?report.hooks, "agents are not intercepted");
             }
             Err(error) => tracing::error!(%error, "the attachments cannot be checked"),
         }

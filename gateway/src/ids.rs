@@ -58,7 +58,8 @@ impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0u8; LENGTH];
         for (i, slot) in text.iter_mut().rev().enumerate() {
-            *slot = ALPHABET[(self.0 >> (5 * i)) as usize & 31];
+            let digit = (self.0 >> (5 * i)) & 31;
+            *slot = usize::try_from(digit).ok().and_then(|digit| ALPHABET.get(digit)).copied().unwrap_or(b'0');
         }
         f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }

@@ -51,10 +51,10 @@ impl Story {
         self.identifies(&shop)?;
         self.passes_tls(&shop, &tls_target)?;
         self.remembers(&shop)?;
-        let gateway = self.survives(&shop, gateway)?;
+        let _gateway = self.survives(&shop, gateway)?;
 
         println!("\nThat was the main job, in {} s.", self.began.elapsed().as_secs());
-        if keep { self.stay(&shop, &gateway) } else { Ok(()) }
+        if keep { Self::stay(&shop) } else { Ok(()) }
     }
 
     fn connects(&mut self, shop: &Shop) -> Result {
@@ -62,8 +62,8 @@ impl Story {
         let reply = self.psql(shop, "SELECT id, item, amount FROM orders ORDER BY id LIMIT 3")?;
         self.check("rows came back", reply.success() && reply.stdout.contains("kettle"))?;
         let logins = "SELECT usename, ssl, version FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'orders_rw'";
-        let held = self.agent_session(shop, || shop.postgres.sql(logins))?;
-        self.output(&held);
+        let held = Self::agent_session(shop, || shop.postgres.sql(logins))?;
+        Self::output(&held);
         self.check(
             "the gateway logged in as orders_rw, over TLS, with the password it holds",
             held.contains("orders_rw|t|TLS"),
@@ -103,11 +103,11 @@ impl Story {
         self.scene("DROP TABLE is refused, and the connection lives on");
         let script = "BEGIN;\nSELECT count(*) FROM orders;\nDROP TABLE orders;\nSELECT 'the transaction is still open' AS state;\nCOMMIT;\n";
         self.command("psql  # with these lines typed in");
-        self.output(script);
+        Self::output(script);
         let mut psql = shop.client("psql").args(["--no-psqlrc", "--set", "VERBOSITY=verbose"]).start()?;
         psql.write(script)?;
         let reply = psql.finish(PATIENCE)?;
-        self.reply(&reply);
+        Self::reply(&reply);
         self.check(
             "ERROR 42501 with the rule's message",
             reply.stderr.contains("42501") && reply.stderr.contains("go through migrations"),
@@ -135,7 +135,7 @@ impl Story {
             let answer = self.weir(shop, &[verb, &number, "--reason", "shown in the demo"])?;
             self.check(&format!("`weir {verb}` was taken"), answer.success())?;
             let reply = psql.finish(PATIENCE)?;
-            self.reply(&reply);
+            Self::reply(&reply);
             let now = shop.postgres.sql("SELECT count(*) FROM payments")?;
             if done {
                 self.check(
@@ -251,7 +251,7 @@ impl Story {
     }
 
     /// Leaves everything running until Enter is pressed.
-    fn stay(&mut self, shop: &Shop, _gateway: &Gateway) -> Result {
+    fn stay(shop: &Shop) -> Result {
         let agent = agent_script(shop)?;
         let weir = format!("{} --config {}", shop.env.weir_path().display(), shop.env.config_path().display());
         println!("\nIt stays up until you press Enter. In another terminal, as root, try:\n");
@@ -273,7 +273,7 @@ impl Story {
     }
 
     /// Runs `look` while a session of the agent is open.
-    fn agent_session<T>(&self, shop: &Shop, look: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn agent_session<T>(shop: &Shop, look: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut psql = shop.client("psql").args(["--no-psqlrc"]).start()?;
         psql.write("SELECT 'here';\n")?;
         psql.wait_for("here", PATIENCE)?;
@@ -283,43 +283,43 @@ impl Story {
     fn psql(&self, shop: &Shop, sql: &str) -> Result<Finished> {
         self.command(&format!("psql -c \"{sql}\""));
         let reply = shop.psql(sql).run()?;
-        self.reply(&reply);
+        Self::reply(&reply);
         Ok(reply)
     }
 
     fn agent(&self, shop: &Shop, program: &str, words: &[&str]) -> Result<Finished> {
         self.command(&format!("{program} {}", words.join(" ")));
         let reply = shop.env.agent(program).args(words).run()?;
-        self.reply(&reply);
+        Self::reply(&reply);
         Ok(reply)
     }
 
     fn weir(&self, shop: &Shop, words: &[&str]) -> Result<Finished> {
         println!("    {} weir {}", self.paint("36", "#"), words.join(" "));
         let reply = shop.env.weir(words)?;
-        self.reply(&reply);
+        Self::reply(&reply);
         Ok(reply)
     }
 
     fn step(&self, what: &str) {
-        println!("{} {what}", self.paint("2", &format!("[{:>3} s]", self.began.elapsed().as_secs())));
+        println!("{} {what}", self.paint("2", format!("[{:>3} s]", self.began.elapsed().as_secs())));
     }
 
     fn scene(&mut self, title: &str) {
         self.scene += 1;
-        println!("\n{}", self.paint("1", &format!("{}. {title}", self.scene)));
+        println!("\n{}", self.paint("1", format!("{}. {title}", self.scene)));
     }
 
     fn command(&self, line: &str) {
         println!("    {} {line}", self.paint("32", "agent$"));
     }
 
-    fn reply(&self, reply: &Finished) {
-        self.output(&reply.stdout);
-        self.output(&reply.stderr);
+    fn reply(reply: &Finished) {
+        Self::output(&reply.stdout);
+        Self::output(&reply.stderr);
     }
 
-    fn output(&self, text: &str) {
+    fn output(text: &str) {
         text.lines().filter(|line| !line.is_empty()).for_each(|line| println!("      {line}"));
     }
 

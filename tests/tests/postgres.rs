@@ -8,7 +8,7 @@ use system_tests::shop::{POLICY, Shop};
 
 /// The scene with a running gateway. Dropped in this order.
 struct World {
-    _gateway: Gateway,
+    gateway: Gateway,
     shop: Shop,
 }
 
@@ -21,7 +21,7 @@ impl World {
         let shop = Shop::new().unwrap();
         shop.configure(policy).unwrap();
         let gateway = shop.serve().unwrap();
-        Self { _gateway: gateway, shop }
+        Self { gateway, shop }
     }
 
     fn psql(&self, sql: &str) -> Finished {
@@ -249,4 +249,268 @@ fn pgbench_runs_in_all_its_modes() {
             assert!(ran.success() && ran.stdout.contains("200/200"), "{mode} {script}: {}\n{}", ran.stdout, ran.stderr);
         }
     }
+}
+
+/// A client without a library: speaks bytes, and prints what it got.
+const RAW: &str = r#"
+import os, socket, struct, sys
+def connect():
+    s = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])), timeout=60)
+    return s
+def startup(s, **more):
+    body = struct.pack(">I", 196608)
+    for k, v in dict(user="coder", database="orders", **more).items():
+        body += k.encode() + b"\0" + v.encode() + b"\0"
+    s.sendall(struct.pack(">I", len(body) + 5) + body + b"\0")
+def msg(tag, body=b""):
+    return tag + struct.pack(">I", len(body) + 4) + body
+def messages(s):
+    data = b""
+    while True:
+        while len(data) >= 5 and len(data) >= 1 + struct.unpack(">I", data[1:5])[0]:
+            end = 1 + struct.unpack(">I", data[1:5])[0]
+            yield data[:1], data[5:end]
+            data = data[end:]
+        try:
+            more = s.recv(65536)
+        except ConnectionResetError:
+            return
+        if not more:
+            return
+        data += more
+def until(stream, tag):
+    seen = []
+    for t, body in stream:
+        seen.append((t, body))
+        if t == tag:
+            break
+    return seen
+def errors(seen):
+    for t, body in seen:
+        if t == b"E":
+            fields = dict((f[:1], f[1:].decode()) for f in body.split(b"\0") if f)
+            print(fields[b"S"], fields[b"C"], fields[b"M"])
+def session():
+    s = connect()
+    startup(s)
+    stream = messages(s)
+    until(stream, b"Z")
+    return s, stream
+"#;
+
+impl World {
+    fn raw(&self, script: &str) -> String {
+        let ran = self.python(&format!("{RAW}\n{script}"));
+        assert!(ran.success(), "{}\n{}", ran.stdout, ran.stderr);
+        ran.stdout
+    }
+}
+
+#[test]
+fn what_is_no_protocol_gets_a_clear_error_and_others_go_on() {
+    let world = World::new();
+    let said = world.raw(
+        r#"
+for first in [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", struct.pack(">II", 0x7fffffff, 196608), struct.pack(">II", 8, 131072), bytes(range(256)) * 8]:
+    s = connect()
+    s.sendall(first)
+    errors(until(messages(s), b"E"))
+for message in [b"Q\x7f\xff\xff\xff", b"Q\0\0\0\x03", msg(b"~"), msg(b"Q", b"SELECT 1"), msg(b"B", b"x"), b"P" + struct.pack(">I", 64 << 20)]:
+    s, stream = session()
+    s.sendall(message)
+    errors(until(stream, b"E"))
+# Closed in the middle of a message.
+s, stream = session()
+s.sendall(b"Q\0\0\0\x40SELECT")
+s.close()
+print("done")
+"#,
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 11, "{said}");
+    assert!(lines[..10].iter().all(|line| line.starts_with("FATAL 08P01 the client ")), "{said}");
+    assert_eq!(world.rows("SELECT 1"), "1");
+}
+
+#[test]
+fn plaintext_behind_a_request_for_encryption_is_not_heard() {
+    let world = World::new();
+    let said = world.raw(
+        r#"
+s = connect()
+s.sendall(struct.pack(">II", 8, 80877103))
+startup(s)
+seen = s.recv(1)
+rest = b""
+try:
+    rest = s.recv(65536)
+except ConnectionResetError:
+    pass
+print(seen, b"R\0\0\0" in rest)
+s = connect()
+s.sendall(struct.pack(">II", 8, 80877104))
+print(s.recv(1))
+s.sendall(struct.pack(">II", 8, 80877104))
+errors(until(messages(s), b"E"))
+"#,
+    );
+    assert_eq!(said, "b'S' False\nb'N'\nFATAL 08P01 the client asked for the same encryption twice\n");
+}
+
+#[test]
+fn huge_and_deep_texts_are_answered() {
+    let world = World::new();
+    let said = world.raw(
+        r#"
+s, stream = session()
+s.sendall(msg(b"Q", b"SELECT " + b"(" * 10000 + b"1" + b")" * 10000 + b"\0"))
+errors(until(stream, b"Z"))
+s.sendall(msg(b"Q", b"SELECT '" + b"x" * (2 << 20) + b"'\0"))
+errors(until(stream, b"Z"))
+s.sendall(msg(b"Q", b"SELECT 1\0"))
+print(len([t for t, _ in until(stream, b"Z") if t == b"D"]))
+try:
+    s.sendall(msg(b"Q", b"SELECT '" + b"x" * (64 << 20) + b"'\0"))
+except (BrokenPipeError, ConnectionResetError):
+    pass
+errors(until(stream, b"E"))
+"#,
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("ERROR 42501 denied by policy") && lines[1].starts_with("ERROR 42501 denied"),
+        "{said}"
+    );
+    assert_eq!(lines[2], "1");
+    assert!(lines[3].starts_with("FATAL 08P01") && lines[3].contains("more than"), "{said}");
+}
+
+#[test]
+fn names_cannot_be_made_to_stand_for_another_statement() {
+    let world = World::new();
+    // A portal that waits for approval is bound, then its name is bound again, which fails at the server only.
+    let said = world.raw(
+        r#"
+def parse(name, sql): return msg(b"P", name + b"\0" + sql + b"\0\0\0")
+def bind(portal, name): return msg(b"B", portal + b"\0" + name + b"\0\0\0\0\0\0\0")
+def execute(portal): return msg(b"E", portal + b"\0\0\0\0\0")
+def q(sql): return msg(b"Q", sql + b"\0")
+sync = msg(b"S")
+s, stream = session()
+s.sendall(q(b"BEGIN") + parse(b"bad", b"DELETE FROM payments") + bind(b"p", b"bad") + sync + q(b"SAVEPOINT s"))
+for _ in range(3): until(stream, b"Z")
+s.sendall(parse(b"good", b"SELECT 1") + bind(b"p", b"good") + sync + q(b"ROLLBACK TO SAVEPOINT s") + execute(b"p") + sync)
+until(stream, b"Z"); until(stream, b"Z")
+print([t for t, _ in until(stream, b"N")][-1])
+s.close()
+# Preparing a name again fails at the server, and the name stays what it was.
+s, stream = session()
+s.sendall(parse(b"a", b"DELETE FROM payments") + sync)
+until(stream, b"Z")
+s.sendall(parse(b"a", b"SELECT 1") + sync + bind(b"", b"a") + execute(b"") + sync)
+errors(until(stream, b"Z"))
+print([t for t, _ in until(stream, b"N")][-1])
+s.close()
+"#,
+    );
+    assert_eq!(said, "b'N'\nERROR 42P05 prepared statement \"a\" already exists\nb'N'\n");
+    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments").unwrap(), "3");
+}
+
+#[test]
+fn a_client_that_does_not_read_costs_no_memory() {
+    let world = World::new();
+    let mut stuck = world
+        .shop
+        .client("/usr/bin/python3")
+        .args(["-u", "-c"])
+        .arg(format!(
+            "{RAW}\ns, stream = session()\ns.sendall(msg(b'Q', b\"SELECT repeat('x', 1000) FROM generate_series(1, 400000)\\0\"))\n\
+             print('sent')\nsys.stdin.readline()\nprint(sum(1 for t, _ in until(stream, b'Z') if t == b'D'))\n"
+        ))
+        .start()
+        .unwrap();
+    stuck.wait_for("sent", PATIENCE).unwrap();
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT repeat%' AND wait_event = 'ClientWrite'";
+    let stands_still = || world.shop.postgres.sql(waiting).unwrap() == "1";
+    system_tests::process::wait_until("the server to wait for its client", PATIENCE, stands_still).unwrap();
+    let resident: u64 = world.gateway.pids().unwrap().into_iter().map(resident_kib).sum();
+    assert!(resident < 200 << 10, "{resident} KiB");
+    assert_eq!(world.rows("SELECT 1"), "1", "others go on");
+    stuck.write("go\n").unwrap();
+    stuck.close_stdin();
+    assert_eq!(stuck.finish(PATIENCE).unwrap().stdout, "sent\n400000\n");
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_target_that_goes_away_is_told_and_recorded() {
+    let world = World::new();
+    let sleeping = world.shop.psql("SELECT 1 FROM orders WHERE pg_sleep(60) IS NULL").start().unwrap();
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()";
+    system_tests::process::wait_until("the statement to run", PATIENCE, || {
+        world.shop.postgres.sql(kill).unwrap() == "1"
+    })
+    .unwrap();
+    let ended = sleeping.finish(PATIENCE).unwrap();
+    assert!(ended.stderr.contains("terminating connection due to administrator command"), "{}", ended.stderr);
+    let sessions = world.shop.env.weir(["sessions", "list"]).unwrap().expect_success().unwrap();
+    assert!(sessions.contains("target"), "{sessions}");
+}
+
+#[test]
+fn a_target_that_is_down_is_named_and_one_with_a_typo_in_its_mask_is_denied() {
+    let mut world = World::with(&POLICY.replace("public.customers.ssn", "public.customers.snn"));
+    let denied = world.psql("SELECT 1");
+    assert!(
+        denied.stderr.contains("public.customers.snn") && denied.stderr.contains("did you mean"),
+        "{}",
+        denied.stderr
+    );
+    world.shop.postgres.stop().unwrap();
+    let down = world.psql("SELECT 1");
+    assert!(down.stderr.contains("cannot be reached"), "{}", down.stderr);
+}
+
+#[test]
+fn wrong_databases_and_settings_are_refused_at_the_start() {
+    let world = World::new();
+    let wrong = world.shop.psql("SELECT 1").env("PGDATABASE", "postgres").run().unwrap();
+    assert!(
+        wrong.stderr.contains("FATAL:") && wrong.stderr.contains("is not one of this target's"),
+        "{}",
+        wrong.stderr
+    );
+    for options in ["-c standard_conforming_strings=off", "-c role=postgres", "-c session_preload_libraries=x"] {
+        let refused = world.shop.psql("SELECT 1").env("PGOPTIONS", options).run().unwrap();
+        assert!(refused.stderr.contains("does not pass through Weir"), "{options}: {}", refused.stderr);
+    }
+    let kept = world.shop.psql("SHOW statement_timeout").env("PGOPTIONS", "-c statement_timeout=7s").run().unwrap();
+    assert!(kept.expect_success().unwrap().contains("7s"));
+    for sql in ["SET standard_conforming_strings = off", "SET client_encoding = 'LATIN1'"] {
+        let refused = world.psql(sql);
+        assert!(refused.stderr.contains("denied by policy"), "{sql}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_session_can_be_replayed() {
+    let world = World::new();
+    world.rows("SELECT id, ssn FROM customers ORDER BY id");
+    world.psql("DROP TABLE orders");
+    let listed = world.shop.env.weir(["sessions", "list", "--json"]).unwrap().expect_success().unwrap();
+    let sessions: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let mut replayed = String::new();
+    for session in sessions.as_array().unwrap() {
+        let id = session["id"].as_str().unwrap();
+        replayed += &world.shop.env.weir(["sessions", "replay", id]).unwrap().expect_success().unwrap();
+    }
+    assert!(replayed.contains("*******1002") && replayed.contains("DROP TABLE orders"), "{replayed}");
+    assert!(!replayed.contains(SSN), "{replayed}");
 }

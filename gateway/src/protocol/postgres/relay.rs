@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use super::cancel::Waiting;
 use super::operation::Class;
 use super::reply::{Fault, HIGH_WATER, Replies, Running, Until};
-use super::shared::{Catalog, Freshness, Remembered, State, Way};
-use super::statement::{Columns, Description, Judged, Portal, Prepared};
+use super::shared::{Catalog, Freshness, State, Way};
+use super::statement::{Columns, Description, Judged, Memory, Portal, Prepared};
 use super::stream::Stream;
 use super::wire::{self, Column, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState};
 use crate::mask::{Masked, MaskedBuffer};
@@ -99,7 +99,7 @@ pub(super) struct Relay<'s> {
     catalog: Option<Arc<Catalog>>,
     /// A statement was forwarded that may change the catalog.
     catalog_changed_at: Option<Instant>,
-    judged: Remembered<Arc<str>, Arc<Judged>>,
+    memory: Memory,
     waiting: Arc<Waiting>,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
 }
@@ -198,7 +198,7 @@ impl<'s> Relay<'s> {
             forwarded: Batch::default(),
             catalog: None,
             catalog_changed_at: None,
-            judged: Remembered::default(),
+            memory: Memory::default(),
             waiting: ends.waiting,
             killed: Box::pin(session.killed()),
         }
@@ -489,10 +489,7 @@ impl<'s> Relay<'s> {
                 "a simple query in a batch of the extended protocol; send Sync before it",
             ));
         }
-        let mut fields = wire::Fields::of(self.client.inbox.bytes(range.clone()));
-        let text = fields.string()?.to_vec();
-        fields.end()?;
-        let judged = match self.judged(&text).await {
+        let judged = match self.judged_query(range.clone()).await {
             Ok(judged) => judged,
             Err(problem) => return self.query_problem(problem?).await,
         };
@@ -864,25 +861,36 @@ impl<'s> Relay<'s> {
 
     // Judging and deciding.
 
-    /// What a text does and what policy says of it. The error is what the client is to be told, or the session's end.
-    async fn judged(&mut self, text: &[u8]) -> Result<Arc<Judged>, Result<Report, End>> {
+    /// What the text of a simple query does and what policy says of it. The error is what the client is to be told, or the
+    /// session's end.
+    async fn judged_query(&mut self, range: Range<usize>) -> Result<Arc<Judged>, Result<Report, End>> {
         let catalog = self.catalog(Freshness::Usual).await.map_err(Ok)?;
-        let text = std::str::from_utf8(text)
-            .map_err(|_| Ok(Report::new(Severity::Error, "22021", "the statement is not valid UTF-8")))?;
-        if let Some(judged) = self.judged.get(text)
-            && Arc::ptr_eq(&judged.catalog, &catalog)
-            && self.session.is_current(&judged.judgement)
-        {
+        let mut fields = wire::Fields::of(self.client.inbox.bytes(range));
+        let text = fields.string().and_then(|text| fields.end().map(|()| text)).map_err(|error| Err(error.into()))?;
+        if let Some(judged) = self.memory.recall(self.session, &catalog, text) {
             return Ok(judged);
         }
-        let text: Arc<str> = text.into();
+        let text = utf8(text)?;
+        self.judged_anew(text, catalog).await
+    }
+
+    /// The same for a prepared statement's text.
+    async fn judged(&mut self, text: &[u8]) -> Result<Arc<Judged>, Result<Report, End>> {
+        let catalog = self.catalog(Freshness::Usual).await.map_err(Ok)?;
+        match self.memory.recall(self.session, &catalog, text) {
+            Some(judged) => Ok(judged),
+            None => self.judged_anew(utf8(text)?, catalog).await,
+        }
+    }
+
+    async fn judged_anew(&mut self, text: Arc<str>, catalog: Arc<Catalog>) -> Result<Arc<Judged>, Result<Report, End>> {
         let mut judged = self.judge(&text, catalog).await;
         if judged.has_unknown_relations() && !judged.catalog.set.is_empty() {
             let catalog = self.catalog(Freshness::AsNewAs(Instant::now())).await.map_err(Ok)?;
             judged = self.judge(&text, catalog).await;
         }
         let judged = Arc::new(judged);
-        self.judged.put(Arc::clone(&text), Arc::clone(&judged), text.len());
+        self.memory.keep(&judged);
         Ok(judged)
     }
 
@@ -1052,6 +1060,11 @@ fn running(judged: &Judged, forwarded: Forwarded, tagged: bool) -> Box<Running> 
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);
     running
+}
+
+fn utf8(text: &[u8]) -> Result<Arc<str>, Result<Report, End>> {
+    let text = std::str::from_utf8(text);
+    text.map(Arc::from).map_err(|_| Ok(Report::new(Severity::Error, "22021", "the statement is not valid UTF-8")))
 }
 
 /// Empties a buffer, and gives its memory back if it was unusually large.

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::operation::{Class, Name, Parsed, Statement};
-use super::shared::Catalog;
+use super::shared::{Catalog, Remembered};
 use super::wire::Column;
 use crate::policy::{Gate, Kind, Operation};
 use crate::session::{Judgement, Session};
@@ -78,6 +78,30 @@ impl Judged {
         Self { text, parsed, judgement, catalog, redact_parameters, effects }
     }
 
+    /// The key under which this may stand for other texts too: see [`template`]. Only for one statement that touches nothing
+    /// tagged and that people see as it is.
+    pub(super) fn template(&self) -> Option<String> {
+        let [statement] = self.statements() else { return None };
+        let plain = statement.class == Class::Untouched
+            && !statement.redact_parameters
+            && self.text.get(statement.text_range.clone()) == Some(statement.redacted.as_str());
+        if plain { template(&self.text) } else { None }
+    }
+
+    /// The same statement with other numbers in it: `text` has this one's template.
+    pub(super) fn with_numbers(&self, session: &Session, text: Arc<str>) -> Self {
+        let shown = text.trim_ascii().trim_end_matches(';').trim_ascii_end().to_owned();
+        let operation = Operation { text: shown, ..self.judgement.operation().clone() };
+        Self {
+            judgement: session.judge(Arc::new(operation)),
+            parsed: Arc::clone(&self.parsed),
+            catalog: Arc::clone(&self.catalog),
+            effects: self.effects.clone(),
+            redact_parameters: self.redact_parameters,
+            text,
+        }
+    }
+
     /// The same, refused by the relay itself.
     pub(super) fn refused(&self, session: &Session, reason: String) -> Judgement {
         let operation = Operation { refusal: Some(reason), ..self.judgement.operation().clone() };
@@ -106,6 +130,37 @@ impl Judged {
     /// Whether relations are named that the catalog does not know.
     pub(super) fn has_unknown_relations(&self) -> bool {
         self.statements().iter().any(|it| !it.unknown_relations.is_empty())
+    }
+}
+
+/// The texts that a session has had judged lately.
+#[derive(Default)]
+pub(super) struct Memory {
+    by_text: Remembered<Arc<str>, Arc<Judged>>,
+    by_template: Remembered<String, Arc<Judged>>,
+}
+
+impl Memory {
+    /// What is known of a text under this catalog and the policy of this moment.
+    pub(super) fn recall(&mut self, session: &Session, catalog: &Arc<Catalog>, text: &[u8]) -> Option<Arc<Judged>> {
+        let text = std::str::from_utf8(text).ok()?;
+        let current =
+            |judged: &Arc<Judged>| Arc::ptr_eq(&judged.catalog, catalog) && session.is_current(&judged.judgement);
+        if let Some(judged) = self.by_text.get(text).filter(current) {
+            return Some(judged);
+        }
+        let known = self.by_template.get(template(text)?.as_str()).filter(current)?;
+        Some(Arc::new(known.with_numbers(session, text.into())))
+    }
+
+    pub(super) fn keep(&mut self, judged: &Arc<Judged>) {
+        match judged.template() {
+            Some(template) => {
+                let size = template.len();
+                self.by_template.put(template, Arc::clone(judged), size);
+            }
+            None => self.by_text.put(Arc::clone(&judged.text), Arc::clone(judged), judged.text.len()),
+        }
     }
 }
 
@@ -141,6 +196,43 @@ impl Effects {
         }
         effects
     }
+}
+
+/// A text without the integers that it compares or assigns by `=`: statements that differ in nothing else do the same as
+/// far as rules and masks can tell, and are understood once. None for texts in which that could be otherwise: only plain
+/// characters, without quotes, comments or a second statement, so that `=` and digits are what they seem.
+pub(super) fn template(text: &str) -> Option<String> {
+    const OPERATORS: &[u8] = b"+-*/<>=~!@#%^&|`?:";
+    const VERBS: &[&str] = &["select", "update", "delete"];
+    let text = text.trim_ascii().trim_end_matches(';').trim_ascii_end();
+    let verb = text.split_ascii_whitespace().next()?;
+    if !VERBS.iter().any(|it| it.eq_ignore_ascii_case(verb)) {
+        return None;
+    }
+    let bytes = text.as_bytes();
+    let plain = |b: &u8| (b.is_ascii_graphic() || b.is_ascii_whitespace()) && !b"'\"$\\;?".contains(b);
+    let comments = bytes.windows(2).any(|pair| matches!(pair, b"--" | b"/*"));
+    if comments || !bytes.iter().all(plain) {
+        return None;
+    }
+    let is_operator = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(|b| OPERATORS.contains(b));
+    let (mut key, mut done, mut found) = (String::with_capacity(text.len()), 0, false);
+    for equals in (0..bytes.len()).filter(|&at| bytes[at] == b'=') {
+        if is_operator(equals.checked_sub(1)) || is_operator(Some(equals + 1)) {
+            continue;
+        }
+        let run = |from: usize, is: fn(&u8) -> bool| from + bytes[from..].iter().take_while(|b| is(b)).count();
+        let start = run(equals + 1, u8::is_ascii_whitespace);
+        let end = run(start, u8::is_ascii_digit);
+        let ends = bytes.get(end).is_none_or(|b| b.is_ascii_whitespace() || b"),".contains(b));
+        if end > start && ends {
+            key.push_str(&text[done..start]);
+            key.push('?');
+            (done, found) = (end, true);
+        }
+    }
+    key.push_str(&text[done..]);
+    found.then_some(key)
 }
 
 /// What a DEALLOCATE names; all, where its form is not the plain one.
@@ -372,6 +464,36 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_plain_comparisons_with_integers_make_a_template() {
+        let key = |text| template(text);
+        let same = Some("SELECT a FROM t WHERE id = ? LIMIT 3".to_owned());
+        assert_eq!(key("SELECT a FROM t WHERE id = 1 LIMIT 3;"), same);
+        assert_eq!(key(" SELECT a FROM t WHERE id = 987654321 LIMIT 3 ; "), same);
+        assert_eq!(
+            key("select f(x) from t where a=1and b = 2"),
+            Some("select f(x) from t where a=1and b = ?".to_owned())
+        );
+        for text in [
+            "SELECT a FROM t LIMIT 3",
+            "SELECT a FROM t WHERE id <= 3",
+            "SELECT f(a => 3)",
+            "SELECT a FROM t WHERE id = 3.5",
+            "SELECT a FROM t WHERE id = 0x1F",
+            "SELECT a FROM t WHERE id = 1_000",
+            "SELECT a FROM t WHERE id = 3; DROP TABLE t",
+            "SELECT a FROM t WHERE b = 'x' AND id = 3",
+            "SELECT a FROM t WHERE id = 3 -- x",
+            "SELECT a FROM t WHERE id = /**/ 3",
+            "SELECT $$ = 3 $$",
+            "SELECT \"a = 3 \"",
+            "SET standard_conforming_strings = 0",
+            "SELECT a FROM t WHERE id = \u{a0}3",
+        ] {
+            assert_eq!(key(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn deallocate_names_one_or_all() {

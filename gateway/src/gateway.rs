@@ -4,14 +4,19 @@
 //! it reads a byte from anybody. Then each shard, a thread with a runtime of its own, accepts connections and serves them
 //! to their end; a control thread has the admin socket, the resolver, signals and the watchdog.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -26,14 +31,17 @@ use crate::witness::{self, Witness, WitnessConfig, WitnessError};
 
 /// How long sessions may go on after the gateway was told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// How long ended sessions may take to write their last words.
-const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// How long ended sessions may take to write their last words and their closing records: longer than any protocol waits for
+/// its client to read them, or the records would not say what ended the sessions.
+const CLOSING_TIME: Duration = Duration::from_secs(6);
 /// How often the attachments are compared with what the kernel says is effective.
 const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How often recordings are held against the configured age and size.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// A shard that has not turned its loop for this long is hung, and the watchdog is left to bite.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The service manager may be so slow to hear of a change. A sign of life does not wait: the next one follows.
+const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
 /// After an accept error that would repeat at once (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -278,7 +286,7 @@ async fn control(
         )
     };
     tokio::pin!(background);
-    notify(&[sd_notify::NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
     tracing::info!("ready");
     loop {
         tokio::select! {
@@ -291,7 +299,7 @@ async fn control(
                     return Err(ServeError::ShardLost);
                 }
                 if shards.beats(&mut last_beats) {
-                    notify(&[sd_notify::NotifyState::Watchdog]);
+                    notify(&[NotifyState::Watchdog]);
                 } else {
                     tracing::error!("a shard stands still");
                 }
@@ -302,12 +310,12 @@ async fn control(
 }
 
 async fn reload(engine: &Arc<Engine>) {
-    notify(&[sd_notify::NotifyState::Reloading]);
+    notify(&[NotifyState::Reloading]);
     match engine.reload().await {
         Ok(version) => tracing::info!(%version, "configuration reloaded"),
         Err(error) => tracing::error!(%error, "the configuration was not reloaded; the one before stays in force"),
     }
-    notify(&[sd_notify::NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// What the kernel refused agents becomes records.
@@ -373,7 +381,7 @@ async fn watch_attachments(witness: &Witness) {
 
 /// Stops accepting, lets sessions end, then ends them.
 async fn drain(engine: &Engine, stop: &watch::Sender<bool>) {
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     let _ = stop.send(true);
     let ended = async {
         while engine.has_sessions() {
@@ -385,8 +393,44 @@ async fn drain(engine: &Engine, stop: &watch::Sender<bool>) {
     }
 }
 
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+/// Tells the service manager how it goes (`sd_notify(3)`).
+fn notify(states: &[NotifyState<'_>]) {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = tell(&address, states) {
         tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// One datagram. Who is slow to take it must not stop the resolver and the admin socket, which share the thread.
+fn tell(address: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    match address.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(address)?,
+    }
+    if matches!(states, [NotifyState::Watchdog]) {
+        socket.set_nonblocking(true)?;
+    } else {
+        socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
+    }
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    socket.send(lines.join("\n").as_bytes()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_manager_that_does_not_listen_stops_nobody() {
+        let path = std::env::temp_dir().join(format!("weir-notify-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let first = tell(path.as_os_str(), &[NotifyState::Watchdog]);
+        // Nobody reads: at some point there is no more room, and the sender must not wait for it.
+        let full = (0..100_000).find_map(|_| tell(path.as_os_str(), &[NotifyState::Watchdog]).err());
+        std::fs::remove_file(&path).unwrap();
+        drop(socket);
+        assert!(first.is_ok());
+        assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
     }
 }

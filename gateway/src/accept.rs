@@ -107,13 +107,13 @@ async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut
     engine.open(id, (origin.clone(), evidence), principal, destination).await
 }
 
-/// Records the refusal, then tells the client in its protocol's words. What cannot be recorded is refused without a word.
+/// Records the refusal, then tells the client in its protocol's words. Of what cannot be recorded it hears just that.
 async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origin, known: Known, refusal: Refusal) {
     let observed = engine.only_observes(&refusal);
     let destination = origin.destination;
     tracing::info!(session = %id, %destination, reason = refusal.reason.code(), observed, "connection refused");
     let target = known.target.map(|(target, _)| target);
-    let message = format!("{} (ID {id})", refusal.message);
+    let mut message = format!("{} (ID {id})", refusal.message);
     let event = Event::ConnectionRefused(ConnectionRefused {
         id,
         origin: Some(origin),
@@ -127,9 +127,8 @@ async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origi
     });
     if let Err(error) = engine.recorder().append_durable(event).await {
         tracing::error!(session = %id, %error, "a refusal could not be recorded");
-        return close_hard(&stream);
-    }
-    if observed {
+        message = format!("the gateway cannot record, and lets nobody in until it can: {error}");
+    } else if observed {
         return observe(engine, id, stream, destination).await;
     }
     let Some(target) = target else { return close_hard(&stream) };

@@ -146,7 +146,7 @@ pub struct ReplySummary {
 /// The engine could not do its part: the session must end, nothing more may be forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    #[error("the recording cannot be written")]
+    #[error("the recording cannot be written, and what is not recorded is not forwarded: {0}")]
     Recording(#[from] RecordError),
     #[error("the policy's masks for this target changed; connect again")]
     MasksChanged,
@@ -353,8 +353,10 @@ impl Session {
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = self.engine.recorder().append(self.closing(outcome)).await {
-            tracing::error!(session = %self.id, %error, "the closing record could not be written; recovery will write it");
+        let closing = self.closing(outcome);
+        if let Err(error) = self.engine.recorder().append(closing.clone()).await {
+            tracing::warn!(session = %self.id, %error, "the closing record is written when that is possible again");
+            self.engine.recorder().append_now(&closing);
         }
     }
 

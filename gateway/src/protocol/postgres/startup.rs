@@ -18,11 +18,13 @@ use super::stream::Stream;
 use super::wire::{self, Malformed, Report, Severity, Startup};
 
 /// A client must have said what it wants by then.
-const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that is told why it is sent away may take this long to read it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that is still sending when it is sent away: this much is read and thrown away, so that it gets to reading.
 const FAREWELL_BYTES: usize = 256 << 20;
+/// A client that has sent nothing for so long is done sending, and waits for an answer.
+const QUIET: Duration = Duration::from_millis(200);
 /// First byte of a TLS record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// The name of this protocol inside TLS.
@@ -148,18 +150,26 @@ async fn last_words(mut stream: Stream, out: &[u8]) {
     }
 }
 
-/// Closes our side, and reads until the client has closed its.
+/// Reads until the client is done sending, closes our side, and reads until the client has closed its. A client that finds
+/// the connection closed while it is still sending shows that, and not what it was told.
 async fn linger(stream: &mut Stream) -> io::Result<()> {
-    stream.shutdown().await?;
     let mut scratch = [0; 8 << 10];
     let mut left = FAREWELL_BYTES;
-    loop {
-        let read = stream.read(&mut scratch).await?;
-        left = left.saturating_sub(read);
-        if read == 0 || left == 0 {
-            return Ok(());
+    let mut closed = false;
+    while left > 0 {
+        let reading = stream.read(&mut scratch);
+        match if closed { Ok(reading.await) } else { timeout(QUIET, reading).await } {
+            Ok(read) => match read? {
+                0 => return Ok(()),
+                read => left = left.saturating_sub(read),
+            },
+            Err(_quiet) => {
+                stream.shutdown().await?;
+                closed = true;
+            }
         }
     }
+    Ok(())
 }
 
 /// The client's requests for encryption, then what it is here for. `stream` is taken while a handshake owns it.

@@ -210,8 +210,20 @@ impl Env {
         Ok(gateway)
     }
 
+    /// The same with a state directory of so many bytes, which only the gateway sees and which is gone with it: look at it
+    /// by [`Gateway::state_dir`].
+    pub fn serve_on_small_disk(&self, bytes: u64) -> Result<Gateway> {
+        let gateway = self.start(Some(bytes))?;
+        gateway.wait_ready()?;
+        Ok(gateway)
+    }
+
     /// Starts `weir serve` and does not wait: for starts that are meant to fail.
     pub fn start_gateway(&self) -> Result<Gateway> {
+        self.start(None)
+    }
+
+    fn start(&self, disk: Option<u64>) -> Result<Gateway> {
         let notify_path = self.dir.join("notify");
         if notify_path.exists() {
             fs::remove_file(&notify_path)?;
@@ -226,7 +238,8 @@ impl Env {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "sh", "-c", JOIN_AND_EXEC, "sh"]).arg(self.cgroup.join("gateway"));
         command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", OWN_HOSTS_AND_EXEC, "sh"]);
-        command.arg(self.hosts_path()).arg(self.weir_path()).arg("serve").arg("--config").arg(self.config_path());
+        command.arg(self.hosts_path()).arg(disk.map_or(String::new(), |bytes| bytes.to_string())).arg(self.state_dir());
+        command.arg(self.weir_path()).arg("serve").arg("--config").arg(self.config_path());
         command.env("NOTIFY_SOCKET", &notify_path).env("CREDENTIALS_DIRECTORY", self.dir.join("credentials"));
         command.env("RUST_BACKTRACE", "1").env_remove("RUST_LOG");
         let log = fs::File::options().create(true).append(true).open(self.log_path())?;
@@ -235,6 +248,7 @@ impl Env {
             child: process::spawn(command)?,
             notify,
             cgroup: self.cgroup.join("gateway"),
+            state_dir: self.state_dir(),
             log: self.log_path(),
         })
     }
@@ -289,8 +303,10 @@ impl Drop for Env {
 
 /// Joins the cgroup whose directory is the first argument, then becomes the rest.
 const JOIN_AND_EXEC: &str = r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""#;
-/// Sees the first argument as /etc/hosts, then becomes the rest.
-const OWN_HOSTS_AND_EXEC: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
+/// Sees the first argument as /etc/hosts, and a file system of as many bytes as the second says, if it says any, where the
+/// third says; then becomes the rest.
+const OWN_HOSTS_AND_EXEC: &str = r#"mount --bind "$1" /etc/hosts &&
+{ test -z "$2" || mount -t tmpfs -o "size=$2" weir-test "$3"; } && shift 3 && exec "$@""#;
 
 /// A command that is to run in one of the environment's cgroups.
 pub struct Place<'a> {
@@ -356,6 +372,7 @@ pub struct Gateway {
     child: std::process::Child,
     notify: UnixDatagram,
     cgroup: PathBuf,
+    state_dir: PathBuf,
     log: PathBuf,
 }
 
@@ -369,6 +386,12 @@ impl Gateway {
     pub fn pids(&self) -> Result<Vec<u32>> {
         let procs = fs::read_to_string(self.cgroup.join("cgroup.procs"))?;
         Ok(procs.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Its state directory as it sees it, while it lives.
+    pub fn state_dir(&self) -> PathBuf {
+        let inside = self.state_dir.strip_prefix("/").unwrap_or(&self.state_dir);
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(inside)
     }
 
     fn wait_ready(&self) -> Result {

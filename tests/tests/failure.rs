@@ -111,7 +111,8 @@ impl World {
             sessions.iter().all(|row| !row["closed_ns"].is_null() || !row["refused"].is_null())
         });
         assert!(closed.is_ok(), "{sessions:#?}");
-        let verified = self.weir("verify");
+        let recordings = self.gateway.state_dir().join("recordings");
+        let verified = self.weir(&format!("verify --dir {}", recordings.display()));
         assert_eq!(verified.code, Some(10), "{verified:?}");
         let log = self.shop.env.log();
         assert!(!log.contains("panicked"), "{log}");
@@ -449,16 +450,17 @@ fn a_broken_configuration_changes_nothing() {
     let records: Vec<u8> =
         segments.into_iter().filter(|(name, _)| name.ends_with(".segment")).flat_map(|it| it.1).collect();
     assert_eq!(count(&String::from_utf8_lossy(&records), "config_rejected"), 4);
-    // A new start does not take it either, and says where it is wrong.
-    let shop = &world.shop;
-    let other = shop.env.dir().join("other.toml");
-    fs::write(&other, &unknown).unwrap();
+    // A new start does not take them either, and says where they are wrong.
     let line = 1 + unknown.lines().position(|line| line.contains("dney")).unwrap();
-    let weir = shop.env.weir_path().to_string_lossy().into_owned();
-    let started = shop.env.bystander(&weir).args(["serve", "--config"]).arg(&other).run().unwrap();
-    assert!(started.code.is_some_and(|code| code != 0), "{started:?}");
-    assert!(started.stderr.contains(&format!("other.toml:{line}")), "{started:?}");
-    world.told(started);
+    let other = world.shop.env.dir().join("other.toml");
+    let weir = world.shop.env.weir_path().to_string_lossy().into_owned();
+    for (broken, told) in [(&*unknown, format!("other.toml:{line}")), (half, "other.toml:".to_owned())] {
+        fs::write(&other, broken).unwrap();
+        let started = world.shop.env.bystander(&weir).args(["serve", "--config"]).arg(&other).run().unwrap();
+        assert!(started.code.is_some_and(|code| code != 0), "{started:?}");
+        assert!(started.stderr.contains(&told), "{started:?}");
+        world.told(started);
+    }
     world.unharmed();
 }
 
@@ -475,14 +477,7 @@ fn a_full_disk_denies_what_must_be_recorded_until_there_is_space() {
     let full = fill(&filler);
     assert!(full > 10 << 20, "only {full} bytes were free");
     // The reserve takes the records at hand; then it is over.
-    wait_until("a denial", PATIENCE, || {
-        let psql = world.psql("SELECT 1");
-        !psql.success()
-    })
-    .unwrap();
-    let written = amount(&world);
-    // It may have been taken before the disk was noticed to be full, which is when a record does not fit.
-    assert_eq!(written, before);
+    wait_until("a denial", PATIENCE, || !world.psql("SELECT 1").success()).unwrap();
     fill(&filler.with_extension("more"));
     let psql = world.psql(write);
     assert!(!psql.success() && psql.stderr.contains("record"), "{psql:?}");
@@ -498,7 +493,7 @@ fn a_full_disk_denies_what_must_be_recorded_until_there_is_space() {
     wait_until("space to be noticed", PATIENCE, || world.psql(write).success()).unwrap();
     assert_ne!(amount(&world), before);
     world.neighbour = neighbour(&world.shop);
-    world.unharmed_inside();
+    world.unharmed();
 }
 
 /// Takes all the space there is; how much it was.
@@ -512,27 +507,6 @@ fn fill(path: &Path) -> u64 {
         }
     }
     length
-}
-
-impl World {
-    /// [`World::unharmed`] where only the gateway sees its state directory.
-    fn unharmed_inside(mut self) {
-        self.psql("SELECT 1").expect_success().unwrap();
-        self.neighbour.write("SELECT 'neighbour is ' || 'well';\n\\q\n").unwrap();
-        self.neighbour.wait_for("neighbour is well", PATIENCE).unwrap();
-        self.keeps_secrets();
-        let mut sessions = Vec::new();
-        let closed = wait_until("the closing record of every session", PATIENCE, || {
-            sessions = self.sessions();
-            sessions.iter().all(|row| !row["closed_ns"].is_null() || !row["refused"].is_null())
-        });
-        assert!(closed.is_ok(), "{sessions:#?}");
-        let recordings = self.gateway.state_dir().join("recordings");
-        let verified = self.weir(&format!("verify --dir {}", recordings.display()));
-        assert_eq!(verified.code, Some(10), "{verified:?}");
-        let log = self.shop.env.log();
-        assert!(!log.contains("panicked"), "{log}");
-    }
 }
 
 #[test]

@@ -240,6 +240,9 @@ impl Walk {
         if self.indexed.is_some_and(|known| deleted_up_to.is_none_or(|last| known.segment > last)) {
             self.compare_with_index();
         }
+        if self.indexed.is_none() {
+            self.notes.push("there is no readable index to compare the end of the log with".to_owned());
+        }
         if self.gaps > 0 {
             self.notes.push(format!("{} recorded gaps: see the records of type `gap` for what happened", self.gaps));
         }

@@ -143,6 +143,9 @@ impl Recorder {
     pub fn append_now(&self, event: &Event) {
         let handed_over = with_payload(event, |payload| {
             let mut queue = self.0.lock();
+            if queue.stop {
+                return Err(RecordError::Stopped);
+            }
             if queue.payloads.len() + payload.len() > MAX_QUEUE + MAX_OVERDRAFT {
                 return Err(RecordError::QueueFull);
             }
@@ -294,6 +297,8 @@ struct Segment {
     /// Bytes and chain so far, and what of it is durable.
     written: End,
     synced: End,
+    /// Then nobody knows what of the difference reached the disk, and no later `fdatasync` tells.
+    sync_failed: bool,
 }
 
 /// A place between two frames. Its tail is where the next segment would go on.
@@ -325,7 +330,7 @@ impl Segment {
         }
         let tail = Tail { next_segment: tail.next_segment + 1, hash: header.hash(), ..tail };
         let end = End { len: HEADER_LEN as u64, tail };
-        Ok(Self { file, opened: Instant::now(), written: end, synced: end })
+        Ok(Self { file, opened: Instant::now(), written: end, synced: end, sync_failed: false })
     }
 
     fn is_due(&self, limits: &Limits) -> bool {
@@ -365,18 +370,18 @@ impl Segment {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
-        self.synced = self.written;
-        Ok(())
+        let synced = self.file.sync_data();
+        self.sync_failed = synced.is_err();
+        synced.map(|()| self.synced = self.written)
     }
 
-    /// Cuts off what is not durable. After a failed `fdatasync` nobody knows what of it reached the disk, and no later one
-    /// tells.
+    /// Cuts off what a failed write left behind, and all that may not be durable after a failed `fdatasync`.
     fn revert(&mut self) -> io::Result<()> {
-        self.file.set_len(self.synced.len)?;
-        self.file.sync_all()?;
-        self.written = self.synced;
-        Ok(())
+        let kept = if self.sync_failed { self.synced } else { self.written };
+        self.file.set_len(kept.len)?;
+        let synced = self.file.sync_all();
+        self.sync_failed = synced.is_err();
+        synced.map(|()| (self.written, self.synced) = (kept, kept))
     }
 }
 
@@ -423,6 +428,7 @@ impl Drop for OnExit {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.failed.get_or_insert(RecordError::Stopped);
+        queue.stop = true;
         queue.waiters.clear();
         drop(queue);
         self.0.space.notify_waiters();
@@ -436,11 +442,12 @@ impl Writer {
         loop {
             self.wait_for_work(&mut batch);
             self.shared.space.notify_waiters();
+            let first = self.segment.next_sequence();
             match self.commit(&mut batch) {
                 Ok(()) => acknowledge(&mut batch, &Ok(())),
                 Err(error) => {
-                    self.fail(&error, &mut batch);
-                    if self.recover(&error).is_err() {
+                    let lost = self.fail(&error, &mut batch, first);
+                    if self.recover(&error, lost).is_err() {
                         return;
                     }
                 }
@@ -493,9 +500,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes no more records. Those at hand are written into the reserve, if a full disk is what is wrong; otherwise
-    /// everybody who waits is told.
-    fn fail(&mut self, error: &RecordError, batch: &mut Queue) {
+    /// Takes no more records. Those at hand, from number `first` on, are written into the reserve, if a full disk is what is
+    /// wrong; otherwise everybody who waits is told. Returns how many are lost.
+    fn fail(&mut self, error: &RecordError, batch: &mut Queue, first: u64) -> u64 {
         tracing::error!(%error, "recording failed: everything that must be recorded is denied");
         {
             // What was queued while the batch was written belongs to it: its producers were not told of a failure.
@@ -505,16 +512,25 @@ impl Writer {
             batch.waiters.append(&mut queue.waiters);
         }
         self.shared.space.notify_waiters();
-        if matches!(error, RecordError::DiskFull) && self.use_reserve(batch).is_ok() {
-            return;
+        let at_hand = batch.records();
+        let synced = self.segment.synced.tail.next_sequence;
+        let earlier = if self.segment.sync_failed { first - synced } else { 0 };
+        if matches!(error, RecordError::DiskFull) {
+            match self.use_reserve(batch) {
+                Ok(()) => return earlier,
+                Err(error) => tracing::error!(%error, "the reserve does not help"),
+            }
         }
         acknowledge(batch, &Err(error.clone()));
+        if let Err(error) = self.revert() {
+            tracing::error!(%error, "will be tried again");
+        }
+        earlier + at_hand
     }
 
     /// Gives the reserve up to write the records at hand, and that the disk is full.
     fn use_reserve(&mut self, batch: &mut Queue) -> Result<(), RecordError> {
         self.reserve.release().map_err(|error| RecordError::io("giving the reserve up", &error))?;
-        // Nothing of the batch may be in the file twice, and nothing else be trusted that was not synced.
         self.revert()?;
         let reason = "the disk is full: from here on no more records were taken".to_owned();
         batch.put_event(&Event::Gap { reason })?;
@@ -532,12 +548,12 @@ impl Writer {
     ///
     /// # Errors
     /// The gateway stops before.
-    fn recover(&mut self, error: &RecordError) -> Result<(), RecordError> {
+    fn recover(&mut self, error: &RecordError, lost: u64) -> Result<(), RecordError> {
         loop {
             if self.pause() {
                 return Err(RecordError::Stopped);
             }
-            if self.try_again(error).is_ok() {
+            if self.try_again(error, lost).is_ok() {
                 self.shared.lock().failed = None;
                 tracing::info!("recording works again");
                 return Ok(());
@@ -554,12 +570,13 @@ impl Writer {
         queue.stop
     }
 
-    fn try_again(&mut self, error: &RecordError) -> Result<(), RecordError> {
+    fn try_again(&mut self, error: &RecordError, lost: u64) -> Result<(), RecordError> {
         self.revert()?;
         self.reserve.keep().map_err(|error| RecordError::io("reserving space for a full disk", &error))?;
         self.segment = Segment::create(&self.directory, self.segment.synced.tail)?;
         let mut batch = Queue::default();
-        batch.put_event(&Event::Gap { reason: format!("records are taken again; before, {error}") })?;
+        let reason = format!("records are taken again; {lost} were lost, and others refused: {error}");
+        batch.put_event(&Event::Gap { reason })?;
         self.write(&mut batch)?;
         self.sync()
     }
@@ -578,6 +595,16 @@ impl Queue {
         std::mem::swap(&mut self.payloads, &mut batch.payloads);
         std::mem::swap(&mut self.waiters, &mut batch.waiters);
         batch.stop = self.stop;
+    }
+
+    /// How many records there are.
+    fn records(&self) -> u64 {
+        let (mut records, mut rest) = (0, &self.payloads[..]);
+        while let Some((length, after)) = rest.split_first_chunk() {
+            rest = after.get(u32::from_le_bytes(*length) as usize..).unwrap_or_default();
+            records += 1;
+        }
+        records
     }
 
     fn is_urgent_to_sync(&self) -> bool {

@@ -514,3 +514,81 @@ fn a_session_can_be_replayed() {
     assert!(replayed.contains("*******1002") && replayed.contains("DROP TABLE orders"), "{replayed}");
     assert!(!replayed.contains(SSN), "{replayed}");
 }
+
+#[test]
+fn whoever_waits_and_leaves_takes_the_request_back() {
+    let world = World::new();
+    let mut held = world.shop.psql("DELETE FROM payments").start().unwrap();
+    wait_for_notice(&held);
+    let number = approval_number(&held.stderr());
+    held.kill();
+    system_tests::process::wait_until("the request to be withdrawn", PATIENCE, || {
+        !world.shop.env.weir(["approve", &number]).unwrap().success()
+    })
+    .unwrap();
+    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments").unwrap(), "3");
+}
+
+#[test]
+fn copy_goes_both_ways() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_in\", \"copy_out\"]"));
+    let script = r#"
+import psycopg
+with psycopg.connect("") as c:
+    with c.cursor().copy("COPY payments (order_id, card_number, note) FROM STDIN") as copy:
+        for i in range(5000):
+            copy.write_row((1, "4111111111111111", "row %d" % i))
+    print(c.execute("SELECT count(*), min(card_number) FROM payments").fetchone())
+    with c.cursor().copy("COPY payments TO STDOUT") as copy:
+        text = b"".join(bytes(x) for x in copy)
+    print(len(text.splitlines()), b"4111111111111111" in text)
+    try:
+        with c.cursor().copy("COPY payments (order_id) FROM STDIN") as copy:
+            copy.write("no number\n")
+    except psycopg.Error as e:
+        print(e.sqlstate)
+    c.rollback()
+    try:
+        c.cursor().copy("COPY customers TO STDOUT").__enter__()
+    except psycopg.Error as e:
+        print(e.sqlstate)
+"#;
+    let ran = world.python(script);
+    assert_eq!(ran.stdout, "(5003, '[redacted:credit_card]')\n5003 False\n22P02\n42501\n", "{}", ran.stderr);
+}
+
+#[test]
+fn a_newer_protocol_is_negotiated_down() {
+    let world = World::new();
+    let said = world.raw(
+        r#"
+s = connect()
+body = struct.pack(">I", 196610) + b"user\0coder\0database\0orders\0_pq_.unheard_of\0on\0\0"
+s.sendall(struct.pack(">I", len(body) + 4) + body)
+print([(t, body) for t, body in until(messages(s), b"Z") if t in b"vR"])
+"#,
+    );
+    let expected =
+        "[(b'v', b'\\x00\\x03\\x00\\x00\\x00\\x00\\x00\\x01_pq_.unheard_of\\x00'), (b'R', b'\\x00\\x00\\x00\\x00')]\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn observing_passes_everything_and_records_it() {
+    let shop = Shop::new().unwrap();
+    let identity = format!(
+        "mode = \"observe\"\n[identity]\nissuer = \"{}\"\naudience = \"weir\"\ninsecure = \"a test's\"\n",
+        shop.issuer.url()
+    );
+    let rest = [&identity, &shop.env.agent_config(), &shop.postgres.target_config(), POLICY].join("\n");
+    shop.env.configure(&rest).unwrap();
+    let gateway = shop.serve().unwrap();
+    let world = World { gateway, shop };
+    assert_eq!(world.rows("SELECT ssn || '' FROM customers WHERE id = 1"), SSN);
+    assert!(world.rows("COPY customers TO STDOUT").contains(EMAIL));
+    assert!(world.rows("EXPLAIN SELECT * FROM customers WHERE ssn = '900-11-1002'").contains(SSN));
+    let ran = world.python(
+        "import psycopg\nwith psycopg.connect('') as c:\n    print(c.execute('SELECT max(ssn) FROM customers WHERE id = %s', (1,)).fetchone())",
+    );
+    assert_eq!(ran.stdout, format!("('{SSN}',)\n"), "{}", ran.stderr);
+}

@@ -1,0 +1,276 @@
+//! The extended protocol: statements are prepared, bound, described and executed one message at a time, in batches that end
+//! with a Sync. The decision falls when a statement is executed, with the parameters that it is executed with.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::decide::{Answer, Outcome, plain, running};
+use super::{End, Front, PROBE, Relay};
+use crate::protocol::postgres::reply::{Fault, Until};
+use crate::protocol::postgres::statement::{Description, Portal, Prepared};
+use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
+use crate::session::ReplySummary;
+
+/// A text that no server takes for a statement: it makes a batch fail at the target that failed for the client.
+const NO_STATEMENT: &[u8] = b"denied by policy";
+/// Of parameters that are shown to people.
+const MAX_PARAMETERS_SHOWN: usize = 1_000;
+
+impl Relay<'_> {
+    pub(super) fn sync(&mut self, range: Range<usize>) {
+        if self.replies.copying_in {
+            self.to_target.harmless(self.client.inbox.bytes(range));
+            return;
+        }
+        let absorbed = std::mem::replace(&mut self.front, Front::Open) == Front::Absorbing;
+        if self.forwarded.any || self.replies.skipping || !absorbed {
+            self.to_target.harmless(self.client.inbox.bytes(range));
+            self.replies.sync(self.batch);
+        } else {
+            // Nothing of the batch reached the target, and it owes nothing: its state is known.
+            self.tell_ready();
+        }
+        self.next_batch();
+    }
+
+    pub(super) async fn parse(&mut self, range: Range<usize>) -> Result<(), End> {
+        let message = wire::parse(self.client.inbox.bytes(range.clone()))?;
+        let (name, text) = (message.name.to_vec(), message.query.to_vec());
+        let judged = match self.judged(&text).await {
+            Ok(judged) => judged,
+            Err(problem) => return self.batch_problem(&problem?).await,
+        };
+        if judged.is_denied() {
+            self.drain().await?;
+            if self.replies.skipping {
+                return Ok(());
+            }
+            // Recorded and told by the decision; a denied statement is not even prepared.
+            if let Outcome::Over = self.decide(&judged.judgement, &judged, range.clone(), None, Answer::Batch).await? {
+                return Ok(());
+            }
+        }
+        let taken = self.replies.names.may_be_prepared(&name);
+        let prepared = Prepared { judged, description: Description::default() };
+        let previous = match self.replies.names.set_statement(&name, Some(prepared)) {
+            Ok(previous) => previous,
+            Err(full) => return self.batch_problem(&Report::new(Severity::Error, "54000", full.to_string())).await,
+        };
+        self.to_target.harmless(self.client.inbox.bytes(range));
+        self.replies.parse(name, previous);
+        self.in_batch();
+        if taken {
+            self.drain().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn bind(&mut self, range: Range<usize>) -> Result<(), End> {
+        let message = wire::bind(self.client.inbox.bytes(range.clone()))?;
+        let name = message.portal.to_vec();
+        let Some(prepared) = self.replies.names.statement(message.statement).cloned() else {
+            let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(message.statement));
+            return self.batch_problem(&Report::new(Severity::Error, "26000", text)).await;
+        };
+        let parameters = shown_parameters(&message, prepared.judged.redact_parameters);
+        let portal = Portal {
+            id: self.replies.names.fresh_id(),
+            values: message.values.into(),
+            parameters,
+            result_formats: message.result_formats.into(),
+            judged: prepared.judged,
+            description: Description::default(),
+            statement_description: prepared.description,
+            asked: false,
+            batch: self.batch,
+            confirmed: false,
+        };
+        let id = portal.id;
+        let previous = match self.replies.names.set_portal(&name, Some(portal)) {
+            Ok(previous) => previous,
+            Err(full) => return self.batch_problem(&Report::new(Severity::Error, "54000", full.to_string())).await,
+        };
+        self.to_target.harmless(self.client.inbox.bytes(range));
+        self.replies.bind(name, id, previous);
+        self.in_batch();
+        Ok(())
+    }
+
+    pub(super) async fn describe(&mut self, range: Range<usize>) -> Result<(), End> {
+        let (kind, name) = self.named(range.clone())?;
+        if kind == b'S' {
+            let Some(description) = self.replies.names.statement(&name).map(|it| it.description.clone()) else {
+                let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(&name));
+                return self.batch_problem(&Report::new(Severity::Error, "26000", text)).await;
+            };
+            self.replies.describe_statement(description);
+        } else {
+            let Some(portal) = self.replies.names.portal_mut(&name) else {
+                return self.unknown_portal(&name).await;
+            };
+            portal.asked = true;
+            let description = portal.description.clone();
+            self.replies.describe_portal(description, false);
+        }
+        self.to_target.harmless(self.client.inbox.bytes(range));
+        self.in_batch();
+        Ok(())
+    }
+
+    pub(super) async fn execute(&mut self, range: Range<usize>) -> Result<(), End> {
+        let mut fields = wire::Fields::of(self.client.inbox.bytes(range.clone()));
+        let name = fields.string()?.to_vec();
+        let _rows = fields.u32()?;
+        fields.end()?;
+        // A Bind of an earlier batch may have failed: then the name stands for something else at the target.
+        if self.replies.names.portal(&name).is_some_and(|portal| !portal.confirmed && portal.batch != self.batch) {
+            self.drain().await?;
+            if self.replies.skipping {
+                return Ok(());
+            }
+        }
+        let Some(portal) = self.replies.names.portal(&name).cloned() else {
+            return self.unknown_portal(&name).await;
+        };
+        let judged = match self.judged(portal.judged.text.as_bytes()).await {
+            Ok(judged) => judged,
+            Err(problem) => return self.batch_problem(&problem?).await,
+        };
+        if judged.is_empty() {
+            // It runs nothing.
+            self.to_target.harmless(self.client.inbox.bytes(range));
+            self.replies.execute_nothing();
+            self.in_batch();
+            return Ok(());
+        }
+        let looked_at = self.must_be_looked_at(&judged);
+        let mut refused = None;
+        if looked_at {
+            self.ask_portal(&portal, &name);
+            self.drain().await?;
+            if self.replies.skipping {
+                return Ok(());
+            }
+            let Some(columns) = portal.description.get() else { return Err(Fault::Unexpected('n').into()) };
+            if let Err(reason) = plain(&judged, columns.as_deref()) {
+                refused = Some(judged.refused(self.session, reason));
+            }
+        } else if !portal.asked && portal.statement_description.get().is_none() {
+            self.ask_portal(&portal, &name);
+        }
+        let judgement = refused.as_ref().unwrap_or(&judged.judgement);
+        let outcome = self.decide(judgement, &judged, range, Some(&portal), Answer::Batch).await?;
+        let Outcome::Permit(permit) = outcome else { return Ok(()) };
+        if self.replies.skipping {
+            // The batch failed at the target meanwhile: nothing of it may follow, and nothing was forwarded.
+            let (_, forwarded) = permit.forward();
+            let outcome = "not run".to_owned();
+            self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
+            return Ok(());
+        }
+        let forwarded = self.to_target.permitted(permit, &self.client.inbox);
+        // What is refused and permitted all the same is only observed: nothing is masked or withheld.
+        let tagged = looked_at && refused.is_none();
+        let mut running = running(&judged, forwarded, tagged);
+        running.portal = Some(portal);
+        self.replies.execute(running);
+        self.in_batch();
+        self.forwarded.executed = true;
+        self.went(&judged);
+        Ok(())
+    }
+
+    pub(super) fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {
+        let (kind, name) = self.named(range.clone())?;
+        // Closing what does not exist is no error, and taking away cannot fail.
+        if kind == b'S' {
+            let _ = self.replies.names.set_statement(&name, None);
+        } else {
+            let _ = self.replies.names.set_portal(&name, None);
+        }
+        self.to_target.harmless(self.client.inbox.bytes(range));
+        self.replies.close();
+        self.in_batch();
+        Ok(())
+    }
+
+    pub(super) async fn batch_problem(&mut self, report: &Report) -> Result<(), End> {
+        self.drain().await?;
+        self.answer(report, Answer::Batch).await
+    }
+
+    /// To the client the batch has failed, so what ran of it must not be committed: it fails at the target too.
+    pub(super) async fn fail_batch(&mut self) -> Result<(), End> {
+        let mut out = Vec::new();
+        wire::message(&mut out, b'P', |out| {
+            wire::put_string(out, PROBE);
+            wire::put_string(out, NO_STATEMENT);
+            out.extend_from_slice(&[0, 0]);
+        });
+        wire::message(&mut out, b'H', |_| {});
+        self.ask(&out, Until::Error).await.map(drop)
+    }
+
+    /// The kind and name of a Describe or Close.
+    fn named(&self, range: Range<usize>) -> Result<(u8, Vec<u8>), Malformed> {
+        let mut fields = wire::Fields::of(self.client.inbox.bytes(range));
+        let (kind, name) = (fields.u8()?, fields.string()?.to_vec());
+        fields.end()?;
+        if matches!(kind, b'S' | b'P') { Ok((kind, name)) } else { Err(Malformed::Body) }
+    }
+
+    /// Asks for a portal's description, unless the client has.
+    fn ask_portal(&mut self, portal: &Portal, name: &[u8]) {
+        if portal.asked {
+            return;
+        }
+        let mut out = Vec::new();
+        wire::message(&mut out, b'D', |out| {
+            out.push(b'P');
+            wire::put_string(out, name);
+        });
+        self.to_target.harmless(&out);
+        if let Some(portal) = self.replies.names.portal_mut(name) {
+            portal.asked = true;
+        }
+        self.replies.describe_portal(portal.description.clone(), true);
+        self.in_batch();
+    }
+
+    async fn unknown_portal(&mut self, name: &[u8]) -> Result<(), End> {
+        let text = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
+        self.batch_problem(&Report::new(Severity::Error, "34000", text)).await
+    }
+}
+
+/// Parameters as people see them; none where there are none or they may be compared with tagged data.
+fn shown_parameters(bind: &wire::Bind<'_>, redacted: bool) -> Option<Arc<str>> {
+    if bind.parameters.is_empty() || redacted {
+        return None;
+    }
+    let format = |index: usize| match &bind.parameter_formats[..] {
+        [] => 0,
+        [all] => *all,
+        each => each.get(index).copied().unwrap_or(0),
+    };
+    let mut shown = String::new();
+    for (index, value) in bind.parameters.iter().enumerate() {
+        use std::fmt::Write;
+        let written = match value {
+            None => write!(shown, "${} = NULL, ", index + 1),
+            Some(value) if format(index) == 0 => {
+                write!(shown, "${} = '{}', ", index + 1, String::from_utf8_lossy(value))
+            }
+            Some(value) => write!(shown, "${} = {} bytes, ", index + 1, value.len()),
+        };
+        if written.is_err() || shown.len() > MAX_PARAMETERS_SHOWN {
+            break;
+        }
+    }
+    let mut end = shown.trim_end_matches(", ").len().min(MAX_PARAMETERS_SHOWN);
+    while !shown.is_char_boundary(end) {
+        end -= 1;
+    }
+    shown.truncate(end);
+    Some(shown.into())
+}

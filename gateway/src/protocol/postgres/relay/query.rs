@@ -1,0 +1,185 @@
+//! The simple protocol: a text is one request, and stays one.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::decide::{Answer, Outcome, plain, running};
+use super::{End, PROBE, Relay};
+use crate::policy::{Action, Kind, Operation};
+use crate::protocol::postgres::reply::{Fault, Running, Until};
+use crate::protocol::postgres::shared::Freshness;
+use crate::protocol::postgres::statement::{Columns, Judged};
+use crate::protocol::postgres::wire::{self, Report, Severity};
+use crate::session::{Decision, Exact, ReplySummary};
+
+/// What looking at a statement before it runs has brought.
+enum Probed {
+    /// The columns of each statement that had to be looked at.
+    Clean(Vec<Option<Columns>>),
+    Unclean(String),
+    /// The target itself does not take the statement.
+    Failed(Vec<u8>),
+}
+
+impl Relay<'_> {
+    pub(super) async fn query(&mut self, range: Range<usize>) -> Result<(), End> {
+        if self.forwarded.any {
+            return Err(End::ClientUnexpected(
+                "a simple query in a batch of the extended protocol; send Sync before it",
+            ));
+        }
+        let judged = match self.judged_query(range.clone()).await {
+            Ok(judged) => judged,
+            Err(problem) => return self.query_problem(problem?).await,
+        };
+        if judged.is_empty() {
+            self.drain().await?;
+            self.tell_empty();
+            self.tell_ready();
+        } else {
+            self.forward_query(&judged, range).await?;
+        }
+        self.next_batch();
+        Ok(())
+    }
+
+    /// Calls by oid, without a text: what the function does is not known here.
+    pub(super) async fn function_call(&mut self, range: Range<usize>) -> Result<(), End> {
+        if self.forwarded.any {
+            return Err(End::ClientUnexpected(
+                "a function call in a batch of the extended protocol; send Sync before it",
+            ));
+        }
+        let oid = wire::Fields::of(self.client.inbox.bytes(range.clone())).u32()?;
+        self.drain().await?;
+        let catalog = match self.catalog(Freshness::Usual).await {
+            Ok(catalog) => catalog,
+            Err(report) => return self.query_problem(report).await,
+        };
+        let masked = "a function called by number is not known to be harmless; this target has masked columns";
+        let action = Action {
+            kind: Kind::FunctionCall,
+            tables: Vec::new(),
+            functions: vec![oid.to_string()],
+            has_where: None,
+            has_limit: None,
+        };
+        let operation = Operation {
+            text: format!("function call {oid}"),
+            database: Some(self.way.database.clone()),
+            actions: vec![action],
+            refusal: (!catalog.set.is_empty()).then(|| masked.to_owned()),
+        };
+        let judgement = self.session.judge(Arc::new(operation));
+        let bytes = self.client.inbox.bytes(range.clone()).to_vec();
+        let exact = Exact { bytes: &[&bytes], parameters: None };
+        match self.session.decide(&judgement, range, exact).await? {
+            Decision::Permit(permit) => {
+                let forwarded = self.to_target.permitted(permit, &self.client.inbox);
+                self.replies.function_call(Running::new(forwarded, Arc::clone(&catalog.set)));
+            }
+            Decision::Denial(denial) => self.deny(&denial, Answer::Query).await?,
+            Decision::Hold(held) => {
+                if let Outcome::Permit(permit) = self.hold(held, Answer::Query).await? {
+                    let forwarded = self.to_target.permitted(permit, &self.client.inbox);
+                    self.replies.function_call(Running::new(forwarded, Arc::clone(&catalog.set)));
+                }
+            }
+        }
+        self.next_batch();
+        Ok(())
+    }
+
+    async fn forward_query(&mut self, judged: &Arc<Judged>, range: Range<usize>) -> Result<(), End> {
+        let looked_at = self.must_be_looked_at(judged);
+        let (mut checked, mut refused) = (Vec::new(), None);
+        if looked_at {
+            self.drain().await?;
+            match self.probe(judged).await? {
+                Probed::Clean(columns) => checked = columns,
+                Probed::Unclean(reason) => refused = Some(judged.refused(self.session, reason)),
+                Probed::Failed(error) => return self.failed_probe(judged, range, &error).await,
+            }
+        }
+        let judgement = refused.as_ref().unwrap_or(&judged.judgement);
+        let Outcome::Permit(permit) = self.decide(judgement, judged, range, None, Answer::Query).await? else {
+            return Ok(());
+        };
+        // What is refused and permitted all the same is only observed: nothing is masked or withheld.
+        let tagged = looked_at && refused.is_none();
+        let forwarded = self.to_target.permitted(permit, &self.client.inbox);
+        let mut running = running(judged, forwarded, tagged);
+        running.checked = checked;
+        self.replies.query(running);
+        self.went(judged);
+        Ok(())
+    }
+
+    /// The target does not take the statement: its error is the answer, for it has read no data. In a transaction the error
+    /// has happened there too, and the state says so.
+    async fn failed_probe(&mut self, judged: &Arc<Judged>, range: Range<usize>, error: &[u8]) -> Result<(), End> {
+        let code = wire::sqlstate(error).unwrap_or("XX000").to_owned();
+        if judged.is_allowed()
+            && let Outcome::Permit(permit) = self.decide(&judged.judgement, judged, range, None, Answer::Query).await?
+        {
+            let (_, forwarded) = permit.forward();
+            let outcome = format!("ERROR {code} (found when it was checked)");
+            self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
+        }
+        match self.session.masker().pass_text(false, error) {
+            Ok(passed) => self.to_client.append(&passed),
+            Err(_) => self.tell(&Report::new(Severity::Error, &code, "the target does not take this statement")),
+        }
+        self.tell_ready();
+        Ok(())
+    }
+
+    /// Has the target describe the results of statements that touch tagged tables, before they run.
+    async fn probe(&mut self, judged: &Judged) -> Result<Probed, End> {
+        let statements = judged.statements();
+        let mut checked = vec![None; statements.len()];
+        for (index, statement) in statements.iter().enumerate() {
+            if !self.replies.names.touches_tagged(statement) {
+                continue;
+            }
+            let text = if statements.len() == 1 { &*judged.text } else { &judged.text[statement.text_range.clone()] };
+            let mut out = Vec::new();
+            wire::message(&mut out, b'P', |out| {
+                wire::put_string(out, PROBE);
+                wire::put_string(out, text.as_bytes());
+                out.extend_from_slice(&[0, 0]);
+            });
+            for tag in [b'D', b'C'] {
+                wire::message(&mut out, tag, |out| {
+                    out.push(b'S');
+                    wire::put_string(out, PROBE);
+                });
+            }
+            wire::message(&mut out, b'S', |_| {});
+            let answer = self.ask(&out, Until::Ready).await?;
+            let columns = match (answer.error, answer.columns) {
+                (Some(_), _) if statements.len() > 1 => {
+                    let reason = "the statement touches masked columns and could not be checked as part of a batch; \
+                                  send the statements one at a time";
+                    return Ok(Probed::Unclean(reason.to_owned()));
+                }
+                (Some(error), _) => return Ok(Probed::Failed(error)),
+                (None, Some(columns)) => columns,
+                (None, None) => return Err(Fault::Unexpected('Z').into()),
+            };
+            if let Err(reason) = plain(judged, columns.as_deref()) {
+                return Ok(Probed::Unclean(reason));
+            }
+            checked[index] = Some(columns);
+        }
+        Ok(Probed::Clean(checked))
+    }
+
+    async fn query_problem(&mut self, report: Report) -> Result<(), End> {
+        self.drain().await?;
+        self.tell(&report);
+        self.tell_ready();
+        self.next_batch();
+        Ok(())
+    }
+}

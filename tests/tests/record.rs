@@ -246,8 +246,8 @@ fn a_killed_gateways_session_is_closed_as_lost_and_nothing_acknowledged_is_missi
     let shop = Shop::new().unwrap();
     let gateway = shop.serve().unwrap();
     let mut psql = shop.client("psql").args(["--no-psqlrc"]).start().unwrap();
-    psql.write("DROP TABLE customers;\nSELECT 41 + 1 AS answer;\n").unwrap();
-    psql.wait_for("42", PATIENCE).unwrap();
+    psql.write("DROP TABLE customers;\nDELETE FROM orders WHERE id = -1;\n").unwrap();
+    psql.wait_for("DELETE 0", PATIENCE).unwrap();
     gateway.kill().unwrap();
     psql.kill();
     assert_eq!(shop.env.weir(["verify"]).unwrap().code, Some(10), "right after SIGKILL");
@@ -256,6 +256,12 @@ fn a_killed_gateways_session_is_closed_as_lost_and_nothing_acknowledged_is_missi
     let sessions = json(&shop, &["sessions", "list"]);
     assert_eq!(sessions[0]["outcome"], GATEWAY_LOST, "{sessions}");
     assert_eq!(sessions[0]["denied"], 1, "the denial was durable before it was told: {sessions}");
+    let lost = sessions[0]["id"].as_str().unwrap();
+    let shown = shop.env.weir(["sessions", "show", lost]).unwrap().expect_success().unwrap();
+    assert!(
+        shown.contains("DELETE FROM orders WHERE id = -1"),
+        "the write was durable before it was forwarded: {shown}"
+    );
     shop.psql("SELECT 1").run().unwrap().expect_success().unwrap();
     assert_eq!(json(&shop, &["sessions", "list"]).as_array().unwrap().len(), 2);
 

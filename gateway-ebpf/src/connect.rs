@@ -115,8 +115,7 @@ fn is_own_server(ctx: &SockAddrContext, settings: &Settings, task: &Task, destin
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let port = destination.port.to_be();
     let size = if is_v4(&destination.address) {
-        let address = if destination.address[3] == 0 { LOCALHOST } else { destination.address[3] };
-        tuple.__bindgen_anon_1.ipv4.daddr = address;
+        tuple.__bindgen_anon_1.ipv4.daddr = destination.address[3];
         tuple.__bindgen_anon_1.ipv4.dport = port;
         // SAFETY: the union's field was just written.
         size_of_val(unsafe { &tuple.__bindgen_anon_1.ipv4 })
@@ -162,9 +161,9 @@ pub fn is_v4(address: &Address) -> bool {
 #[inline(always)]
 pub fn is_loopback(address: &Address) -> bool {
     if is_v4(address) {
-        return u32::from_be(address[3]) >> 24 == 127 || address[3] == 0;
+        return u32::from_be(address[3]) >> 24 == 127;
     }
-    address[0] == 0 && address[1] == 0 && address[2] == 0 && (address[3] == 0 || address[3] == 1_u32.to_be())
+    address[0] == 0 && address[1] == 0 && address[2] == 0 && address[3] == 1_u32.to_be()
 }
 
 #[inline(always)]

@@ -9,12 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
-use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
-use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
@@ -52,7 +51,7 @@ pub fn init(format: Format) -> Result<(), TryInitError> {
         .with_default_directive(LevelFilter::INFO.into())
         .with_env_var(FILTER_VARIABLE)
         .from_env_lossy();
-    Registry::default().with(layer(format).with_filter(RateLimit::new(format))).with(filter).try_init()
+    Registry::default().with(Limited { limit: RateLimit::new(format), inner: layer(format) }).with(filter).try_init()
 }
 
 fn layer<S>(format: Format) -> Box<dyn Layer<S> + Send + Sync>
@@ -121,17 +120,24 @@ impl RateLimit {
     }
 }
 
-impl<S: Subscriber> Filter<S> for RateLimit {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
+/// A layer that gets only what the rate limit lets through. The gateway makes events and no spans, so that events are all
+/// it passes on. Not a per-layer filter: what one of these refuses by `event_enabled` stays marked as refused, and a later
+/// event trips over it.
+struct Limited<L> {
+    limit: RateLimit,
+    inner: L,
+}
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if self.limit.passes(event.metadata()) {
+            self.inner.on_event(event, context);
+        }
     }
+}
 
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let metadata = event.metadata();
+impl RateLimit {
+    fn passes(&self, metadata: &Metadata<'_>) -> bool {
         // Who asks for details gets all of them.
         if *metadata.level() > Level::INFO {
             return true;
@@ -172,5 +178,29 @@ mod tests {
         assert_eq!(bucket.rule(start + PERIOD), Ruling::WriteAfter(3));
         assert_eq!(bucket.rule(start + PERIOD), Ruling::Write);
         assert_eq!(bucket.rule(start + PERIOD * 2), Ruling::Write, "nothing was left out in between");
+    }
+
+    /// Counts what comes through.
+    struct Counter(std::sync::Arc<std::sync::atomic::AtomicU32>);
+
+    impl<S: Subscriber> Layer<S> for Counter {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_flood_from_one_place_leaves_other_lines_alone() {
+        let seen = std::sync::Arc::default();
+        let layer = Limited { limit: RateLimit::new(Format::Human), inner: Counter(std::sync::Arc::clone(&seen)) };
+        let subscriber = Registry::default().with(layer).with(EnvFilter::new("info"));
+        tracing::subscriber::with_default(subscriber, || {
+            for round in 0..1000 {
+                tracing::info!(round, "flood");
+                tracing::debug!(round, "not asked for");
+            }
+            tracing::info!("another place");
+        });
+        assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), BURST + 1);
     }
 }

@@ -26,6 +26,9 @@ const CANCEL_CODE: u32 = 80_877_102;
 const SSL_CODE: u32 = 80_877_103;
 const GSSENC_CODE: u32 = 80_877_104;
 
+/// Bytes of a name that servers compare (NAMEDATALEN, less the zero).
+pub const MAX_NAME: usize = 63;
+
 /// These bytes are not the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -39,6 +42,10 @@ pub enum Malformed {
     Version(u16, u16),
     #[error("the body of a message does not have its type's form")]
     Body,
+    #[error(
+        "the name of a prepared statement or portal has {0} bytes; servers tell names apart by the first {MAX_NAME} only"
+    )]
+    Name(usize),
 }
 
 /// What a connection's first packet asks for.
@@ -273,6 +280,13 @@ impl<'a> Fields<'a> {
         Ok(string)
     }
 
+    /// The name of a prepared statement or portal. Servers compare as many bytes of it as [`MAX_NAME`] and no more: two longer
+    /// ones that are one to the server could be two here, and one be judged where the other runs.
+    pub fn name(&mut self) -> Result<&'a [u8], Malformed> {
+        let name = self.string()?;
+        if name.len() > MAX_NAME { Err(Malformed::Name(name.len())) } else { Ok(name) }
+    }
+
     /// A string that must be UTF-8.
     pub fn text(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.string()?).map_err(|_| Malformed::Body)
@@ -324,7 +338,7 @@ pub struct Parse<'a> {
 
 pub fn parse(message: &[u8]) -> Result<Parse<'_>, Malformed> {
     let mut fields = Fields::of(message);
-    let parsed = Parse { name: fields.string()?, query: fields.string()? };
+    let parsed = Parse { name: fields.name()?, query: fields.string()? };
     for _ in 0..fields.count()? {
         fields.u32()?;
     }
@@ -345,7 +359,7 @@ pub struct Bind<'a> {
 
 pub fn bind(message: &[u8]) -> Result<Bind<'_>, Malformed> {
     let mut fields = Fields::of(message);
-    let (portal, statement) = (fields.string()?, fields.string()?);
+    let (portal, statement) = (fields.name()?, fields.name()?);
     let values = fields.0;
     let parameter_formats = formats(&mut fields)?;
     let count = fields.count()?;
@@ -575,6 +589,22 @@ pub fn cancel_request(out: &mut Vec<u8>, process: u32, key: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_servers_would_cut_are_refused() {
+        let header = [0; HEADER];
+        let message_of = |name: &[u8]| [&header[..], name, b"\0SELECT 1\0\0\0"].concat();
+        let longest = [b'n'; MAX_NAME];
+        assert_eq!(parse(&message_of(&longest)).unwrap().name, &longest);
+        assert_eq!(parse(&message_of(&[b'n'; MAX_NAME + 1])), Err(Malformed::Name(MAX_NAME + 1)));
+        let bind_of =
+            |portal: &[u8], statement: &[u8]| [&header[..], portal, b"\0", statement, b"\0\0\0\0\0\0\0"].concat();
+        assert!(bind(&bind_of(&longest, &longest)).is_ok());
+        for (portal, statement) in [(64, 1), (1, 64)] {
+            let bound = bind_of(&vec![b'n'; portal], &vec![b'n'; statement]);
+            assert_eq!(bind(&bound), Err(Malformed::Name(64)));
+        }
+    }
 
     /// A small generator, so that a failure is the same failure the next time.
     struct Random(u64);

@@ -119,7 +119,7 @@ impl Relay<'_> {
 
     pub(super) async fn execute(&mut self, range: Range<usize>) -> Result<(), End> {
         let mut fields = wire::Fields::of(self.client.inbox.bytes(range.clone()));
-        let name = fields.string()?.to_vec();
+        let name = fields.name()?.to_vec();
         let _rows = fields.u32()?;
         fields.end()?;
         // A Bind of an earlier batch may have failed: then the name stands for something else at the target.
@@ -214,7 +214,7 @@ impl Relay<'_> {
     /// The kind and name of a Describe or Close.
     fn named(&self, range: Range<usize>) -> Result<(u8, Vec<u8>), Malformed> {
         let mut fields = wire::Fields::of(self.client.inbox.bytes(range));
-        let (kind, name) = (fields.u8()?, fields.string()?.to_vec());
+        let (kind, name) = (fields.u8()?, fields.name()?.to_vec());
         fields.end()?;
         if matches!(kind, b'S' | b'P') { Ok((kind, name)) } else { Err(Malformed::Body) }
     }

@@ -862,3 +862,46 @@ fn the_gateway_process_has_nothing_left() {
         assert_eq!(line.ends_with(" yes"), allowed, "{line}");
     }
 }
+
+/// The unspecified address means what the socket is bound to: an own server at one loopback address must not open the way
+/// to somebody else's at another.
+#[test]
+fn an_own_server_opens_no_way_to_another_one() {
+    const TRICKS: &str = r#"
+import socket, sys
+port, other = int(sys.argv[1]), int(sys.argv[2])
+def attempt(listen, bind, to, port):
+    server = socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET)
+    if ":" in listen:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.bind((listen, port)); server.listen(5)
+    client = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET)
+    client.settimeout(5)
+    try:
+        client.bind((bind, 0)); client.connect((to, port))
+        client.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f"); client.recv(1)
+    except OSError as error:
+        print(to, error)
+    client.close(); server.close()
+attempt("::1", "::ffff:127.0.0.1", "::", port)
+attempt("127.0.0.1", "127.0.0.2", "0.0.0.0", other)
+attempt("127.0.0.1", "::ffff:127.0.0.2", "::ffff:0.0.0.0", other)
+print("tried")
+"#;
+    let shop = system_tests::shop::Shop::new().unwrap();
+    let victim = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    victim.set_nonblocking(true).unwrap();
+    let (port, other) = (shop.postgres.port().to_string(), victim.local_addr().unwrap().port().to_string());
+    let arrived = || shop.postgres.log().matches("connection received").count();
+    let mut gateway = Some(shop.serve().unwrap());
+    for round in ["served", "gateway dead"] {
+        let before = arrived();
+        let tried = shop.env.agent("python3").args(["-c", TRICKS, &port, &other]).run().unwrap();
+        assert!(tried.stdout.ends_with("tried\n"), "{round}: {tried:?}");
+        assert_eq!(arrived(), before, "{round}: the agent reached the database: {tried:?}");
+        assert!(victim.accept().is_err(), "{round}: the agent reached somebody's server: {tried:?}");
+        if let Some(gateway) = gateway.take() {
+            gateway.kill().unwrap();
+        }
+    }
+}

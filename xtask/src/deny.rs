@@ -30,6 +30,5 @@ pub(crate) fn run() -> Result {
 
 /// Tries once, with a limit: a machine behind a closed network answers at once or never.
 fn fetched_advisories() -> bool {
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    shell::succeeds(&mut shell::command("timeout", ["60", &program, "deny", "fetch", "db"]))
+    shell::succeeds(&mut shell::command("timeout", ["60", &shell::cargo_program(), "deny", "fetch", "db"]))
 }

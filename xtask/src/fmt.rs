@@ -1,6 +1,6 @@
 //! `cargo xtask fmt`: rustfmt over the workspace and the crates that stand outside it.
 
-use crate::{Result, paths, shell};
+use crate::{Result, paths, shell, toolchain};
 
 /// Crates with manifests of their own: another target, another tool.
 pub(crate) const OUTSIDE: [&str; 2] = ["gateway-ebpf", "tests/fuzz"];
@@ -13,6 +13,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result {
+    toolchain::ensure()?;
     shell::run(&mut shell::cargo(words("Cargo.toml", args))?)?;
     for dir in OUTSIDE {
         let manifest = format!("{dir}/Cargo.toml");

@@ -1,8 +1,9 @@
 //! `cargo xtask lint`: clippy with warnings denied, on the workspace and on the eBPF crate.
 
-use crate::{Result, paths, shell};
+use crate::{Result, paths, shell, toolchain};
 
 pub(crate) fn run() -> Result {
+    toolchain::ensure()?;
     shell::step("clippy: workspace", || {
         let words = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
         shell::run(&mut shell::cargo(words)?)

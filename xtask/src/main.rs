@@ -17,6 +17,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod toolchain;
 mod vm_image;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Result, rust_src, shell};
+use crate::{Result, rust_src, shell, toolchain};
 
 /// Older compilers lack what eBPF needs, newer ones bring another LLVM than [`BPF_LINKER`] links.
 const BPF_LINKER: (&str, &str) = ("bpf-linker", "0.10.3");
@@ -48,6 +48,7 @@ pub(crate) fn run(scope: Scope) -> Result {
         packages.extend(TEST_PACKAGES);
     }
     apt_install(&packages)?;
+    toolchain::ensure()?;
     rust_src::ensure()?;
     cargo_tool(BPF_LINKER)?;
     if scope == Scope::Test {
@@ -62,7 +63,7 @@ pub(crate) fn run(scope: Scope) -> Result {
 
 /// `cargo install NAME@VERSION`, unless that very version is installed.
 pub(crate) fn cargo_tool((name, version): (&str, &str)) -> Result {
-    let installed = shell::output(&mut shell::command("cargo", ["install", "--list"]))?;
+    let installed = shell::output(&mut shell::cargo(["install", "--list"])?)?;
     if installed.lines().any(|line| line == format!("{name} v{version}:")) {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::{Result, paths};
@@ -10,6 +11,13 @@ use crate::{Result, paths};
 /// Whether an automatic run asks: no questions, nothing missing.
 pub(crate) fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+static TOOLCHAIN: OnceLock<&str> = OnceLock::new();
+
+/// From here on, cargo and rustc are of this toolchain of rustup's.
+pub(crate) fn use_toolchain(name: &'static str) {
+    TOOLCHAIN.get_or_init(|| name);
 }
 
 /// A command in the clone's root that does not inherit this task's cargo environment.
@@ -22,15 +30,23 @@ pub(crate) fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<It
             command.env_remove(name);
         }
     }
+    if let Some(name) = TOOLCHAIN.get() {
+        command.env("RUSTUP_TOOLCHAIN", name);
+    }
     command
 }
 
 /// `cargo` with the output directory outside the clone.
 pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Command> {
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = command(&program, args);
+    let mut command = command(&cargo_program(), args);
     command.env("CARGO_TARGET_DIR", paths::target()?);
     Ok(command)
+}
+
+/// The cargo that runs this task; another toolchain's is found by rustup.
+pub(crate) fn cargo_program() -> String {
+    let own = std::env::var("CARGO").ok().filter(|_| TOOLCHAIN.get().is_none());
+    own.unwrap_or_else(|| "cargo".to_owned())
 }
 
 /// A command that runs as root: as it is, or through sudo.

@@ -592,3 +592,24 @@ fn observing_passes_everything_and_records_it() {
     );
     assert_eq!(ran.stdout, format!("('{SSN}',)\n"), "{}", ran.stderr);
 }
+
+#[test]
+fn psql_can_look_around() {
+    let world = World::new();
+    for (command, part) in [
+        ("\\dt", "customers"),
+        ("\\d orders", "placed_at"),
+        ("\\d customers", "ssn"),
+        ("\\dv", "contacts"),
+        ("\\dn", "public"),
+        ("\\du", "orders_rw"),
+        ("\\l", "orders"),
+        ("\\conninfo", "connected"),
+        ("SELECT version()", "PostgreSQL"),
+        ("SELECT current_user, current_database()", "orders_rw"),
+        ("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'", "payments"),
+    ] {
+        let shown = world.psql(command);
+        assert!(shown.success() && shown.stdout.contains(part), "{command}: {}\n{}", shown.stdout, shown.stderr);
+    }
+}

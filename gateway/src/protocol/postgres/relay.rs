@@ -9,6 +9,7 @@ mod batch;
 mod decide;
 mod query;
 
+use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
@@ -95,6 +96,8 @@ pub(super) struct Relay<'s> {
     /// A statement was forwarded that may change the catalog.
     catalog_changed_at: Option<Instant>,
     memory: Memory,
+    /// Relations that the catalog does not have, though it was read for them.
+    missing: HashSet<(Option<String>, String)>,
     waiting: Arc<Waiting>,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
 }
@@ -178,6 +181,7 @@ impl<'s> Relay<'s> {
             catalog: None,
             catalog_changed_at: None,
             memory: Memory::default(),
+            missing: HashSet::new(),
             waiting: ends.waiting,
             killed: Box::pin(session.killed()),
         }

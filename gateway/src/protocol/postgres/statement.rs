@@ -127,9 +127,9 @@ impl Judged {
         }
     }
 
-    /// Whether relations are named that the catalog does not know.
-    pub(super) fn has_unknown_relations(&self) -> bool {
-        self.statements().iter().any(|it| !it.unknown_relations.is_empty())
+    /// Relations that are named and that the catalog does not know, by schema and name.
+    pub(super) fn unknown_relations(&self) -> impl Iterator<Item = &(Option<String>, String)> {
+        self.statements().iter().flat_map(|it| &it.unknown_relations)
     }
 }
 

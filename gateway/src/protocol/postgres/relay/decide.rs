@@ -14,6 +14,8 @@ use crate::protocol::postgres::statement::{Judged, Portal};
 use crate::protocol::postgres::wire::{self, Column, Report, Severity};
 use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit};
 
+/// Relations that are remembered as missing in the catalog.
+const MAX_MISSING: usize = 1_000;
 const DENIED: &str = "42501";
 
 /// A request that got through, or not.
@@ -69,6 +71,9 @@ impl Relay<'_> {
         }
         match self.state.catalog(self.session, self.way, freshness).await {
             Ok(catalog) => {
+                if freshness == Freshness::Usual {
+                    self.missing.clear();
+                }
                 self.catalog = Some(Arc::clone(&catalog));
                 Ok(catalog)
             }
@@ -188,9 +193,12 @@ impl Relay<'_> {
 
     async fn judged_anew(&mut self, text: Arc<str>, catalog: Arc<Catalog>) -> Result<Arc<Judged>, Result<Report, End>> {
         let mut judged = self.judge(&text, catalog).await;
-        if judged.has_unknown_relations() && !judged.catalog.set.is_empty() {
+        if !judged.catalog.set.is_empty() && judged.unknown_relations().any(|it| !self.missing.contains(it)) {
             let catalog = self.catalog(Freshness::AsNewAs(Instant::now())).await.map_err(Ok)?;
             judged = self.judge(&text, catalog).await;
+            // Temporary tables, and what does not exist: the catalog need not be read for these again and again.
+            let room = MAX_MISSING.saturating_sub(self.missing.len());
+            self.missing.extend(judged.unknown_relations().take(room).cloned());
         }
         let judged = Arc::new(judged);
         self.memory.keep(&judged);

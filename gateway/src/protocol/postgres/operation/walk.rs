@@ -40,7 +40,7 @@ pub(super) struct Seen {
     pub(super) effect: Option<String>,
     /// Some part of it stores values.
     pub(super) writes_values: bool,
-    /// A tagged relation is read elsewhere than in a WHERE.
+    /// A tagged relation is read, be it only to choose rows.
     pub(super) reads_tagged: bool,
     /// A tagged column that it writes.
     pub(super) writes_tagged: Option<String>,
@@ -61,15 +61,6 @@ pub(super) struct Seen {
 pub(super) struct Touched {
     pub(super) relation: String,
     pub(super) exposure: Exposure,
-}
-
-/// Where in a query the walk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// What is read here may end in a result or in a table.
-    Value,
-    /// What is read here only chooses rows.
-    Where,
 }
 
 /// One query level.
@@ -103,7 +94,6 @@ pub(super) struct Walk<'a> {
     extra: Vec<Action>,
     at: usize,
     scopes: Vec<Scope<'a>>,
-    place: Place,
     /// Within an expression whose value is stored.
     storing: bool,
     /// Within a CTE.
@@ -121,7 +111,6 @@ pub(super) fn walk(statement: &Node, set: &TaggedSet) -> Result<(Vec<Action>, Se
         extra: Vec::new(),
         at: 0,
         scopes: Vec::new(),
-        place: Place::Value,
         storing: false,
         inner: false,
         access: Access::Read,
@@ -216,10 +205,8 @@ impl<'a> Walk<'a> {
 
     /// What chooses rows.
     fn filter(&mut self, node: Option<&'a Node>) -> Walked {
-        let before = std::mem::replace(&mut self.place, Place::Where);
         let storing = std::mem::replace(&mut self.storing, false);
         let walked = self.maybe(node);
-        self.place = before;
         self.storing = storing;
         walked
     }

@@ -2,8 +2,8 @@
 
 use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
-use super::{Item, Place, Source, Walk, known, name_parts};
-use crate::policy::{Access, Kind};
+use super::{Item, Source, Walk, known, name_parts};
+use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked, parts};
 
@@ -107,10 +107,10 @@ impl<'a> Walk<'a> {
         }
         for cte in names {
             let protobuf::CommonTableExpr { ctequery, cycle_clause, search_clause: _, .. } = &**cte;
-            let (inner, storing) = (self.inner, self.storing);
-            (self.inner, self.storing) = (true, false);
+            // Within an expression that is stored, so is what a CTE of its own hands on.
+            let inner = std::mem::replace(&mut self.inner, true);
             let walked = self.maybe(ctequery.as_deref());
-            (self.inner, self.storing) = (inner, storing);
+            self.inner = inner;
             walked?;
             if let Some(cycle) = cycle_clause {
                 self.children(NodeRef::CtecycleClause(cycle))?;
@@ -156,19 +156,31 @@ impl<'a> Walk<'a> {
                 }
             }
             if let Some(conflict) = on_conflict_clause {
+                if !conflict.target_list.is_empty() && !select_stmt.as_deref().is_some_and(is_values) {
+                    walk.updates_on_conflict(conflict, table);
+                }
                 walk.on_conflict(conflict, table)?;
             }
             walk.returning(returning_clause.as_ref(), table)
         })
     }
 
+    /// An upsert from a query may update any number of rows: an action that rules about updates see.
+    fn updates_on_conflict(&mut self, conflict: &protobuf::OnConflictClause, (action, table): (usize, usize)) {
+        let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
+        self.extra.push(Action {
+            kind: Kind::Update,
+            tables: written.into_iter().collect(),
+            functions: Vec::new(),
+            has_where: Some(conflict.where_clause.as_deref().is_some_and(narrows)),
+            has_limit: None,
+        });
+    }
+
     pub(super) fn on_conflict(&mut self, conflict: &'a protobuf::OnConflictClause, table: (usize, usize)) -> Walked {
         let protobuf::OnConflictClause { action: _, infer, target_list, where_clause, location: _ } = conflict;
         if let Some(infer) = infer {
-            let before = std::mem::replace(&mut self.place, Place::Where);
-            let walked = self.children(NodeRef::InferClause(infer));
-            self.place = before;
-            walked?;
+            self.children(NodeRef::InferClause(infer))?;
         }
         let exposure = self.exposure_of(table);
         if let Some(scope) = self.scopes.last_mut() {
@@ -189,7 +201,12 @@ impl<'a> Walk<'a> {
                 walk.target_table(relation.as_ref().ok_or(Unknown("an UPDATE without a table"))?, Access::Write)?;
             walk.from(from_clause)?;
             walk.assign(target_list, table)?;
-            walk.filter(where_clause.as_deref())?;
+            if from_clause.is_empty() {
+                walk.filter(where_clause.as_deref())?;
+            } else {
+                // Which of the joined rows is chosen ends in the stored values.
+                walk.storing(|walk| walk.maybe(where_clause.as_deref()))?;
+            }
             walk.returning(returning_clause.as_ref(), table)
         })
     }
@@ -321,6 +338,10 @@ impl<'a> Walk<'a> {
         }
         self.all(exprs)
     }
+}
+
+fn is_values(source: &Node) -> bool {
+    matches!(&source.node, Some(NodeEnum::SelectStmt(it)) if !it.values_lists.is_empty())
 }
 
 fn is_null(node: &Node) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pg_query::{NodeEnum, NodeRef, protobuf};
 
-use super::{Item, Place, Source, Touched, Walk, known, name_parts};
+use super::{Item, Source, Touched, Walk, known, name_parts};
 use crate::policy::{Access, TableUse};
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
@@ -101,10 +101,15 @@ impl<'a> Walk<'a> {
 
     pub(super) fn table(&mut self, schema: Option<&str>, name: &str, access: Access) -> ((usize, usize), Exposure) {
         let exposure = self.set.exposure(schema, name);
+        if access == Access::Write && is_systems(schema, name) {
+            // A rule of the view pg_settings makes an UPDATE of it a SET.
+            let why = format!("{name} belongs to the system: settings and catalogs are not written as tables here");
+            self.seen.pinned.get_or_insert(why);
+        }
         match &exposure {
             Exposure::Tagged(_) | Exposure::Derived => {
                 self.touch(name, &exposure);
-                self.seen.reads_tagged |= access == Access::Read && self.place == Place::Value;
+                self.seen.reads_tagged |= access == Access::Read;
             }
             Exposure::Unknown => {
                 self.seen.unknown.insert((schema.map(str::to_owned), name.to_owned()));
@@ -274,5 +279,13 @@ impl<'a> Walk<'a> {
             Some(other) => self.visit(other),
             None => Ok(()),
         }
+    }
+}
+
+/// A relation of the system's, or one that may be.
+fn is_systems(schema: Option<&str>, name: &str) -> bool {
+    match schema {
+        Some("pg_catalog" | "information_schema") => true,
+        _ => name.starts_with("pg_"),
     }
 }

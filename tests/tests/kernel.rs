@@ -439,8 +439,8 @@ def serve(listener):
         connection, _ = listener.accept()
         connection.sendall(b"own\n")
         connection.close()
-for family, bind, hosts in ((socket.AF_INET, "127.0.0.1", ["127.0.0.1"]), (socket.AF_INET, "0.0.0.0", ["127.0.0.1", "127.9.9.9", "0.0.0.0"]),
-                            (socket.AF_INET6, "::1", ["::1"]), (socket.AF_INET6, "::", ["::1", "::", "::ffff:127.0.0.1"])):
+for family, bind, hosts in ((socket.AF_INET, "127.0.0.1", ["127.0.0.1"]), (socket.AF_INET, "0.0.0.0", ["127.0.0.1", "127.9.9.9"]),
+                            (socket.AF_INET6, "::1", ["::1"]), (socket.AF_INET6, "::", ["::1", "::ffff:127.0.0.1"])):
     listener = socket.socket(family)
     listener.bind((bind, 0))
     listener.listen()
@@ -461,7 +461,7 @@ while True:
     let scene = Scene::new();
     let _gateway = scene.gateway();
     let seen = scene.agent(OWN, &[]);
-    assert_eq!(seen.lines().count(), 8, "{seen}");
+    assert_eq!(seen.lines().count(), 6, "{seen}");
     assert!(seen.lines().all(|line| line.ends_with("ok own")), "{seen}");
     // Another agent's server is not the agent's own, nor is a bystander's.
     for owner in ["agents/two", "bystanders", "agents/one/below"] {
@@ -474,7 +474,7 @@ while True:
         server.wait().unwrap();
     }
     let report = block_on(scene.witness.attachments()).unwrap();
-    assert_eq!(report.counters["own_server"], 8);
+    assert_eq!(report.counters["own_server"], 6);
 }
 
 /// Answers every A query with 192.0.2.99 and every other one with nothing; tells who asked whom.

@@ -100,9 +100,12 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: T
 }
 
 async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut Known) -> Result<Session, Refusal> {
-    let destination = known.target.insert(engine.resolve(origin)?).clone();
+    let destination = engine.resolve(origin);
+    known.target = destination.as_ref().ok().cloned();
     let evidence = known.evidence.insert(engine.evidence(origin).await?).clone();
     known.agent = engine.agent_name(origin, &evidence);
+    // Only now: that somebody wanted to go where there is no target is worth a record of who it was.
+    let destination = destination?;
     let principal = engine.identify(origin, &evidence).await?;
     engine.open(id, (origin.clone(), evidence), principal, destination).await
 }

@@ -530,6 +530,32 @@ fn whoever_waits_and_leaves_takes_the_request_back() {
 }
 
 #[test]
+fn whoever_sends_much_ahead_while_waiting_and_leaves_is_noticed() {
+    let world = World::new();
+    let said = world.raw(
+        r#"
+s, stream = session()
+s.sendall(msg(b"Q", b"DELETE FROM payments\0"))
+until(stream, b"N")
+s.setblocking(False)
+sent = 0
+try:
+    while True:
+        sent += s.send(msg(b"Q", b"SELECT 1 -- " + b"x" * 60000 + b"\0"))
+except BlockingIOError:
+    pass
+print(sent > 262144)
+s.close()
+"#,
+    );
+    assert_eq!(said.trim(), "True");
+    system_tests::process::wait_until("the request to be withdrawn", PATIENCE, || {
+        world.shop.env.weir(["approvals", "--json"]).unwrap().stdout.trim() == "[]"
+    })
+    .unwrap();
+}
+
+#[test]
 fn copy_goes_both_ways() {
     let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_in\", \"copy_out\"]"));
     let script = r#"

@@ -1,5 +1,6 @@
 //! Secrets in command lines: hidden before they leave the witness. What looks like the name of a secret hides its value,
-//! and passwords inside URLs go. It errs on the side of hiding.
+//! passwords inside URLs go, and so do the values in what looks like SQL: whether they touch tagged columns only the
+//! protocol knows, and its record has the statement itself. It errs on the side of hiding.
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "[redacted]";
@@ -20,6 +21,11 @@ const NAMES: [&str; 12] = [
     "private-key",
 ];
 
+/// Words that SQL with values in it has.
+const SQL: [&str; 9] = ["select", "insert", "update", "delete", "merge", "values", "copy", "execute", "where"];
+/// Numbers of fewer digits are limits and the like.
+const SHORT_NUMBER: usize = 3;
+
 /// Hides the values of `--token=x`, `--token x`, `PGPASSWORD=x`, `host=h password=x`, `Authorization: Bearer x` and
 /// `scheme://user:x@host`.
 pub(super) fn redact(arguments: Vec<String>) -> Vec<String> {
@@ -31,7 +37,7 @@ pub(super) fn redact(arguments: Vec<String>) -> Vec<String> {
                 return HIDDEN.to_owned();
             }
             hide_next = argument.starts_with('-') && !argument.contains('=') && is_secret_name(&argument);
-            redact_url(&redact_pairs(&argument))
+            redact_sql(redact_url(&redact_pairs(&argument)))
         })
         .collect()
 }
@@ -100,6 +106,48 @@ fn redact_url(argument: &str) -> String {
     text + rest
 }
 
+/// Quoted literals and numbers, where a word of SQL is among several.
+fn redact_sql(argument: String) -> String {
+    let words = argument.split(|c: char| !c.is_ascii_alphabetic());
+    let is_sql = words.clone().any(|word| SQL.iter().any(|sql| word.eq_ignore_ascii_case(sql)));
+    if !is_sql || !argument.contains(char::is_whitespace) {
+        return argument;
+    }
+    let mut text = String::with_capacity(argument.len());
+    let mut rest = &argument[..];
+    while let Some(start) = rest.find(|c: char| c == '\'' || c == '$' || c.is_ascii_digit()) {
+        let (before, literal) = rest.split_at(start);
+        text.push_str(before);
+        let continues_word = before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let length = literal_length(literal);
+        let is_short = length <= SHORT_NUMBER && literal.starts_with(|c: char| c.is_ascii_digit());
+        let is_placeholder = literal.starts_with('$') && length == 1;
+        let is_name = continues_word && !literal.starts_with('\'');
+        text.push_str(if is_short || is_placeholder || is_name { &literal[..length] } else { HIDDEN });
+        rest = &literal[length..];
+    }
+    text + rest
+}
+
+/// Bytes of the literal that `text` begins with: up to the closing quote, or all where there is none; the digits, dots
+/// and dashes of a number; the `$` alone where no dollar quote begins.
+fn literal_length(text: &str) -> usize {
+    if let Some(body) = text.strip_prefix('\'') {
+        // After a backslash it may go on, or not: then too much is hidden.
+        let ends = |&(at, _): &(usize, &str)| !body[..at].ends_with('\\');
+        return body.match_indices('\'').find(ends).map_or(text.len(), |(end, _)| end + 2);
+    }
+    if text.starts_with('$') {
+        let is_tag = |tag: &str| tag.chars().all(|c| c.is_alphanumeric() || c == '_');
+        let Some(tag) = text[1..].find('$').map(|end| &text[..end + 2]).filter(|tag| is_tag(&tag[1..tag.len() - 1]))
+        else {
+            return 1;
+        };
+        return text[tag.len()..].find(tag).map_or(text.len(), |end| end + 2 * tag.len());
+    }
+    text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '-').unwrap_or(text.len())
+}
+
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     NAMES.iter().any(|secret| name.contains(secret))
@@ -123,7 +171,13 @@ mod tests {
             ("postgres://me:a/b@db/orders", "postgres://me:[redacted]@db/orders"),
             ("postgres://db/orders?password=abc&x=1", "postgres://db/orders?password=[redacted]&x=1"),
             ("Authorization: Bearer abc", "Authorization: [redacted]"),
-            ("SELECT 1 WHERE a = 'b'", "SELECT 1 WHERE a = 'b'"),
+            ("SELECT 1 WHERE a = 'b'", "SELECT 1 WHERE a = [redacted]"),
+            ("update c set ssn='900-11-1002' where id=7", "update c set ssn=[redacted] where id=7"),
+            ("update c set ssn=E'9\\'00' where x", "update c set ssn=E[redacted] where x"),
+            ("select * from c where ssn = 900111002", "select * from c where ssn = [redacted]"),
+            ("select $a$ x'y $a$, $1, t1.c2, 'unclosed", "select [redacted], $1, t1.c2, [redacted]"),
+            ("select", "select"),
+            ("it's a value", "it's a value"),
             ("http://host/path", "http://host/path"),
             ("--file=x", "--file=x"),
         ] {

@@ -156,6 +156,13 @@ pub struct Action {
     pub has_limit: Option<bool>,
 }
 
+impl Action {
+    /// An action of which nothing is known but its kind.
+    pub fn of(kind: Kind) -> Self {
+        Self { kind, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableUse {
     /// None where the statement leaves it to the search path.

@@ -247,6 +247,11 @@ impl Session {
         &self.masker
     }
 
+    /// Whether the masks of the policy are still those that the session began with.
+    pub fn masks_are_current(&self) -> bool {
+        self.masks_version == self.engine.masks_version()
+    }
+
     /// The rest of the gateway, for what a protocol shares between sessions.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
@@ -272,9 +277,8 @@ impl Session {
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
         let verdict = config.policy.judge_connect(subject, database.as_deref());
-        let connect =
-            Action { kind: Kind::Connect, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None };
-        let operation = Arc::new(Operation { text, database, actions: vec![connect], refusal: None });
+        let actions = vec![Action::of(Kind::Connect)];
+        let operation = Arc::new(Operation { text, database, actions, refusal: None });
         Judgement::new(operation, verdict, config.gateway.mode, epoch)
     }
 
@@ -373,7 +377,7 @@ impl Session {
     }
 
     async fn still_valid(&self) -> Result<(), SessionError> {
-        if self.masks_version != self.engine.masks_version() {
+        if !self.masks_are_current() {
             return Err(SessionError::MasksChanged);
         }
         if self.live.is_killed() {

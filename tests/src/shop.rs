@@ -47,6 +47,9 @@ detect = ["credit_card", "aws_access_key"]
 with   = "redact"
 "#;
 
+/// What scripts of [`Shop::raw`] begin with.
+pub const RAW: &str = include_str!("raw.py");
+
 /// Agent, issuer and database, configured; the gateway is started by [`Shop::serve`].
 pub struct Shop {
     pub postgres: Postgres,
@@ -98,6 +101,16 @@ impl Shop {
     /// `psql` as the agent would type it: a host, a port, a database; no password, nothing of Weir.
     pub fn psql(&self, sql: &str) -> Place<'_> {
         self.client("psql").args(["--no-psqlrc", "--command", sql])
+    }
+
+    /// A Python script as the agent, which speaks the protocol by hand: see `raw.py`. What it printed.
+    pub fn raw(&self, script: &str) -> Result<String> {
+        self.raw_client(script).run()?.expect_success()
+    }
+
+    /// The same, to be started.
+    pub fn raw_client(&self, script: &str) -> Place<'_> {
+        self.client("/usr/bin/python3").args(["-u", "-c"]).arg(format!("{RAW}\n{script}"))
     }
 
     /// A client of libpq as the agent, told where the database is and nothing else.

@@ -4,7 +4,7 @@
 use system_tests::env::Gateway;
 use system_tests::postgres::{CARD, EMAIL, SSN};
 use system_tests::process::{Finished, PATIENCE};
-use system_tests::shop::{POLICY, Shop};
+use system_tests::shop::{POLICY, RAW, Shop};
 
 /// The scene with a running gateway. Dropped in this order.
 struct World {
@@ -252,57 +252,9 @@ fn pgbench_runs_in_all_its_modes() {
 }
 
 /// A client without a library: speaks bytes, and prints what it got.
-const RAW: &str = r#"
-import os, socket, struct, sys
-def connect():
-    s = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])), timeout=60)
-    return s
-def startup(s, **more):
-    body = struct.pack(">I", 196608)
-    for k, v in dict(user="coder", database="orders", **more).items():
-        body += k.encode() + b"\0" + v.encode() + b"\0"
-    s.sendall(struct.pack(">I", len(body) + 5) + body + b"\0")
-def msg(tag, body=b""):
-    return tag + struct.pack(">I", len(body) + 4) + body
-def messages(s):
-    data = b""
-    while True:
-        while len(data) >= 5 and len(data) >= 1 + struct.unpack(">I", data[1:5])[0]:
-            end = 1 + struct.unpack(">I", data[1:5])[0]
-            yield data[:1], data[5:end]
-            data = data[end:]
-        try:
-            more = s.recv(65536)
-        except ConnectionResetError:
-            return
-        if not more:
-            return
-        data += more
-def until(stream, tag):
-    seen = []
-    for t, body in stream:
-        seen.append((t, body))
-        if t == tag:
-            break
-    return seen
-def errors(seen):
-    for t, body in seen:
-        if t == b"E":
-            fields = dict((f[:1], f[1:].decode()) for f in body.split(b"\0") if f)
-            print(fields[b"S"], fields[b"C"], fields[b"M"])
-def session():
-    s = connect()
-    startup(s)
-    stream = messages(s)
-    until(stream, b"Z")
-    return s, stream
-"#;
-
 impl World {
     fn raw(&self, script: &str) -> String {
-        let ran = self.python(&format!("{RAW}\n{script}"));
-        assert!(ran.success(), "{}\n{}", ran.stdout, ran.stderr);
-        ran.stdout
+        self.shop.raw(script).unwrap()
     }
 }
 
@@ -581,6 +533,35 @@ with psycopg.connect("") as c:
 "#;
     let ran = world.python(script);
     assert_eq!(ran.stdout, "(5003, '[redacted:credit_card]')\n5003 False\n22P02\n42501\n", "{}", ran.stderr);
+}
+
+#[test]
+fn after_copy_the_session_goes_on() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_in\", \"copy_out\"]"));
+    let rows = "\\copy payments (order_id, card_number, note) from program 'printf \"1\\t2\\t3\\n\"'";
+    let psql =
+        world.script(&[rows, "SELECT id, ssn FROM customers ORDER BY id LIMIT 1", rows, "DROP TABLE orders", rows]);
+    assert!(psql.stdout.contains("*1002") && psql.stdout.matches("COPY 1").count() == 3, "{psql:?}");
+    assert!(psql.stderr.contains("denied by policy"), "{psql:?}");
+    // Two in one text, one after the other and with all data sent ahead.
+    let said = world.raw(
+        r#"
+s, stream = session()
+copy = b"COPY payments (order_id, card_number, note) FROM STDIN"
+both = query(copy + b"; " + copy)
+row = msg(b"d", b"1\t2\t3\n") + msg(b"c")
+s.sendall(both)
+for _ in range(2):
+    until(stream, b"G")
+    s.sendall(row)
+print([body for tag, body in until(stream, b"Z") if tag == b"C"])
+s.sendall(both + row + row + query(b"DROP TABLE orders"))
+print([body for tag, body in until(stream, b"Z") if tag == b"C"])
+errors(until(stream, b"Z"))
+"#,
+    );
+    // The first of the first two was read with what came before it.
+    assert!(said.matches("COPY 1").count() == 3 && said.contains("42501"), "{said}");
 }
 
 #[test]

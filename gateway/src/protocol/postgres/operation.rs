@@ -108,19 +108,22 @@ pub enum Name {
     Fetches(String),
 }
 
+impl Name {
+    /// The bare name.
+    pub fn word(&self) -> &str {
+        match self {
+            Self::Prepares(name) | Self::Executes(name) | Self::Declares(name) | Self::Fetches(name) => name,
+        }
+    }
+}
+
 impl Parsed {
     /// Everything that would be done: the input of rules.
     pub fn actions(&self) -> Vec<Action> {
         match self {
             Self::Statements(statements) => statements.iter().flat_map(|it| it.actions.iter().cloned()).collect(),
             Self::Empty => Vec::new(),
-            Self::Unparsed { .. } => vec![Action {
-                kind: Kind::Unparsed,
-                tables: Vec::new(),
-                functions: Vec::new(),
-                has_where: None,
-                has_limit: None,
-            }],
+            Self::Unparsed { .. } => vec![Action::of(Kind::Unparsed)],
         }
     }
 

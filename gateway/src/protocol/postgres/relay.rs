@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::cancel::Waiting;
 use super::reply::{Fault, HIGH_WATER, Own, Replies, Until};
@@ -34,6 +34,8 @@ use crate::session::{Forwarded, Permit, Session, SessionError};
 const MAX_AHEAD: usize = 256 << 10;
 /// Messages that the target may owe; then the client is not read any more.
 const MAX_OWED: usize = 10_000;
+/// How often it is looked whether a client that is not read is still there.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 /// The last bytes of a session must be taken by then.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The statement by which a text is looked at before it runs, in the session of the client's.
@@ -100,6 +102,8 @@ pub(super) struct Relay<'s> {
     missing: HashSet<(Option<String>, String)>,
     waiting: Arc<Waiting>,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
+    /// Set while the client is not read, so that its end is not seen by reading.
+    next_look: Option<Pin<Box<Sleep>>>,
 }
 
 /// One connection and what was read from it.
@@ -184,6 +188,7 @@ impl<'s> Relay<'s> {
             missing: HashSet::new(),
             waiting: ends.waiting,
             killed: Box::pin(session.killed()),
+            next_look: None,
         }
     }
 
@@ -302,8 +307,23 @@ impl<'s> Relay<'s> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(End::Client(error))),
                 Poll::Pending => {}
             }
+            self.next_look = None;
+        } else if self.poll_client_left(cx).is_ready() {
+            return Poll::Ready(Err(End::ClientLeft));
         }
         if moved { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Ready when a client that is not read has closed its end.
+    fn poll_client_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let look = self.next_look.get_or_insert_with(|| Box::pin(sleep(LOOK_AFTER)));
+            ready!(look.as_mut().poll(cx));
+            self.next_look = None;
+            if self.client.stream.is_closed_by_peer() {
+                return Poll::Ready(());
+            }
+        }
     }
 
     fn client_may_send(&self) -> bool {
@@ -404,6 +424,8 @@ impl<'s> Relay<'s> {
                 self.sync(range);
                 return Ok(());
             }
+            // What statements show is known by the catalog of the masks of this moment.
+            _ if !self.session.masks_are_current() => return Err(SessionError::MasksChanged.into()),
             // An error at the target means the same as a denial here: all up to the Sync is ignored.
             _ if self.front == Front::Absorbing || self.replies.skipping => return Ok(()),
             _ => {}
@@ -432,7 +454,7 @@ impl<'s> Relay<'s> {
 
     fn copy_message(&mut self, tag: u8, range: Range<usize>) {
         // The target ignores what comes when it takes no data: a client may still be sending when a COPY has failed.
-        if self.front == Front::Open {
+        if self.front == Front::Open && !self.replies.is_idle() {
             self.to_target.harmless(self.client.inbox.bytes(range));
             if tag != b'd' {
                 self.replies.copy_ended();

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::catalog::TaggedSet;
-use super::statement::{Columns, Description, Names, Portal, Prepared};
+use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared};
 use super::wire::{
     self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
 };
@@ -48,6 +48,7 @@ enum Expected {
     FunctionCall(Box<Running>),
     Parse {
         name: Vec<u8>,
+        id: u64,
         previous: Option<Prepared>,
     },
     Bind {
@@ -64,12 +65,14 @@ enum Expected {
     Execute(Box<Running>),
     /// Of an empty statement.
     ExecuteNothing,
-    Close,
+    /// And what the name stood for: where the Close is not reached, it still does.
+    Close(Closed),
     Sync {
         batch: u64,
     },
-    /// The client's end of COPY data stands here; nothing is owed for it.
-    CopyEnd,
+    /// So many ends of COPY data, sent before the target asked for any; nothing is owed for them. Never the first: see
+    /// [`Replies::answered_one`].
+    CopyEnds(u32),
 }
 
 /// A statement that runs.
@@ -84,6 +87,8 @@ pub(super) struct Running {
     pub(super) checked: Vec<Option<Columns>>,
     /// Of an Execute: its portal.
     pub(super) portal: Option<Portal>,
+    /// It makes names by SQL, which stand for something once it has succeeded.
+    pub(super) makes_names: Option<Arc<Judged>>,
     statement: usize,
     plan: Option<Arc<Plan>>,
     hits: Hits,
@@ -124,6 +129,7 @@ impl Running {
             ends_transaction: false,
             checked: Vec::new(),
             portal: None,
+            makes_names: None,
             statement: 0,
             plan: None,
             hits: Hits::default(),
@@ -189,8 +195,8 @@ impl<'s> Replies<'s> {
         self.expected.push_back(Expected::FunctionCall(running));
     }
 
-    pub(super) fn parse(&mut self, name: Vec<u8>, previous: Option<Prepared>) {
-        self.expected.push_back(Expected::Parse { name, previous });
+    pub(super) fn parse(&mut self, name: Vec<u8>, id: u64, previous: Option<Prepared>) {
+        self.expected.push_back(Expected::Parse { name, id, previous });
     }
 
     pub(super) fn bind(&mut self, name: Vec<u8>, id: u64, previous: Option<Portal>) {
@@ -214,8 +220,8 @@ impl<'s> Replies<'s> {
         self.expected.push_back(Expected::ExecuteNothing);
     }
 
-    pub(super) fn close(&mut self) {
-        self.expected.push_back(Expected::Close);
+    pub(super) fn close(&mut self, closed: Closed) {
+        self.expected.push_back(Expected::Close(closed));
     }
 
     pub(super) fn sync(&mut self, batch: u64) {
@@ -226,9 +232,27 @@ impl<'s> Replies<'s> {
         }
     }
 
+    /// The client has sent the end of COPY data. Of what was sent before the target asked for it a note is kept.
     pub(super) fn copy_ended(&mut self) {
-        self.copying_in = false;
-        self.expected.push_back(Expected::CopyEnd);
+        if std::mem::take(&mut self.copying_in) {
+            return;
+        }
+        match self.expected.back_mut() {
+            Some(Expected::CopyEnds(count)) => *count = count.saturating_add(1),
+            Some(_) => self.expected.push_back(Expected::CopyEnds(1)),
+            // Nothing runs that could take data.
+            None => {}
+        }
+    }
+
+    /// The first of what the target owes is done.
+    fn answered_one(&mut self) -> Option<Expected> {
+        let answered = self.expected.pop_front();
+        if let Some(Expected::CopyEnds(_)) = self.expected.front() {
+            // What they stood behind asked for no data: the target ignores them.
+            self.expected.pop_front();
+        }
+        answered
     }
 
     /// What comes next is the answer to the gateway's own messages.
@@ -336,7 +360,6 @@ impl<'s> Replies<'s> {
         out: &mut MaskedBuffer,
         run: &mut Run,
     ) -> Result<(), Fault> {
-        self.skip_copy_end();
         let unexpected = Err(Fault::Unexpected(char::from(tag)));
         let message = inbox.bytes(range);
         match (tag, self.expected.front_mut()) {
@@ -352,7 +375,7 @@ impl<'s> Replies<'s> {
                 }
                 self.copying_in = false;
                 self.flush(run, inbox, out)?;
-                if let Some(Expected::Execute(running)) = self.expected.pop_front() {
+                if let Some(Expected::Execute(running)) = self.answered_one() {
                     self.finish(running, (tag == b's').then_some("suspended"));
                 }
             }
@@ -360,13 +383,18 @@ impl<'s> Replies<'s> {
                 self.flush(run, inbox, out)?;
                 self.ready(message)?;
             }
-            (b'1', Some(Expected::Parse { .. }))
-            | (b'3', Some(Expected::Close))
-            | (b'I', Some(Expected::ExecuteNothing)) => {
-                self.expected.pop_front();
+            (b'3', Some(Expected::Close(_))) | (b'I', Some(Expected::ExecuteNothing)) => {
+                self.answered_one();
+            }
+            (b'1', Some(Expected::Parse { .. })) => {
+                if let Some(Expected::Parse { name, id, .. }) = self.answered_one()
+                    && let Some(statement) = self.names.statement_mut(&name).filter(|statement| statement.id == id)
+                {
+                    statement.confirmed = true;
+                }
             }
             (b'2', Some(Expected::Bind { .. })) => {
-                if let Some(Expected::Bind { name, id, .. }) = self.expected.pop_front()
+                if let Some(Expected::Bind { name, id, .. }) = self.answered_one()
                     && let Some(portal) = self.names.portal_mut(&name).filter(|portal| portal.id == id)
                 {
                     portal.confirmed = true;
@@ -379,20 +407,17 @@ impl<'s> Replies<'s> {
         Ok(())
     }
 
-    fn skip_copy_end(&mut self) {
-        while matches!(self.expected.front(), Some(Expected::CopyEnd)) {
-            self.expected.pop_front();
-        }
-    }
-
     /// From here to the end of the client's data the target ignores Sync: those that were sent ahead are not answered.
     fn copy_in_begins(&mut self) -> Result<(), Fault> {
         self.copying_in = true;
         while self.expected.len() > 1 {
             match self.expected.remove(1) {
                 Some(Expected::Sync { .. }) => {}
-                Some(Expected::CopyEnd) => {
+                Some(Expected::CopyEnds(count)) => {
                     self.copying_in = false;
+                    if count > 1 {
+                        self.expected.insert(1, Expected::CopyEnds(count - 1));
+                    }
                     break;
                 }
                 _ => return Err(Fault::CopyOrder),
@@ -403,7 +428,7 @@ impl<'s> Replies<'s> {
 
     fn ready(&mut self, message: &[u8]) -> Result<(), Fault> {
         self.state = transaction_state(message)?;
-        let batch = match self.expected.pop_front() {
+        let batch = match self.answered_one() {
             Some(Expected::Query(running) | Expected::FunctionCall(running)) => {
                 self.finish(running, None);
                 None
@@ -424,7 +449,10 @@ impl<'s> Replies<'s> {
     }
 
     fn finish(&mut self, running: Box<Running>, outcome: Option<&str>) {
-        let Running { forwarded, mut summary, hits, .. } = *running;
+        let Running { forwarded, mut summary, hits, makes_names, .. } = *running;
+        if let (Some(judged), None, false) = (makes_names, outcome, summary.outcome.starts_with("ERROR")) {
+            self.names.remember(&judged);
+        }
         if summary.outcome.is_empty() {
             outcome.unwrap_or("completed").clone_into(&mut summary.outcome);
         }
@@ -436,7 +464,6 @@ impl<'s> Replies<'s> {
 
     /// RowDescription, NoData, ParameterDescription.
     fn description(&mut self, tag: u8, message: &[u8]) -> Result<Shown, Fault> {
-        self.skip_copy_end();
         match (tag, self.expected.front_mut()) {
             (b'T', Some(Expected::Query(running))) => {
                 let plan = match &self.known {
@@ -457,12 +484,12 @@ impl<'s> Replies<'s> {
             (b't', Some(Expected::DescribeStatement(_))) => {}
             (b'T' | b'n', Some(Expected::DescribeStatement(description))) => {
                 description.set(described(tag, message)?);
-                self.expected.pop_front();
+                self.answered_one();
             }
             (b'T' | b'n', Some(Expected::DescribePortal { description, hidden })) => {
                 description.set(described(tag, message)?);
                 let shown = if *hidden { Shown::Hidden } else { Shown::ToClient };
-                self.expected.pop_front();
+                self.answered_one();
                 return Ok(shown);
             }
             _ => return Err(Fault::Unexpected(char::from(tag))),
@@ -472,7 +499,6 @@ impl<'s> Replies<'s> {
 
     /// What to do with a row, by the plan of the statement that runs.
     fn row(&mut self) -> Result<Row, Fault> {
-        self.skip_copy_end();
         let (masker, limit) = (self.masker, self.content_limit);
         let running = match self.expected.front_mut() {
             Some(Expected::Query(running)) => running,
@@ -627,9 +653,19 @@ impl<'s> Replies<'s> {
         if tag == b'S' {
             check_setting(message)?;
         }
-        let tagged = tag == b'N' && self.texts_withheld();
+        let tagged = match tag {
+            b'N' => self.texts_withheld(),
+            // Whoever sent it, through whatever function or trigger, may have put any row into it.
+            b'A' => self.masker.rules().iter().any(|rule| !rule.columns.is_empty()),
+            _ => false,
+        };
         match self.masker.pass_text(tagged, message) {
             Ok(passed) => self.send(&passed, out),
+            Err(NeedsMasking::Columns) if tag == b'A' => {
+                let mut notification = Vec::new();
+                wire::withheld_notification(&mut notification, message)?;
+                self.send(&Masked::from_gateway(&notification), out);
+            }
             Err(NeedsMasking::Columns) => {
                 let mut notice = Vec::new();
                 let text = "a notice of the target's is withheld, because the statement touches masked columns";
@@ -662,7 +698,6 @@ impl<'s> Replies<'s> {
     }
 
     fn error(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        self.skip_copy_end();
         wire::report_fields(message)?;
         let code = wire::sqlstate(message).unwrap_or("XX000").to_owned();
         if let Some(running) = self.running_mut() {
@@ -699,7 +734,7 @@ impl<'s> Replies<'s> {
         // Names go back to what they stood for, the last change first.
         for expected in failed.into_iter().rev() {
             match expected {
-                Expected::Parse { name, previous } => {
+                Expected::Parse { name, previous, .. } => {
                     // There was room for it before.
                     let _ = self.names.set_statement(&name, previous);
                 }
@@ -707,6 +742,7 @@ impl<'s> Replies<'s> {
                     let _ = self.names.set_portal(&name, previous);
                 }
                 Expected::Execute(running) => self.finish(running, Some("not run")),
+                Expected::Close(closed) => self.names.reopen(closed),
                 _ => {}
             }
         }

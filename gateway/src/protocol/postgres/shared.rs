@@ -151,6 +151,12 @@ impl State {
 }
 
 impl Catalog {
+    /// In the place of one that cannot be had: it understands nothing.
+    pub(super) fn unknown() -> Self {
+        let set = Arc::new(TaggedSet::empty(std::time::SystemTime::now()));
+        Self { set, read_at: Instant::now(), masks_version: 0, known: Mutex::default() }
+    }
+
     /// What a text does, from memory or by reading it.
     pub(super) async fn understand(&self, analyser: &Analyser, text: &Arc<str>) -> Arc<Parsed> {
         if let Some(parsed) = self.known().get(text) {

@@ -2,11 +2,11 @@
 //! that were bound.
 //!
 //! A name here must never stand for another text than it does at the target, or one statement would be judged and another
-//! one run. Where the two could drift apart (a name that exists already, a portal whose Bind may have failed) the relay waits
-//! for the target's word first; where a name may have changed by SQL (PREPARE, DEALLOCATE, DECLARE) it is forgotten here, and
-//! using it is an error.
+//! one run. What a client sends ahead is taken down at once, but it is used only by the same batch, which the target ignores
+//! from the first error on; any later batch waits until the target has confirmed it. What SQL makes (PREPARE, DECLARE) is
+//! known when it has succeeded. A name that may have changed is forgotten, and using it is an error or denied.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::operation::{Class, Name, Parsed, Statement};
@@ -21,7 +21,7 @@ const MAX_STATEMENTS: usize = 10_000;
 const MAX_BYTES: usize = 64 << 20;
 /// Portals that a session may have.
 const MAX_PORTALS: usize = 1_000;
-/// Names made by SQL that are remembered.
+/// Names made by SQL that are remembered; their texts count among [`MAX_BYTES`].
 const MAX_SQL_NAMES: usize = 10_000;
 
 /// A text, what it does and what policy says of that.
@@ -41,8 +41,8 @@ pub(super) struct Effects {
     /// Prepared statements and cursors that it makes.
     prepares: Vec<String>,
     declares: Vec<String>,
-    /// Prepared statements and cursors that it uses.
-    uses: Vec<Name>,
+    /// Prepared statements and cursors that it uses, without those that the same text has made before.
+    pub(super) uses: Vec<Name>,
     deallocates: Option<Deallocated>,
     /// The catalog may be another one afterwards.
     pub(super) changes_catalog: bool,
@@ -112,10 +112,6 @@ impl Judged {
         matches!(self.judgement.gate(), Gate::Deny { .. }) && !self.is_empty()
     }
 
-    pub(super) fn is_allowed(&self) -> bool {
-        matches!(self.judgement.gate(), Gate::Allow { .. })
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         matches!(*self.parsed, Parsed::Empty)
     }
@@ -124,6 +120,22 @@ impl Judged {
         match &*self.parsed {
             Parsed::Statements(statements) => statements,
             Parsed::Empty | Parsed::Unparsed { .. } => &[],
+        }
+    }
+
+    /// Whether it makes names that it must be remembered for, when it has succeeded.
+    pub(super) fn makes_names(&self) -> bool {
+        !self.effects.prepares.is_empty() || !self.effects.declares.is_empty()
+    }
+
+    /// The statements that run when a name is used that this text, or its one statement that is `maker`, stands for. None:
+    /// that is not one statement.
+    pub(super) fn behind(&self, maker: Option<&Name>) -> Option<&[Statement]> {
+        let Some(maker) = maker else { return Some(self.statements()).filter(|it| !it.is_empty()) };
+        let mut made = self.statements().iter().enumerate().filter(|(_, it)| it.name.as_ref() == Some(maker));
+        match (made.next(), made.next()) {
+            (Some((at, _)), None) => self.statements().get(at..=at),
+            _ => None,
         }
     }
 
@@ -178,6 +190,8 @@ impl Effects {
             match &statement.name {
                 Some(Name::Prepares(name)) => effects.prepares.push(name.clone()),
                 Some(Name::Declares(name)) => effects.declares.push(name.clone()),
+                Some(Name::Executes(name)) if effects.prepares.contains(name) => {}
+                Some(Name::Fetches(name)) if effects.declares.contains(name) => {}
                 Some(used) => effects.uses.push(used.clone()),
                 None => {}
             }
@@ -260,8 +274,12 @@ fn discards_all(text: &str) -> bool {
 /// A prepared statement of the extended protocol.
 #[derive(Clone)]
 pub(super) struct Prepared {
+    pub(super) id: u64,
     pub(super) judged: Arc<Judged>,
     pub(super) description: Description,
+    pub(super) batch: u64,
+    /// The target has it under this name.
+    pub(super) confirmed: bool,
 }
 
 /// The columns of a result, once the target has described it: shared by all that was sent for one statement or portal, also
@@ -300,6 +318,12 @@ pub(super) struct Portal {
     pub(super) confirmed: bool,
 }
 
+/// A name that was closed, with what it stood for.
+pub(super) enum Closed {
+    Statement(Vec<u8>, Option<Prepared>),
+    Portal(Vec<u8>, Option<Portal>),
+}
+
 /// No room for another one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
@@ -317,8 +341,8 @@ pub(super) struct Names {
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Portal>,
     bytes: usize,
-    /// Statements prepared and cursors declared by SQL, which touch no tagged table.
-    sql: HashSet<Name>,
+    /// The texts in which SQL has prepared statements and declared cursors.
+    sql: HashMap<Name, Arc<str>>,
     next_id: u64,
 }
 
@@ -330,6 +354,10 @@ impl Names {
 
     pub(super) fn statement(&self, name: &[u8]) -> Option<&Prepared> {
         self.statements.get(name)
+    }
+
+    pub(super) fn statement_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
+        self.statements.get_mut(name)
     }
 
     pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
@@ -344,7 +372,7 @@ impl Names {
     pub(super) fn may_be_prepared(&self, name: &[u8]) -> bool {
         !name.is_empty()
             && (self.statements.contains_key(name)
-                || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains(&Name::Prepares(name.to_owned()))))
+                || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains_key(&Name::Prepares(name.to_owned()))))
     }
 
     /// Puts a statement in its place, or takes it away; returns what was there.
@@ -357,6 +385,7 @@ impl Names {
                 return Err(Full::Bytes);
             }
             self.bytes += new.judged.text.len();
+            self.forget_sql(name, Name::Prepares);
         }
         let old = match new {
             Some(new) => self.statements.insert(name.to_vec(), new),
@@ -376,6 +405,7 @@ impl Names {
                 return Err(Full::Bytes);
             }
             self.bytes += new.values.len();
+            self.forget_sql(name, Name::Declares);
         }
         let old = match new {
             Some(new) => self.portals.insert(name.to_vec(), new),
@@ -383,6 +413,30 @@ impl Names {
         };
         self.bytes -= old.as_ref().map_or(0, |old| old.values.len());
         Ok(old)
+    }
+
+    /// Takes a statement's name away.
+    pub(super) fn close_statement(&mut self, name: Vec<u8>) -> Closed {
+        let statement = self.statements.remove(&name);
+        self.bytes -= statement.as_ref().map_or(0, |it| it.judged.text.len());
+        Closed::Statement(name, statement)
+    }
+
+    /// Takes a portal's name away.
+    pub(super) fn close_portal(&mut self, name: Vec<u8>) -> Closed {
+        let portal = self.portals.remove(&name);
+        self.bytes -= portal.as_ref().map_or(0, |it| it.values.len());
+        Closed::Portal(name, portal)
+    }
+
+    /// The target did not come to it.
+    pub(super) fn reopen(&mut self, closed: Closed) {
+        // There was room for it before.
+        match closed {
+            Closed::Statement(name, Some(statement)) => drop(self.set_statement(&name, Some(statement))),
+            Closed::Portal(name, Some(portal)) => drop(self.set_portal(&name, Some(portal))),
+            Closed::Statement(_, None) | Closed::Portal(_, None) => {}
+        }
     }
 
     /// A transaction has ended, and with it the portals that were bound in it.
@@ -400,17 +454,18 @@ impl Names {
         });
     }
 
-    /// A statement is forwarded that may change names at the target.
-    pub(super) fn apply(&mut self, judged: &Judged) {
+    /// A statement is forwarded that may change names at the target: what they stand for is not known until it has succeeded.
+    pub(super) fn forget(&mut self, judged: &Judged) {
         let effects = &judged.effects;
         match &effects.deallocates {
             Some(Deallocated::One(name)) => {
                 // Taking away cannot fail.
                 let _ = self.set_statement(name.as_bytes(), None);
-                self.sql.remove(&Name::Prepares(name.clone()));
+                self.forget_sql(name.as_bytes(), Name::Prepares);
             }
             Some(Deallocated::All) => {
                 self.bytes -= self.statements.values().map(|it| it.judged.text.len()).sum::<usize>();
+                self.bytes -= self.sql.values().map(|text| text.len()).sum::<usize>();
                 self.statements.clear();
                 self.sql.clear();
             }
@@ -418,45 +473,48 @@ impl Names {
         }
         for name in &effects.prepares {
             let _ = self.set_statement(name.as_bytes(), None);
-            self.remember(Name::Prepares(name.clone()), judged);
+            self.forget_sql(name.as_bytes(), Name::Prepares);
         }
         for name in &effects.declares {
             let _ = self.set_portal(name.as_bytes(), None);
-            self.remember(Name::Declares(name.clone()), judged);
+            self.forget_sql(name.as_bytes(), Name::Declares);
         }
     }
 
-    fn remember(&mut self, name: Name, judged: &Judged) {
-        if judged.statements().iter().any(|it| it.class != Class::Untouched) {
-            self.sql.remove(&name);
-        } else if self.sql.len() < MAX_SQL_NAMES {
-            self.sql.insert(name);
+    fn forget_sql(&mut self, name: &[u8], made: fn(String) -> Name) {
+        if let (false, Ok(name)) = (self.sql.is_empty(), std::str::from_utf8(name)) {
+            self.bytes -= self.sql.remove(&made(name.to_owned())).map_or(0, |text| text.len());
         }
     }
 
-    /// Whether the statement's result must be looked at before it runs: it names tagged tables, or something that may.
-    pub(super) fn touches_tagged(&self, statement: &Statement) -> bool {
-        let Class::Plain { relations } = &statement.class else { return statement.class != Class::Untouched };
-        if !relations.is_empty() {
-            return true;
+    /// A statement that makes names has succeeded at the target.
+    pub(super) fn remember(&mut self, judged: &Judged) {
+        let prepared = judged.effects.prepares.iter().cloned().map(Name::Prepares);
+        for name in prepared.chain(judged.effects.declares.iter().cloned().map(Name::Declares)) {
+            // Without room for it, the name stays unknown.
+            if self.sql.len() < MAX_SQL_NAMES && self.bytes + judged.text.len() <= MAX_BYTES {
+                self.bytes += judged.text.len();
+                self.bytes -= self.sql.insert(name, Arc::clone(&judged.text)).map_or(0, |old| old.len());
+            }
         }
-        match &statement.name {
-            Some(Name::Executes(name)) => {
-                let by_sql = self.sql.contains(&Name::Prepares(name.clone()));
-                let by_protocol = self
-                    .statements
-                    .get(name.as_bytes())
-                    .is_some_and(|prepared| prepared.judged.statements().iter().all(|it| it.class == Class::Untouched));
-                !(by_sql || by_protocol)
+    }
+
+    /// The text behind a name that a statement uses, and what made it where that was SQL. None: nobody here knows. Certain when
+    /// the target owes nothing.
+    pub(super) fn text_of(&self, used: &Name) -> Option<(Arc<str>, Option<Name>)> {
+        let (by_protocol, maker) = match used {
+            Name::Executes(name) | Name::Prepares(name) => {
+                let statement = self.statements.get(name.as_bytes()).filter(|it| it.confirmed);
+                (statement.map(|it| &it.judged), Name::Prepares(name.clone()))
             }
-            Some(Name::Fetches(name)) => {
-                let by_protocol = self
-                    .portals
-                    .get(name.as_bytes())
-                    .is_some_and(|portal| portal.judged.statements().iter().all(|it| it.class == Class::Untouched));
-                !(self.sql.contains(&Name::Declares(name.clone())) || by_protocol)
+            Name::Fetches(name) | Name::Declares(name) => {
+                let portal = self.portals.get(name.as_bytes()).filter(|it| it.confirmed);
+                (portal.map(|it| &it.judged), Name::Declares(name.clone()))
             }
-            _ => true,
+        };
+        match by_protocol {
+            Some(judged) => Some((Arc::clone(&judged.text), None)),
+            None => self.sql.get(&maker).map(|text| (Arc::clone(text), Some(maker))),
         }
     }
 }

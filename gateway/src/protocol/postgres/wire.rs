@@ -511,6 +511,20 @@ pub fn ready_for_query(out: &mut Vec<u8>, state: TransactionState) {
     message(out, b'Z', |out| out.push(state.byte()));
 }
 
+/// A NotificationResponse with its payload taken out.
+pub fn withheld_notification(out: &mut Vec<u8>, notification: &[u8]) -> Result<(), Malformed> {
+    let mut fields = Fields::of(notification);
+    let (process, channel) = (fields.u32()?, fields.string()?);
+    fields.string()?;
+    fields.end()?;
+    message(out, b'A', |out| {
+        out.extend_from_slice(&process.to_be_bytes());
+        put_string(out, channel);
+        put_string(out, b"");
+    });
+    Ok(())
+}
+
 /// AuthenticationOk.
 pub fn authentication_ok(out: &mut Vec<u8>) {
     message(out, b'R', |out| out.extend_from_slice(&0u32.to_be_bytes()));

@@ -101,8 +101,10 @@ pub(super) fn classify(node: NodeRef<'_>) -> Result<Option<Utility<'_>>, Unknown
         NodeRef::DeclareCursorStmt(it) => {
             new(K::Declare, "DECLARE CURSOR").reading().named(Name::Declares(it.portalname.clone()))
         }
-        NodeRef::FetchStmt(it) if it.ismove => new(K::Fetch, "MOVE"),
-        NodeRef::FetchStmt(it) => new(K::Fetch, "FETCH").named(Name::Fetches(it.portalname.clone())),
+        // MOVE runs what is behind the name as FETCH does.
+        NodeRef::FetchStmt(it) => {
+            new(K::Fetch, if it.ismove { "MOVE" } else { "FETCH" }).named(Name::Fetches(it.portalname.clone()))
+        }
         NodeRef::ClosePortalStmt(_) => new(K::Fetch, "CLOSE"),
         NodeRef::CopyStmt(it) => copy(it),
         NodeRef::TransactionStmt(_) => new(K::Transaction, "a transaction command"),

@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
     fn nested(&mut self, kind: Kind, body: impl FnOnce(&mut Self) -> Walked) -> Walked {
         let before = self.at;
         self.at = self.actions.len();
-        self.actions.push(Action { kind, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None });
+        self.actions.push(Action::of(kind));
         let walked = body(self);
         self.at = before;
         walked
@@ -225,7 +225,7 @@ impl<'a> Walk<'a> {
     fn add_action(&mut self, kind: Kind, function: Option<&str>) {
         let functions: Vec<String> = function.into_iter().map(str::to_owned).collect();
         if !self.extra.iter().any(|it| it.kind == kind && it.functions == functions) {
-            self.extra.push(Action { kind, tables: Vec::new(), functions, has_where: None, has_limit: None });
+            self.extra.push(Action { functions, ..Action::of(kind) });
         }
     }
 

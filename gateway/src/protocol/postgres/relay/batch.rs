@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, Outcome, plain, running};
+use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running};
 use super::{End, Front, PROBE, Relay};
 use crate::protocol::postgres::reply::{Fault, Until};
 use crate::protocol::postgres::statement::{Description, Portal, Prepared};
@@ -51,13 +51,15 @@ impl Relay<'_> {
             }
         }
         let taken = self.replies.names.may_be_prepared(&name);
-        let prepared = Prepared { judged, description: Description::default() };
+        let id = self.replies.names.fresh_id();
+        let description = Description::default();
+        let prepared = Prepared { id, judged, description, batch: self.batch, confirmed: false };
         let previous = match self.replies.names.set_statement(&name, Some(prepared)) {
             Ok(previous) => previous,
             Err(full) => return self.batch_problem(&Report::new(Severity::Error, "54000", full.to_string())).await,
         };
         self.to_target.harmless(self.client.inbox.bytes(range));
-        self.replies.parse(name, previous);
+        self.replies.parse(name, id, previous);
         self.in_batch();
         if taken {
             self.drain().await?;
@@ -68,10 +70,9 @@ impl Relay<'_> {
     pub(super) async fn bind(&mut self, range: Range<usize>) -> Result<(), End> {
         let message = wire::bind(self.client.inbox.bytes(range.clone()))?;
         let name = message.portal.to_vec();
-        let Some(prepared) = self.replies.names.statement(message.statement).cloned() else {
-            let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(message.statement));
-            return self.batch_problem(&Report::new(Severity::Error, "26000", text)).await;
-        };
+        let statement = message.statement.to_vec();
+        let Some(prepared) = self.certain_statement(&statement).await? else { return Ok(()) };
+        let message = wire::bind(self.client.inbox.bytes(range.clone()))?;
         let parameters = shown_parameters(&message, prepared.judged.redact_parameters);
         let portal = Portal {
             id: self.replies.names.fresh_id(),
@@ -97,13 +98,10 @@ impl Relay<'_> {
     }
 
     pub(super) async fn describe(&mut self, range: Range<usize>) -> Result<(), End> {
-        let (kind, name) = self.named(range.clone())?;
+        let (kind, name) = self.kind_and_name(range.clone())?;
         if kind == b'S' {
-            let Some(description) = self.replies.names.statement(&name).map(|it| it.description.clone()) else {
-                let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(&name));
-                return self.batch_problem(&Report::new(Severity::Error, "26000", text)).await;
-            };
-            self.replies.describe_statement(description);
+            let Some(prepared) = self.certain_statement(&name).await? else { return Ok(()) };
+            self.replies.describe_statement(prepared.description);
         } else {
             let Some(portal) = self.replies.names.portal_mut(&name) else {
                 return self.unknown_portal(&name).await;
@@ -143,7 +141,14 @@ impl Relay<'_> {
             self.in_batch();
             return Ok(());
         }
-        let looked_at = self.must_be_looked_at(&judged);
+        let named = match self.named(&judged).await {
+            Ok(named) => named,
+            Err(problem) => return self.batch_problem(&problem?).await,
+        };
+        if self.replies.skipping {
+            return Ok(());
+        }
+        let looked_at = must_be_looked_at(&judged, named.as_ref());
         let mut refused = None;
         if looked_at {
             self.ask_portal(&portal, &name);
@@ -158,7 +163,7 @@ impl Relay<'_> {
         } else if !portal.asked && portal.statement_description.get().is_none() {
             self.ask_portal(&portal, &name);
         }
-        let judgement = refused.as_ref().unwrap_or(&judged.judgement);
+        let judgement = refused.as_ref().unwrap_or(judgement(&judged, named.as_ref()));
         let outcome = self.decide(judgement, &judged, range, Some(&portal), Answer::Batch).await?;
         let Outcome::Permit(permit) = outcome else { return Ok(()) };
         if self.replies.skipping {
@@ -181,17 +186,32 @@ impl Relay<'_> {
     }
 
     pub(super) fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {
-        let (kind, name) = self.named(range.clone())?;
-        // Closing what does not exist is no error, and taking away cannot fail.
-        if kind == b'S' {
-            let _ = self.replies.names.set_statement(&name, None);
-        } else {
-            let _ = self.replies.names.set_portal(&name, None);
-        }
+        let (kind, name) = self.kind_and_name(range.clone())?;
+        // Closing what does not exist is no error.
+        let names = &mut self.replies.names;
+        let closed = if kind == b'S' { names.close_statement(name) } else { names.close_portal(name) };
         self.to_target.harmless(self.client.inbox.bytes(range));
-        self.replies.close();
+        self.replies.close(closed);
         self.in_batch();
         Ok(())
+    }
+
+    /// The statement of this name, as the target has it: a Parse of an earlier batch may have failed, and then the name stands
+    /// for something else there. None: the client was told, or the batch has failed.
+    async fn certain_statement(&mut self, name: &[u8]) -> Result<Option<Prepared>, End> {
+        let names = &self.replies.names;
+        if names.statement(name).is_some_and(|statement| !statement.confirmed && statement.batch != self.batch) {
+            self.drain().await?;
+            if self.replies.skipping {
+                return Ok(None);
+            }
+        }
+        if let Some(statement) = self.replies.names.statement(name) {
+            return Ok(Some(statement.clone()));
+        }
+        let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
+        self.batch_problem(&Report::new(Severity::Error, "26000", text)).await?;
+        Ok(None)
     }
 
     pub(super) async fn batch_problem(&mut self, report: &Report) -> Result<(), End> {
@@ -212,7 +232,7 @@ impl Relay<'_> {
     }
 
     /// The kind and name of a Describe or Close.
-    fn named(&self, range: Range<usize>) -> Result<(u8, Vec<u8>), Malformed> {
+    fn kind_and_name(&self, range: Range<usize>) -> Result<(u8, Vec<u8>), Malformed> {
         let mut fields = wire::Fields::of(self.client.inbox.bytes(range));
         let (kind, name) = (fields.u8()?, fields.name()?.to_vec());
         fields.end()?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{End, Front, Relay};
-use crate::policy::{Action, Kind};
-use crate::protocol::postgres::operation::Class;
+use crate::policy::{Action, Gate, Kind};
+use crate::protocol::postgres::operation::{Class, Name, Parsed};
 use crate::protocol::postgres::reply::Running;
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Judged, Portal};
@@ -16,6 +16,8 @@ use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgem
 
 /// Relations that are remembered as missing in the catalog.
 const MAX_MISSING: usize = 1_000;
+/// How far names may stand for statements that use names.
+const MAX_NAMED: usize = 4;
 const DENIED: &str = "42501";
 
 /// A request that got through, or not.
@@ -23,6 +25,14 @@ pub(super) enum Outcome {
     Permit(Permit<Range<usize>>),
     /// The client was told no, or took it back.
     Over,
+}
+
+/// What a statement runs that it only names.
+pub(super) struct Named {
+    /// It may touch tagged tables.
+    tagged: bool,
+    /// On the statement with all that.
+    judgement: Judgement,
 }
 
 /// How a request that does not run is answered.
@@ -38,9 +48,13 @@ impl Relay<'_> {
     /// What the text of a simple query does and what policy says of it. The error is what the client is to be told, or the
     /// session's end.
     pub(super) async fn judged_query(&mut self, range: Range<usize>) -> Result<Arc<Judged>, Result<Report, End>> {
-        let catalog = self.catalog(Freshness::Usual).await.map_err(Ok)?;
+        let catalog = self.catalog(Freshness::Usual).await;
         let mut fields = wire::Fields::of(self.client.inbox.bytes(range));
         let text = fields.string().and_then(|text| fields.end().map(|()| text)).map_err(|error| Err(error.into()))?;
+        let catalog = match catalog {
+            Ok(catalog) => catalog,
+            Err(why) => return Ok(self.not_understood(utf8(text)?, why)),
+        };
         if let Some(judged) = self.memory.recall(self.session, &catalog, text) {
             return Ok(judged);
         }
@@ -50,15 +64,18 @@ impl Relay<'_> {
 
     /// The same for a prepared statement's text.
     pub(super) async fn judged(&mut self, text: &[u8]) -> Result<Arc<Judged>, Result<Report, End>> {
-        let catalog = self.catalog(Freshness::Usual).await.map_err(Ok)?;
+        let catalog = match self.catalog(Freshness::Usual).await {
+            Ok(catalog) => catalog,
+            Err(why) => return Ok(self.not_understood(utf8(text)?, why)),
+        };
         match self.memory.recall(self.session, &catalog, text) {
             Some(judged) => Ok(judged),
             None => self.judged_anew(utf8(text)?, catalog).await,
         }
     }
 
-    /// The catalog that statements are understood under.
-    pub(super) async fn catalog(&mut self, freshness: Freshness) -> Result<Arc<Catalog>, Report> {
+    /// The catalog that statements are understood under. The error is why everything is denied without it.
+    pub(super) async fn catalog(&mut self, freshness: Freshness) -> Result<Arc<Catalog>, String> {
         let freshness = match (freshness, self.catalog_changed_at.take()) {
             (Freshness::Usual, Some(changed)) => Freshness::AsNewAs(changed),
             (freshness, _) => freshness,
@@ -79,13 +96,20 @@ impl Relay<'_> {
             }
             Err(why) => {
                 self.catalog = None;
-                let message =
-                    format!("the target {:?} is denied until this is put right: {why}", self.session.target.name);
-                let hint = "What is masked cannot be known without its catalog, so nothing passes. This is for the \
-                            people who run Weir, not for you; do not retry at once.";
-                Err(Report::new(Severity::Error, DENIED, message).with_hint(hint))
+                Err(format!(
+                    "the target {:?} is denied until the people who run Weir have put this right: {why}",
+                    self.session.target.name
+                ))
             }
         }
+    }
+
+    /// A text that cannot be understood, since what is masked is not known: it is refused, and recorded as that.
+    fn not_understood(&self, text: Arc<str>, why: String) -> Arc<Judged> {
+        let redacted = format!("({} bytes, not shown: it is not known what of it is masked)", text.len());
+        let parsed = Parsed::Unparsed { reason: why, redacted, refused: true };
+        let catalog = Arc::new(Catalog::unknown());
+        Arc::new(Judged::new(self.session, &self.way.database, text, Arc::new(parsed), catalog))
     }
 
     /// Has a request decided; what is denied, or waited for in vain, the client is told here.
@@ -177,15 +201,45 @@ impl Relay<'_> {
         }
     }
 
-    /// Whether results must be looked at before their statements run.
-    pub(super) fn must_be_looked_at(&self, judged: &Judged) -> bool {
-        let tagged = judged.statements().iter().any(|it| self.replies.names.touches_tagged(it));
-        tagged && !judged.is_denied() && judged.parsed.refusal().is_none()
+    /// What a statement runs that it only names: prepared statements that it executes, cursors and portals that it fetches
+    /// from. None: it names nothing.
+    pub(super) async fn named(&mut self, judged: &Judged) -> Result<Option<Named>, Result<Report, End>> {
+        if judged.effects.uses.is_empty() {
+            return Ok(None);
+        }
+        // What the names stand for is certain once the target has answered to all that may have changed them.
+        self.drain().await.map_err(Err)?;
+        let mut operation = judged.judgement.operation().clone();
+        let mut tagged = false;
+        let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
+        while let Some((name, depth)) = open.pop() {
+            let behind = self.replies.names.text_of(&name).filter(|_| depth <= MAX_NAMED);
+            let Some((text, maker)) = behind else {
+                operation.actions.push(Action::of(Kind::Unparsed));
+                tagged = true;
+                continue;
+            };
+            let inner = self.judged(text.as_bytes()).await?;
+            let Some(statements) = inner.behind(maker.as_ref()) else {
+                operation.actions.push(Action::of(Kind::Unparsed));
+                tagged = true;
+                continue;
+            };
+            for statement in statements {
+                let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
+                operation.actions.extend(statement.actions.iter().filter(runs).cloned());
+                operation.text += &format!(" [{}: {}]", name.word(), statement.redacted);
+                tagged |= statement.class != Class::Untouched;
+            }
+            operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));
+            open.extend(inner.effects.uses.iter().map(|name| (name.clone(), depth + 1)));
+        }
+        Ok(Some(Named { tagged, judgement: self.session.judge(Arc::new(operation)) }))
     }
 
     /// A statement is on its way: what is known here follows.
     pub(super) fn went(&mut self, judged: &Judged) {
-        self.replies.names.apply(judged);
+        self.replies.names.forget(judged);
         if judged.effects.changes_catalog {
             self.catalog_changed_at = Some(Instant::now());
         }
@@ -194,7 +248,10 @@ impl Relay<'_> {
     async fn judged_anew(&mut self, text: Arc<str>, catalog: Arc<Catalog>) -> Result<Arc<Judged>, Result<Report, End>> {
         let mut judged = self.judge(&text, catalog).await;
         if !judged.catalog.set.is_empty() && judged.unknown_relations().any(|it| !self.missing.contains(it)) {
-            let catalog = self.catalog(Freshness::AsNewAs(Instant::now())).await.map_err(Ok)?;
+            let catalog = match self.catalog(Freshness::AsNewAs(Instant::now())).await {
+                Ok(catalog) => catalog,
+                Err(why) => return Ok(self.not_understood(text, why)),
+            };
             judged = self.judge(&text, catalog).await;
             // Temporary tables, and what does not exist: the catalog need not be read for these again and again.
             let room = MAX_MISSING.saturating_sub(self.missing.len());
@@ -211,8 +268,42 @@ impl Relay<'_> {
     }
 }
 
-pub(super) fn running(judged: &Judged, forwarded: Forwarded, tagged: bool) -> Box<Running> {
+/// What is said of a statement, with what it names.
+pub(super) fn judgement<'a>(judged: &'a Judged, named: Option<&'a Named>) -> &'a Judgement {
+    named.map_or(&judged.judgement, |named| &named.judgement)
+}
+
+/// Whether results must be looked at before their statements run.
+pub(super) fn must_be_looked_at(judged: &Judged, named: Option<&Named>) -> bool {
+    let operation = judgement(judged, named);
+    let tagged = (0..judged.statements().len()).any(|index| touches_tagged(judged, index, named));
+    tagged && !matches!(operation.gate(), Gate::Deny { .. }) && operation.operation().refusal.is_none()
+}
+
+/// Whether a statement's result must be looked at before it runs: it names tagged tables, or something that may touch them.
+pub(super) fn touches_tagged(judged: &Judged, index: usize, named: Option<&Named>) -> bool {
+    let (before, Some(statement)) = (judged.statements().iter().take(index), judged.statements().get(index)) else {
+        return true;
+    };
+    let maker = match (&statement.class, &statement.name) {
+        (Class::Untouched, _) => return false,
+        (Class::Plain { relations }, Some(name)) if relations.is_empty() => match name {
+            Name::Executes(name) => Name::Prepares(name.clone()),
+            Name::Fetches(name) => Name::Declares(name.clone()),
+            Name::Prepares(_) | Name::Declares(_) => return true,
+        },
+        _ => return true,
+    };
+    // What the same text has made before is what it is; else it was looked up.
+    match before.rev().find(|it| it.name.as_ref() == Some(&maker)) {
+        Some(made) => made.class != Class::Untouched,
+        None => named.is_none_or(|named| named.tagged),
+    }
+}
+
+pub(super) fn running(judged: &Arc<Judged>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
     let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
+    running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);

@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, Outcome, plain, running};
+use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, touches_tagged};
 use super::{End, PROBE, Relay};
-use crate::policy::{Action, Kind, Operation};
+use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::reply::{Fault, Running, Until};
-use crate::protocol::postgres::shared::Freshness;
+use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged};
 use crate::protocol::postgres::wire::{self, Report, Severity};
-use crate::session::{Decision, Exact, ReplySummary};
+use crate::session::{Decision, Exact, Judgement, ReplySummary};
 
 /// What looking at a statement before it runs has brought.
 enum Probed {
@@ -37,7 +37,10 @@ impl Relay<'_> {
             self.tell_empty();
             self.tell_ready();
         } else {
-            self.forward_query(&judged, range).await?;
+            match self.named(&judged).await {
+                Ok(named) => self.forward_query(&judged, named.as_ref(), range).await?,
+                Err(problem) => return self.query_problem(problem?).await,
+            }
         }
         self.next_batch();
         Ok(())
@@ -52,23 +55,20 @@ impl Relay<'_> {
         }
         let oid = wire::Fields::of(self.client.inbox.bytes(range.clone())).u32()?;
         self.drain().await?;
-        let catalog = match self.catalog(Freshness::Usual).await {
-            Ok(catalog) => catalog,
-            Err(report) => return self.query_problem(report).await,
+        let (catalog, refusal) = match self.catalog(Freshness::Usual).await {
+            Ok(catalog) if catalog.set.is_empty() => (catalog, None),
+            Ok(catalog) => {
+                let masked = "a function called by number is not known to be harmless; this target has masked columns";
+                (catalog, Some(masked.to_owned()))
+            }
+            Err(why) => (Arc::new(Catalog::unknown()), Some(why)),
         };
-        let masked = "a function called by number is not known to be harmless; this target has masked columns";
-        let action = Action {
-            kind: Kind::FunctionCall,
-            tables: Vec::new(),
-            functions: vec![oid.to_string()],
-            has_where: None,
-            has_limit: None,
-        };
+        let action = Action { functions: vec![oid.to_string()], ..Action::of(Kind::FunctionCall) };
         let operation = Operation {
             text: format!("function call {oid}"),
             database: Some(self.way.database.clone()),
             actions: vec![action],
-            refusal: (!catalog.set.is_empty()).then(|| masked.to_owned()),
+            refusal,
         };
         let judgement = self.session.judge(Arc::new(operation));
         let bytes = self.client.inbox.bytes(range.clone()).to_vec();
@@ -90,18 +90,24 @@ impl Relay<'_> {
         Ok(())
     }
 
-    async fn forward_query(&mut self, judged: &Arc<Judged>, range: Range<usize>) -> Result<(), End> {
-        let looked_at = self.must_be_looked_at(judged);
+    async fn forward_query(
+        &mut self,
+        judged: &Arc<Judged>,
+        named: Option<&Named>,
+        range: Range<usize>,
+    ) -> Result<(), End> {
+        let looked_at = must_be_looked_at(judged, named);
+        let judgement = judgement(judged, named);
         let (mut checked, mut refused) = (Vec::new(), None);
         if looked_at {
             self.drain().await?;
-            match self.probe(judged).await? {
+            match self.probe(judged, named).await? {
                 Probed::Clean(columns) => checked = columns,
                 Probed::Unclean(reason) => refused = Some(judged.refused(self.session, reason)),
-                Probed::Failed(error) => return self.failed_probe(judged, range, &error).await,
+                Probed::Failed(error) => return self.failed_probe(judged, judgement, range, &error).await,
             }
         }
-        let judgement = refused.as_ref().unwrap_or(&judged.judgement);
+        let judgement = refused.as_ref().unwrap_or(judgement);
         let Outcome::Permit(permit) = self.decide(judgement, judged, range, None, Answer::Query).await? else {
             return Ok(());
         };
@@ -117,10 +123,16 @@ impl Relay<'_> {
 
     /// The target does not take the statement: its error is the answer, for it has read no data. In a transaction the error
     /// has happened there too, and the state says so.
-    async fn failed_probe(&mut self, judged: &Arc<Judged>, range: Range<usize>, error: &[u8]) -> Result<(), End> {
+    async fn failed_probe(
+        &mut self,
+        judged: &Arc<Judged>,
+        judgement: &Judgement,
+        range: Range<usize>,
+        error: &[u8],
+    ) -> Result<(), End> {
         let code = wire::sqlstate(error).unwrap_or("XX000").to_owned();
-        if judged.is_allowed()
-            && let Outcome::Permit(permit) = self.decide(&judged.judgement, judged, range, None, Answer::Query).await?
+        if matches!(judgement.gate(), Gate::Allow { .. })
+            && let Outcome::Permit(permit) = self.decide(judgement, judged, range, None, Answer::Query).await?
         {
             let (_, forwarded) = permit.forward();
             let outcome = format!("ERROR {code} (found when it was checked)");
@@ -135,11 +147,11 @@ impl Relay<'_> {
     }
 
     /// Has the target describe the results of statements that touch tagged tables, before they run.
-    async fn probe(&mut self, judged: &Judged) -> Result<Probed, End> {
+    async fn probe(&mut self, judged: &Judged, named: Option<&Named>) -> Result<Probed, End> {
         let statements = judged.statements();
         let mut checked = vec![None; statements.len()];
         for (index, statement) in statements.iter().enumerate() {
-            if !self.replies.names.touches_tagged(statement) {
+            if !touches_tagged(judged, index, named) {
                 continue;
             }
             let text = if statements.len() == 1 { &*judged.text } else { &judged.text[statement.text_range.clone()] };

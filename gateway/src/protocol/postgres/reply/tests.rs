@@ -248,11 +248,11 @@ fn texts_of_tagged_statements_are_withheld() {
 fn an_error_takes_the_rest_of_its_batch_with_it() {
     let masker = masker();
     let mut pair = Pair::new(&masker);
-    pair.replies.parse(b"a".to_vec(), None);
+    pair.replies.parse(b"a".to_vec(), 1, None);
     let running = pair.running();
     pair.replies.execute(running);
     pair.replies.sync(0);
-    pair.replies.parse(b"b".to_vec(), None);
+    pair.replies.parse(b"b".to_vec(), 2, None);
     pair.replies.sync(1);
     let mut sent = Vec::new();
     error(&mut sent, "42601", "no");
@@ -264,7 +264,7 @@ fn an_error_takes_the_rest_of_its_batch_with_it() {
     assert_eq!(pair.outcomes(), ["not run"]);
     assert!(pair.replies.is_idle() && !pair.replies.skipping);
 
-    pair.replies.parse(b"c".to_vec(), None);
+    pair.replies.parse(b"c".to_vec(), 3, None);
     let mut sent = Vec::new();
     error(&mut sent, "42601", "no");
     pair.sends(&sent, 1000).unwrap();

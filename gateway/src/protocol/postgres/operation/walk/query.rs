@@ -1,5 +1,6 @@
 //! Queries: the scopes that they open, what they read and what they write.
 
+use pg_query::protobuf::{CmdType, MergeMatchKind};
 use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
 use super::{Item, Source, Walk, known, name_parts};
@@ -246,6 +247,7 @@ impl<'a> Walk<'a> {
                 let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else {
                     return Err(Unknown("a MERGE clause of another kind"));
                 };
+                walk.merge_action(clause, join_condition.as_deref(), table)?;
                 let protobuf::MergeWhenClause {
                     match_kind: _,
                     command_type: _,
@@ -260,6 +262,34 @@ impl<'a> Walk<'a> {
             }
             walk.returning(returning_clause.as_ref(), table)
         })
+    }
+
+    /// What a WHEN does is an action of its own, so that rules about deletes see it.
+    fn merge_action(
+        &mut self,
+        clause: &protobuf::MergeWhenClause,
+        join: Option<&Node>,
+        (action, table): (usize, usize),
+    ) -> Walked {
+        let kind = match clause.command_type() {
+            CmdType::CmdInsert => Kind::Insert,
+            CmdType::CmdUpdate => Kind::Update,
+            CmdType::CmdDelete => Kind::Delete,
+            CmdType::CmdNothing => return Ok(()),
+            _ => return Err(Unknown("a MERGE action of another kind")),
+        };
+        // Rows without a match are chosen by nothing but the clause's own condition.
+        let joined = clause.match_kind() == MergeMatchKind::MergeWhenMatched && join.is_some_and(narrows);
+        let chosen = joined || clause.condition.as_deref().is_some_and(narrows);
+        let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
+        self.extra.push(Action {
+            kind,
+            tables: written.into_iter().collect(),
+            functions: Vec::new(),
+            has_where: (kind != Kind::Insert).then_some(chosen),
+            has_limit: None,
+        });
+        Ok(())
     }
 
     pub(super) fn with_if_any(&mut self, with: Option<&'a protobuf::WithClause>) -> Walked {

@@ -209,3 +209,55 @@ fn a_dead_gateway_is_said_to_be_dead() {
     assert_eq!(world.weir("verify").code, Some(10), "recordings need no gateway");
     assert!(world.weir("kernel status").success(), "the kernel half stays");
 }
+
+#[test]
+fn what_explain_says_is_what_happens() {
+    let shop = Shop::new().unwrap();
+    shop.configure(POLICY).unwrap();
+    let _gateway = shop.serve().unwrap();
+    for (sql, verdict, rule) in [
+        ("SELECT item FROM orders", "allow", "coders work on orders"),
+        ("DELETE FROM orders WHERE id = 4711", "allow", "coders work on orders"),
+        ("DROP TABLE orders", "deny", "no schema changes"),
+        ("LISTEN something", "deny", ""),
+        ("SELECT (", "deny", ""),
+        ("DELETE FROM orders", "hold", "whole-table writes need a human"),
+    ] {
+        let words = ["explain", "--target", "orders", "--agent", AGENT, "--json", sql];
+        let explained = shop.env.weir(words).unwrap();
+        assert_eq!(explained.code, Some(i32::from(verdict != "allow")), "{sql}: {explained:?}");
+        assert!(explained.stdout.contains(&format!("\"{verdict}\"")) && explained.stdout.contains(rule), "{explained:?}");
+        let mut psql = shop.psql(sql).start().unwrap();
+        if verdict == "hold" {
+            psql.wait_for("approval", PATIENCE).unwrap();
+            psql.kill();
+            continue;
+        }
+        let ran = psql.finish(PATIENCE).unwrap();
+        assert_eq!(ran.success(), verdict == "allow", "{sql}: {ran:?}");
+        assert_eq!(ran.stderr.contains("denied by policy"), verdict == "deny", "{sql}: {ran:?}");
+    }
+}
+
+#[test]
+fn init_writes_what_runs_and_check_takes_it() {
+    let env = Env::new().unwrap();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let script = format!("import socket, sys; s = socket.create_connection(('127.0.0.1', {port})); print('up', flush=True); sys.stdin.read()");
+    // A bystander: nothing is intercepted yet when somebody runs `weir init`.
+    let agent = env.bystander_as(AGENT_USER, "/usr/bin/python3").args(["-c", &script]).start().unwrap();
+    agent.wait_for("up", PATIENCE).unwrap();
+    let file = env.dir().join("started.toml");
+    let pid = agent.pid().to_string();
+    let words = ["--config", file.to_str().unwrap(), "init", "--pid", &pid];
+    let weir = env.weir_path().to_string_lossy().into_owned();
+    let run = |words: &[&str]| env.bystander(&weir).args(words).run().unwrap();
+    let written = run(&words);
+    assert!(written.success(), "{written:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("\"observe\"") && text.contains(AGENT_USER) && text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    assert!(!run(&words).success(), "an existing file is not overwritten");
+    let checked = run(&["--config", file.to_str().unwrap(), "check"]);
+    assert!(checked.success(), "{checked:?}\n{text}");
+}

@@ -87,7 +87,7 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: T
         Err(error) => return reset(&engine, id, stream, &error.to_string()).await,
     };
     if origin.destination.port() == DNS_PORT {
-        return engine.dns().serve_tcp(stream, &origin).await;
+        return engine.dns().serve_tcp(stream, &origin, engine.witness()).await;
     }
     let mut known = Known::default();
     match admit(&engine, id, &origin, &mut known).await {

@@ -27,6 +27,8 @@ pub struct Config {
     pub access: Access,
     pub recording: RecordingConfig,
     pub identity: Option<IdentityConfig>,
+    /// Recursive resolvers; empty: those of `/etc/resolv.conf`.
+    pub dns_servers: Vec<SocketAddr>,
     pub agents: Vec<AgentConfig>,
     pub targets: Vec<Arc<Target>>,
     pub policy: Policy,

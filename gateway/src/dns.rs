@@ -1,15 +1,24 @@
 //! The resolver that agents get, whatever resolver they ask: the kernel half sends their port 53 here.
 //!
-//! It answers A and AAAA for names that targets have, and refuses everything else, so that nothing leaves by way of
-//! names. What it told an agent it remembers, because a connection arrives with an address only and targets have
-//! names.
+//! It answers for names of targets that policy lets the agent connect to, and refuses everything else, so that nothing
+//! leaves by way of names: of what it refuses, no server outside ever hears. What it told an agent it remembers, because a
+//! connection arrives with an address only and targets have names.
 //!
-//! `message` reads and writes DNS, `memory` remembers (both without I/O), `lookup` asks the host's resolver; here are
-//! the decision and the two drivers, UDP and TCP.
+//! `message` reads and writes DNS, `names` decides, `rebinding` judges what names resolve to, `memory` remembers, `limits`
+//! limits (all without I/O), `upstream` asks the host's resolvers; here are the path of a query and the two drivers, UDP
+//! and TCP.
+//!
+//! How a refusal reads was measured: at REFUSED, glibc 2.36, musl 1.2.3 and c-ares 1.18 give up their search list, and do
+//! not find the name that a later domain of the list, or none, would have led to; at SERVFAIL glibc goes on, the others do
+//! not; at NXDOMAIN all do. So NXDOMAIN is what candidates of a search list get, and REFUSED, which is the truth, everything
+//! else (suite `dns` shows that these three find their names).
 
-mod lookup;
+mod limits;
 mod memory;
-mod message;
+pub mod message;
+mod names;
+mod rebinding;
+mod upstream;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -19,27 +28,33 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
-use self::lookup::Lookup;
+use self::limits::{Holder, Kind, Limits};
 pub use self::memory::AgentKey;
 use self::memory::Memory;
-use self::message::{Question, Unanswerable};
+use self::message::{Question, Transport, Unanswerable, Wanted};
+use self::names::{Asked, Judgement, Names};
+use self::upstream::{FIXED_TTL, Found, Upstream};
 use crate::config::Config;
+use crate::identity;
 use crate::intercept::{DnsPeer, DnsSocket, Interceptor};
-use crate::origin::Origin;
-use crate::target::Host;
+use crate::origin::{Evidence, Origin};
+use crate::witness::{Witness, WitnessError};
 
 /// A longer query is cut, and a cut query is malformed. Stub resolvers ask one name, with few options.
 const MAX_QUERY: usize = 4096;
-/// Queries that wait for the host's resolver at the same time; one more gets "try again".
-const MAX_WAITING: usize = 512;
+/// Queries by UDP that are being answered at the same time; one more gets "try again".
+const MAX_ANSWERING: usize = 1024;
 /// TCP connections at the same time, queries on each, and how long one may be silent.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 256;
 const MAX_PIPELINED: usize = 64;
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Refused queries that wait to be told of.
+/// Refused queries that wait to be recorded.
 const MAX_REFUSALS: usize = 256;
+/// Askers whose agent is known; one more, and all are asked for anew.
+const MAX_ASKERS: usize = 4096;
 /// How long the driver rests when the socket itself fails.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,19 +63,32 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Dns(Arc<Shared>);
 
 struct Shared {
-    names: ArcSwap<Names>,
+    current: ArcSwap<Current>,
+    runtime: Handle,
     memory: Mutex<Memory>,
-    lookup: Lookup,
-    waiting: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    limits: Mutex<Limits>,
+    answering: Arc<Semaphore>,
+    connections: Semaphore,
     refusals: Mutex<VecDeque<RefusedQuery>>,
     refused: Notify,
 }
 
-/// The names that targets have, and the addresses that the configuration fixes for them (none: look them up).
-type Names = HashMap<String, Vec<IpAddr>>;
+/// What belongs to one configuration and goes with it.
+struct Current {
+    names: Names,
+    upstream: Upstream,
+    askers: Mutex<HashMap<AgentKey, Arc<Asker>>>,
+}
 
-/// A query that was refused: an agent tried a name that no target has.
+/// Who asks.
+#[derive(Debug)]
+struct Asker {
+    /// The agent's name, or why it is none.
+    agent: Result<String, String>,
+    holder: Holder,
+}
+
+/// A query that was refused: an agent tried what is not its to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedQuery {
     /// Its `destination` is the resolver that the agent asked.
@@ -69,34 +97,55 @@ pub struct RefusedQuery {
     pub name: String,
     /// Type of record, such as `A` or `TXT`.
     pub kind: String,
+    pub reason: String,
+    /// It was answered all the same: policy says to observe only.
+    pub observed: bool,
     /// How many of this agent's refused queries were passed over before this one.
     pub passed_over: u32,
 }
 
-/// What a query comes to before anybody has to wait.
-enum Step {
-    Ignore,
-    Send(Vec<u8>),
-    LookUp { question: Question, name: String },
+/// Says where an origin sits, and can do nothing else. The witness is one.
+pub trait EvidenceReader: Clone + Send + Sync + 'static {
+    fn evidence(&self, origin: &Origin) -> impl Future<Output = Result<Evidence, WitnessError>> + Send;
+}
+
+impl EvidenceReader for Witness {
+    async fn evidence(&self, origin: &Origin) -> Result<Evidence, WitnessError> {
+        Self::evidence(self, origin).await
+    }
+}
+
+/// A query on its way to its answer.
+struct Query<'a> {
+    question: &'a Question,
+    origin: &'a Origin,
+    transport: Transport,
+    current: &'a Current,
+    asker: &'a Asker,
 }
 
 impl Dns {
-    pub fn new(config: &Config) -> Self {
+    /// Queries to servers outside run on the runtime that this is called in.
+    pub fn new(config: Arc<Config>) -> Self {
+        let runtime = Handle::current();
         Self(Arc::new(Shared {
-            names: ArcSwap::from_pointee(names(config)),
+            current: ArcSwap::from_pointee(Current::new(config, &runtime)),
+            runtime,
             memory: Mutex::default(),
-            lookup: Lookup::default(),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            limits: Mutex::default(),
+            answering: Arc::new(Semaphore::new(MAX_ANSWERING)),
+            connections: Semaphore::new(MAX_CONNECTIONS),
             refusals: Mutex::default(),
             refused: Notify::new(),
         }))
     }
 
-    /// Takes up a new configuration. What agents were told stays remembered.
-    pub fn reload(&self, config: &Config) {
-        self.0.names.store(Arc::new(names(config)));
-        self.0.lookup.clear();
+    /// Takes up a new configuration. What agents were told stays remembered where it still means the same; what servers
+    /// answered is forgotten.
+    pub fn reload(&self, config: Arc<Config>) {
+        let new = Arc::new(Current::new(config, &self.0.runtime));
+        let old = self.0.current.swap(Arc::clone(&new));
+        lock(&self.0.memory).retain(|name| old.names.agrees_on(name, &new.names));
     }
 
     /// The names that this agent looked up and was given `address` for.
@@ -104,7 +153,7 @@ impl Dns {
         lock(&self.0.memory).names_for(agent, address, Instant::now())
     }
 
-    /// The next refused query to be recorded: at most 20 a minute of each agent, the others are counted. For one
+    /// The next refused query to be recorded: a bounded number a minute of each agent, the others are counted. For one
     /// reader.
     pub async fn next_refusal(&self) -> RefusedQuery {
         loop {
@@ -117,7 +166,7 @@ impl Dns {
     }
 
     /// Answers what comes by UDP, for as long as it is polled.
-    pub async fn serve_udp(&self, socket: DnsSocket, interceptor: Interceptor) {
+    pub async fn serve_udp(&self, socket: DnsSocket, interceptor: Interceptor, evidence: impl EvidenceReader) {
         let socket = Arc::new(socket);
         let mut query = vec![0; MAX_QUERY];
         loop {
@@ -130,45 +179,67 @@ impl Dns {
                 }
             };
             match interceptor.dns_origin(peer.source, peer.local) {
-                Ok(origin) => self.answer_datagram(&query[..length], &origin, &socket, peer).await,
+                Ok(origin) => self.answer_datagram(&query[..length], origin, &socket, peer, &evidence).await,
                 Err(error) => tracing::debug!(source = %peer.source, %error, "a query that no agent sent is ignored"),
             }
         }
     }
 
-    async fn answer_datagram(&self, query: &[u8], origin: &Origin, socket: &Arc<DnsSocket>, peer: DnsPeer) {
-        match self.step(query, origin) {
-            Step::Ignore => {}
-            Step::Send(answer) => send(socket, &answer, peer).await,
-            Step::LookUp { question, name } => match Arc::clone(&self.0.waiting).try_acquire_owned() {
-                Ok(permit) => {
-                    let (dns, agent, socket) = (self.clone(), agent_key(origin), Arc::clone(socket));
-                    tokio::spawn(async move {
-                        let answer = dns.look_up(&question, &name, agent).await;
-                        send(&socket, &answer, peer).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => send(socket, &question.fail(), peer).await,
-            },
-        }
+    async fn answer_datagram(
+        &self,
+        query: &[u8],
+        origin: Origin,
+        socket: &Arc<DnsSocket>,
+        peer: DnsPeer,
+        evidence: &impl EvidenceReader,
+    ) {
+        let question = match Question::read(query) {
+            Ok(question) => question,
+            Err(Unanswerable::Ignore) => return,
+            Err(Unanswerable::Error(answer)) => return send(socket, &answer, peer).await,
+        };
+        let Ok(permit) = Arc::clone(&self.0.answering).try_acquire_owned() else {
+            return send(socket, &question.fail(), peer).await;
+        };
+        let (dns, socket, evidence) = (self.clone(), Arc::clone(socket), evidence.clone());
+        tokio::spawn(async move {
+            let answer = dns.answer(&question, &origin, Transport::Udp, &evidence).await;
+            send(&socket, &answer, peer).await;
+            drop(permit);
+        });
     }
 
     /// Answers the queries of one TCP connection, in order.
-    pub async fn serve_tcp(&self, stream: impl AsyncRead + AsyncWrite + Unpin, origin: &Origin) {
+    pub async fn serve_tcp(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        origin: &Origin,
+        evidence: &impl EvidenceReader,
+    ) {
         let Ok(_permit) = self.0.connections.try_acquire() else { return };
-        if let Err(error) = self.converse(stream, origin).await {
+        // Who is nobody is told so, query by query.
+        let asker = self.0.current.load_full().asker(origin, evidence).await;
+        let holder = asker.map_or_else(|_| Asker::unknown(origin, String::new()).holder, |asker| asker.holder.clone());
+        let Some(_used) = self.take(&holder, Kind::Connection) else {
+            return tracing::info!(?holder, "an agent has too many TCP connections to the resolver");
+        };
+        if let Err(error) = self.converse(stream, origin, evidence).await {
             tracing::debug!(%error, "a TCP connection to the resolver ended");
         }
     }
 
-    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, origin: &Origin) -> io::Result<()> {
+    async fn converse(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        origin: &Origin,
+        evidence: &impl EvidenceReader,
+    ) -> io::Result<()> {
         for _ in 0..MAX_PIPELINED {
             let query = tokio::time::timeout(TCP_IDLE, read_query(&mut stream)).await??;
-            let answer = match self.step(&query, origin) {
-                Step::Ignore => break,
-                Step::Send(answer) => answer,
-                Step::LookUp { question, name } => self.look_up(&question, &name, agent_key(origin)).await,
+            let answer = match Question::read(&query) {
+                Ok(question) => self.answer(&question, origin, Transport::Tcp, evidence).await,
+                Err(Unanswerable::Error(answer)) => answer,
+                Err(Unanswerable::Ignore) => break,
             };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
@@ -177,65 +248,215 @@ impl Dns {
         stream.shutdown().await
     }
 
-    /// The decision on a query.
-    fn step(&self, query: &[u8], origin: &Origin) -> Step {
-        let question = match Question::read(query) {
-            Ok(question) => question,
-            Err(Unanswerable::Ignore) => return Step::Ignore,
-            Err(Unanswerable::Error(answer)) => return Step::Send(answer),
+    /// The path of a query: who asks, whether so often, whether that; then the answer.
+    async fn answer(
+        &self,
+        question: &Question,
+        origin: &Origin,
+        transport: Transport,
+        evidence: &impl EvidenceReader,
+    ) -> Vec<u8> {
+        let current = self.0.current.load_full();
+        let asker = match current.asker(origin, evidence).await {
+            Ok(asker) => asker,
+            Err(error) => {
+                let unknown = Asker::unknown(origin, format!("nobody knows who asks: {error}"));
+                let query = Query { question, origin, transport, current: &current, asker: &unknown };
+                return self.refuse(&query, unknown.agent().unwrap_or_else(|why| why).to_owned(), Question::fail);
+            }
         };
-        let name = question.name();
-        let names = self.0.names.load();
-        match (names.get(&name), question.family()) {
-            (Some(fixed), Some(_)) if fixed.is_empty() => Step::LookUp { question, name },
-            (Some(fixed), Some(_)) => Step::Send(self.tell(&question, &name, agent_key(origin), fixed)),
-            _ => {
-                self.record_refusal(&question, name, origin);
-                Step::Send(question.refuse())
+        let query = Query { question, origin, transport, current: &current, asker: &asker };
+        if !lock(&self.0.limits).query(&asker.holder, Instant::now()) {
+            return self.refuse(&query, "too many queries".to_owned(), Question::fail);
+        }
+        match current.names.judge(asker.agent(), question) {
+            Judgement::Address(asked) => self.tell_addresses(&query, &asked).await,
+            Judgement::Service => self.tell_services(&query).await,
+            Judgement::Empty => question.addresses(&[], FIXED_TTL, transport).0,
+            Judgement::Refuse(why) if current.names.is_candidate(asker.agent(), question) => {
+                self.refuse(&query, why, Question::no_name)
+            }
+            Judgement::Refuse(why) => self.refuse(&query, why, Question::refuse),
+        }
+    }
+
+    async fn tell_addresses(&self, query: &Query<'_>, asked: &Asked) -> Vec<u8> {
+        let (Wanted::Address(family), _) = query.question.wanted() else { return query.question.refuse() };
+        if let Some(why) = &asked.observed {
+            self.record(query, why.clone(), true);
+        }
+        let fixed = asked.fixed();
+        if !fixed.is_empty() {
+            return self.tell(query, asked, &fixed, FIXED_TTL);
+        }
+        let Some(_used) = self.take(&query.asker.holder, Kind::Waiting) else {
+            return self.refuse(query, "too many queries wait for an answer".to_owned(), Question::fail);
+        };
+        match query.current.upstream.addresses(&asked.name, family).await {
+            Ok(Found::Records { records, ttl, fixed: true }) => self.tell(query, asked, &records, ttl),
+            Ok(Found::Records { records, ttl, fixed: false }) => self.tell_judged(query, asked, &records, ttl),
+            Ok(Found::Nothing) => self.tell(query, asked, &[], FIXED_TTL),
+            Ok(Found::NoName) => query.question.no_name(),
+            Err(error) => {
+                tracing::debug!(name = %asked.name, error, "a target's name cannot be resolved");
+                query.question.fail()
             }
         }
     }
 
-    async fn look_up(&self, question: &Question, name: &str, agent: AgentKey) -> Vec<u8> {
-        match self.0.lookup.addresses(name).await {
-            Some(addresses) => self.tell(question, name, agent, &addresses),
-            None => question.fail(),
+    /// Tells those addresses that the name may have. If it has none of these, it is refused.
+    fn tell_judged(&self, query: &Query<'_>, asked: &Asked, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
+        let names = &query.current.names;
+        let all_the_same = names.tells_all_the_same(asked);
+        let (mut told, mut objection) = (Vec::new(), None);
+        for &address in addresses.iter().take(message::MAX_RECORDS) {
+            match names.objection(asked, address, upstream::is_own(address)) {
+                None => told.push(address),
+                Some(why) => {
+                    objection = objection.or_else(|| Some(format!("it resolves to {address}, {why}")));
+                    if all_the_same {
+                        told.push(address);
+                    }
+                }
+            }
         }
+        match objection {
+            Some(why) if told.is_empty() => self.refuse(query, why, Question::refuse),
+            Some(why) => {
+                self.record(query, why, all_the_same);
+                self.tell(query, asked, &told, ttl)
+            }
+            None => self.tell(query, asked, &told, ttl),
+        }
+    }
+
+    async fn tell_services(&self, query: &Query<'_>) -> Vec<u8> {
+        let Some(_used) = self.take(&query.asker.holder, Kind::Waiting) else {
+            return self.refuse(query, "too many queries wait for an answer".to_owned(), Question::fail);
+        };
+        let name = query.question.name();
+        let (services, ttl) = match query.current.upstream.services(&name).await {
+            Ok(Found::Records { records, ttl, .. }) => (records, ttl),
+            Ok(Found::Nothing) => (Vec::new(), FIXED_TTL),
+            Ok(Found::NoName) => return query.question.no_name(),
+            Err(error) => {
+                tracing::debug!(name, error, "a target's service cannot be looked up");
+                return query.question.fail();
+            }
+        };
+        let may_be_told = |host: &str, port| query.current.names.may_be_told(query.asker.agent(), host, port);
+        let (mut told, mut objection) = (Vec::new(), None);
+        for service in services {
+            let host = service.target.to_ascii().to_ascii_lowercase();
+            let host = host.trim_end_matches('.');
+            if may_be_told(host, service.port) {
+                told.push(service);
+            } else {
+                let why = format!("it leads to {host}:{}, where this agent has no target", service.port);
+                objection.get_or_insert(why);
+            }
+        }
+        match objection {
+            Some(why) if told.is_empty() => return self.refuse(query, why, Question::refuse),
+            Some(why) => self.record(query, why, false),
+            None => {}
+        }
+        query.question.services(&told, ttl, query.transport)
     }
 
     /// Makes the answer, and remembers it before it is sent: the agent may connect at once.
-    fn tell(&self, question: &Question, name: &str, agent: AgentKey, addresses: &[IpAddr]) -> Vec<u8> {
-        let (answer, given) = question.answer(addresses);
-        lock(&self.0.memory).remember(agent, name, &given, Instant::now());
+    fn tell(&self, query: &Query<'_>, asked: &Asked, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
+        let (answer, given) = query.question.addresses(addresses, ttl, query.transport);
+        let (agent, ttl) = (agent_key(query.origin), Duration::from_secs(ttl.into()));
+        lock(&self.0.memory).remember(agent, &asked.name, &given, ttl, Instant::now());
         answer
     }
 
-    fn record_refusal(&self, question: &Question, name: String, origin: &Origin) {
-        let Some(passed_over) = lock(&self.0.memory).refused(agent_key(origin), Instant::now()) else { return };
+    fn refuse(&self, query: &Query<'_>, why: String, answer: impl Fn(&Question) -> Vec<u8>) -> Vec<u8> {
+        self.record(query, why, false);
+        answer(query.question)
+    }
+
+    fn record(&self, query: &Query<'_>, reason: String, observed: bool) {
+        let Some(passed_over) = lock(&self.0.limits).refused(&query.asker.holder, Instant::now()) else { return };
+        let refused = RefusedQuery {
+            origin: query.origin.clone(),
+            name: query.question.name(),
+            kind: query.question.kind(),
+            reason,
+            observed,
+            passed_over,
+        };
         let mut refusals = lock(&self.0.refusals);
         if refusals.len() < MAX_REFUSALS {
-            refusals.push_back(RefusedQuery { origin: origin.clone(), name, kind: question.kind(), passed_over });
+            refusals.push_back(refused);
             self.0.refused.notify_one();
+        } else {
+            tracing::warn!("a refused query is not recorded: too many wait to be");
         }
+    }
+
+    /// One of what an agent may have a limited number of, if it may.
+    fn take(&self, holder: &Holder, kind: Kind) -> Option<Used<'_>> {
+        let may = lock(&self.0.limits).take(holder, kind, Instant::now());
+        may.then(|| Used { limits: &self.0.limits, holder: holder.clone(), kind })
+    }
+}
+
+impl Current {
+    fn new(config: Arc<Config>, runtime: &Handle) -> Self {
+        let upstream = Upstream::new(&config.dns_servers, runtime.clone());
+        Self { names: Names::new(config), upstream, askers: Mutex::default() }
+    }
+
+    /// Who asks. A cgroup's id is never used again, so the witness is asked once for each.
+    async fn asker(&self, origin: &Origin, evidence: &impl EvidenceReader) -> Result<Arc<Asker>, WitnessError> {
+        let key = agent_key(origin);
+        if let Some(asker) = lock(&self.askers).get(&key) {
+            return Ok(Arc::clone(asker));
+        }
+        let evidence = evidence.evidence(origin).await?;
+        let asker = Arc::new(match identity::agent_and_scope(self.names.config(), origin, &evidence) {
+            Ok((agent, scope)) => Asker { agent: Ok(agent), holder: (scope.into(), origin.uid) },
+            Err(why) => Asker::unknown(origin, why.to_string()),
+        });
+        let mut askers = lock(&self.askers);
+        if askers.len() >= MAX_ASKERS {
+            askers.clear();
+        }
+        askers.insert(key, Arc::clone(&asker));
+        Ok(asker)
+    }
+}
+
+impl Asker {
+    /// All that are no agents of a user share limits: they get nothing anyhow.
+    fn unknown(origin: &Origin, why: String) -> Self {
+        Self { agent: Err(why), holder: ("".into(), origin.uid) }
+    }
+
+    fn agent(&self) -> Result<&str, &str> {
+        self.agent.as_deref().map_err(String::as_str)
+    }
+}
+
+/// Gives back what was taken.
+struct Used<'a> {
+    limits: &'a Mutex<Limits>,
+    holder: Holder,
+    kind: Kind,
+}
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        lock(self.limits).give_back(&self.holder, self.kind);
     }
 }
 
 impl std::fmt::Debug for Dns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dns").field("names", &self.0.names.load()).finish_non_exhaustive()
+        f.debug_struct("Dns").finish_non_exhaustive()
     }
-}
-
-fn names(config: &Config) -> Names {
-    let mut names = Names::new();
-    for target in &config.targets {
-        for address in &target.address {
-            if let Host::Name(name) = &address.host {
-                names.entry(name.clone()).or_default().extend(&target.resolve);
-            }
-        }
-    }
-    names
 }
 
 pub fn agent_key(origin: &Origin) -> AgentKey {
@@ -268,31 +489,36 @@ mod tests {
     use hickory_proto::rr::RecordType;
 
     use super::message::tests::{outcome, query};
+    use super::names::tests::{configured, rule, target};
     use super::*;
-    use crate::identity::tests::{config, identity_config, origin};
-    use crate::target::{Address, Protocol, Target, TlsMode};
+    use crate::config::AgentMatch;
+    use crate::identity::tests::{agent, evidence, origin};
+    use crate::target::Target;
 
-    fn target(name: &str, resolve: &[&str]) -> Arc<Target> {
-        Arc::new(Target {
-            name: name.to_owned(),
-            protocol: Protocol::Postgres,
-            address: vec![Address { host: Host::Name(name.to_owned()), port: 5432 }],
-            resolve: resolve.iter().map(|address| address.parse().unwrap()).collect(),
-            databases: Vec::new(),
-            tls: TlsMode::Disable { insecure: "test".to_owned() },
-            login: None,
-            server_names: Vec::new(),
-        })
+    /// Knows where every origin sits.
+    #[derive(Clone)]
+    struct Sits(&'static str);
+
+    impl EvidenceReader for Sits {
+        async fn evidence(&self, origin: &Origin) -> Result<Evidence, WitnessError> {
+            if self.0.is_empty() { Err(WitnessError::Gone { pid: origin.pid }) } else { Ok(evidence(self.0)) }
+        }
     }
 
-    fn dns(targets: Vec<Arc<Target>>) -> Dns {
-        let mut config = config(identity_config("https://idp.example".to_owned()), Vec::new());
-        config.targets = targets;
-        Dns::new(&config)
+    const CODER: Sits = Sits("/agents.slice/coder@a.service");
+
+    fn config(targets: Vec<Target>) -> Arc<Config> {
+        let mut config = configured(targets, vec![rule(&["coder"], &[])]);
+        config.agents = vec![agent("coder", AgentMatch::Unit("coder@*.service".to_owned()))];
+        Arc::new(config)
+    }
+
+    fn dns(targets: Vec<Target>) -> Dns {
+        Dns::new(config(targets))
     }
 
     /// One query over TCP, on a connection of its own.
-    async fn ask(dns: &Dns, query: &[u8]) -> Option<Vec<u8>> {
+    async fn ask_from(dns: &Dns, sits: Sits, query: &[u8]) -> Option<Vec<u8>> {
         let (mut near, far) = tokio::io::duplex(1 << 16);
         let client = async {
             near.write_u16(u16::try_from(query.len()).unwrap()).await.unwrap();
@@ -304,7 +530,11 @@ mod tests {
             Some(answer)
         };
         let origin = origin(1001);
-        tokio::join!(dns.serve_tcp(far, &origin), client).1
+        tokio::join!(dns.serve_tcp(far, &origin, &sits), client).1
+    }
+
+    async fn ask(dns: &Dns, query: &[u8]) -> Option<Vec<u8>> {
+        ask_from(dns, CODER, query).await
     }
 
     #[tokio::test]
@@ -321,42 +551,65 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hosts_own_resolver_knows_the_rest() {
-        let dns = dns(vec![target("localhost", &[]), target("does-not-exist.invalid", &[])]);
-        let (code, addresses) = outcome(&ask(&dns, &query("localhost", RecordType::A)).await.unwrap());
-        assert_eq!((code, addresses.contains(&"127.0.0.1".parse().unwrap())), (ResponseCode::NoError, true));
-        let (code, _) = outcome(&ask(&dns, &query("does-not-exist.invalid", RecordType::A)).await.unwrap());
-        assert_eq!(code, ResponseCode::ServFail);
-    }
-
-    #[tokio::test]
     async fn everything_else_is_refused_and_told() {
         let dns = dns(vec![target("db.internal", &["192.0.2.7"])]);
-        for (name, kind) in [
-            ("exfiltrated-data.evil.example", RecordType::A),
-            ("sub.db.internal", RecordType::A),
-            ("internal", RecordType::A),
-            ("db.internal", RecordType::TXT),
-            (".", RecordType::NS),
+        for (name, kind, code) in [
+            ("exfiltrated-data.evil.example", RecordType::A, ResponseCode::Refused),
+            ("sub.db.internal", RecordType::A, ResponseCode::Refused),
+            ("internal", RecordType::A, ResponseCode::Refused),
+            ("db.corp.example", RecordType::A, ResponseCode::NXDomain),
+            ("db.internal", RecordType::TXT, ResponseCode::Refused),
+            (".", RecordType::NS, ResponseCode::Refused),
         ] {
-            let (code, _) = outcome(&ask(&dns, &query(name, kind)).await.unwrap());
-            assert_eq!(code, ResponseCode::Refused, "{name} {kind}");
+            let (got, addresses) = outcome(&ask(&dns, &query(name, kind)).await.unwrap());
+            assert_eq!((got, addresses), (code, vec![]), "{name} {kind}");
             let refusal = dns.next_refusal().await;
             assert_eq!((refusal.name.as_str(), refusal.kind), (name, kind.to_string()));
+            assert!(!refusal.observed && !refusal.reason.is_empty());
         }
     }
 
     #[tokio::test]
-    async fn a_reload_changes_the_names_and_keeps_the_memory() {
-        let dns = dns(vec![target("old.internal", &["192.0.2.7"])]);
-        ask(&dns, &query("old.internal", RecordType::A)).await.unwrap();
-        let mut config = config(identity_config("https://idp.example".to_owned()), Vec::new());
-        config.targets = vec![target("new.internal", &["192.0.2.8"])];
-        dns.reload(&config);
+    async fn who_is_no_agent_learns_nothing() {
+        let dns = dns(vec![target("db.internal", &["192.0.2.7"])]);
+        let ask = async |sits| outcome(&ask_from(&dns, sits, &query("db.internal", RecordType::A)).await.unwrap());
+        assert_eq!(ask(Sits("/agents.slice/other.service")).await, (ResponseCode::Refused, vec![]));
+        assert!(dns.next_refusal().await.reason.contains("no agent is configured"));
+        let dns = self::dns(vec![target("db.internal", &["192.0.2.7"])]);
+        let gone = ask_from(&dns, Sits(""), &query("db.internal", RecordType::A)).await.unwrap();
+        assert_eq!(outcome(&gone), (ResponseCode::ServFail, vec![]));
+        assert!(dns.next_refusal().await.reason.contains("nobody knows who asks"));
+    }
+
+    #[tokio::test]
+    async fn too_many_queries_are_refused_and_told() {
+        let dns = dns(vec![target("db.internal", &["192.0.2.7"])]);
+        let question = message::tests::question("db.internal", RecordType::A);
+        let mut codes = HashMap::new();
+        for _ in 0..3000 {
+            let answer = dns.answer(&question, &origin(1001), Transport::Udp, &CODER).await;
+            *codes.entry(outcome(&answer).0).or_insert(0) += 1;
+        }
+        assert!(codes[&ResponseCode::NoError] >= 1000 && codes[&ResponseCode::ServFail] > 1000, "{codes:?}");
+        assert_eq!(dns.next_refusal().await.reason, "too many queries");
+        // Another agent is not concerned.
+        let other = Origin { cgroup_id: 43, ..origin(1002) };
+        assert_eq!(outcome(&dns.answer(&question, &other, Transport::Udp, &CODER).await).0, ResponseCode::NoError);
+    }
+
+    #[tokio::test]
+    async fn a_reload_changes_the_names_and_keeps_what_means_the_same() {
+        let dns = dns(vec![target("old.internal", &["192.0.2.7"]), target("db.internal", &["192.0.2.9"])]);
+        for name in ["old.internal", "db.internal"] {
+            ask(&dns, &query(name, RecordType::A)).await.unwrap();
+        }
+        dns.reload(config(vec![target("new.internal", &["192.0.2.8"]), target("db.internal", &["192.0.2.9"])]));
         let code = |answer: Option<Vec<u8>>| outcome(&answer.unwrap()).0;
         assert_eq!(code(ask(&dns, &query("old.internal", RecordType::A)).await), ResponseCode::Refused);
         assert_eq!(code(ask(&dns, &query("new.internal", RecordType::A)).await), ResponseCode::NoError);
-        assert_eq!(dns.names_for(agent_key(&origin(1001)), "192.0.2.7".parse().unwrap()), ["old.internal"]);
+        let names = |address: &str| dns.names_for(agent_key(&origin(1001)), address.parse().unwrap());
+        assert_eq!(names("192.0.2.9"), ["db.internal"]);
+        assert!(names("192.0.2.7").is_empty());
     }
 
     #[tokio::test]
@@ -388,7 +641,7 @@ mod tests {
             codes
         };
         let origin = origin(1001);
-        let ((), codes) = tokio::join!(dns.serve_tcp(far, &origin), client);
+        let ((), codes) = tokio::join!(dns.serve_tcp(far, &origin, &CODER), client);
         assert_eq!(codes, [ResponseCode::NoError, ResponseCode::NoError, ResponseCode::Refused]);
     }
 }

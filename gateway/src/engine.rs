@@ -285,15 +285,16 @@ impl Engine {
         let store = Store::open(&config.recording, Limits::default(), started(&config))?;
         let ledger = Arc::new(store.recorder().clone());
         let approvals = Approvals::new(store.next_approval_number()?, ledger);
+        let config = Arc::new(config);
         Ok(Arc::new(Self {
             config_path: config_path.to_owned(),
             started: Instant::now(),
             epoch: AtomicU64::new(1),
             masks_version: AtomicU64::new(1),
             identifier: Identifier::new(&config)?,
-            dns: Dns::new(&config),
+            dns: Dns::new(Arc::clone(&config)),
             protocols: protocol::State::new(&config)?,
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(config),
             store,
             approvals,
             witness,
@@ -332,10 +333,11 @@ impl Engine {
         let witness = WitnessConfig::new(&config).map_err(|error| error.to_string())?;
         self.witness.reconfigure(witness).await.map_err(|error| error.to_string())?;
         self.identifier.reload(&config).map_err(|error| error.to_string())?;
-        self.dns.reload(&config);
+        let config = Arc::new(config);
+        self.dns.reload(Arc::clone(&config));
         let masks_changed = old.masks != config.masks || old.gateway.mode != config.gateway.mode;
         let version = config.version.clone();
-        self.config.store(Arc::new(config));
+        self.config.store(config);
         if masks_changed {
             self.masks_version.fetch_add(1, Ordering::AcqRel);
         }

@@ -276,8 +276,8 @@ async fn control(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let background = async {
         tokio::join!(
-            engine.dns().serve_udp(dns4, interceptor.clone()),
-            engine.dns().serve_udp(dns6, interceptor.clone()),
+            engine.dns().serve_udp(dns4, interceptor.clone(), witness.clone()),
+            engine.dns().serve_udp(dns6, interceptor.clone(), witness.clone()),
             admin::serve(admin, Arc::clone(engine)),
             record_denied(engine, interceptor),
             record_refused_names(engine),

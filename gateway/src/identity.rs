@@ -71,6 +71,16 @@ pub fn agent_name(config: &Config, origin: &Origin, evidence: &Evidence) -> Opti
     Some(agent::find(config, origin, evidence).ok()?.agent.name.clone())
 }
 
+/// The configured agent of an origin, and the cgroup that made it one: its unit's, however deep below it the origin is.
+pub fn agent_and_scope(
+    config: &Config,
+    origin: &Origin,
+    evidence: &Evidence,
+) -> Result<(String, String), IdentityError> {
+    let found = agent::find(config, origin, evidence)?;
+    Ok((found.agent.name.clone(), found.cgroup.to_owned()))
+}
+
 /// Reads the tokens that the configuration names, and can do nothing else. The witness is one.
 pub trait TokenReader {
     fn token_file(&self, path: &Path) -> impl Future<Output = Result<Secret, WitnessError>> + Send;

@@ -332,6 +332,17 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether a session of this agent's on this target could open, whatever groups its token has and whatever database it
+    /// names: what is asked before there is a token.
+    pub fn may_open(&self, agent: &str, target: &str) -> bool {
+        let concerned = || self.rules.iter().filter(|rule| names(&rule.agents, agent) && names(&rule.targets, target));
+        let is_for_all = |rule: &Rule| rule.groups.is_empty() && rule.databases.is_empty();
+        let denied = concerned().any(|rule| rule.then == Then::Deny && is_for_all(rule) && rule.concerns_connect());
+        !denied && concerned().any(|rule| rule.then != Then::Deny)
+    }
+}
+
 impl Rule {
     /// Whether the rule speaks of this subject in this database at all.
     fn applies(&self, subject: Subject<'_>, database: Option<&str>) -> bool {

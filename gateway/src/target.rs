@@ -14,6 +14,8 @@ pub struct Target {
     pub address: Vec<Address>,
     /// What its names resolve to for agents; empty: what this host's resolver says.
     pub resolve: Vec<IpAddr>,
+    /// Where its names may resolve to; empty: public addresses only.
+    pub resolve_within: Vec<Network>,
     /// Databases that sessions may name; empty: any.
     pub databases: Vec<String>,
     pub tls: TlsMode,
@@ -54,6 +56,15 @@ impl Protocol {
         match self {
             Self::Postgres => "postgres",
             Self::TlsPassthrough => "tls-passthrough",
+        }
+    }
+
+    /// The service's name in SRV records (RFC 2782), as IANA registered it: the only one that agents may ask for, since
+    /// labels of their choice would carry data to the name's owner.
+    pub const fn service(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::TlsPassthrough => "https",
         }
     }
 
@@ -99,11 +110,29 @@ pub enum Host {
 }
 
 impl Host {
-    /// Whether the network has this address; an IPv4 address in IPv6 clothes is an IPv4 address. Names have none.
+    /// Whether the network has this address. Names have none.
     fn contains(&self, ip: IpAddr) -> bool {
-        let Self::Network(network, prefix) = *self else { return false };
+        matches!(*self, Self::Network(first, prefix) if Network { first, prefix }.contains(ip))
+    }
+}
+
+/// A network, or with the full length a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub first: IpAddr,
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Whether it has this address; an IPv4 address in IPv6 clothes is an IPv4 address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let Self { first, prefix } = *self;
         let ip = ip.to_canonical();
-        network.is_ipv4() == ip.is_ipv4() && first_of_network(ip, prefix) == first_of_network(network, prefix)
+        first.is_ipv4() == ip.is_ipv4() && first_of_network(ip, prefix) == first_of_network(first, prefix)
+    }
+
+    pub fn is_single(&self) -> bool {
+        self.prefix == full_length(self.first)
     }
 }
 

@@ -177,6 +177,7 @@ pub(super) mod tests {
             access: Access::default(),
             recording: RecordingConfig { directory: PathBuf::new(), keep: Duration::ZERO, max_size: 0, reply_limit: 0 },
             identity: None,
+            dns_servers: Vec::new(),
             agents: vec![AgentConfig {
                 name: "coder".into(),
                 matches: AgentMatch::UserOnly,

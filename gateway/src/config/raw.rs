@@ -48,6 +48,7 @@ pub(super) struct RawConfig {
     pub(super) access: Option<At<RawAccess>>,
     pub(super) recording: Option<At<RawRecording>>,
     pub(super) identity: Option<At<RawIdentity>>,
+    pub(super) dns: Option<At<RawDns>>,
     #[serde(default)]
     pub(super) agent: Vec<At<RawAgent>>,
     #[serde(default)]
@@ -142,6 +143,15 @@ pub(super) struct RawIdentity {
     pub(super) insecure: Option<At<String>>,
 }
 
+/// How the gateway resolves the names of targets, for agents that ask.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDns {
+    /// Recursive resolvers: `"10.0.0.2"`, `"127.0.0.1:5300"`, `"[::1]:5300"`. Default: those of `/etc/resolv.conf`.
+    #[serde(default)]
+    pub(super) servers: Vec<At<String>>,
+}
+
 /// A kind of agent: how its processes are recognised, and where its token lies.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +187,10 @@ pub(super) struct RawTarget {
     /// Addresses that agents are told for its names. Default: what this host's resolver says.
     #[serde(default)]
     pub(super) resolve: Vec<At<String>>,
+    /// Networks that its names may resolve into, loopback and private ones only if they stand here: `"10.0.0.0/8"`.
+    /// Default: public addresses.
+    #[serde(default)]
+    pub(super) resolve_within: Vec<At<String>>,
     /// Databases that sessions may name. Default: any.
     pub(super) databases: Option<At<Vec<String>>>,
     pub(super) tls: Option<At<RawTls>>,

@@ -5,7 +5,7 @@ mod rules;
 mod targets;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::raw::{At, RawAccess, RawConfig, RawGateway, RawIdentity, RawMode, RawRecording, RawUnlisted};
+use super::raw::{At, RawAccess, RawConfig, RawDns, RawGateway, RawIdentity, RawMode, RawRecording, RawUnlisted};
 use super::schema::{Fault, did_you_mean, key_part};
 use super::{Access, Config, GatewayConfig, IdentityConfig, Mode, RecordingConfig, text};
 
@@ -33,6 +33,8 @@ const DEFAULT_REPLY_LIMIT: usize = 64 << 10;
 const MAX_REPLY_LIMIT: u64 = 16 << 20;
 const DEFAULT_GROUPS_CLAIM: &str = "groups";
 const MAX_SHARDS: u16 = 256;
+/// As many as resolv.conf(5) takes: a client would not wait for a fourth.
+const MAX_DNS_SERVERS: usize = 3;
 const MAX_NAME: usize = 128;
 const MAX_TEXT: usize = 1_000;
 /// Agents, targets or rules of one configuration.
@@ -188,6 +190,7 @@ impl<'a> Resolver<'a> {
             once.access.set(&mut self.out, file, "access", raw.access);
             once.recording.set(&mut self.out, file, "recording", raw.recording);
             once.identity.set(&mut self.out, file, "identity", raw.identity);
+            once.dns.set(&mut self.out, file, "dns", raw.dns);
             agents.extend(raw.agent.into_iter().map(|agent| (file, agent)));
             targets.extend(raw.target.into_iter().map(|target| (file, target)));
             rules.extend(raw.rule.into_iter().map(|rule| (file, rule)));
@@ -206,12 +209,14 @@ impl<'a> Resolver<'a> {
                 self.out.fault(&Scope::named(*file, "agent", &agent.value.name.value), &agent.span, "", message);
             }
         }
+        let dns_servers = once.dns.0.map_or_else(Vec::new, |(file, raw)| self.dns_servers(file, &raw.value));
         let agents = self.agents(agents, &gateway);
         let targets = self.targets(targets);
         let policy = self.policy(rules, &access, &targets);
         let masks = self.masks(masks, &targets);
         let targets = targets.into_iter().map(Arc::new).collect();
-        let config = Config { gateway, access, recording, identity, agents, targets, policy, masks, version };
+        let config =
+            Config { gateway, access, recording, identity, dns_servers, agents, targets, policy, masks, version };
         (config, self.out.faults, self.out.warnings)
     }
 
@@ -340,6 +345,17 @@ impl<'a> Resolver<'a> {
     }
 }
 
+impl Resolver<'_> {
+    fn dns_servers(&mut self, file: usize, raw: &RawDns) -> Vec<SocketAddr> {
+        let scope = Scope::new(file, "dns");
+        if let Some(at) = raw.servers.get(MAX_DNS_SERVERS) {
+            self.out.fault(&scope, &at.span, "servers", format!("there are more than {MAX_DNS_SERVERS} of them"));
+        }
+        let servers = raw.servers.iter().enumerate();
+        servers.filter_map(|(i, at)| self.out.read(&scope, &format!("servers[{i}]"), at, text::server)).collect()
+    }
+}
+
 /// Tables that all files together may have once.
 #[derive(Default)]
 struct Once {
@@ -347,6 +363,7 @@ struct Once {
     access: Single<RawAccess>,
     recording: Single<RawRecording>,
     identity: Single<RawIdentity>,
+    dns: Single<RawDns>,
 }
 
 struct Single<T>(Option<(usize, At<T>)>);

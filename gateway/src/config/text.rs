@@ -1,9 +1,9 @@
 //! Small texts with a meaning: durations, sizes, addresses, places in the file system.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::target::{Address, Host, first_of_network, full_length};
+use crate::target::{Address, Host, Network, first_of_network, full_length};
 
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
@@ -84,6 +84,29 @@ fn network_of(network: &str, prefix: &str) -> Result<Host, String> {
     Ok(Host::Network(ip, prefix))
 }
 
+/// `"10.0.0.0/8"`, `"10.1.2.3"`, `"fd00::/8"`.
+pub(super) fn network(text: &str) -> Result<Network, String> {
+    let wrong = |why: &str| format!("{text:?} is no network: {why}");
+    if let Some((network, prefix)) = text.split_once('/') {
+        return match network_of(network, prefix).map_err(|why| wrong(&why))? {
+            Host::Network(first, prefix) => Ok(Network { first, prefix }),
+            Host::Name(_) => Err(wrong("names are none")),
+        };
+    }
+    let first: IpAddr = text.parse().map_err(|_| wrong("write one such as \"10.0.0.0/8\" or \"10.1.2.3\""))?;
+    Ok(Network { first, prefix: full_length(first) })
+}
+
+/// A DNS server, on port 53 if it names none.
+pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
+    let server = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)));
+    server.ok().filter(|server| server.port() != 0 && !server.ip().is_unspecified()).ok_or_else(|| {
+        format!(
+            "{text:?} is no server: write its address, with a port if need be, such as \"10.0.0.2\" or \"[::1]:5300\""
+        )
+    })
+}
+
 /// A host's name in lower case, without a trailing dot (RFC 1123, and underscores).
 pub(super) fn name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
@@ -162,6 +185,27 @@ mod tests {
         ] {
             let error = address(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn networks_and_servers_are_read() {
+        let net = |first: &str, prefix| Network { first: first.parse().unwrap(), prefix };
+        assert_eq!(network("10.0.0.0/8"), Ok(net("10.0.0.0", 8)));
+        assert_eq!(network("fd00::1"), Ok(net("fd00::1", 128)));
+        for text in ["", "10.0.0.1/8", "db.internal", "10.0.0.0/33", "10.0.0.0/8:53"] {
+            assert!(network(text).unwrap_err().contains("is no network"), "{text}");
+        }
+        for (text, expected) in [
+            ("10.0.0.2", "10.0.0.2:53"),
+            ("127.0.0.1:5300", "127.0.0.1:5300"),
+            ("::1", "[::1]:53"),
+            ("[::1]:54", "[::1]:54"),
+        ] {
+            assert_eq!(server(text), Ok(expected.parse().unwrap()));
+        }
+        for text in ["", "ns.internal", "10.0.0.2:0", "0.0.0.0", "10.0.0.2:dns"] {
+            assert!(server(text).is_err(), "{text}");
         }
     }
 

@@ -1,47 +1,50 @@
 //! Which names an agent looked up, and what it was told: so that a connect to an address can be given back its name.
-//! Pure: the time is an argument. Also counts an agent's refused queries, so that they fill no recording.
+//! Pure: the time is an argument.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Who asked: the cgroup's id and the uid, as the kernel captured them.
 pub type AgentKey = (u64, u32);
 
-/// How long an answer is remembered. Longer than its TTL: clients keep addresses longer than they should.
-pub(super) const REMEMBERED: Duration = Duration::from_hours(1);
-/// Agents remembered; one more takes the place of the one that asked the longest ago.
+/// How long after an answer's TTL a connect may still come by it. Clients keep addresses longer than they should: a Java
+/// machine for half a minute, a pool or a loop of retries for some minutes. Who keeps one for ever is refused, and asks again.
+pub(super) const GRACE: Duration = Duration::from_mins(10);
+/// Askers remembered; one more takes the place of the one that asked the longest ago.
 const MAX_AGENTS: usize = 4096;
-/// Addresses remembered for one agent, of all names together; one more takes the place of the oldest.
-const MAX_ADDRESSES: usize = 1024;
-/// Refused queries of one agent that are told of, in each window; the others are counted.
-const MAX_REFUSALS: u32 = 20;
-const REFUSAL_WINDOW: Duration = Duration::from_mins(1);
+/// Addresses remembered for one asker, of all names together; one more takes the place of the one that ends first.
+const MAX_ADDRESSES: usize = 512;
 
 #[derive(Default)]
 pub(super) struct Memory(HashMap<AgentKey, Agent>);
 
 struct Agent {
-    told: HashMap<(IpAddr, String), Instant>,
+    /// Until when each was told.
+    told: HashMap<(IpAddr, Arc<str>), Instant>,
     last_asked: Instant,
-    refusals: Refusals,
-}
-
-struct Refusals {
-    since: Instant,
-    told: u32,
-    untold: u32,
 }
 
 impl Memory {
-    /// An agent was told that `name` is at `addresses`.
-    pub(super) fn remember(&mut self, agent: AgentKey, name: &str, addresses: &[IpAddr], now: Instant) {
+    /// An agent was told that `name` is at `addresses`, and that this is so for `ttl`.
+    pub(super) fn remember(
+        &mut self,
+        agent: AgentKey,
+        name: &Arc<str>,
+        addresses: &[IpAddr],
+        ttl: Duration,
+        now: Instant,
+    ) {
         let told = &mut self.agent(agent, now).told;
         for address in addresses {
-            if told.len() >= MAX_ADDRESSES {
+            let key = (address.to_canonical(), Arc::clone(name));
+            if told.len() >= MAX_ADDRESSES && !told.contains_key(&key) {
                 forget(told, now);
             }
-            told.insert((address.to_canonical(), name.to_owned()), now);
+            // What was told with a longer TTL before is still in the agent's hands.
+            let until = now + ttl + GRACE;
+            told.entry(key).and_modify(|old| *old = until.max(*old)).or_insert(until);
         }
     }
 
@@ -49,24 +52,17 @@ impl Memory {
     pub(super) fn names_for(&self, agent: AgentKey, address: IpAddr, now: Instant) -> Vec<String> {
         let address = address.to_canonical();
         let Some(agent) = self.0.get(&agent) else { return Vec::new() };
-        let known = agent.told.iter().filter(|((told, _), at)| *told == address && is_fresh(**at, now));
-        let mut names: Vec<String> = known.map(|((_, name), _)| name.clone()).collect();
+        let known = agent.told.iter().filter(|((told, _), until)| *told == address && **until > now);
+        let mut names: Vec<String> = known.map(|((_, name), _)| name.to_string()).collect();
         names.sort_unstable();
         names
     }
 
-    /// Whether to tell of one more refused query of this agent's; if so, how many were passed over before.
-    pub(super) fn refused(&mut self, agent: AgentKey, now: Instant) -> Option<u32> {
-        let refusals = &mut self.agent(agent, now).refusals;
-        if now.saturating_duration_since(refusals.since) >= REFUSAL_WINDOW {
-            (refusals.since, refusals.told) = (now, 0);
+    /// Forgets names that mean something else now.
+    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&str) -> bool) {
+        for agent in self.0.values_mut() {
+            agent.told.retain(|(_, name), _| keeps(name));
         }
-        if refusals.told >= MAX_REFUSALS {
-            refusals.untold = refusals.untold.saturating_add(1);
-            return None;
-        }
-        refusals.told += 1;
-        Some(std::mem::take(&mut refusals.untold))
     }
 
     fn agent(&mut self, key: AgentKey, now: Instant) -> &mut Agent {
@@ -74,26 +70,18 @@ impl Memory {
             let oldest = self.0.iter().min_by_key(|(_, agent)| agent.last_asked).map(|(key, _)| *key);
             oldest.and_then(|oldest| self.0.remove(&oldest));
         }
-        let agent = self.0.entry(key).or_insert_with(|| Agent {
-            told: HashMap::new(),
-            last_asked: now,
-            refusals: Refusals { since: now, told: 0, untold: 0 },
-        });
+        let agent = self.0.entry(key).or_insert_with(|| Agent { told: HashMap::new(), last_asked: now });
         agent.last_asked = now;
         agent
     }
 }
 
-fn is_fresh(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < REMEMBERED
-}
-
-/// Makes room: what has expired goes, or else the oldest.
-fn forget(told: &mut HashMap<(IpAddr, String), Instant>, now: Instant) {
-    told.retain(|_, at| is_fresh(*at, now));
+/// Makes room: what has expired goes, or else what ends first.
+fn forget(told: &mut HashMap<(IpAddr, Arc<str>), Instant>, now: Instant) {
+    told.retain(|_, until| *until > now);
     if told.len() >= MAX_ADDRESSES {
-        let oldest = told.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
-        oldest.and_then(|oldest| told.remove(&oldest));
+        let first = told.iter().min_by_key(|(_, until)| **until).map(|(key, _)| key.clone());
+        first.and_then(|first| told.remove(&first));
     }
 }
 
@@ -102,50 +90,62 @@ mod tests {
     use super::*;
 
     const ONE: AgentKey = (1, 1001);
+    const TTL: Duration = Duration::from_secs(30);
 
     fn address(n: u32) -> IpAddr {
         IpAddr::from(std::net::Ipv4Addr::from_bits(0xc000_0200 + n))
     }
 
     #[test]
-    fn names_are_each_agents_own_and_expire() {
+    fn names_are_each_agents_own_and_end_with_their_ttl_and_a_grace() {
         let (mut memory, start) = (Memory::default(), Instant::now());
-        memory.remember(ONE, "b.internal", &[address(1), address(2)], start);
-        memory.remember(ONE, "a.internal", &[address(1)], start + Duration::from_secs(1));
+        memory.remember(ONE, &"b.internal".into(), &[address(1), address(2)], TTL, start);
+        memory.remember(ONE, &"a.internal".into(), &[address(1)], 2 * TTL, start);
         let names = |agent, n, at| memory.names_for(agent, address(n), at);
         assert_eq!(names(ONE, 1, start), ["a.internal", "b.internal"]);
         assert_eq!(names(ONE, 2, start), ["b.internal"]);
         assert!(names(ONE, 3, start).is_empty());
         assert!(names((2, 1001), 1, start).is_empty() && names((1, 1002), 1, start).is_empty());
-        assert_eq!(names(ONE, 1, start + REMEMBERED), ["a.internal"]);
+        let almost = start + TTL + GRACE - Duration::from_millis(1);
+        assert_eq!(names(ONE, 1, almost), ["a.internal", "b.internal"]);
+        assert_eq!(names(ONE, 1, start + TTL + GRACE), ["a.internal"]);
+        assert!(names(ONE, 1, start + 2 * TTL + GRACE).is_empty());
         // An address is the same when it comes mapped into IPv6.
         assert_eq!(memory.names_for(ONE, "::ffff:192.0.2.2".parse().unwrap(), start), ["b.internal"]);
+    }
+
+    #[test]
+    fn a_shorter_ttl_takes_nothing_back() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        memory.remember(ONE, &"db".into(), &[address(1)], 10 * TTL, start);
+        memory.remember(ONE, &"db".into(), &[address(1)], Duration::ZERO, start + TTL);
+        assert_eq!(memory.names_for(ONE, address(1), start + 9 * TTL + GRACE), ["db"]);
+    }
+
+    #[test]
+    fn what_means_something_else_now_is_forgotten() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        memory.remember(ONE, &"old".into(), &[address(1)], TTL, start);
+        memory.remember(ONE, &"new".into(), &[address(1)], TTL, start);
+        memory.retain(|name| name == "new");
+        assert_eq!(memory.names_for(ONE, address(1), start), ["new"]);
     }
 
     #[test]
     fn it_is_bounded_in_both_directions() {
         let (mut memory, start) = (Memory::default(), Instant::now());
         let at = |n: usize| start + Duration::from_millis(n as u64);
+        let db: Arc<str> = "db".into();
         for n in 0..=MAX_ADDRESSES {
-            memory.remember(ONE, "db", &[address(u32::try_from(n).unwrap())], at(n));
+            memory.remember(ONE, &db, &[address(u32::try_from(n).unwrap())], TTL, at(n));
         }
         assert_eq!(memory.0[&ONE].told.len(), MAX_ADDRESSES);
         assert!(memory.names_for(ONE, address(0), at(0)).is_empty());
         assert_eq!(memory.names_for(ONE, address(1), at(0)), ["db"]);
         for n in 0..MAX_AGENTS {
-            memory.remember((n as u64, 0), "db", &[address(0)], at(MAX_ADDRESSES + 1 + n));
+            memory.remember((n as u64, 0), &db, &[address(0)], TTL, at(MAX_ADDRESSES + 1 + n));
         }
         assert_eq!(memory.0.len(), MAX_AGENTS);
         assert!(!memory.0.contains_key(&ONE));
-    }
-
-    #[test]
-    fn refusals_are_told_of_at_a_bounded_rate_and_counted() {
-        let (mut memory, start) = (Memory::default(), Instant::now());
-        let told = (0..100).filter(|_| memory.refused(ONE, start).is_some()).count();
-        assert_eq!(told, 20);
-        assert_eq!(memory.refused((2, 0), start), Some(0));
-        assert_eq!(memory.refused(ONE, start + REFUSAL_WINDOW), Some(80));
-        assert_eq!(memory.refused(ONE, start + REFUSAL_WINDOW), Some(0));
     }
 }

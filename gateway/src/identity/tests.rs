@@ -160,7 +160,7 @@ impl TokenReader for Tokens {
     }
 }
 
-pub(super) fn agent(name: &str, matches: AgentMatch) -> AgentConfig {
+pub(crate) fn agent(name: &str, matches: AgentMatch) -> AgentConfig {
     let token = TokenSource::File("/run/agents/%i.token".to_owned());
     AgentConfig { name: name.to_owned(), matches, user: None, uid: None, token }
 }
@@ -192,6 +192,7 @@ pub(crate) fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Conf
             reply_limit: 0,
         },
         identity: Some(identity),
+        dns_servers: Vec::new(),
         agents,
         targets: Vec::new(),
         policy: Policy::default(),
@@ -220,7 +221,7 @@ pub(crate) fn origin(uid: u32) -> Origin {
     }
 }
 
-fn evidence(cgroup: &str) -> Evidence {
+pub(crate) fn evidence(cgroup: &str) -> Evidence {
     Evidence { cgroup: cgroup.to_owned(), user: Some("agent-coder".to_owned()), tree: Vec::new() }
 }
 

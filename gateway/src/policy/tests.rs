@@ -372,3 +372,27 @@ fn rules_that_do_nothing_are_found_and_others_are_not() {
         assert!(lints.len() <= 1, "{text}");
     }
 }
+
+#[test]
+fn a_session_may_open_where_some_token_could_open_it() {
+    let may_open = |rules: Vec<Rule>| Policy::new(rules).may_open("coder", "orders");
+    let only = |change: &dyn Fn(&mut Rule), then: Then| {
+        let mut rule = rule("r", &[], then);
+        change(&mut rule);
+        rule
+    };
+    assert!(!may_open(vec![]));
+    assert!(may_open(vec![rule("reads", &[Kind::Select], Then::Allow)]));
+    assert!(may_open(vec![rule("held", &[], hold())]));
+    // Groups and databases are not known yet: they could be the right ones.
+    assert!(may_open(vec![only(&|rule| rule.groups = strings(&["dba"]), Then::Allow)]));
+    assert!(may_open(vec![only(&|rule| rule.databases = strings(&["orders"]), Then::Allow)]));
+    assert!(!may_open(vec![only(&|rule| rule.agents = strings(&["planner"]), Then::Allow)]));
+    assert!(!may_open(vec![only(&|rule| rule.targets = strings(&["billing"]), Then::Allow)]));
+
+    let allow = || rule("all", &[], Then::Allow);
+    assert!(!may_open(vec![allow(), rule("none", &[Kind::Connect], Then::Deny)]));
+    assert!(!may_open(vec![allow(), rule("none", &[], Then::Deny)]));
+    assert!(may_open(vec![allow(), rule("no drops", &[Kind::Drop], Then::Deny)]));
+    assert!(may_open(vec![allow(), only(&|rule| rule.groups = strings(&["guests"]), Then::Deny)]));
+}

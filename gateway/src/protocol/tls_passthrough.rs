@@ -283,6 +283,7 @@ mod tests {
             protocol: Protocol::TlsPassthrough,
             address: names.iter().map(address).collect(),
             resolve: Vec::new(),
+            resolve_within: Vec::new(),
             databases: Vec::new(),
             tls: TlsMode::Disable { insecure: "test".to_owned() },
             login: None,

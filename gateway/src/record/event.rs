@@ -51,11 +51,17 @@ pub enum Event {
         reason: String,
         protocol: u16,
     },
-    /// An agent asked for a name, or a type of record, that it may not know; `passed_over` more were not recorded.
+    /// An agent asked for a name, or a type of record, that it may not know, or too often, or the name resolves to what it
+    /// must not; `passed_over` more were not recorded.
     DnsRefused {
         origin: Origin,
         name: String,
         kind: String,
+        #[serde(default)]
+        reason: String,
+        /// It was answered all the same: policy says to observe only.
+        #[serde(default)]
+        observed: bool,
         passed_over: u32,
     },
     /// A segment was deleted because of its age or of the space it took; its last hash keeps the chain provable.
@@ -281,6 +287,7 @@ impl From<DeniedEvent> for Event {
 
 impl From<RefusedQuery> for Event {
     fn from(query: RefusedQuery) -> Self {
-        Self::DnsRefused { origin: query.origin, name: query.name, kind: query.kind, passed_over: query.passed_over }
+        let RefusedQuery { origin, name, kind, reason, observed, passed_over } = query;
+        Self::DnsRefused { origin, name, kind, reason, observed, passed_over }
     }
 }

@@ -228,7 +228,14 @@ fn events_survive_as_they_were() {
         closed(id(1)),
         Event::Approval(Transition::Ended { number: 4, operation: id(1).operation(3), status: Status::Expired }),
         Event::KernelDenied { origin: origin.clone(), reason: "udp".to_owned(), protocol: 17 },
-        Event::DnsRefused { origin, name: "example.com".to_owned(), kind: "A".to_owned(), passed_over: 2 },
+        Event::DnsRefused {
+            origin,
+            name: "example.com".to_owned(),
+            kind: "A".to_owned(),
+            reason: "no target has this name".to_owned(),
+            observed: false,
+            passed_over: 2,
+        },
         Event::SegmentDeleted { segment: 3, last_hash: vec![9; 32], records: 1 },
         Event::Gap { reason: "why".to_owned() },
     ];

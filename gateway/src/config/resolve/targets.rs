@@ -31,7 +31,17 @@ impl Resolver<'_> {
                     text.parse::<IpAddr>().map_err(|_| format!("{text:?} is no IP address"))
                 })
             });
-            let resolve = resolve.collect();
+            let resolve: Vec<IpAddr> = resolve.collect();
+            let within = raw
+                .resolve_within
+                .iter()
+                .enumerate()
+                .filter_map(|(i, at)| self.out.read(&scope, &format!("resolve_within[{i}]"), at, text::network));
+            let resolve_within = within.collect();
+            if let (false, Some(at)) = (raw.resolve.is_empty(), raw.resolve_within.first()) {
+                let message = "has no meaning beside resolve, which says the addresses themselves";
+                self.out.fault(&scope, &at.span, "resolve_within", message);
+            }
             self.suits_protocol(&scope, &raw, &span);
             let tls = self.tls(&scope, raw.tls.as_ref());
             let login = raw.login.and_then(|login| self.login(&scope, &login.value));
@@ -50,6 +60,7 @@ impl Resolver<'_> {
                 protocol: raw.protocol,
                 address,
                 resolve,
+                resolve_within,
                 databases: raw.databases.map(|it| it.value).unwrap_or_default(),
                 tls,
                 login,

@@ -93,7 +93,7 @@ struct Asker {
 pub struct RefusedQuery {
     /// Its `destination` is the resolver that the agent asked.
     pub origin: Origin,
-    /// At most 255 characters, others than letters and digits escaped as in zone files.
+    /// At most 255 octets, others than letters and digits escaped as in zone files.
     pub name: String,
     /// Type of record, such as `A` or `TXT`.
     pub kind: String,

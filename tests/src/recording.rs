@@ -10,6 +10,7 @@ use weir::ids::{OperationId, SessionId};
 use weir::origin::{Evidence, Origin};
 use weir::policy::Gate;
 use weir::record::event::{Event, GatewayStarted, OperationDecided, SessionOpened};
+use weir::record::read::Reader;
 use weir::record::{Limits, RecordError, Store};
 use weir::target::Protocol;
 
@@ -82,6 +83,22 @@ pub fn denied(operation: OperationId, text: &str) -> Event {
         approval: None,
         at_us: 0,
     })
+}
+
+/// Every event in the segments of a directory, which may still grow.
+pub fn events(directory: &Path) -> Result<Vec<Event>> {
+    let mut segments: Vec<_> = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "segment"));
+    segments.sort_unstable();
+    let mut events = Vec::new();
+    for segment in segments {
+        let mut reader = Reader::open(&segment)?;
+        // A frame that is being written is as good as not there yet.
+        while let Ok(Some(placed)) = reader.next(None) {
+            events.push(placed.decode()?.event);
+        }
+    }
+    Ok(events)
 }
 
 /// Files below the directory that hold this text, in the clear. Recordings are not compressed: what is in them is found.

@@ -13,12 +13,14 @@ const BPF_LINKER: (&str, &str) = ("bpf-linker", "0.10.3");
 /// `a|b`: either will do, the last is installed.
 const BUILD_PACKAGES: &[&str] = &["build-essential", "libclang-14-dev|libclang-dev"];
 const TEST_PACKAGES: &[&str] = &[
+    "bind9",
     "bind9-dnsutils|dnsutils",
     "ca-certificates",
     "curl",
     "debootstrap",
     "e2fsprogs",
     "iproute2",
+    "musl-tools",
     "openssl",
     "pgbouncer",
     "postgresql",
@@ -26,6 +28,7 @@ const TEST_PACKAGES: &[&str] = &[
     "procps",
     "python3",
     "python3-psycopg",
+    "python3-pycares",
     "qemu-system-x86",
     "systemd",
     "util-linux",

@@ -92,7 +92,8 @@ impl Question {
         let error = |code| Unanswerable::Error(encode(&Message::error_msg(id, OpCode::Query, code)));
         let message = Message::from_vec(bytes).map_err(|_| error(ResponseCode::FormErr))?;
         if message.metadata.op_code != OpCode::Query || message.metadata.message_type != MessageType::Query {
-            return Err(error(ResponseCode::NotImp));
+            let error = Message::error_msg(id, message.metadata.op_code, ResponseCode::NotImp);
+            return Err(Unanswerable::Error(encode(&error)));
         }
         if message.version() > 0 {
             return Err(Unanswerable::Error(bad_version(id)));

@@ -1,7 +1,7 @@
 //! The resolver that agents get, whatever resolver they ask: the kernel half sends their port 53 here.
 //!
 //! It answers for names of targets that policy lets the agent connect to, and refuses everything else, so that nothing
-//! leaves by way of names: of what it refuses, no server outside ever hears. What it told an agent it remembers, because a
+//! leaves by way of names: of what is not the agent's to ask, no server outside ever hears. What it told an agent it remembers, because a
 //! connection arrives with an address only and targets have names.
 //!
 //! `message` reads and writes DNS, `names` decides, `rebinding` judges what names resolve to, `memory` remembers, `limits`
@@ -36,6 +36,7 @@ pub use self::memory::AgentKey;
 use self::memory::Memory;
 use self::message::{Question, Transport, Unanswerable, Wanted};
 use self::names::{Asked, Judgement, Names};
+use self::rebinding::NOBODY;
 use self::upstream::{FIXED_TTL, Found, Upstream};
 use crate::config::Config;
 use crate::identity;
@@ -145,7 +146,8 @@ impl Dns {
     pub fn reload(&self, config: Arc<Config>) {
         let new = Arc::new(Current::new(config, &self.0.runtime));
         let old = self.0.current.swap(Arc::clone(&new));
-        lock(&self.0.memory).retain(|name| old.names.agrees_on(name, &new.names));
+        // Nobody's address stood for "no"; under another policy it may have to be another one.
+        lock(&self.0.memory).retain(|name, address| address != NOBODY && old.names.agrees_on(name, &new.names));
     }
 
     /// The names that this agent looked up and was given `address` for.
@@ -272,8 +274,12 @@ impl Dns {
         match current.names.judge(asker.agent(), question) {
             Judgement::Address(asked) => self.tell_addresses(&query, &asked).await,
             Judgement::Service => self.tell_services(&query).await,
+            Judgement::Decline(name, why) => {
+                self.record(&query, why, false);
+                self.tell(&query, &name, &[NOBODY.into()], FIXED_TTL)
+            }
             Judgement::Empty => question.addresses(&[], FIXED_TTL, transport).0,
-            Judgement::Refuse(why) if current.names.is_candidate(asker.agent(), question) => {
+            Judgement::Refuse(why) if current.names.is_candidate(question) => {
                 self.refuse(&query, why, Question::no_name)
             }
             Judgement::Refuse(why) => self.refuse(&query, why, Question::refuse),
@@ -287,15 +293,15 @@ impl Dns {
         }
         let fixed = asked.fixed();
         if !fixed.is_empty() {
-            return self.tell(query, asked, &fixed, FIXED_TTL);
+            return self.tell(query, &asked.name, &fixed, FIXED_TTL);
         }
         let Some(_used) = self.take(&query.asker.holder, Kind::Waiting) else {
             return self.refuse(query, "too many queries wait for an answer".to_owned(), Question::fail);
         };
         match query.current.upstream.addresses(&asked.name, family).await {
-            Ok(Found::Records { records, ttl, fixed: true }) => self.tell(query, asked, &records, ttl),
+            Ok(Found::Records { records, ttl, fixed: true }) => self.tell(query, &asked.name, &records, ttl),
             Ok(Found::Records { records, ttl, fixed: false }) => self.tell_judged(query, asked, &records, ttl),
-            Ok(Found::Nothing) => self.tell(query, asked, &[], FIXED_TTL),
+            Ok(Found::Nothing) => self.tell(query, &asked.name, &[], FIXED_TTL),
             Ok(Found::NoName) => query.question.no_name(),
             Err(error) => {
                 tracing::debug!(name = %asked.name, error, "a target's name cannot be resolved");
@@ -324,9 +330,9 @@ impl Dns {
             Some(why) if told.is_empty() => self.refuse(query, why, Question::refuse),
             Some(why) => {
                 self.record(query, why, all_the_same);
-                self.tell(query, asked, &told, ttl)
+                self.tell(query, &asked.name, &told, ttl)
             }
-            None => self.tell(query, asked, &told, ttl),
+            None => self.tell(query, &asked.name, &told, ttl),
         }
     }
 
@@ -365,10 +371,10 @@ impl Dns {
     }
 
     /// Makes the answer, and remembers it before it is sent: the agent may connect at once.
-    fn tell(&self, query: &Query<'_>, asked: &Asked, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
+    fn tell(&self, query: &Query<'_>, name: &Arc<str>, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
         let (answer, given) = query.question.addresses(addresses, ttl, query.transport);
         let (agent, ttl) = (agent_key(query.origin), Duration::from_secs(ttl.into()));
-        lock(&self.0.memory).remember(agent, &asked.name, &given, ttl, Instant::now());
+        lock(&self.0.memory).remember(agent, name, &given, ttl, Instant::now());
         answer
     }
 
@@ -573,7 +579,8 @@ mod tests {
     async fn who_is_no_agent_learns_nothing() {
         let dns = dns(vec![target("db.internal", &["192.0.2.7"])]);
         let ask = async |sits| outcome(&ask_from(&dns, sits, &query("db.internal", RecordType::A)).await.unwrap());
-        assert_eq!(ask(Sits("/agents.slice/other.service")).await, (ResponseCode::Refused, vec![]));
+        let nobodys = (ResponseCode::NoError, vec![NOBODY.into()]);
+        assert_eq!(ask(Sits("/agents.slice/other.service")).await, nobodys);
         assert!(dns.next_refusal().await.reason.contains("no agent is configured"));
         let dns = self::dns(vec![target("db.internal", &["192.0.2.7"])]);
         let gone = ask_from(&dns, Sits(""), &query("db.internal", RecordType::A)).await.unwrap();

@@ -58,10 +58,10 @@ impl Memory {
         names
     }
 
-    /// Forgets names that mean something else now.
-    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&str) -> bool) {
+    /// Forgets what means something else now.
+    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&str, IpAddr) -> bool) {
         for agent in self.0.values_mut() {
-            agent.told.retain(|(_, name), _| keeps(name));
+            agent.told.retain(|(address, name), _| keeps(name, *address));
         }
     }
 
@@ -106,8 +106,7 @@ mod tests {
         assert_eq!(names(ONE, 2, start), ["b.internal"]);
         assert!(names(ONE, 3, start).is_empty());
         assert!(names((2, 1001), 1, start).is_empty() && names((1, 1002), 1, start).is_empty());
-        let almost = start + TTL + GRACE - Duration::from_millis(1);
-        assert_eq!(names(ONE, 1, almost), ["a.internal", "b.internal"]);
+        assert_eq!(names(ONE, 1, start + GRACE + TTL / 2), ["a.internal", "b.internal"]);
         assert_eq!(names(ONE, 1, start + TTL + GRACE), ["a.internal"]);
         assert!(names(ONE, 1, start + 2 * TTL + GRACE).is_empty());
         // An address is the same when it comes mapped into IPv6.
@@ -127,7 +126,7 @@ mod tests {
         let (mut memory, start) = (Memory::default(), Instant::now());
         memory.remember(ONE, &"old".into(), &[address(1)], TTL, start);
         memory.remember(ONE, &"new".into(), &[address(1)], TTL, start);
-        memory.retain(|name| name == "new");
+        memory.retain(|name, at| name == "new" && at == address(1));
         assert_eq!(memory.names_for(ONE, address(1), start), ["new"]);
     }
 

@@ -3,6 +3,9 @@
 //! A name is an agent's to ask if some rule could let that agent open a session with a target of that name. Of these names
 //! it may ask for addresses, and for the targets' own service (SRV). Any other type could carry data either way, and any
 //! other name would carry data to whoever answers for it; so nothing of these is ever sent on.
+//!
+//! Who asks for a target that is not its own would learn from a resolver's refusal only that names do not resolve, and try
+//! again. So it is told an address that is nobody's, and its connection to that the gateway refuses in the protocol's words.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,11 +32,22 @@ pub(super) struct Asked {
     pub(super) observed: Option<String>,
 }
 
+/// Why a name is not an agent's to ask.
+#[derive(Debug)]
+enum NotTheirs {
+    /// No target has it.
+    Unlisted,
+    /// Others' targets have it.
+    Listed(Arc<str>, String),
+}
+
 /// What a question comes to.
 #[derive(Debug)]
 pub(super) enum Judgement {
     Address(Asked),
     Service,
+    /// A target's name that is not the agent's to ask, and why.
+    Decline(Arc<str>, String),
     /// The name exists and has no record of this type, as far as this agent is concerned.
     Empty,
     /// Why, for the record.
@@ -62,35 +76,45 @@ impl Names {
     /// The decision on a question of this agent's; an error in its place says why the asker is no agent.
     pub(super) fn judge(&self, agent: Result<&str, &str>, question: &Question) -> Judgement {
         let (wanted, name) = question.wanted();
-        let asked = self.may_ask(agent, &name);
-        match (wanted, asked) {
-            (Wanted::Other, Ok(_)) => Judgement::Refuse("records of this type are not answered".to_owned()),
-            (Wanted::Other, Err(why)) => Judgement::Refuse(why),
-            (Wanted::Address(family), Ok(asked)) if asked.lacks(family) => Judgement::Empty,
-            (Wanted::Address(_), Ok(asked)) => Judgement::Address(asked),
-            (Wanted::Hints, Ok(_)) => Judgement::Empty,
-            (Wanted::Service(service), Ok(asked)) => {
+        let asked = match self.may_ask(agent, &name) {
+            Ok(asked) => asked,
+            Err(theirs) => return self.judge_foreign(&wanted, name, theirs),
+        };
+        match wanted {
+            Wanted::Address(family) if asked.lacks(family) => Judgement::Empty,
+            Wanted::Address(_) => Judgement::Address(asked),
+            Wanted::Hints => Judgement::Empty,
+            Wanted::Service(service) => {
                 if asked.targets.iter().any(|target| target.protocol.service() == service) {
                     return Judgement::Service;
                 }
                 Judgement::Refuse("no target of this name is this service".to_owned())
             }
-            (Wanted::Address(_), Err(why)) if self.only_observes(&name) => {
-                Judgement::Address(Asked { name: name.into(), targets: Vec::new(), observed: Some(why) })
-            }
-            (Wanted::Hints, Err(_)) if self.only_observes(&name) => Judgement::Empty,
-            (_, Err(why)) => Judgement::Refuse(why),
+            Wanted::Other => Judgement::Refuse("records of this type are not answered".to_owned()),
         }
     }
 
-    /// Whether a stub resolver's search list may have made the refused name out of one that the agent may ask: it begins
-    /// with the same label. Such a client must be told "no such name", or it never comes to the name that it looks for.
-    pub(super) fn is_candidate(&self, agent: Result<&str, &str>, question: &Question) -> bool {
+    fn judge_foreign(&self, wanted: &Wanted, name: String, theirs: NotTheirs) -> Judgement {
+        let observes = self.only_observes(&name);
+        match (wanted, theirs) {
+            (Wanted::Address(_), theirs) if observes => {
+                let targets = self.listed.get(name.as_str()).cloned().unwrap_or_default();
+                let observed = Some(theirs.into_reason());
+                Judgement::Address(Asked { name: name.into(), targets, observed })
+            }
+            (Wanted::Hints, _) if observes => Judgement::Empty,
+            (Wanted::Address(_), NotTheirs::Listed(name, why)) => Judgement::Decline(name, why),
+            (_, theirs) => Judgement::Refuse(theirs.into_reason()),
+        }
+    }
+
+    /// Whether a stub resolver's search list may have made the refused name out of one that targets have: it begins with the
+    /// same label. Such a client must be told "no such name", or it never comes to the name that it looks for.
+    pub(super) fn is_candidate(&self, question: &Question) -> bool {
         let (Wanted::Address(_) | Wanted::Hints, name) = question.wanted() else { return false };
         let first = |name: &str| name.split('.').next().map(str::to_owned);
         let label = first(&name);
-        let may_mean = |known: &Arc<str>| first(known) == label && self.may_ask(agent, known).is_ok();
-        !self.listed.contains_key(name.as_str()) && self.listed.keys().any(may_mean)
+        !self.listed.contains_key(name.as_str()) && self.listed.keys().any(|known| first(known) == label)
     }
 
     /// Why the agent must not be told that the name is at `address`; `own`: it is this host's.
@@ -122,13 +146,14 @@ impl Names {
         meanings[0] == meanings[1] && (meanings[0].is_some() || other.only_observes(name))
     }
 
-    fn may_ask(&self, agent: Result<&str, &str>, name: &str) -> Result<Asked, String> {
-        let (name, targets) = self.listed.get_key_value(name).ok_or("no target has this name")?;
-        let agent = agent?;
+    fn may_ask(&self, agent: Result<&str, &str>, name: &str) -> Result<Asked, NotTheirs> {
+        let (name, targets) = self.listed.get_key_value(name).ok_or(NotTheirs::Unlisted)?;
+        let theirs = |why| NotTheirs::Listed(Arc::clone(name), why);
+        let agent = agent.map_err(|why| theirs(why.to_owned()))?;
         let may_open = |target: &&Arc<Target>| self.config.policy.may_open(agent, &target.name);
         let targets: Vec<_> = targets.iter().filter(may_open).cloned().collect();
         if targets.is_empty() {
-            return Err(format!("no rule lets agent \"{agent}\" connect to a target of this name"));
+            return Err(theirs(format!("no rule lets agent \"{agent}\" connect to a target of this name")));
         }
         Ok(Asked { name: Arc::clone(name), targets, observed: None })
     }
@@ -151,6 +176,15 @@ impl Names {
         };
         let others = self.config.targets.iter().filter(|target| !target.has_name(&asked.name));
         others.map(Arc::as_ref).find(|target| has_address(target))
+    }
+}
+
+impl NotTheirs {
+    fn into_reason(self) -> String {
+        match self {
+            Self::Unlisted => "no target has this name".to_owned(),
+            Self::Listed(_, why) => why,
+        }
     }
 }
 
@@ -231,6 +265,7 @@ pub(super) mod tests {
         match names.judge(agent, &question(name, kind)) {
             Judgement::Address(asked) => format!("address{}", asked.observed.map(|_| " observed").unwrap_or_default()),
             Judgement::Service => "service".to_owned(),
+            Judgement::Decline(_, why) => format!("declined: {why}"),
             Judgement::Empty => "empty".to_owned(),
             Judgement::Refuse(why) => why,
         }
@@ -243,10 +278,12 @@ pub(super) mod tests {
         let ask = |agent, name| verdict(&names, agent, name, RecordType::A);
         assert_eq!(ask(Ok("coder"), "DB.internal."), "address");
         assert_eq!(ask(Ok("clerk"), "wages.internal"), "address");
-        assert!(ask(Ok("coder"), "wages.internal").contains("no rule lets agent \"coder\""));
+        assert!(ask(Ok("coder"), "wages.internal").starts_with("declined: no rule lets agent \"coder\""));
         assert_eq!(ask(Ok("coder"), "c2VjcmV0.db.internal"), "no target has this name");
         assert_eq!(ask(Ok("coder"), "internal"), "no target has this name");
-        assert_eq!(ask(Err("nobody's"), "db.internal"), "nobody's");
+        assert_eq!(ask(Err("nobody's"), "db.internal"), "declined: nobody's");
+        // Only an address is made up; whatever else is asked for is refused.
+        assert_eq!(verdict(&names, Err("nobody's"), "db.internal", RecordType::TXT), "nobody's");
     }
 
     #[test]
@@ -306,14 +343,18 @@ pub(super) mod tests {
     #[test]
     fn what_is_observed_is_looked_up_and_said_so() {
         let observing = |mode, unlisted| {
-            let mut config = configured(vec![target("db.internal", &[])], vec![]);
+            let mut config = configured(vec![target("db.internal", &["192.0.2.7"])], vec![]);
             (config.gateway.mode, config.gateway.unlisted) = (mode, unlisted);
             Names::new(Arc::new(config))
         };
         let unlisted = observing(Mode::Enforce, Mode::Observe);
         assert_eq!(verdict(&unlisted, Ok("coder"), "files.example", RecordType::A), "address observed");
-        assert!(verdict(&unlisted, Ok("coder"), "db.internal", RecordType::A).starts_with("no rule lets"));
+        assert!(verdict(&unlisted, Ok("coder"), "db.internal", RecordType::A).starts_with("declined: no rule lets"));
         let all = observing(Mode::Observe, Mode::Enforce);
+        let Judgement::Address(asked) = all.judge(Ok("coder"), &question("db.internal", RecordType::A)) else {
+            panic!("it is observed");
+        };
+        assert_eq!(asked.fixed(), ["192.0.2.7".parse::<IpAddr>().unwrap()], "where it really is");
         assert_eq!(verdict(&all, Ok("coder"), "files.example", RecordType::A), "address observed");
         assert_eq!(verdict(&all, Ok("coder"), "db.internal", RecordType::A), "address observed");
         assert_eq!(verdict(&all, Ok("coder"), "files.example", RecordType::TXT), "no target has this name");
@@ -325,15 +366,14 @@ pub(super) mod tests {
             vec![target("orders.db.internal", &[]), target("wages.internal", &[])],
             vec![rule(&[], &["orders.db.internal"])],
         );
-        let candidate = |name| names.is_candidate(Ok("coder"), &question(name, RecordType::A));
-        for name in ["orders", "orders.internal", "orders.db.internal.corp.example"] {
+        let candidate = |name| names.is_candidate(&question(name, RecordType::A));
+        for name in ["orders", "orders.internal", "orders.db.internal.corp.example", "wages.corp.example"] {
             assert!(candidate(name), "{name}");
         }
-        assert!(!names.is_candidate(Ok("coder"), &question("orders.internal", RecordType::TXT)));
-        assert!(!names.is_candidate(Err("nobody's"), &question("orders.internal", RecordType::A)));
-        for name in ["c2VjcmV0.evil.example", "order.db.internal", "wages.corp.example", "x.orders.db.internal"] {
+        for name in ["c2VjcmV0.evil.example", "order.db.internal", "x.orders.db.internal", "wages.internal"] {
             assert!(!candidate(name), "{name}");
         }
+        assert!(!names.is_candidate(&question("orders.internal", RecordType::TXT)));
     }
 
     #[test]

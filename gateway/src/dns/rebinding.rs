@@ -26,6 +26,9 @@ enum Class {
 /// A metadata service (Azure's) that is not link-local like the others.
 const METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
+/// Nobody's address (RFC 7600, "IPv4 dummy address"): what an agent is told of targets that are not its own.
+pub(super) const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 /// Why a target whose names may resolve `within` these networks (none: public addresses) must not be at `address`. `own`:
 /// it is one of this host's.
 pub(super) fn objection(address: IpAddr, own: bool, within: &[Network]) -> Option<String> {
@@ -59,7 +62,7 @@ fn class(address: IpAddr) -> Class {
 
 fn class_v4(address: Ipv4Addr) -> Class {
     let [a, b, c, _] = address.octets();
-    if address.to_bits() & DNS_NETMASK == DNS_NETWORK {
+    if address.to_bits() & DNS_NETMASK == DNS_NETWORK || address == NOBODY {
         return Class::Never;
     }
     match (a, b, c) {
@@ -67,9 +70,10 @@ fn class_v4(address: Ipv4Addr) -> Class {
         (127, ..) => Class::Loopback,
         (169, 254, _) => Class::LinkLocal,
         _ if address == METADATA => Class::LinkLocal,
-        (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Class::Private,
-        // RFC 6890: protocol assignments, benchmarks.
-        (192, 0, 0) | (198, 18 | 19, _) => Class::Private,
+        // RFC 1918, RFC 6598; of RFC 6890 protocol assignments and benchmarks.
+        (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) | (192, 0, 0) | (198, 18 | 19, _) => {
+            Class::Private
+        }
         _ => Class::Public,
     }
 }
@@ -128,6 +132,7 @@ mod tests {
             "172.16.0.1",
             "172.31.255.255",
             "192.0.0.8",
+            "192.0.0.9",
             "192.168.1.1",
             "198.18.0.1",
             "224.0.0.1",
@@ -167,6 +172,7 @@ mod tests {
             ("169.254.169.254", "128.0.0.0/1"),
             ("::1", "::/0"),
             ("127.64.0.1", "127.0.0.0/8"),
+            ("192.0.0.8", "192.0.0.0/24"),
             ("0.0.0.0", "0.0.0.0/0"),
             ("255.255.255.255", "255.255.255.255/32"),
             ("2001:db8::1", "0.0.0.0/0"),

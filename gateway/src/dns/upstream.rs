@@ -90,9 +90,11 @@ impl Upstream {
         if let Some(records) = self.in_hosts_file(&name) {
             let records: Vec<IpAddr> = records.into_iter().filter(|&address| family.holds(address)).collect();
             // A name that stands there is there as a whole: the other family is not looked for elsewhere.
-            return Ok(match records.is_empty() {
-                true => Found::Nothing,
-                false => Found::Records { records, ttl: FIXED_TTL, fixed: true },
+            let is_missing = records.is_empty();
+            return Ok(if is_missing {
+                Found::Nothing
+            } else {
+                Found::Records { records, ttl: FIXED_TTL, fixed: true }
             });
         }
         let found = self.look_up(name, family.record_type()).await?;
@@ -232,12 +234,12 @@ fn resolver(servers: impl Iterator<Item = SocketAddr>) -> TokioResolver {
 
 /// Whether an address is one of this host's: what it would connect to from that very address. No packet is sent.
 pub(super) fn is_own(address: IpAddr) -> bool {
+    // Any port: nothing is ever sent to it.
+    const DISCARD: u16 = 9;
     let from: SocketAddr = match address {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    // Any port; this one is never sent to.
-    const DISCARD: u16 = 9;
     let local = UdpSocket::bind(from).and_then(|socket| {
         socket.connect((address, DISCARD))?;
         socket.local_addr()
@@ -346,7 +348,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("weir-watched-{}", std::process::id()));
         std::fs::write(&path, "one").unwrap();
         let watched = Watched::new(&path);
-        let read = || watched.get(|file| io::read_to_string(file));
+        let read = || watched.get(io::read_to_string);
         assert_eq!(read().unwrap(), "one");
         assert_eq!(watched.get(|_| Ok("made again".to_owned())).unwrap(), "one");
         std::fs::write(&path, "other").unwrap();

@@ -12,6 +12,7 @@ use system_tests::issuer::Issuer;
 use system_tests::named::Named;
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 use system_tests::recording;
+use weir::policy::Gate;
 use weir::record::event::Event;
 
 /// Asked by agents; nobody is there.
@@ -338,8 +339,8 @@ fn each_agent_asks_for_its_own_targets() {
     let by_policy = || {
         let events = recording::events(&world.env.state_dir().join("recordings")).unwrap();
         events.iter().any(|event| {
-            matches!(event, Event::ConnectionRefused(it)
-            if it.target.as_deref() == Some("wages") && it.agent.as_deref() == Some(AGENT))
+            let Event::OperationDecided(decided) = event else { return false };
+            matches!(&decided.gate, Gate::Deny { message, .. } if message.contains("on target \"wages\""))
         })
     };
     wait_until("the refused connection's record", PATIENCE, by_policy).unwrap();

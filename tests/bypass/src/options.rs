@@ -1,0 +1,76 @@
+//! Socket options that change the way of packets or whose they are, and the gateway's own ports.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use crate::stream::talk;
+use crate::sys::{self, Attempt};
+use crate::{Outcome, Scene, Technique};
+
+const SO_BINDTOIFINDEX: i32 = 62;
+const IP_UNICAST_IF: i32 = 50;
+const TCP_REPAIR: i32 = 19;
+
+pub(crate) const TECHNIQUES: &[Technique] = &[
+    ("option_device", |scene| {
+        with(scene, |fd| sys::set(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, scene.text("device").as_bytes()))
+    }),
+    ("option_device_index", |scene| {
+        with(scene, |fd| sys::set_int(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, scene.number("interface").cast_signed()))
+    }),
+    ("option_mark", |scene| with(scene, |fd| sys::set_int(fd, libc::SOL_SOCKET, libc::SO_MARK, 1))),
+    ("option_transparent", |scene| with(scene, |fd| sys::set_int(fd, libc::IPPROTO_IP, libc::IP_TRANSPARENT, 1))),
+    ("option_free_bind", |scene| with(scene, |fd| sys::set_int(fd, libc::IPPROTO_IP, libc::IP_FREEBIND, 1))),
+    ("option_unicast_interface", |scene| {
+        with(scene, |fd| sys::set(fd, libc::IPPROTO_IP, IP_UNICAST_IF, &scene.number("interface").to_be_bytes()))
+    }),
+    ("option_source_route", |scene| {
+        with(scene, |fd| sys::set(fd, libc::IPPROTO_IP, libc::IP_OPTIONS, &[0x83, 7, 4, 198, 51, 100, 66, 0]))
+    }),
+    ("option_repair", |scene| with(scene, |fd| sys::set_int(fd, libc::IPPROTO_TCP, TCP_REPAIR, 1))),
+    ("steal_port", |scene| steal(scene, Ipv4Addr::LOCALHOST, libc::SO_REUSEPORT)),
+    ("steal_port_address", |scene| steal(scene, Ipv4Addr::LOCALHOST, libc::SO_REUSEADDR)),
+    ("steal_port_any", |scene| steal(scene, Ipv4Addr::UNSPECIFIED, libc::SO_REUSEPORT)),
+    ("steal_port_other", |scene| steal(scene, Ipv4Addr::new(127, 0, 0, 2), libc::SO_REUSEPORT)),
+    ("steal_port_mptcp", |scene| {
+        let fd = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 262)?;
+        sys::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        sys::bind(&fd, &sys::address(gateway(scene), 0))?;
+        Ok(Outcome::Done("bound"))
+    }),
+    ("steal_resolver_port", |scene| {
+        let fd = sys::udp(&gateway(scene))?;
+        sys::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        let resolver = SocketAddr::new(Ipv4Addr::new(127, 64, 0, 1).into(), scene.port("resolver"));
+        sys::bind(&fd, &sys::address(resolver, 0))?;
+        Ok(Outcome::Done("bound"))
+    }),
+    ("gateway_port", |scene| {
+        let fd = sys::tcp(&gateway(scene))?;
+        sys::limit_waiting(&fd)?;
+        sys::connect(&fd, &sys::address(gateway(scene), 0))?;
+        talk(&fd)
+    }),
+];
+
+fn gateway(scene: &Scene) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), scene.port("gateway"))
+}
+
+/// Sets it and goes on to the canary.
+fn with(scene: &Scene, set: impl FnOnce(&OwnedFd) -> Attempt) -> Attempt<Outcome> {
+    let fd = sys::tcp(&scene.canary())?;
+    set(&fd)?;
+    sys::limit_waiting(&fd)?;
+    sys::connect(&fd, &sys::address(scene.canary(), 0))?;
+    talk(&fd)
+}
+
+fn steal(scene: &Scene, ip: Ipv4Addr, option: i32) -> Attempt<Outcome> {
+    let address = SocketAddr::new(ip.into(), scene.port("gateway"));
+    let fd = sys::tcp(&address)?;
+    sys::set_int(&fd, libc::SOL_SOCKET, option, 1)?;
+    sys::bind(&fd, &sys::address(address, 0))?;
+    sys::listen(&fd)?;
+    Ok(Outcome::Done("listens"))
+}

@@ -4,13 +4,15 @@
 #![no_std]
 
 /// Version of the maps' layout; names the pin directory, so that programs never meet maps of another shape.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// cgroups of agents and of the gateway lie at most this deep below the cgroup2 root (which is level 0).
 pub const MAX_LEVELS: u32 = 16;
 pub const MAX_AGENT_CGROUPS: usize = 1024;
 pub const MAX_AGENT_UIDS: usize = 1024;
 pub const MAX_NETNS: usize = 1024;
+/// Ports at which servers of agents may be reached.
+pub const MAX_LISTEN: usize = 4096;
 /// Connects between SYN and accept; 184 bytes each, preallocated.
 pub const MAX_PENDING: usize = 65_536;
 /// Resolvers that one IPv4 socket may ask and still be told apart; one more takes the place of the oldest.
@@ -83,6 +85,16 @@ pub struct Flow {
     pub server_port: u16,
     pub reserved: u32,
     pub netns_cookie: u64,
+}
+
+/// A port at which an agent's server may be reached by others.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listen {
+    /// The agent's user.
+    pub uid: u32,
+    pub port: u16,
+    pub reserved: u16,
 }
 
 /// Whom to intercept and where to send it.
@@ -188,6 +200,8 @@ counters! {
     DeniedSocketOption = "denied_socket_option",
     /// The second gate dropped a packet.
     DeniedEgress = "denied_egress",
+    /// Somebody tried to get in to an agent.
+    DeniedInbound = "denied_inbound",
     /// Too many connects under way: the gateway will reset this one.
     PendingFull = "pending_full",
     /// A connection reached the gateway's port and nothing was pending for it.
@@ -200,7 +214,7 @@ pub const COUNTERS: usize = COUNTER_NAMES.len();
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Detach, DnsFlow, Event, EventRate, Flow, Note, Resolvers, Settings};
+    use super::{Detach, DnsFlow, Event, EventRate, Flow, Listen, Note, Resolvers, Settings};
 
     macro_rules! pod {
         ($($t:ty),+) => {
@@ -211,7 +225,7 @@ mod pod {
         };
     }
 
-    pod!(Note, Flow, Settings, Resolvers, Detach, DnsFlow, Event, EventRate);
+    pod!(Note, Flow, Listen, Settings, Resolvers, Detach, DnsFlow, Event, EventRate);
 }
 
 // No padding, so that no uninitialised byte is hashed or handed to user space.
@@ -219,6 +233,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Note>() == 72);
     assert!(size_of::<Flow>() == 48);
+    assert!(size_of::<Listen>() == 8);
     assert!(size_of::<Settings>() == 24);
     assert!(size_of::<Detach>() == 16 + DETACH_REASON);
     assert!(size_of::<DnsFlow>() == 32);

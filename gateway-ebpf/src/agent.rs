@@ -70,6 +70,14 @@ pub fn current_ancestor(level: u32) -> u64 {
     unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
 }
 
+/// Both sockets were made by the same agent: the rule of [`made_by_same_agent`], where no task can be asked.
+#[inline(always)]
+pub fn are_of_same_agent(one: &Note, other: &Note, in_agent_cgroup: bool) -> bool {
+    one.socket_cgroup_id != 0
+        && one.socket_cgroup_id == other.socket_cgroup_id
+        && (one.socket_uid == other.socket_uid || in_agent_cgroup)
+}
+
 /// The socket behind `note` was made by the same agent as the current task: in the very same cgroup; an agent that is one
 /// by its user alone, in a cgroup that it shares with others, must also be the same user.
 #[inline(always)]

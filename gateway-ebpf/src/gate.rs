@@ -1,26 +1,36 @@
 //! What is refused: socket types that nothing can redirect, binding the gateway's ports, socket options that change the
-//! way of packets, and, at last, packets of agents that leave for anywhere but the loopback.
+//! way of packets, and, at last, packets of agents that leave for anywhere but the loopback, and connections that others
+//! make to agents' servers.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{
+    bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes,
+};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockoptContext};
 use gateway_common::{
-    Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, NOTE_DNS, NOTE_LISTENING, Settings,
+    Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, Listen, NOTE_ACCEPTED, NOTE_DNS, NOTE_LISTENING, Note,
+    Settings,
 };
 
 use crate::agent::{self, Task};
 use crate::connect::{ALLOW, ECONNREFUSED, IPPROTO_TCP, IPPROTO_UDP, is_loopback, is_v4, v4};
-use crate::maps::{DNS_FLOWS, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
+use crate::maps::{
+    DNS_FLOWS, LISTEN, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, report_inbound, settings,
+};
 
 const EPERM: i32 = 1;
 const EPROTONOSUPPORT: i32 = 93;
 
+const SOCK_DGRAM: u32 = 2;
 const SOCK_RAW: u32 = 3;
 const SOCK_PACKET: u32 = 10;
 const IPPROTO_ICMP: u32 = 1;
+const IPPROTO_IGMP: u32 = 2;
 const IPPROTO_ICMPV6: u32 = 58;
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 const LOOPBACK_DEVICE: u32 = 1;
+const TCP_LISTEN: u32 = 10;
 const DROP: i32 = 0;
 const PASS: i32 = 1;
 
@@ -78,24 +88,29 @@ pub fn bind(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Options that let packets leave by another way, or with another address.
+/// Options that let packets leave by another way or with another address, or make the kernel send some: joining a group is
+/// told to the network, with bits of the agent's choice. AF_XDP sockets, which no hook sees made, send nothing without theirs.
 #[inline(always)]
 fn is_forbidden_option(level: i32, name: i32) -> bool {
     const SOL_IP: i32 = 0;
     const SOL_SOCKET: i32 = 1;
     const SOL_TCP: i32 = 6;
     const SOL_IPV6: i32 = 41;
+    const SOL_XDP: i32 = 283;
     matches!(
         (level, name),
         // SO_MARK, SO_BINDTODEVICE, SO_BINDTOIFINDEX
         (SOL_SOCKET, 36 | 25 | 62)
-            // IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT, IP_UNICAST_IF
-            | (SOL_IP, 4 | 15 | 19 | 50)
+            // IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT, IP_UNICAST_IF; IP_ADD_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP,
+            // MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP
+            | (SOL_IP, 4 | 15 | 19 | 50 | 35 | 39 | 42 | 46)
             // TCP_REPAIR
             | (SOL_TCP, 19)
             // IPV6_2292PKTOPTIONS, IPV6_HOPOPTS, IPV6_RTHDRDSTOPTS, IPV6_RTHDR, IPV6_DSTOPTS, IPV6_TRANSPARENT,
-            // IPV6_UNICAST_IF, IPV6_FREEBIND
-            | (SOL_IPV6, 6 | 54 | 55 | 57 | 59 | 75 | 76 | 78)
+            // IPV6_UNICAST_IF, IPV6_FREEBIND; IPV6_ADD_MEMBERSHIP, IPV6_JOIN_ANYCAST, MCAST_JOIN_GROUP,
+            // MCAST_JOIN_SOURCE_GROUP
+            | (SOL_IPV6, 6 | 54 | 55 | 57 | 59 | 75 | 76 | 78 | 20 | 27 | 42 | 46)
+            | (SOL_XDP, _)
     )
 }
 
@@ -115,10 +130,10 @@ pub fn setsockopt(ctx: &SockoptContext) -> i32 {
 }
 
 /// The second gate, for what no other hook saw: packets of agents' sockets stay on the loopback, apart from the answers
-/// of servers that an agent runs.
+/// of servers that others may reach.
 ///
-/// With `by_task`, a UDP datagram is judged by its sender too, so that a connected socket from outside the agent's cgroup
-/// is seen: datagrams leave in the context of whoever sends them. Anything else may leave in anybody's (a TCP segment, the
+/// With `by_task`, a datagram is judged by its sender too, so that a socket from outside the agent's cgroup is seen:
+/// datagrams leave in the context of whoever sends them. Anything else may leave in anybody's (a TCP segment, the
 /// kernel's own ICMP), and must not be judged by it. Linux before 6.12 cannot ask for the task here.
 #[inline(always)]
 pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
@@ -126,27 +141,154 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     let device = field!(skb, ifindex);
     let sk = field!(skb, __bindgen_anon_2.sk);
     let Some(settings) = settings() else { return DROP };
-    // SAFETY: the kernel hands the program a valid context.
-    let of_agent = agent::in_agent_cgroup(settings, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) });
-    let Some(packet) = Packet::read(ctx) else { return if of_agent { drop_packet() } else { PASS } };
-    let by_agent = by_task && packet.protocol == IPPROTO_UDP && agent::is_current(settings);
-    if !of_agent && !by_agent {
+    let note = if sk.is_null() { None } else { NOTES.get(sk) };
+    let of_agent = note.as_ref().is_some_and(|note| is_agents(note)) || in_agent_cgroup(ctx, settings);
+    if !of_agent && !(by_task && agent::is_current(settings)) {
+        return PASS;
+    }
+    if !of_agent && !leaves_with_its_sender(sk) {
         return PASS;
     }
     if detached() {
         return PASS;
     }
-    if sk.is_null() {
-        return drop_packet();
-    }
-    let note = NOTES.get(sk);
+    let Some(packet) = Packet::read(ctx) else { return drop_packet() };
     let on_loopback = device == LOOPBACK_DEVICE && is_loopback(&packet.destination);
     let pass = match packet.protocol {
-        IPPROTO_TCP => on_loopback || note.is_some_and(|note| note.flags & NOTE_LISTENING != 0),
+        IPPROTO_TCP => on_loopback || note.is_some_and(|note| answers_others(note, packet.source_port)),
         IPPROTO_UDP => on_loopback && note.is_some_and(|note| is_query(settings, &packet, note)),
         _ => false,
     };
     if pass { PASS } else { drop_packet() }
+}
+
+/// An agent's socket, and not the gateway's end of an agent's connection, which has a copy of the note.
+#[inline(always)]
+fn is_agents(note: &Note) -> bool {
+    note.flags & NOTE_ACCEPTED == 0
+}
+
+/// The socket's cgroup is an agent's.
+#[inline(always)]
+fn in_agent_cgroup(ctx: &SkBuffContext, settings: &Settings) -> bool {
+    // SAFETY: the kernel hands the program a valid context.
+    agent::in_agent_cgroup(settings, |level| unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level as i32) })
+}
+
+/// UDP, ping and what else is made of datagrams, and raw sockets, apart from the protocols for which the kernel has raw sockets of
+/// its own, to send from anybody's context: TCP resets, ICMP, neighbour discovery.
+#[inline(always)]
+fn leaves_with_its_sender(sk: *mut bpf_sock) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: not null; the verifier checks what comes back.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return false;
+    }
+    let kind = field!(sk, type_);
+    let protocol = field!(sk, protocol);
+    kind == SOCK_DGRAM
+        || (kind == SOCK_RAW
+            && protocol != IPPROTO_TCP
+            && protocol != IPPROTO_ICMP
+            && protocol != IPPROTO_ICMPV6
+            && protocol != IPPROTO_IGMP)
+}
+
+/// A server that others may reach.
+#[inline(always)]
+fn answers_others(note: &Note, port: u16) -> bool {
+    note.flags & NOTE_LISTENING != 0 && may_be_reached(note, port)
+}
+
+#[inline(always)]
+fn may_be_reached(note: &Note, port: u16) -> bool {
+    LISTEN.get_ptr(Listen { uid: note.socket_uid, port, reserved: 0 }).is_some()
+}
+
+/// Nobody gets in to an agent: its servers hear the agent itself, and others where `listen` names the port; its datagram
+/// sockets hear the gateway's resolver. What does not listen is let through at once, so that data costs little.
+#[inline(always)]
+pub fn ingress(ctx: &SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let device = field!(skb, ifindex);
+    let sk = field!(skb, __bindgen_anon_2.sk);
+    let Some(settings) = settings() else { return DROP };
+    if sk.is_null() {
+        return PASS;
+    }
+    let state = field!(sk, state);
+    let note = NOTES.get(sk);
+    let of_agent = match &note {
+        Some(note) => is_agents(note),
+        None => in_agent_cgroup(ctx, settings),
+    };
+    if !of_agent {
+        return PASS;
+    }
+    if detached() {
+        return PASS;
+    }
+    let Some(packet) = Packet::read(ctx) else { return drop_packet() };
+    if packet.protocol == IPPROTO_TCP && state != TCP_LISTEN {
+        return PASS;
+    }
+    let on_loopback = device == LOOPBACK_DEVICE && is_loopback(&packet.source);
+    // Made before the programs were attached: nobody knows whose it is.
+    let Some(note) = note else { return drop_packet() };
+    let pass = match packet.protocol {
+        IPPROTO_TCP => {
+            may_be_reached(note, packet.destination_port)
+                || on_loopback && is_from_same_agent(ctx, &packet, note, in_agent_cgroup(ctx, settings))
+        }
+        IPPROTO_UDP => on_loopback && packet.source_port == settings.dns_port,
+        _ => false,
+    };
+    if pass {
+        return PASS;
+    }
+    report_inbound(
+        note,
+        Endpoint { address: packet.source, port: packet.source_port, protocol: packet.protocol as u16 },
+    );
+    count(Counter::DeniedInbound);
+    DROP
+}
+
+/// The other end of this connection, which is on this host, is a socket of the same agent.
+#[inline(always)]
+fn is_from_same_agent(ctx: &SkBuffContext, packet: &Packet, server: &Note, in_agent_cgroup: bool) -> bool {
+    // SAFETY: a union of integers.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    // As a packet to that socket would have it: from the server, to the client.
+    let size = if is_v4(&packet.source) {
+        tuple.__bindgen_anon_1.ipv4.saddr = packet.destination[3];
+        tuple.__bindgen_anon_1.ipv4.daddr = packet.source[3];
+        tuple.__bindgen_anon_1.ipv4.sport = packet.destination_port.to_be();
+        tuple.__bindgen_anon_1.ipv4.dport = packet.source_port.to_be();
+        // SAFETY: the union's field was just written.
+        size_of_val(unsafe { &tuple.__bindgen_anon_1.ipv4 })
+    } else {
+        tuple.__bindgen_anon_1.ipv6.saddr = packet.destination;
+        tuple.__bindgen_anon_1.ipv6.daddr = packet.source;
+        tuple.__bindgen_anon_1.ipv6.sport = packet.destination_port.to_be();
+        tuple.__bindgen_anon_1.ipv6.dport = packet.source_port.to_be();
+        // SAFETY: as above.
+        size_of_val(unsafe { &tuple.__bindgen_anon_1.ipv6 })
+    };
+    // SAFETY: the verifier checks that the reference is released on every path.
+    let client = unsafe {
+        bpf_sk_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as i64 as u64, 0)
+    };
+    if client.is_null() {
+        return false;
+    }
+    let same = NOTES.get(client).is_some_and(|note| agent::are_of_same_agent(note, server, in_agent_cgroup));
+    // SAFETY: not null, and not used afterwards.
+    unsafe { bpf_sk_release(client.cast()) };
+    same
 }
 
 /// A rewritten DNS query, whose origin is remembered for the gateway.

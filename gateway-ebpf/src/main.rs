@@ -91,6 +91,11 @@ pub fn weir_egress_by_socket(ctx: SkBuffContext) -> i32 {
     gate::egress(&ctx, false)
 }
 
+#[cgroup_skb(ingress)]
+pub fn weir_ingress(ctx: SkBuffContext) -> i32 {
+    gate::ingress(&ctx)
+}
+
 #[sock_ops]
 pub fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
     carry::sock_ops(&ctx)

@@ -9,8 +9,8 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    COUNTERS, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event, EventRate, Flow,
-    MAX_AGENT_CGROUPS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_NETNS, MAX_PENDING, Note, Resolvers,
+    COUNTERS, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event, EventRate, Flow, Listen,
+    MAX_AGENT_CGROUPS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_LISTEN, MAX_NETNS, MAX_PENDING, Note, Resolvers,
     Settings,
 };
 
@@ -85,6 +85,9 @@ pub static AGENT_UIDS: HashMap<u32, u32, MAX_AGENT_UIDS> = HashMap::new();
 /// Cookies of the network namespaces in which the gateway listens.
 #[btf_map]
 pub static NETNS: HashMap<u64, u32, MAX_NETNS> = HashMap::new();
+/// Ports at which agents' servers may be reached by others.
+#[btf_map]
+pub static LISTEN: HashMap<Listen, u32, MAX_LISTEN> = HashMap::new();
 #[btf_map]
 pub static COUNTS: PerCpuArray<u64, COUNTERS> = PerCpuArray::new();
 #[btf_map]
@@ -135,6 +138,13 @@ pub fn refuse(counter: Counter, errno: i32) -> i32 {
 pub fn refuse_loudly(counter: Counter, errno: i32, task: &Task, netns_cookie: u64, destination: Endpoint) -> i32 {
     report(counter, task, netns_cookie, destination);
     refuse(counter, errno)
+}
+
+/// Tells user space whom somebody tried to reach, and that it was in vain.
+#[inline(always)]
+pub fn report_inbound(server: &Note, from: Endpoint) {
+    let task = Task { cgroup_id: server.socket_cgroup_id, pid: 0, uid: server.socket_uid, gid: 0 };
+    report(Counter::DeniedInbound, &task, server.netns_cookie, from);
 }
 
 /// Puts a denied event into the ring buffer, a bounded number for each cgroup and second.

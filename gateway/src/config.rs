@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mask::MaskRule;
+use crate::origin::Risk;
 use crate::policy::Policy;
 use crate::target::Target;
 
@@ -104,6 +105,10 @@ pub struct AgentConfig {
     pub user: Option<String>,
     pub uid: Option<u32>,
     pub token: TokenSource,
+    /// Capabilities that lead around the gateway, and with which its processes get sessions all the same.
+    pub accept_risk: Vec<Risk>,
+    /// TCP ports at which others may reach its servers. Only where it has a `uid`.
+    pub listen: Vec<u16>,
 }
 
 /// How an agent is recognised by the path of its cgroup.

@@ -24,7 +24,7 @@ pub use self::token::ClaimError;
 use self::verifier::Scope;
 pub use self::verifier::{TokenError, Verifier};
 use crate::config::{Config, TokenSource};
-use crate::origin::{Evidence, Origin};
+use crate::origin::{Evidence, Origin, Risk};
 use crate::secret::Secret;
 use crate::tls::TlsError;
 use crate::witness::{Witness, WitnessError};
@@ -58,6 +58,12 @@ pub enum IdentityError {
     #[error("the cgroup {cgroup:?} and the uid {uid} belong to the agents '{}' and '{}'; set their [[agent]]s apart",
         agents[0], agents[1])]
     Ambiguous { cgroup: String, uid: u32, agents: [String; 2] },
+    #[error(
+        "the process holds {}, which leads around the gateway: take that away from it (the drop-in weir-agent.conf does), \
+         or name it in accept_risk of the agent '{agent}'",
+        list(risks)
+    )]
+    Capable { agent: String, risks: Vec<Risk> },
     #[error("the path of the token of agent '{agent}' cannot be told: {why}")]
     TokenPath { agent: String, why: &'static str },
     #[error("the token of agent '{agent}' cannot be read: {why}")]
@@ -144,6 +150,11 @@ impl Identifier {
         let verifier = self.verifier.load_full().ok_or(IdentityError::NotConfigured)?;
         let found = agent::find(config, origin, evidence)?;
         let agent = &found.agent.name;
+        let accepted = &found.agent.accept_risk;
+        let risks: Vec<Risk> = evidence.risks.iter().filter(|risk| !accepted.contains(risk)).copied().collect();
+        if !risks.is_empty() {
+            return Err(IdentityError::Capable { agent: agent.clone(), risks });
+        }
         let source = found.token_source(evidence)?;
         let token = match &source {
             TokenSource::File(path) => tokens.token_file(Path::new(path)).await,
@@ -160,6 +171,10 @@ impl Identifier {
             why,
         })
     }
+}
+
+fn list(risks: &[Risk]) -> String {
+    risks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Text from a token, fit to be shown: quoted, without control or bidirectional characters, and short.

@@ -1,7 +1,9 @@
 //! Where a connection comes from: what the kernel captured, and what procfs says about it.
 
+use std::fmt;
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the kernel saw at connect. Only this decides identity.
@@ -32,8 +34,58 @@ pub struct Evidence {
     pub cgroup: String,
     /// User name of the origin's uid, if it has one.
     pub user: Option<String>,
+    /// Capabilities of the process that lead around the gateway.
+    #[serde(default)]
+    pub risks: Vec<Risk>,
     /// The process and its ancestors, nearest first, up to the agent's cgroup's edge. Bounded by the witness.
     pub tree: Vec<Process>,
+}
+
+/// A capability with which a process can send past the gateway, or change what Weir is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Risk {
+    #[serde(rename = "CAP_NET_ADMIN")]
+    NetAdmin,
+    #[serde(rename = "CAP_NET_RAW")]
+    NetRaw,
+    #[serde(rename = "CAP_SYS_PTRACE")]
+    SysPtrace,
+    #[serde(rename = "CAP_SYS_ADMIN")]
+    SysAdmin,
+    #[serde(rename = "CAP_BPF")]
+    Bpf,
+}
+
+impl Risk {
+    pub const ALL: [Self; 5] = [Self::NetAdmin, Self::NetRaw, Self::SysPtrace, Self::SysAdmin, Self::Bpf];
+
+    /// Its number (linux/capability.h).
+    pub fn number(self) -> u32 {
+        match self {
+            Self::NetAdmin => 12,
+            Self::NetRaw => 13,
+            Self::SysPtrace => 19,
+            Self::SysAdmin => 21,
+            Self::Bpf => 39,
+        }
+    }
+
+    /// Those in a set of capabilities, as procfs writes it.
+    pub fn among(capabilities: u64) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|risk| capabilities & (1 << risk.number()) != 0).collect()
+    }
+}
+
+impl fmt::Display for Risk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Bpf => "CAP_BPF",
+        })
+    }
 }
 
 /// One process as procfs showed it.

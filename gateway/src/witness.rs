@@ -56,6 +56,8 @@ pub struct KernelConfig {
     pub agents: Vec<String>,
     /// Users whose processes are agents wherever they run.
     pub agent_uids: Vec<u32>,
+    /// Users of agents, and ports at which others may reach their servers.
+    pub listen: Vec<(u32, u16)>,
     /// cgroup of the gateway below the mount; `None` before it runs: then nobody may bind its ports.
     pub gateway_cgroup: Option<String>,
     pub port: u16,
@@ -119,6 +121,7 @@ impl WitnessConfig {
             attach: config.gateway.attach.trim_matches('/').to_owned(),
             agents: agent_cgroups(config),
             agent_uids: config.agents.iter().filter_map(|agent| agent.uid).collect(),
+            listen: listen(config),
             gateway_cgroup: Some(cgroup::of_process("self").map_err(kernel::at("the gateway's cgroup"))?),
             port: config.gateway.port,
             dns_port: config.gateway.dns_port,
@@ -139,6 +142,11 @@ impl WitnessConfig {
         let credentials = logins.map(|login| CredentialName::from(&login.password)).collect();
         Ok(Self { kernel, token_files, token_variables, credentials })
     }
+}
+
+fn listen(config: &Config) -> Vec<(u32, u16)> {
+    let agents = config.agents.iter().filter_map(|agent| Some((agent.uid?, &agent.listen)));
+    agents.flat_map(|(uid, ports)| ports.iter().map(move |port| (uid, *port))).collect()
 }
 
 /// `[gateway] agents`, and the cgroups of single agents that lie outside them.

@@ -54,6 +54,7 @@ impl Ground {
             attach: self.name.clone(),
             agents: vec![self.below("agents")],
             agent_uids: Vec::new(),
+            listen: Vec::new(),
             gateway_cgroup: Some(self.below("gateway")),
             port: self.port,
             dns_port: self.dns_port,

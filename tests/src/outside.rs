@@ -18,16 +18,15 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
 
 use crate::Result;
 use crate::env::{GATEWAY_USER, user};
@@ -56,15 +55,12 @@ pub const ACCOMPLICE_USER: &str = "daemon";
 /// Frames that are kept; a leak is one.
 const MAX_FRAMES: usize = 65_536;
 const FRAME_BYTES: usize = 2048;
-const POLL: Duration = Duration::from_millis(20);
 
 /// Two namespaces and a cable. They go with the process.
 pub struct Outside {
     host: File,
     outside: File,
-    stop: Arc<AtomicBool>,
     frames: Arc<Mutex<Vec<Frame>>>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 /// What arrived at the other end, as far as it can be read.
@@ -80,9 +76,23 @@ pub struct Frame {
 }
 
 impl Outside {
-    /// Makes the namespaces, lays the cable, and puts this thread on the agents' host: what it starts from now on, threads
-    /// and processes, is there too. Call it first of all in a test.
-    pub fn lay_and_enter() -> Result<Self> {
+    /// Puts this thread on the agents' host: what it starts from now on, threads and processes, is there too. Call it first of
+    /// all in a test. There is one such host for the whole process, made by the first call: the thread that starts the fixtures'
+    /// processes stays where it was made.
+    pub fn enter() -> Result<&'static Self> {
+        static ONLY: Mutex<Option<&Outside>> = Mutex::new(None);
+        let mut only = ONLY.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(world) = *only {
+            setns(world.host.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            return Ok(world);
+        }
+        let world = &*Box::leak(Box::new(Self::lay()?));
+        *only = Some(world);
+        Ok(world)
+    }
+
+    /// Makes the namespaces and lays the cable.
+    fn lay() -> Result<Self> {
         let (host, outside) = (namespace()?, namespace()?);
         setns(host.as_fd(), CloneFlags::CLONE_NEWNET)?;
         prepare()?;
@@ -90,13 +100,7 @@ impl Outside {
         lay_cable(&outside)?;
         inside(&outside, set_up_outside)?;
         set_up_host()?;
-        let mut world = Self {
-            host,
-            outside,
-            stop: Arc::default(),
-            frames: Arc::default(),
-            threads: Vec::new(),
-        };
+        let world = Self { host, outside, frames: Arc::default() };
         world.start_capture()?;
         world.wait_for_silence()?;
         Ok(world)
@@ -112,25 +116,16 @@ impl Outside {
         Network { namespace: self.outside.as_raw_fd(), address }
     }
 
-    /// Puts a thread that was started elsewhere on the agents' host.
-    pub fn enter(&self) -> Result {
-        Ok(setns(self.host.as_fd(), CloneFlags::CLONE_NEWNET)?)
-    }
-
-    /// A server at the other end that answers every line with `direct` and the line, on TCP, until this is dropped.
-    pub fn answer_at(&mut self, address: SocketAddr) -> Result {
-        let listener = self.outside(|| Ok(TcpListener::bind(address)?))?;
-        listener.set_nonblocking(true)?;
-        let stop = Arc::clone(&self.stop);
-        self.threads.push(thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, _)) => drop(thread::spawn(move || answer(stream))),
-                    Err(_) => thread::sleep(POLL),
-                }
+    /// A server at the other end that answers every line with `direct` and the line, on TCP, on a port of its own choice.
+    pub fn answer_at(&self, address: Ipv4Addr) -> Result<u16> {
+        let listener = self.outside(|| Ok(TcpListener::bind((address, 0))?))?;
+        let port = listener.local_addr()?.port();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || answer(stream));
             }
-        }));
-        Ok(())
+        });
+        Ok(port)
     }
 
     /// Everything that has arrived since the last call.
@@ -159,30 +154,21 @@ impl Outside {
         })
     }
 
-    fn start_capture(&mut self) -> Result {
+    fn start_capture(&self) -> Result {
         let (ready, started) = std::sync::mpsc::channel();
         let namespace = self.outside.try_clone()?;
-        let (stop, frames) = (Arc::clone(&self.stop), Arc::clone(&self.frames));
-        self.threads.push(thread::spawn(move || {
+        let frames = Arc::clone(&self.frames);
+        thread::spawn(move || {
             let opened = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(Into::into).and_then(|()| open_capture());
             match opened {
                 Ok(socket) => {
                     drop(ready.send(Ok(())));
-                    capture(&socket, &stop, &frames);
+                    capture(&socket, &frames);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
-        }));
+        });
         started.recv()?
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            drop(thread.join());
-        }
     }
 }
 
@@ -227,12 +213,11 @@ impl Frame {
 }
 
 /// Frames that the capture has taken, kept or not.
-static SEEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+static SEEN: AtomicU64 = AtomicU64::new(0);
 
 fn open_capture() -> Result<std::os::fd::OwnedFd> {
     let socket =
         socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
     // Whatever a burst brings: nothing may be lost unseen. `settle` would find it.
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
     // What came before belongs to the set-up.
@@ -240,10 +225,10 @@ fn open_capture() -> Result<std::os::fd::OwnedFd> {
     Ok(socket)
 }
 
-fn capture(socket: &impl AsFd, stop: &AtomicBool, frames: &Mutex<Vec<Frame>>) {
+fn capture(socket: &impl AsFd, frames: &Mutex<Vec<Frame>>) {
     const OUTGOING: u8 = 4;
     let mut buffer = [0u8; FRAME_BYTES];
-    while !stop.load(Ordering::Relaxed) {
+    loop {
         let Ok((length, Some(from))) = recvfrom::<LinkAddr>(socket.as_fd().as_raw_fd(), &mut buffer) else { continue };
         // Its own answers, and its loopback device.
         if from.pkttype() == OUTGOING || from.hatype() == libc::ARPHRD_LOOPBACK {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use system_tests::env::{AGENT_USER, Attacker, Env, GATEWAY_USER, Gateway, Place};
+use system_tests::env::{AGENT_USER, Attacker, Env, Gateway, Place};
 use system_tests::outside::{self, Frame, Outside};
 use system_tests::postgres::{Options, Postgres};
 use system_tests::process::Running;
@@ -26,18 +26,22 @@ use table::{Must, Row, TABLE};
 const SECRET: &[u8] = b"the agent's secret";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long somebody tries to get in.
-const KNOCK: Duration = Duration::from_millis(1500);
+const KNOCK: Duration = Duration::from_millis(600);
 
 /// A host with a gateway, agents, an accomplice who is none, and the other end of its cable.
 struct Scene {
     gateway: Option<Gateway>,
+    /// Of the gateway and its witness, alive or dead.
+    pids: [u32; 2],
     accomplice: Running,
     /// A server of a bystander on loopback, which is no agent's.
     bystander: u16,
     shop: Shop,
     bypass: PathBuf,
     setuid: PathBuf,
-    outside: Outside,
+    outside: &'static Outside,
+    /// Where a server at the other end listens, for connections that an accomplice makes.
+    answering: u16,
 }
 
 /// One attempt: what the program said, and what was seen elsewhere.
@@ -61,12 +65,14 @@ enum Who {
 
 impl Scene {
     fn new() -> Self {
-        let mut outside = Outside::lay_and_enter().unwrap();
+        let outside = Outside::enter().unwrap();
         let env = Env::new().unwrap();
         let options = Options { network: Some(outside.network(outside::TARGET)), ..Options::default() };
         let postgres = Postgres::start_with(&env, options).unwrap();
         let shop = Shop::with(env, postgres).unwrap();
-        let gateway = Some(shop.serve().unwrap());
+        let gateway = shop.serve().unwrap();
+        let witness = gateway.pids().unwrap().into_iter().find(|pid| *pid != gateway.pid()).unwrap();
+        let pids = [gateway.pid(), witness];
         let env = &shop.env;
         let bypass = stage(env, "bypass", 0o755);
         let setuid = stage(env, "bypass-setuid", 0o4755);
@@ -75,19 +81,20 @@ impl Scene {
         let path = env.dir().join("accomplice");
         let program = env.bystander(bypass.to_str().unwrap()).arg("accomplice");
         let accomplice = program
-            .args([format!("accomplice={}", path.display()), format!("canary={}", outside::CANARY)])
+            .args([
+                format!("accomplice={}", path.display()),
+                format!("accomplice_address={}", outside::ACCOMPLICE),
+                format!("canary={}", outside::CANARY),
+            ])
             .start()
             .unwrap();
         accomplice.wait_for("ready", PATIENCE).unwrap();
-        outside.answer_at((outside::CANARY, ACCOMPLICE_PORT).into()).unwrap();
-        Self { gateway, accomplice, bystander, shop, bypass, setuid, outside }
+        let answering = outside.answer_at(outside::CANARY).unwrap();
+        Self { gateway: Some(gateway), pids, accomplice, bystander, shop, bypass, setuid, outside, answering }
     }
 
     fn arguments(&self, port: u16) -> Vec<String> {
         let env = &self.shop.env;
-        let gateway = self.gateway.as_ref().map(|gateway| gateway.pids().unwrap()).unwrap_or_default();
-        let main = self.gateway.as_ref().map_or(0, Gateway::pid);
-        let witness = gateway.iter().find(|pid| **pid != main).copied().unwrap_or(0);
         let interface = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
         let interface = interface.lines().find(|line| line.ends_with(outside::WIRE)).unwrap();
         let interface = u32::from_str_radix(interface.split(' ').nth(1).unwrap(), 16).unwrap();
@@ -105,9 +112,10 @@ impl Scene {
             ("bystander", self.bystander.to_string()),
             ("gateway", env.port().to_string()),
             ("resolver", env.dns_port().to_string()),
-            ("gateway_pid", main.to_string()),
-            ("witness_pid", witness.to_string()),
+            ("gateway_pid", self.pids[0].to_string()),
+            ("witness_pid", self.pids[1].to_string()),
             ("accomplice_pid", self.accomplice.pid().to_string()),
+            ("accomplice_address", outside::ACCOMPLICE.to_string()),
             ("accomplice", env.dir().join("accomplice").display().to_string()),
             ("admin", env.runtime_dir().join("admin.sock").display().to_string()),
             ("pins", env.bpf_dir().display().to_string()),
@@ -142,7 +150,7 @@ impl Scene {
         static PORT: AtomicU16 = AtomicU16::new(2000);
         // The accomplice connects before it hands its socket in, so that somebody must listen.
         let port = match technique {
-            "handed_tcp_connected" | "handed_reconnect" | "moved_tcp_connected" => ACCOMPLICE_PORT,
+            "handed_tcp_connected" | "handed_reconnect" | "moved_tcp_connected" => self.answering,
             _ => PORT.fetch_add(1, Ordering::Relaxed),
         };
         self.outside.take().unwrap();
@@ -194,9 +202,6 @@ impl Scene {
     }
 }
 
-/// Where a server at the other end listens, for connections that an accomplice makes.
-const ACCOMPLICE_PORT: u16 = 1999;
-
 /// The corpus beside the `weir` that agents can execute.
 fn stage(env: &Env, name: &str, mode: u32) -> PathBuf {
     let built = std::env::var_os("WEIR_BIN").map(PathBuf::from);
@@ -229,10 +234,14 @@ fn bystander_server() -> u16 {
 }
 
 /// What is wrong with an attempt, if anything is.
-fn judge(row: &Row, must: Must, attempt: &Attempt, refused: Option<&[String]>, bystander: u16) -> Option<String> {
+fn judge(row: &Row, must: Must, attempt: &Attempt, refused: Option<&[String]>, [bystander, own_port]: [u16; 2]) -> Option<String> {
     let Attempt { said, entered, port, leaks } = attempt;
     let errno = said.strip_prefix("blocked ");
-    let port = if row.technique.contains("loopback") || row.technique.contains("unspecified") { bystander } else { *port };
+    let port = match row.technique {
+        "gateway_port" => own_port,
+        name if name.contains("loopback") || name.contains("unspecified") => bystander,
+        _ => *port,
+    };
     let as_it_must = match must {
         Must::Blocked(errnos) => errno.is_some_and(|errno| errnos.contains(&errno)),
         Must::Intercepted => match refused {
@@ -243,8 +252,14 @@ fn judge(row: &Row, must: Must, attempt: &Attempt, refused: Option<&[String]>, b
             }
             None => errno.is_some(),
         },
+        Must::Turned => match refused {
+            Some(_) => said.starts_with("answer ") && said.contains("refused"),
+            None => errno.is_some(),
+        },
+        Must::Shut => errno.is_some() || said == "closed",
         Must::Harmless => said.starts_with("done "),
-        Must::Open(_) => !said.starts_with("blocked "),
+        // Gone from the cgroup, it connects where nobody listens.
+        Must::Open(_) => errno.is_none_or(|errno| errno == "ECONNREFUSED" && !leaks.is_empty()),
     };
     let mut wrong = String::new();
     if !as_it_must {
@@ -267,10 +282,11 @@ fn try_all(scene: &Scene, who: Who, must: impl Fn(&Row) -> Option<Must>) -> Vec<
         .filter_map(|row| Some((row, must(row)?)))
         .map(|(row, must)| (row, must, scene.attempt(who, row.technique)))
         .collect();
+    let ports = [scene.bystander, scene.shop.env.port()];
     let refused = scene.gateway.is_some().then(|| scene.refused());
     attempts
         .iter()
-        .filter_map(|(row, must, attempt)| judge(row, *must, attempt, refused.as_deref(), scene.bystander))
+        .filter_map(|(row, must, attempt)| judge(row, *must, attempt, refused.as_deref(), ports))
         .map(|wrong| format!("{who:?}: {wrong}"))
         .collect()
 }
@@ -289,6 +305,127 @@ fn stage_path() -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("bypass")
 }
 
+/// Every way out that is left open is a failed look of `weir doctor` while somebody runs who could take it, and the drop-in
+/// has what closes it.
+#[test]
+fn every_open_door_is_a_finding_and_the_drop_in_has_its_lock() {
+    const DROP_IN: &str = include_str!("../../systemd/weir-agent.conf");
+    let scene = Scene::new();
+    let bypass = scene.bypass.to_str().unwrap();
+    let mut wrong = Vec::new();
+    for attacker in Attacker::ALL {
+        let hold = scene.shop.env.attacker(attacker, bypass).arg("hold").args(scene.arguments(scene.answering));
+        let running = hold.start().unwrap();
+        running.wait_for("ready", PATIENCE).unwrap();
+        let doctor = scene.shop.env.weir(["doctor", "--quick", "--json"]).unwrap();
+        assert_eq!(doctor.code, Some(1), "{doctor:?}");
+        let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        for row in TABLE {
+            let Must::Open(door) = row.must(attacker) else { continue };
+            let named = findings.as_array().unwrap().iter().any(|finding| {
+                finding["subject"] == door.finding
+                    && finding["level"] == "fail"
+                    && finding["message"].as_str().unwrap().contains("bypass")
+            });
+            if !named {
+                wrong.push(format!("{attacker:?}: {}: no finding {:?}", row.technique, door.finding));
+            }
+            let locked = |setting: &&str| DROP_IN.lines().any(|line| line.starts_with(*setting));
+            wrong.extend(door.settings.iter().filter(|setting| !locked(setting)).map(|setting| format!("no {setting}")));
+        }
+        drop(running);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Nobody runs: nothing of this is found, so that each finding was about the attacker.
+    let doctor = scene.shop.env.weir(["doctor", "--quick", "--json"]).unwrap();
+    assert!(!doctor.stdout.contains("bypass"), "{doctor:?}");
+}
+
+/// `weir run` has the drop-in's locks: what is open without them is not open there. What an accomplice connected is.
+#[test]
+fn under_weir_run_nothing_is_open() {
+    let scene = Scene::new();
+    the_oracle_sees(&scene);
+    let wrong = try_all(&scene, Who::Sealed, |row| match row.must(Attacker::User) {
+        _ if row.technique.starts_with("moved_") => None,
+        Must::Open(door) if door.settings.is_empty() => None,
+        Must::Harmless => Some(Must::Harmless),
+        _ => Some(Must::Shut),
+    });
+    assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn others_get_in_where_listen_names_the_port_and_nowhere_else() {
+    const NAMED: u16 = 2999;
+    let scene = Scene::new();
+    let config = scene.shop.env.config_path();
+    let before = std::fs::read_to_string(&config).unwrap();
+    let come_in = |technique: &str, port: u16| {
+        let bypass = scene.shop.env.attacker(Attacker::User, scene.bypass.to_str().unwrap());
+        let running = bypass.arg(technique).args(scene.arguments(port)).start().unwrap();
+        let entered = scene.knock(technique, &running);
+        (entered, running.finish(PATIENCE).unwrap().stdout.lines().last().unwrap().to_owned())
+    };
+    let nobody = (false, "blocked ETIMEDOUT".to_owned());
+    let somebody = (true, "answer somebody came in".to_owned());
+    assert_eq!(come_in("bind_shell", NAMED), nobody);
+    let gateway = scene.gateway.as_ref().unwrap();
+    std::fs::write(&config, before.replace("\ntoken = {", &format!("\nlisten = [{NAMED}]\ntoken = {{"))).unwrap();
+    gateway.reload().unwrap();
+    for technique in ["bind_shell", "bind_shell6", "bind_shell_address", "bind_shell_loopback", "bind_shell_fast_open"] {
+        assert_eq!(come_in(technique, NAMED), somebody, "{technique}");
+        assert_eq!(come_in(technique, NAMED + 1), nobody, "{technique}");
+    }
+    // It is the one agent's port, not another's.
+    let other = scene.shop.env.attacker(Attacker::Root, scene.bypass.to_str().unwrap());
+    let other = other.arg("bind_shell").args(scene.arguments(NAMED)).start().unwrap();
+    assert!(!scene.knock("bind_shell", &other));
+    other.finish(PATIENCE).unwrap();
+    std::fs::write(&config, before).unwrap();
+    gateway.reload().unwrap();
+    assert_eq!(come_in("bind_shell", NAMED), nobody);
+    let status = scene.shop.env.weir(["kernel", "status", "--json"]).unwrap();
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    assert!(status["counters"]["denied_inbound"].as_u64().unwrap() >= 7, "{status}");
+}
+
+#[test]
+fn a_process_with_capabilities_that_lead_around_gets_no_session() {
+    let scene = Scene::new();
+    let env = &scene.shop.env;
+    let agent = |more: &str| {
+        format!(
+            "[[agent]]\nname = \"box\"\ncgroup = \"{}/agents/container\"\ntoken = {{ file = \"{}\" }}\n{more}",
+            env.attach(),
+            env.token_path().display()
+        )
+    };
+    let policy = system_tests::shop::POLICY.replace("[\"coder\"]", "[\"coder\", \"box\"]");
+    let select = || {
+        let psql = env.attacker(Attacker::Container, "psql").args(["--no-psqlrc", "--command", "SELECT 'ser' || 'ved'"]);
+        let port = scene.shop.postgres.port().to_string();
+        psql.env("PGHOST", system_tests::postgres::NAME)
+            .env("PGPORT", port)
+            .env("PGDATABASE", system_tests::postgres::DATABASE)
+            .env("PGUSER", "box")
+            .run()
+            .unwrap()
+    };
+    scene.shop.configure(&format!("{}\n{policy}", agent(""))).unwrap();
+    let gateway = scene.gateway.as_ref().unwrap();
+    gateway.reload().unwrap();
+    let refused = select();
+    assert!(refused.stderr.contains("holds CAP_NET_RAW") && refused.stderr.contains("accept_risk"), "{refused:?}");
+    assert!(scene.refused().iter().any(|message| message.contains("CAP_NET_RAW")));
+    scene.shop.configure(&format!("{}\n{policy}", agent("accept_risk = [\"CAP_NET_RAW\"]\n"))).unwrap();
+    gateway.reload().unwrap();
+    let served = select();
+    assert!(served.stdout.contains("served"), "{served:?}");
+    let doctor = env.weir(["doctor", "--quick"]).unwrap();
+    assert!(doctor.stdout.contains("sessions with CAP_NET_RAW are accepted"), "{doctor:?}");
+}
+
 /// The oracle must be able to see: the gateway's own packets, and a leak.
 fn the_oracle_sees(scene: &Scene) {
     scene.outside.take().unwrap();
@@ -298,11 +435,10 @@ fn the_oracle_sees(scene: &Scene) {
     assert!(!frames.is_empty() && !frames.iter().any(|frame| scene.is_leak(frame)), "{frames:?}");
     // A neighbour is no agent: nothing stops it, and its packets are nobody's whom the oracle knows.
     let free = scene.shop.env.bystander_as("games", scene.bypass.to_str().unwrap());
-    let free = free.arg("udp").args(scene.arguments(ACCOMPLICE_PORT)).run().unwrap();
+    let free = free.arg("udp").args(scene.arguments(scene.answering)).run().unwrap();
     assert_eq!(free.stdout, "done sent\n");
-    let frames = scene.outside.take().unwrap();
-    assert_eq!(frames.len(), 1, "{frames:?}");
-    assert!(scene.is_leak(&frames[0]) && frames[0].holds(SECRET));
+    let leaks: Vec<Frame> = scene.outside.take().unwrap().into_iter().filter(|frame| scene.is_leak(frame)).collect();
+    assert!(leaks.len() == 1 && leaks[0].holds(SECRET), "{leaks:?}");
 }
 
 #[test]
@@ -323,5 +459,4 @@ fn nothing_gets_around_the_gateway_alive_or_dead() {
     }
     assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(scene.shop.env.log().matches("panicked").count(), 0);
-    let _ = GATEWAY_USER;
 }

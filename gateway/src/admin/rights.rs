@@ -184,6 +184,8 @@ pub(super) mod tests {
                 user: Some("agent-coder".into()),
                 uid: Some(AGENT_UID),
                 token: TokenSource::Environment("TOKEN".into()),
+                accept_risk: Vec::new(),
+                listen: Vec::new(),
             }],
             targets: Vec::new(),
             policy: Policy::default(),

@@ -14,6 +14,7 @@ use crate::config::Config;
 mod agents;
 mod host;
 mod targets;
+mod ways;
 
 pub(super) const HELP: &str = "\
 Run it as root, so that it sees all there is to see. It changes nothing. Exits with 1 if something fails; warnings are \
@@ -100,6 +101,7 @@ impl Doctor {
         findings.extend(host::directories(config));
         findings.extend(agents::users(config));
         findings.extend(agents::tokens(config));
+        findings.extend(ways::accepted_risks(config));
         findings.extend(agents::processes(config));
         findings.extend(host::namespaces());
         if !self.quick {

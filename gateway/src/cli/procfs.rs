@@ -25,6 +25,9 @@ pub(super) struct Seen {
     pub(super) cgroup: String,
     pub(super) effective_capabilities: u64,
     pub(super) no_new_privileges: bool,
+    /// A filter of system calls is in force. Which one cannot be seen.
+    pub(super) filtered: bool,
+    pub(super) gids: Vec<u32>,
 }
 
 /// All processes that can be read.
@@ -46,6 +49,8 @@ fn seen(process: &Process) -> Option<Seen> {
         cgroup: unified.map(|group| group.pathname).unwrap_or_default(),
         effective_capabilities: status.capeff,
         no_new_privileges: status.nonewprivs == Some(1),
+        filtered: status.seccomp == Some(2),
+        gids: status.groups.iter().copied().chain([status.egid]).collect(),
     })
 }
 

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
 use crate::mask::DetectorKind;
+use crate::origin::Risk;
 use crate::policy::Kind;
 use crate::target::Protocol;
 
@@ -164,6 +165,11 @@ pub(super) struct RawAgent {
     /// A user of the agent's own; its processes are the agent wherever they run.
     pub(super) user: Option<At<String>>,
     pub(super) token: At<RawToken>,
+    /// Capabilities with which its processes get sessions, though they lead around the gateway. Default: none.
+    #[serde(default)]
+    pub(super) accept_risk: Vec<Risk>,
+    /// TCP ports at which others may reach its servers. Default: none; only the agent itself reaches them.
+    pub(super) listen: Option<At<Vec<At<u16>>>>,
 }
 
 /// Where an agent's token lies.

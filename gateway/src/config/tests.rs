@@ -166,6 +166,11 @@ fn each_mistake_has_its_own_words() {
         (agent, "user = \"weir\"", "\"weir\" is no agent's own user"),
         (agent, "user = \"agent-coder\"", "token.file: has %i, but the agent has no unit with an instance"),
         ("%i.token", "%x.token", "token.file: has a % that is neither"),
+        (agent, "user = \"agent-coder\"\nlisten = [0]", "agent.coder.listen: 0 is no port"),
+        (agent, "user = \"agent-coder\"\nlisten = [15432]", "listen: 15432 is the gateway's own port"),
+        (agent, "user = \"agent-coder\"\nlisten = [80]", "listen: 80 is privileged"),
+        (agent, "unit = \"a@*.service\"\nlisten = [8080]", "listen: needs a user of the agent's own"),
+        (agent, "user = \"agent-coder\"\naccept_risk = [\"NET_RAW\"]", "accept_risk[0]: \"NET_RAW\" is no choice"),
         ("{ file = \"/run/agents/%i.token\" }", "{ env = \"A=B\" }", "is the name of an environment variable"),
         ("{ file = \"/run/agents/%i.token\" }", "{ env = \"A\", file = \"/b\" }", "unknown key"),
         (

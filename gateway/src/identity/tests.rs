@@ -22,6 +22,7 @@ use super::*;
 use crate::ca::Authority;
 use crate::ca::tests::scratch;
 use crate::config::{Access, AgentConfig, AgentMatch, GatewayConfig, IdentityConfig, Mode, RecordingConfig};
+use crate::origin::Risk;
 use crate::policy::Policy;
 
 /// A signing key, with its public half as a JWK.
@@ -162,7 +163,15 @@ impl TokenReader for Tokens {
 
 pub(crate) fn agent(name: &str, matches: AgentMatch) -> AgentConfig {
     let token = TokenSource::File("/run/agents/%i.token".to_owned());
-    AgentConfig { name: name.to_owned(), matches, user: None, uid: None, token }
+    AgentConfig {
+        name: name.to_owned(),
+        matches,
+        user: None,
+        uid: None,
+        token,
+        accept_risk: Vec::new(),
+        listen: Vec::new(),
+    }
 }
 
 fn coder() -> AgentConfig {
@@ -222,7 +231,7 @@ pub(crate) fn origin(uid: u32) -> Origin {
 }
 
 pub(crate) fn evidence(cgroup: &str) -> Evidence {
-    Evidence { cgroup: cgroup.to_owned(), user: Some("agent-coder".to_owned()), tree: Vec::new() }
+    Evidence { cgroup: cgroup.to_owned(), user: Some("agent-coder".to_owned()), risks: Vec::new(), tree: Vec::new() }
 }
 
 /// An issuer, an agent `coder`, and its token file.
@@ -467,6 +476,24 @@ async fn a_token_belongs_to_the_place_that_showed_it_first() {
     assert!(pair.identify_in("/agents.slice/coder@b.service", 1001).await.is_err());
     pair.tokens.put("/run/agents/b.token", &pair.token(&json!({ "sub": "agent-8" })));
     pair.identify_in("/agents.slice/coder@b.service", 1001).await.unwrap();
+}
+
+#[tokio::test]
+async fn capabilities_that_lead_around_are_refused_unless_they_are_accepted() {
+    let mut pair = Pair::new().await;
+    pair.tokens.put("/run/agents/a.token", &pair.token(&json!({})));
+    let held = Evidence { risks: vec![Risk::NetRaw, Risk::Bpf], ..evidence("/agents.slice/coder@a.service") };
+    for (accepted, refused) in [
+        (vec![], "holds CAP_NET_RAW, CAP_BPF,"),
+        (vec![Risk::Bpf, Risk::SysAdmin], "holds CAP_NET_RAW,"),
+        (vec![Risk::NetRaw], "holds CAP_BPF,"),
+    ] {
+        pair.config.agents[0].accept_risk = accepted;
+        let error = pair.identifier.identify(&origin(1001), &held, &pair.config, &pair.tokens).await.unwrap_err();
+        assert!(error.to_string().contains(refused), "{error}");
+    }
+    pair.config.agents[0].accept_risk = vec![Risk::NetRaw, Risk::Bpf];
+    pair.identifier.identify(&origin(1001), &held, &pair.config, &pair.tokens).await.unwrap();
 }
 
 #[tokio::test]

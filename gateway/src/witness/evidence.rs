@@ -13,7 +13,7 @@ use super::files::MAX_SECRET;
 use super::kernel::io_error;
 use super::redact::redact;
 use super::{KernelConfig, WitnessConfig, WitnessError};
-use crate::origin::{Evidence, Origin, Process};
+use crate::origin::{Evidence, Origin, Process, Risk};
 use crate::secret::Secret;
 
 /// Ancestors that are told, the process itself included.
@@ -40,7 +40,27 @@ pub(super) fn evidence(config: &KernelConfig, origin: &Origin) -> Result<Evidenc
         tree.push(describe(&process, &stat));
         parent = stat.ppid;
     }
-    Ok(Evidence { cgroup, user: user_name(origin.uid), tree })
+    let risks = risks(&process).map_err(|error| gone(origin.pid, &error))?;
+    Ok(Evidence { cgroup, user: user_name(origin.uid), risks, tree })
+}
+
+/// What the process holds, or has back as soon as it executes something: root has its bounding set then, unless it may
+/// gain nothing. Capabilities in a user namespace of its own are none here. It is the main thread's word: this is to find what was
+/// left open by mistake, while the kernel half stops what a hostile thread tries.
+fn risks(process: &Proc) -> Result<Vec<Risk>, ProcError> {
+    let (own, theirs) = (Proc::myself()?, process);
+    if user_namespace(&own)? != user_namespace(theirs)? {
+        return Ok(Vec::new());
+    }
+    let status = theirs.status()?;
+    let regains = [status.ruid, status.euid, status.suid].contains(&0) && status.nonewprivs != Some(1);
+    let held = status.capprm | status.capeff;
+    Ok(Risk::among(if regains { held | status.capbnd.unwrap_or(u64::MAX) } else { held }))
+}
+
+fn user_namespace(process: &Proc) -> Result<u64, ProcError> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(process.open_relative("ns/user")?.metadata()?.ino())
 }
 
 /// A configured variable out of the environment that the process was started with.
@@ -171,6 +191,7 @@ mod tests {
             attach: String::new(),
             agents: Vec::new(),
             agent_uids: Vec::new(),
+            listen: Vec::new(),
             gateway_cgroup: None,
             port: 0,
             dns_port: 0,

@@ -151,6 +151,7 @@ mod tests {
                 attach: String::new(),
                 agents: Vec::new(),
                 agent_uids: Vec::new(),
+                listen: Vec::new(),
                 gateway_cgroup: None,
                 port: 0,
                 dns_port: 0,

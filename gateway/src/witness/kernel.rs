@@ -38,7 +38,7 @@ const fn hook(name: &'static str, program: &'static str, attach_type: u32) -> Ho
 }
 
 /// In the order of attachment: what carries notes first, what redirects last.
-const HOOKS: [Hook; 14] = [
+const HOOKS: [Hook; 15] = [
     hook("sock_create", "weir_sock_create", 2),
     hook("sock_ops", "weir_sock_ops", 3),
     hook("bind4", "weir_bind4", 8),
@@ -53,6 +53,7 @@ const HOOKS: [Hook; 14] = [
     hook("connect4", "weir_connect4", 10),
     hook("connect6", "weir_connect6", 11),
     hook("egress", "weir_egress", 1),
+    hook("ingress", "weir_ingress", 0),
 ];
 
 const DENY_HOOKS: [Hook; 4] = [
@@ -88,7 +89,7 @@ const fn pinned(name: &'static str, key: usize, value: usize, entries: usize) ->
     PinnedMap { name, key, value, entries }
 }
 
-const MAPS: [PinnedMap; 11] = [
+const MAPS: [PinnedMap; 12] = [
     pinned("NOTES", 4, size_of::<common::Note>(), 0),
     pinned("RESOLVERS", 4, size_of::<common::Resolvers>(), 0),
     pinned("PENDING", size_of::<common::Flow>(), size_of::<common::Note>(), common::MAX_PENDING),
@@ -98,6 +99,7 @@ const MAPS: [PinnedMap; 11] = [
     pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_CGROUPS),
     pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
     pinned("NETNS", 8, 4, common::MAX_NETNS),
+    pinned("LISTEN", size_of::<common::Listen>(), 4, common::MAX_LISTEN),
     pinned("COUNTS", 4, 8, common::COUNTERS),
     pinned("EVENTS", 0, 0, common::EVENT_BYTES),
 ];
@@ -285,6 +287,7 @@ impl Kernel {
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
         let stale_users = fill(&mut users, &uids).map_err(map_error("AGENT_UIDS"))?;
         self.write_settings(levels, &uids)?;
+        self.write_listen()?;
         // What is an agent no longer goes last: until then there are too many agents, never too few.
         let mut cgroups: HashMap<_, u64, u32> =
             self.map("AGENT_CGROUPS")?.try_into().map_err(map_error("AGENT_CGROUPS"))?;
@@ -292,6 +295,18 @@ impl Kernel {
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
         remove_all(&mut users, &stale_users);
         Ok(())
+    }
+
+    /// Who may be reached no longer goes first.
+    fn write_listen(&mut self) -> Result<(), WitnessError> {
+        let wanted: BTreeSet<common::Listen> =
+            self.config.listen.iter().map(|&(uid, port)| common::Listen { uid, port, reserved: 0 }).collect();
+        let mut map: HashMap<_, common::Listen, u32> = self.map("LISTEN")?.try_into().map_err(map_error("LISTEN"))?;
+        let present: Vec<common::Listen> = map.keys().collect::<Result<_, _>>().map_err(map_error("LISTEN"))?;
+        for stale in present.iter().filter(|listen| !wanted.contains(listen)) {
+            map.remove(stale).map_err(map_error("LISTEN"))?;
+        }
+        fill(&mut map, &wanted).map(drop).map_err(map_error("LISTEN"))
     }
 
     fn write_settings(&mut self, agent_levels: u32, uids: &BTreeSet<u32>) -> Result<(), WitnessError> {

@@ -105,6 +105,16 @@ fn ask(scene: &Scene, what: &str) -> Attempt<OwnedFd> {
     sys::take(stream.as_fd())
 }
 
+/// Has a connection of the accomplice's, and keeps it.
+pub(crate) fn hold(scene: &Scene) -> ! {
+    let fd = ask(scene, "tcp_connected").expect("a connection");
+    println!("ready");
+    let mut nothing = [0u8; 1];
+    // Until the test ends it.
+    while nix::unistd::read(&fd, &mut nothing) != Ok(0) {}
+    std::process::exit(0);
+}
+
 /// A process that is no agent and hands out sockets of its own making, whatever an attacker asks for.
 pub(crate) fn accomplice(scene: &Scene) -> ! {
     let path = scene.text("accomplice");
@@ -138,6 +148,9 @@ fn made(scene: &Scene, what: &str) -> OwnedFd {
         other => panic!("no socket is called {other}"),
     };
     if what.ends_with("_connected") {
+        // What it sends on its own account is told from what it is made to send.
+        let own = std::net::SocketAddr::new(scene.text("accomplice_address").parse().expect("an address"), 0);
+        sys::bind(&fd, &sys::address(own, 0)).expect("an address of its own");
         sys::connect(&fd, &sys::address(canary, 0)).expect("somebody outside connects freely");
     }
     fd

@@ -15,7 +15,7 @@ use crate::sys::{self, Attempt};
 use crate::{Outcome, Scene, Technique};
 
 /// Longer than a caller tries.
-const PATIENCE_MILLISECONDS: u16 = 2500;
+const PATIENCE_MILLISECONDS: u16 = 900;
 const TCP_FASTOPEN: i32 = 23;
 
 pub(crate) const TECHNIQUES: &[Technique] = &[

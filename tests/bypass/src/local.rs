@@ -80,8 +80,13 @@ fn memory(pid: u32) -> Attempt<Outcome> {
 fn unix(path: &str) -> Attempt<Outcome> {
     let mut stream = UnixStream::connect(path).map_err(|error| errno(&error))?;
     stream.set_read_timeout(Some(std::time::Duration::from_secs(3))).expect("a timeout");
+    let mut greeting = [0u8; 200];
+    let length = stream.read(&mut greeting).map_err(|error| errno(&error))?;
+    let greeting = String::from_utf8_lossy(&greeting[..length]).into_owned();
+    let nonce = greeting.split("\"nonce\":\"").nth(1).and_then(|rest| rest.split('"').next());
     // What `weir status` asks.
-    stream.write_all(b"{\"ask\":\"status\"}\n").map_err(|error| errno(&error))?;
+    let request = format!("{{\"nonce\":\"{}\",\"ask\":{{\"request\":\"status\"}}}}\n", nonce.unwrap_or_default());
+    stream.write_all(request.as_bytes()).map_err(|error| errno(&error))?;
     let mut answer = [0u8; 200];
     match stream.read(&mut answer).map_err(|error| errno(&error))? {
         0 => Ok(Outcome::Closed),

@@ -91,11 +91,13 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if name == "accomplice" {
-        handed::accomplice(&scene);
+    match name.as_str() {
+        "accomplice" => handed::accomplice(&scene),
+        "hold" => handed::hold(&scene),
+        _ => {}
     }
     let Some((_, technique)) = ALL.into_iter().flatten().find(|(known, _)| *known == name) else {
-        eprintln!("usage: bypass list | accomplice KEY=VALUE... | TECHNIQUE KEY=VALUE...");
+        eprintln!("usage: bypass list | accomplice KEY=VALUE... | hold KEY=VALUE... | TECHNIQUE KEY=VALUE...");
         return ExitCode::from(2);
     };
     match technique(&scene) {

@@ -100,8 +100,8 @@ fn user_namespace_cgroup(scene: &Scene) -> Attempt<Outcome> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let place = scene.text("mount_point");
     mount(Some("cgroup2"), place, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
-    // The mount's root is where this namespace began: the attacker's own cgroup. Up is not below.
-    write(&format!("{place}/../cgroup.procs")).and_then(|()| reach(scene))
+    // The mount's root is where this namespace began: the attacker's own cgroup, and nothing is above it.
+    write(&format!("{place}/cgroup.procs")).and_then(|()| reach(scene))
 }
 
 /// The same program with the setuid bit and root as its owner.

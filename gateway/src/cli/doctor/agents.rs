@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::unistd::{Group, User};
 
-use super::Finding;
+use super::{Finding, ways};
 use crate::cli::procfs::{self, Seen};
 use crate::config::{Config, TokenSource};
 
@@ -27,17 +27,6 @@ const POWERFUL_GROUPS: &[&str] = &[
     "systemd-journal",
     "podman",
     "microk8s",
-];
-/// Whoever can talk to these runs what he likes, outside every agent's cgroup.
-const SOCKETS: &[&str] = &[
-    "/run/docker.sock",
-    "/run/containerd/containerd.sock",
-    "/run/podman/podman.sock",
-    "/run/crio/crio.sock",
-    "/run/libvirt/libvirt-sock",
-    "/var/lib/lxd/unix.socket",
-    "/var/lib/incus/unix.socket",
-    "/run/systemd/private",
 ];
 /// Processes that are named in one finding.
 const NAMED: usize = 5;
@@ -105,7 +94,7 @@ fn user_findings(config: &Config, agent: &str, user: &User) -> Vec<Finding> {
         findings.push(Finding::fail(agent, message, format!("gpasswd -d {} {}", user.name, trusted[0])));
     }
     let gids: Vec<u32> = groups.iter().map(|(_, gid)| *gid).collect();
-    for socket in SOCKETS.iter().filter(|path| can_connect(Path::new(path), user.uid.as_raw(), &gids)) {
+    for socket in ways::RUNNERS.iter().filter(|path| can_connect(Path::new(path), user.uid.as_raw(), &gids)) {
         let message = format!("its user {} can talk to {socket}, and so run anything outside its cgroup", user.name);
         findings.push(Finding::fail(agent, message, "take the user out of the socket's group"));
     }
@@ -133,7 +122,7 @@ fn can_connect(path: &Path, uid: u32, gids: &[u32]) -> bool {
 }
 
 /// Whether the permission bit (4, 2, 1) is set for this user.
-fn may(metadata: &std::fs::Metadata, bit: u32, uid: u32, gids: &[u32]) -> bool {
+pub(super) fn may(metadata: &std::fs::Metadata, bit: u32, uid: u32, gids: &[u32]) -> bool {
     let mode = metadata.permissions().mode();
     let shift = if metadata.uid() == uid {
         6
@@ -216,8 +205,9 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
     let agents: Vec<&Seen> = processes.iter().filter(inside).collect();
     let mut findings = Vec::new();
     for (cgroup, members) in procfs::by_cgroup(&agents.iter().map(|&process| process.clone()).collect::<Vec<_>>()) {
-        findings.extend(cgroup_findings(cgroup, &members));
+        findings.extend(ways::findings(config, cgroup, &members));
     }
+    findings.extend(ways::shared_users(config, &agents, &processes));
     let is_agent_user = |process: &&Seen| config.agents.iter().any(|agent| agent.uid == Some(process.uid));
     let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
     if !outside.is_empty() {
@@ -233,30 +223,7 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn cgroup_findings(cgroup: &str, members: &[&Seen]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let which =
-        |test: &dyn Fn(&Seen) -> bool| members.iter().copied().filter(|process| test(process)).collect::<Vec<_>>();
-    let capable = which(&|process| process.effective_capabilities != 0);
-    if !capable.is_empty() {
-        findings.push(Finding::fail(
-            "processes",
-            format!("{cgroup}: with capabilities, which can lead out: {}", named(&capable)),
-            "the drop-in weir-agent.conf has CapabilityBoundingSet= and a User= belongs beside it",
-        ));
-    }
-    let gaining = which(&|process| !process.no_new_privileges && process.effective_capabilities == 0);
-    if !gaining.is_empty() {
-        findings.push(Finding::warn(
-            "processes",
-            format!("{cgroup}: may gain privileges by setuid programs: {}", named(&gaining)),
-            "the drop-in weir-agent.conf has NoNewPrivileges=yes",
-        ));
-    }
-    findings
-}
-
-fn named(processes: &[&Seen]) -> String {
+pub(super) fn named(processes: &[&Seen]) -> String {
     let mut text: Vec<String> =
         processes.iter().take(NAMED).map(|process| format!("{} ({})", process.name, process.pid)).collect();
     if processes.len() > NAMED {
@@ -293,15 +260,5 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert_eq!(token_file("coder", &path).level, Level::Fail);
         std::fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn capable_agents_fail_and_those_that_may_become_so_are_warned_of() {
-        let quiet = Seen { pid: 1, no_new_privileges: true, ..Seen::default() };
-        let capable = Seen { effective_capabilities: 1, ..quiet.clone() };
-        let gaining = Seen { no_new_privileges: false, ..quiet.clone() };
-        assert!(cgroup_findings("/agents.slice/x", &[&quiet]).is_empty());
-        assert_eq!(cgroup_findings("/agents.slice/x", &[&quiet, &capable])[0].level, Level::Fail);
-        assert_eq!(cgroup_findings("/agents.slice/x", &[&gaining])[0].level, Level::Warn);
     }
 }

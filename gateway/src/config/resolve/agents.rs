@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::raw::{At, RawAgent, RawToken};
 use super::super::{AgentConfig, AgentMatch, GatewayConfig, TokenSource, text};
-use super::{Names, Resolver, Scope, is_below};
+use super::{FIRST_UNPRIVILEGED_PORT, Names, Resolver, Scope, is_below};
 
 impl Resolver<'_> {
     pub(super) fn agents(&mut self, raw: Vec<(usize, At<RawAgent>)>, gateway: &GatewayConfig) -> Vec<AgentConfig> {
@@ -23,9 +23,12 @@ impl Resolver<'_> {
                 }
                 users.push((uid, raw.name.value.clone()));
             }
+            let listen = raw.listen.as_ref().map(|listen| self.listen(&scope, listen, raw.user.is_some(), gateway));
+            let listen = listen.unwrap_or_default();
             let user = raw.user.map(|user| user.value);
             let token = self.token(&scope, &raw.token, &matches, user.as_deref());
-            agents.push(AgentConfig { name: raw.name.value, matches, user, uid, token });
+            let accept_risk = raw.accept_risk;
+            agents.push(AgentConfig { name: raw.name.value, matches, user, uid, token, accept_risk, listen });
         }
         agents
     }
@@ -81,6 +84,29 @@ impl Resolver<'_> {
             self.out.fault(scope, &user.span, "user", format!("\"{name}\" is no agent's own user"));
         }
         Some(uid)
+    }
+
+    /// The kernel tells whose server it is by the user who made the socket.
+    fn listen(
+        &mut self,
+        scope: &Scope,
+        raw: &At<Vec<At<u16>>>,
+        has_user: bool,
+        gateway: &GatewayConfig,
+    ) -> Vec<u16> {
+        if !has_user && !self.out.is_cut(scope, "user") {
+            self.out.fault(scope, &raw.span, "listen", "needs a user of the agent's own, by which its servers are known");
+        }
+        for port in &raw.value {
+            let wrong = match port.value {
+                0 => "is no port",
+                port if port == gateway.port => "is the gateway's own port",
+                1..FIRST_UNPRIVILEGED_PORT => "is privileged, and agents bind no such port",
+                _ => continue,
+            };
+            self.out.fault(scope, &port.span, "listen", format!("{} {wrong}", port.value));
+        }
+        raw.value.iter().map(|port| port.value).collect()
     }
 
     fn token(&mut self, scope: &Scope, raw: &At<RawToken>, matches: &AgentMatch, user: Option<&str>) -> TokenSource {

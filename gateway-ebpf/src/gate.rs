@@ -9,14 +9,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockoptContext};
 use gateway_common::{
-    Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, Listen, NOTE_ACCEPTED, NOTE_DNS, NOTE_LISTENING, Note,
-    Settings,
+    Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, Listen, NOTE_ACCEPTED, NOTE_DNS, NOTE_LISTENING,
+    Note, Settings,
 };
 
 use crate::agent::{self, Task};
 use crate::connect::{ALLOW, ECONNREFUSED, IPPROTO_TCP, IPPROTO_UDP, is_loopback, is_v4, v4};
 use crate::maps::{
-    DNS_FLOWS, LISTEN, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, report_inbound, settings,
+    DNS_FLOWS, LISTEN, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, report_inbound,
+    settings,
 };
 
 const EPERM: i32 = 1;
@@ -279,9 +280,8 @@ fn is_from_same_agent(ctx: &SkBuffContext, packet: &Packet, server: &Note, in_ag
         size_of_val(unsafe { &tuple.__bindgen_anon_1.ipv6 })
     };
     // SAFETY: the verifier checks that the reference is released on every path.
-    let client = unsafe {
-        bpf_sk_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as i64 as u64, 0)
-    };
+    let client =
+        unsafe { bpf_sk_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as i64 as u64, 0) };
     if client.is_null() {
         return false;
     }

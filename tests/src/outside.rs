@@ -59,7 +59,7 @@ const FRAME_BYTES: usize = 2048;
 /// Two namespaces and a cable. They go with the process.
 pub struct Outside {
     host: File,
-    outside: File,
+    other_end: File,
     frames: Arc<Mutex<Vec<Frame>>>,
 }
 
@@ -100,7 +100,7 @@ impl Outside {
         lay_cable(&outside)?;
         inside(&outside, set_up_outside)?;
         set_up_host()?;
-        let world = Self { host, outside, frames: Arc::default() };
+        let world = Self { host, other_end: outside, frames: Arc::default() };
         world.start_capture()?;
         world.wait_for_silence()?;
         Ok(world)
@@ -108,12 +108,12 @@ impl Outside {
 
     /// Runs something at the other end of the cable.
     pub fn outside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        inside(&self.outside, work)
+        inside(&self.other_end, work)
     }
 
     /// For servers of the other end: [`crate::postgres::Network`].
     pub fn network(&self, address: Ipv4Addr) -> Network {
-        Network { namespace: self.outside.as_raw_fd(), address }
+        Network { namespace: self.other_end.as_raw_fd(), address }
     }
 
     /// A server at the other end that answers every line with `direct` and the line, on TCP, on a port of its own choice.
@@ -156,7 +156,7 @@ impl Outside {
 
     fn start_capture(&self) -> Result {
         let (ready, started) = std::sync::mpsc::channel();
-        let namespace = self.outside.try_clone()?;
+        let namespace = self.other_end.try_clone()?;
         let frames = Arc::clone(&self.frames);
         thread::spawn(move || {
             let opened = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(Into::into).and_then(|()| open_capture());
@@ -216,8 +216,7 @@ impl Frame {
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
 fn open_capture() -> Result<std::os::fd::OwnedFd> {
-    let socket =
-        socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
     // Whatever a burst brings: nothing may be lost unseen. `settle` would find it.
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
     // What came before belongs to the set-up.

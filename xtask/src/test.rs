@@ -15,7 +15,7 @@ use crate::{Result, clean_kernel, paths, setup, shell, vm_image};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 6] = ["kernel", "identity", "postgres", "record", "failure", VM_SMOKE];
+const REQUIRED: [&str; 7] = ["kernel", "bypass", "identity", "postgres", "record", "failure", VM_SMOKE];
 const SYSTEM_CRATE: &str = "system-tests";
 /// Needs a disk image besides.
 const VM_SMOKE: &str = "vm-smoke";
@@ -25,7 +25,7 @@ const TIME_LIMIT: &str = "20m";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, identity, postgres, record, failure, vm-smoke, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, vm-smoke, or another file of tests/tests
     suites: Vec<String>,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]

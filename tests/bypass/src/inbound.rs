@@ -21,9 +21,7 @@ const TCP_FASTOPEN: i32 = 23;
 pub(crate) const TECHNIQUES: &[Technique] = &[
     ("bind_shell", |scene| serve(&bound(scene, Ipv4Addr::UNSPECIFIED.into())?)),
     ("bind_shell6", |scene| serve(&bound(scene, Ipv6Addr::UNSPECIFIED.into())?)),
-    ("bind_shell_address", |scene| {
-        serve(&bound(scene, scene.text("host").parse().expect("an address"))?)
-    }),
+    ("bind_shell_address", |scene| serve(&bound(scene, scene.text("host").parse().expect("an address"))?)),
     ("bind_shell_loopback", |scene| serve(&bound(scene, Ipv4Addr::LOCALHOST.into())?)),
     ("bind_shell_unbound", |_| serve(&sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?)),
     ("bind_shell_fast_open", |scene| {

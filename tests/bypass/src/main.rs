@@ -83,7 +83,8 @@ const ALL: [&[Technique]; 8] = [
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let name = words.next().unwrap_or_default();
-    let arguments = words.filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let arguments =
+        words.filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())));
     let scene = Scene { arguments: arguments.collect() };
     if name == "list" {
         for (name, _) in ALL.into_iter().flatten() {

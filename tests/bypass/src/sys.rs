@@ -64,8 +64,7 @@ pub(crate) fn send_to(fd: &OwnedFd, data: &[u8], flags: i32, address: &[u8]) -> 
     let to = if address.is_empty() { std::ptr::null() } else { address.as_ptr() };
     let flags = flags | libc::MSG_NOSIGNAL;
     // SAFETY: the kernel reads as many bytes as there are, of both.
-    let sent =
-        unsafe { libc::sendto(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), flags, to.cast(), length) };
+    let sent = unsafe { libc::sendto(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), flags, to.cast(), length) };
     check(sent as libc::c_long).map(drop)
 }
 

@@ -42,7 +42,8 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
 fn ring(polled: bool) -> Attempt<IoUring> {
     const ENTRIES: u32 = 4;
     const IDLE_MILLISECONDS: u32 = 100;
-    let made = if polled { IoUring::builder().setup_sqpoll(IDLE_MILLISECONDS).build(ENTRIES) } else { IoUring::new(ENTRIES) };
+    let made =
+        if polled { IoUring::builder().setup_sqpoll(IDLE_MILLISECONDS).build(ENTRIES) } else { IoUring::new(ENTRIES) };
     made.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
 }
 

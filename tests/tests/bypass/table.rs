@@ -58,6 +58,7 @@ const PINS: Door = Door { finding: "pins", settings: &["InaccessiblePaths=-/sys/
 const FAMILIES: Door = Door { finding: "socket families", settings: &["RestrictAddressFamilies="], leaks: false };
 const PRIVILEGES: Door = Door { finding: "new privileges", settings: &["NoNewPrivileges=yes"], leaks: true };
 
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub(crate) technique: &'static str,
     user: Must,

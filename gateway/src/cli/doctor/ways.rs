@@ -26,8 +26,7 @@ pub(super) const RUNNERS: &[&str] = &[
 /// Root may have systemd run anything; others are asked for a password.
 const BUS: &str = "/run/dbus/system_bus_socket";
 /// Whoever can talk to these has names looked up, which is a way out for what stands in the names.
-const RESOLVERS: &[&str] =
-    &["/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/run/avahi-daemon/socket"];
+const RESOLVERS: &[&str] = &["/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/run/avahi-daemon/socket"];
 /// There where the machine is a guest with a line to its host, which no hook sees.
 const VSOCK: &str = "/dev/vsock";
 /// Whom the kernel asks for keys: with the type `dns_resolver`, for names.

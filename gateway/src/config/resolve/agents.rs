@@ -87,15 +87,14 @@ impl Resolver<'_> {
     }
 
     /// The kernel tells whose server it is by the user who made the socket.
-    fn listen(
-        &mut self,
-        scope: &Scope,
-        raw: &At<Vec<At<u16>>>,
-        has_user: bool,
-        gateway: &GatewayConfig,
-    ) -> Vec<u16> {
+    fn listen(&mut self, scope: &Scope, raw: &At<Vec<At<u16>>>, has_user: bool, gateway: &GatewayConfig) -> Vec<u16> {
         if !has_user && !self.out.is_cut(scope, "user") {
-            self.out.fault(scope, &raw.span, "listen", "needs a user of the agent's own, by which its servers are known");
+            self.out.fault(
+                scope,
+                &raw.span,
+                "listen",
+                "needs a user of the agent's own, by which its servers are known",
+            );
         }
         for port in &raw.value {
             let wrong = match port.value {

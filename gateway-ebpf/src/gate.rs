@@ -144,10 +144,8 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let note = if sk.is_null() { None } else { NOTES.get(sk) };
     let of_agent = note.as_ref().is_some_and(|note| is_agents(note)) || in_agent_cgroup(ctx, settings);
-    if !of_agent && !(by_task && agent::is_current(settings)) {
-        return PASS;
-    }
-    if !of_agent && !leaves_with_its_sender(sk) {
+    let by_agent = by_task && !of_agent && leaves_with_its_sender(sk) && agent::is_current(settings);
+    if !of_agent && !by_agent {
         return PASS;
     }
     if detached() {

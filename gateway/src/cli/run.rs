@@ -116,7 +116,8 @@ impl Run {
             return Error::message(format!("cannot enter the cgroup {}: {error}", cgroup.display()));
         }
         // Last, so that the command is held by it and nothing before is.
-        if let Err(error) = drop_to(user).map_err(io::Error::from).and_then(|()| seal::seal()) {
+        let dropped = drop_to(user).map_err(io::Error::from);
+        if let Err(error) = dropped.and_then(|()| seal::leave_descriptors()).and_then(|()| seal::seal()) {
             return Error::message(format!("cannot become {:?}: {error}", user.name));
         }
         let [program, arguments @ ..] = self.command.as_slice() else {

@@ -170,7 +170,11 @@ fn each_mistake_has_its_own_words() {
         (agent, "user = \"agent-coder\"\nlisten = [15432]", "listen: 15432 is the gateway's own port"),
         (agent, "user = \"agent-coder\"\nlisten = [80]", "listen: 80 is privileged"),
         (agent, "unit = \"a@*.service\"\nlisten = [8080]", "listen: needs a user of the agent's own"),
-        (agent, "user = \"agent-coder\"\naccept_risk = [\"NET_RAW\"]", "accept_risk[0]: \"NET_RAW\" is no choice"),
+        (
+            agent,
+            "user = \"agent-coder\"\naccept_risk = [\"NET_RAW\"]",
+            "accept_risk[0]: \"NET_RAW\" is not \"CAP_NET_ADMIN\"",
+        ),
         ("{ file = \"/run/agents/%i.token\" }", "{ env = \"A=B\" }", "is the name of an environment variable"),
         ("{ file = \"/run/agents/%i.token\" }", "{ env = \"A\", file = \"/b\" }", "unknown key"),
         (

@@ -42,6 +42,8 @@ pub struct Engine {
     epoch: AtomicU64,
     /// Counts changes of masks; sessions that began under another one end.
     masks_version: AtomicU64,
+    /// Held while the files are read again: of two reloads at once the later one must see what the earlier one put in force.
+    reloading: tokio::sync::Mutex<()>,
     store: Store,
     approvals: Approvals,
     witness: Witness,
@@ -291,6 +293,7 @@ impl Engine {
             started: Instant::now(),
             epoch: AtomicU64::new(1),
             masks_version: AtomicU64::new(1),
+            reloading: tokio::sync::Mutex::default(),
             identifier: Identifier::new(&config)?,
             dns: Dns::new(Arc::clone(&config)),
             protocols: protocol::State::new(&config)?,
@@ -313,7 +316,9 @@ impl Engine {
 
     /// Reads the files again; all or nothing. Returns the new version.
     pub async fn reload(&self) -> Result<String, String> {
+        let reloading = self.reloading.lock().await;
         let outcome = self.try_reload().await;
+        drop(reloading);
         let event = match &outcome {
             Ok(version) => Event::ConfigReloaded { version: version.clone() },
             Err(error) => Event::ConfigRejected { error: error.clone() },

@@ -220,8 +220,9 @@ impl Session {
         principal: Principal,
         (target, upstream): (Arc<Target>, Upstream),
     ) -> Self {
-        let masker = engine.masker(&target);
+        // The version is read first: a reload in between makes the session end, never keep masks under a newer number.
         let masks_version = engine.masks_version();
+        let masker = engine.masker(&target);
         let token_expires_at = AtomicU64::new(principal.expires_at);
         Self {
             id,
@@ -247,7 +248,13 @@ impl Session {
         &self.masker
     }
 
-    /// Whether the masks of the policy are still those that the session began with.
+    /// Numbers the masks that [`Session::masker`] was made of: what a protocol makes of them is good for sessions of the same
+    /// number only.
+    pub fn masks_version(&self) -> u64 {
+        self.masks_version
+    }
+
+    /// False once a reload has changed the masks: the session may not serve anything more under those that it has.
     pub fn masks_are_current(&self) -> bool {
         self.masks_version == self.engine.masks_version()
     }

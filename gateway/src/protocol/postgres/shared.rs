@@ -77,8 +77,14 @@ enum Current {
     #[default]
     None,
     Read(Arc<Catalog>),
-    /// Why it could not be read, and when.
-    Failed(Arc<str>, Instant),
+    Failed(Failure),
+}
+
+/// Why a catalog could not be read, when, and for which masks: a typo in other masks than a session's is nothing to it.
+struct Failure {
+    why: Arc<str>,
+    when: Instant,
+    masks_version: u64,
 }
 
 /// How old a catalog a session can do with.
@@ -105,8 +111,12 @@ impl State {
         way: &Way,
         freshness: Freshness,
     ) -> Result<Arc<Catalog>, Arc<str>> {
+        // What it would read under its old masks is good for nobody.
+        if !session.masks_are_current() {
+            return Err("the policy's masks changed; connect again".into());
+        }
         let slot = self.slot(session, &way.database)?;
-        let masks_version = session.engine().masks_version();
+        let masks_version = session.masks_version();
         if let Some(catalog) = slot.usable(masks_version, freshness)? {
             if catalog.read_at.elapsed() > REFRESH_AFTER {
                 slot.refresh_in_background(session, way);
@@ -121,14 +131,14 @@ impl State {
         let masks = session.masker().rules().to_vec();
         let read = load(way, &masks, &session.target.name, masks_version).await;
         drop(reading);
-        slot.set(read)
+        slot.set(read, masks_version)
     }
 
     /// Databases that are denied since their catalogs could not be read, and why. For people.
     pub(in crate::protocol) fn problems(&self) -> Vec<String> {
         let catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
         let problem = |((target, database), slot): (&(String, String), &Arc<Slot>)| match &*slot.current() {
-            Current::Failed(why, when) if when.elapsed() < PROBLEM_AGE => {
+            Current::Failed(Failure { why, when, .. }) if when.elapsed() < PROBLEM_AGE => {
                 Some(format!("target {target:?}, database {database:?} is denied: {why}"))
             }
             _ => None,
@@ -194,34 +204,42 @@ impl Slot {
     fn usable(&self, masks_version: u64, freshness: Freshness) -> Result<Option<Arc<Catalog>>, Arc<str>> {
         match &*self.current() {
             Current::Read(catalog) if catalog.serves(masks_version, freshness) => Ok(Some(Arc::clone(catalog))),
-            Current::Failed(why, when) if when.elapsed() < RETRY_AFTER => Err(Arc::clone(why)),
+            Current::Failed(failure)
+                if failure.masks_version == masks_version && failure.when.elapsed() < RETRY_AFTER =>
+            {
+                Err(Arc::clone(&failure.why))
+            }
             _ => Ok(None),
         }
     }
 
-    fn set(&self, read: Result<Catalog, String>) -> Result<Arc<Catalog>, Arc<str>> {
-        match read {
-            Ok(catalog) => {
-                let catalog = Arc::new(catalog);
-                *self.current() = Current::Read(Arc::clone(&catalog));
-                Ok(catalog)
-            }
-            Err(why) => {
-                let why: Arc<str> = why.into();
-                *self.current() = Current::Failed(Arc::clone(&why), Instant::now());
-                Err(why)
-            }
+    /// Takes in what was read under the masks of that number. What a session that began before a reload has still read is
+    /// its own: it never takes the place of what the new masks gave.
+    fn set(&self, read: Result<Catalog, String>, masks_version: u64) -> Result<Arc<Catalog>, Arc<str>> {
+        let read = read.map(Arc::new).map_err(Arc::from);
+        let mut current = self.current();
+        let newest = match &*current {
+            Current::None => 0,
+            Current::Read(catalog) => catalog.masks_version,
+            Current::Failed(failure) => failure.masks_version,
+        };
+        if masks_version >= newest {
+            *current = match &read {
+                Ok(catalog) => Current::Read(Arc::clone(catalog)),
+                Err(why) => Current::Failed(Failure { why: Arc::clone(why), when: Instant::now(), masks_version }),
+            };
         }
+        read
     }
 
     fn refresh_in_background(self: &Arc<Self>, session: &Session, way: &Way) {
         let slot = Arc::clone(self);
         let (way, masks) = (way.clone(), session.masker().rules().to_vec());
-        let (target, masks_version) = (session.target.name.clone(), session.engine().masks_version());
+        let (target, masks_version) = (session.target.name.clone(), session.masks_version());
         tokio::spawn(async move {
             let Ok(_reading) = slot.reading.try_lock() else { return };
             let read = load(&way, &masks, &target, masks_version).await;
-            if let Err(why) = slot.set(read) {
+            if let Err(why) = slot.set(read, masks_version) {
                 tracing::warn!(%target, database = %way.database, %why, "the target's catalog cannot be read; it is denied");
             }
         });
@@ -426,5 +444,26 @@ mod tests {
             assert!(memory.newer.len() + memory.older.len() <= 2 * REMEMBERED);
         }
         assert_eq!(memory.get(&1), None);
+    }
+
+    fn catalog(masks_version: u64, read_at: Instant) -> Catalog {
+        let set = Arc::new(TaggedSet::empty(std::time::SystemTime::UNIX_EPOCH));
+        Catalog { set, read_at, masks_version, known: Mutex::default() }
+    }
+
+    #[test]
+    fn what_was_read_under_older_masks_never_takes_the_place_of_newer() {
+        let slot = Slot::default();
+        let now = Instant::now();
+        let is_newer = || slot.usable(2, Freshness::Usual).is_ok_and(|it| it.is_some());
+        assert!(slot.set(Ok(catalog(2, now)), 2).is_ok());
+        assert!(slot.set(Ok(catalog(1, now)), 1).is_ok_and(|it| it.masks_version == 1), "its own reader has it");
+        assert!(is_newer());
+        assert!(slot.set(Err("an old typo".to_owned()), 1).is_err());
+        assert!(is_newer());
+        assert!(slot.set(Err("a typo".to_owned()), 2).is_err());
+        assert!(slot.usable(2, Freshness::Usual).is_err());
+        // The next masks may have put it right.
+        assert!(slot.usable(3, Freshness::Usual).is_ok_and(|it| it.is_none()));
     }
 }

@@ -2,7 +2,7 @@
 //! policy, masks, approvals and the recording.
 
 use system_tests::env::Gateway;
-use system_tests::postgres::{CARD, EMAIL, SSN};
+use system_tests::postgres::{CARD, EMAIL, NAME, Postgres, SSN};
 use system_tests::process::{Finished, PATIENCE};
 use system_tests::shop::{POLICY, RAW, Shop};
 
@@ -646,4 +646,39 @@ errors(until(stream, b"Z"))
     let said = old.finish(PATIENCE).unwrap().stdout;
     assert!(said.contains("masks") && said.contains("connect again"), "{said}");
     assert_eq!(world.rows("SELECT ssn FROM customers WHERE id = 1"), "*******1002");
+}
+
+#[test]
+fn each_server_of_a_target_has_a_catalog_of_its_own() {
+    let shop = Shop::new().unwrap();
+    let second = Postgres::start(&shop.env).unwrap();
+    // Where the first server has the customers, the second has the payments, and the other way round: table by number.
+    for sql in [
+        "ALTER TABLE customers RENAME TO was_customers",
+        "ALTER TABLE payments RENAME TO customers",
+        "ALTER TABLE customers RENAME COLUMN note TO ssn",
+        "UPDATE customers SET ssn = '900-44-4005'",
+        "ALTER TABLE was_customers RENAME TO payments",
+    ] {
+        second.sql(sql).unwrap();
+    }
+    let authorities = [&shop.postgres, &second].map(|it| std::fs::read_to_string(it.ca_path()).unwrap()).concat();
+    let ca = shop.env.dir().join("both.pem");
+    std::fs::write(&ca, authorities).unwrap();
+    let address = |port: u16| format!("\"{NAME}:{port}\"");
+    let (one, other) = (address(shop.postgres.port()), address(second.port()));
+    let target = shop.postgres.target_config();
+    let both = target
+        .replace(&one, &format!("{one}, {other}"))
+        .replace(&shop.postgres.ca_path().display().to_string(), &ca.display().to_string());
+    assert!(both.contains(&other) && both.contains("both.pem"), "{both}");
+    shop.configure(POLICY).unwrap();
+    let config = std::fs::read_to_string(shop.env.config_path()).unwrap();
+    assert!(config.contains(&target));
+    std::fs::write(shop.env.config_path(), config.replace(&target, &both)).unwrap();
+    let world = World { gateway: shop.serve().unwrap(), shop };
+    assert_eq!(world.rows("SELECT ssn FROM customers WHERE id = 1"), "*******1002");
+    let there = world.shop.psql("SELECT ssn FROM customers WHERE id = 1").env("PGPORT", second.port().to_string());
+    let there = there.args(["--tuples-only", "--no-align"]).run().unwrap().expect_success().unwrap();
+    assert_eq!(there.trim_end(), "*******4005");
 }

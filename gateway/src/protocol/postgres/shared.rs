@@ -1,5 +1,5 @@
-//! What the sessions of all PostgreSQL targets share: each target's catalog (which columns are tagged) and what is known of
-//! statements under it, and the keys by which running statements are cancelled.
+//! What the sessions of all PostgreSQL targets share: the catalog of each server's database (which columns are tagged) and what
+//! is known of statements under it, and the keys by which running statements are cancelled.
 //!
 //! A catalog is read over a connection of the gateway's own, with the held login. It is read again when it is older than
 //! [`REFRESH_AFTER`], while sessions go on with the one at hand; one older than [`MAX_AGE`], or one that could not be read
@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -42,7 +43,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 const PROBLEM_AGE: Duration = Duration::from_mins(10);
 /// A catalog that lacks a relation is not read again before this.
 const MIN_AGE: Duration = Duration::from_millis(500);
-/// Databases whose catalogs are held; there is no use for more than a host's targets have.
+/// Databases whose catalogs are held, each server's for itself; there is no use for more than a host's targets have.
 const MAX_CATALOGS: usize = 256;
 /// Statements that are remembered under one catalog, and how much text they may have: twice this at most.
 const REMEMBERED: usize = 2_000;
@@ -53,7 +54,15 @@ const PARSER_THREADS: usize = 2;
 pub struct State {
     pub(super) analyser: Analyser,
     pub(super) keys: Arc<Keys>,
-    catalogs: Mutex<HashMap<(String, String), Arc<Slot>>>,
+    catalogs: Mutex<HashMap<Place, Arc<Slot>>>,
+}
+
+/// Where a catalog is from. A target may have several servers, and the same table another number on each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    target: String,
+    address: SocketAddr,
+    database: String,
 }
 
 /// A catalog as it was at one time, and what is known of statements under it.
@@ -115,7 +124,7 @@ impl State {
         if !session.masks_are_current() {
             return Err("the policy's masks changed; connect again".into());
         }
-        let slot = self.slot(session, &way.database)?;
+        let slot = self.slot(session, way)?;
         let masks_version = session.masks_version();
         if let Some(catalog) = slot.usable(masks_version, freshness)? {
             if catalog.read_at.elapsed() > REFRESH_AFTER {
@@ -137,9 +146,10 @@ impl State {
     /// Databases that are denied since their catalogs could not be read, and why. For people.
     pub(in crate::protocol) fn problems(&self) -> Vec<String> {
         let catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
-        let problem = |((target, database), slot): (&(String, String), &Arc<Slot>)| match &*slot.current() {
+        let problem = |(place, slot): (&Place, &Arc<Slot>)| match &*slot.current() {
             Current::Failed(Failure { why, when, .. }) if when.elapsed() < PROBLEM_AGE => {
-                Some(format!("target {target:?}, database {database:?} is denied: {why}"))
+                let Place { target, address, database } = place;
+                Some(format!("target {target:?}, database {database:?} at {address} is denied: {why}"))
             }
             _ => None,
         };
@@ -148,15 +158,16 @@ impl State {
         problems
     }
 
-    fn slot(&self, session: &Session, database: &str) -> Result<Arc<Slot>, Arc<str>> {
+    fn slot(&self, session: &Session, way: &Way) -> Result<Arc<Slot>, Arc<str>> {
         let mut catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (session.target.name.clone(), database.to_owned());
-        if catalogs.len() >= MAX_CATALOGS && !catalogs.contains_key(&key) {
-            let idle = catalogs.iter().find(|(_, slot)| Arc::strong_count(slot) == 1).map(|(key, _)| key.clone());
+        let target = session.target.name.clone();
+        let place = Place { target, address: way.endpoint.address, database: way.database.clone() };
+        if catalogs.len() >= MAX_CATALOGS && !catalogs.contains_key(&place) {
+            let idle = catalogs.iter().find(|(_, slot)| Arc::strong_count(slot) == 1).map(|(place, _)| place.clone());
             let Some(idle) = idle else { return Err("too many databases are in use at once".into()) };
             catalogs.remove(&idle);
         }
-        Ok(Arc::clone(catalogs.entry(key).or_default()))
+        Ok(Arc::clone(catalogs.entry(place).or_default()))
     }
 }
 

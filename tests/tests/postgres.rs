@@ -682,3 +682,17 @@ fn each_server_of_a_target_has_a_catalog_of_its_own() {
     let there = there.args(["--tuples-only", "--no-align"]).run().unwrap().expect_success().unwrap();
     assert_eq!(there.trim_end(), "*******4005");
 }
+
+#[test]
+fn a_table_made_just_now_is_masked_from_its_first_row() {
+    let world = World::new();
+    for round in 0..5 {
+        // The catalog is read for the first of these, and the table is made right after.
+        world.psql(&format!("SELECT 1 FROM nosuch_{round}"));
+        let made = format!("CREATE TABLE made_{round} (email text); INSERT INTO made_{round} VALUES ('{EMAIL}')");
+        world.shop.postgres.sql(&format!("SET ROLE orders_rw; {made}")).unwrap();
+        assert_eq!(world.rows(&format!("SELECT email FROM made_{round}")), "************mple");
+        let laundered = world.psql(&format!("SELECT email || '' FROM made_{round}"));
+        assert!(laundered.stderr.contains("denied by policy"), "{}{}", laundered.stdout, laundered.stderr);
+    }
+}

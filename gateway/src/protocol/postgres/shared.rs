@@ -41,8 +41,8 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// A failure that nobody met for so long is no news: nobody may have tried since it was repaired.
 const PROBLEM_AGE: Duration = Duration::from_mins(10);
-/// A catalog that lacks a relation is not read again before this.
-const MIN_AGE: Duration = Duration::from_millis(500);
+/// Between the beginnings of two readings of one catalog. Who needs a newer one sooner waits, and shares it with all who do.
+const READ_EVERY: Duration = Duration::from_millis(250);
 /// Databases whose catalogs are held, each server's for itself; there is no use for more than a host's targets have.
 const MAX_CATALOGS: usize = 256;
 /// Statements that are remembered under one catalog, and how much text they may have: twice this at most.
@@ -77,8 +77,8 @@ pub(super) struct Catalog {
 #[derive(Default)]
 struct Slot {
     current: Mutex<Current>,
-    /// Held by whoever reads the catalog; others wait for the result.
-    reading: tokio::sync::Mutex<()>,
+    /// When it was last begun to be read. Held by whoever reads the catalog; others wait for the result.
+    reading: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -101,7 +101,7 @@ struct Failure {
 pub(super) enum Freshness {
     /// As old as any is used.
     Usual,
-    /// Something is missing in the one at hand, or may have changed.
+    /// Something is missing in the one at hand, or may have changed: only one that was begun to be read after this will do.
     AsNewAs(Instant),
 }
 
@@ -132,11 +132,16 @@ impl State {
             }
             return Ok(catalog);
         }
-        let reading = slot.reading.lock().await;
+        let mut reading = slot.reading.lock().await;
         // Somebody else may have read it meanwhile.
         if let Some(catalog) = slot.usable(masks_version, freshness)? {
             return Ok(catalog);
         }
+        // Whoever comes to wait meanwhile is served by this reading too: nobody waits for more than two.
+        if let Some(begun) = *reading {
+            tokio::time::sleep_until((begun + READ_EVERY).into()).await;
+        }
+        *reading = Some(Instant::now());
         let masks = session.masker().rules().to_vec();
         let read = load(way, &masks, &session.target.name, masks_version).await;
         drop(reading);
@@ -202,7 +207,7 @@ impl Catalog {
             && self.read_at.elapsed() < MAX_AGE
             && match freshness {
                 Freshness::Usual => true,
-                Freshness::AsNewAs(time) => self.read_at >= time || self.read_at.elapsed() < MIN_AGE,
+                Freshness::AsNewAs(time) => self.read_at >= time,
             }
     }
 }
@@ -248,7 +253,8 @@ impl Slot {
         let (way, masks) = (way.clone(), session.masker().rules().to_vec());
         let (target, masks_version) = (session.target.name.clone(), session.masks_version());
         tokio::spawn(async move {
-            let Ok(_reading) = slot.reading.try_lock() else { return };
+            let Ok(mut reading) = slot.reading.try_lock() else { return };
+            *reading = Some(Instant::now());
             let read = load(&way, &masks, &target, masks_version).await;
             if let Err(why) = slot.set(read, masks_version) {
                 tracing::warn!(%target, database = %way.database, %why, "the target's catalog cannot be read; it is denied");
@@ -460,6 +466,15 @@ mod tests {
     fn catalog(masks_version: u64, read_at: Instant) -> Catalog {
         let set = Arc::new(TaggedSet::empty(std::time::SystemTime::UNIX_EPOCH));
         Catalog { set, read_at, masks_version, known: Mutex::default() }
+    }
+
+    #[test]
+    fn a_catalog_that_was_begun_to_be_read_before_a_change_does_not_serve_after_it() {
+        let read_at = Instant::now();
+        let catalog = catalog(1, read_at);
+        assert!(catalog.serves(1, Freshness::Usual));
+        assert!(catalog.serves(1, Freshness::AsNewAs(read_at)));
+        assert!(!catalog.serves(1, Freshness::AsNewAs(read_at + Duration::from_nanos(1))));
     }
 
     #[test]

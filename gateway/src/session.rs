@@ -397,6 +397,15 @@ impl Session {
         Ok(())
     }
 
+    /// Records that an operation which was approved did not run after all. It stays denied if that cannot be recorded.
+    async fn not_run(&self, id: OperationId, why: &str) {
+        let forwarded = Forwarded { id, started_us: self.elapsed_us() };
+        let reply = ReplySummary { outcome: format!("not run: {why}"), ..ReplySummary::default() };
+        if let Err(error) = self.replied(forwarded, reply).await {
+            tracing::warn!(operation = %id, %error, "that an approved operation was not run is not recorded");
+        }
+    }
+
     fn permit<R>(&self, id: OperationId, request: R) -> Permit<R> {
         Permit { request, forwarded: Forwarded { id, started_us: self.elapsed_us() } }
     }
@@ -520,7 +529,7 @@ impl<R> Held<R> {
     pub async fn next(mut self, session: &Session) -> HeldEvent<R> {
         let tick = tokio::time::sleep_until(self.next_notice.into());
         tokio::select! {
-            outcome = self.pending.outcome() => self.finish(session, outcome),
+            outcome = self.pending.outcome() => self.finish(session, outcome).await,
             () = tick => {
                 self.next_notice += HOLD_NOTICE_EVERY;
                 HeldEvent::StillWaiting(self)
@@ -528,16 +537,17 @@ impl<R> Held<R> {
         }
     }
 
-    fn finish(self, session: &Session, outcome: ApprovalOutcome) -> HeldEvent<R> {
+    async fn finish(self, session: &Session, outcome: ApprovalOutcome) -> HeldEvent<R> {
         let number = self.pending.number();
         let id = self.operation;
         match outcome {
-            // What was approved is this operation under that policy; another one may say no.
-            ApprovalOutcome::Approved { .. } if self.epoch != session.engine.epoch() => {
-                let message = format!("the policy changed while approval {number} was waited for; send it again");
-                HeldEvent::Denial(Denial { id, message, rule: None })
-            }
-            ApprovalOutcome::Approved { .. } => HeldEvent::Permit(session.permit(id, self.request)),
+            ApprovalOutcome::Approved { .. } => match self.still_holds(session).await {
+                Ok(()) => HeldEvent::Permit(session.permit(id, self.request)),
+                Err(message) => {
+                    session.not_run(id, &message).await;
+                    HeldEvent::Denial(Denial { id, message, rule: None })
+                }
+            },
             ApprovalOutcome::Denied { by, reason } => {
                 let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
                 let message = format!("approval {number} was denied by {}{because}", by.user);
@@ -547,6 +557,19 @@ impl<R> Held<R> {
                 let message = format!("approval {number} was not given in time");
                 HeldEvent::Denial(Denial { id, message, rule: None })
             }
+        }
+    }
+
+    /// What was approved is this operation, of a session that may go on, under that policy. Minutes may have passed since:
+    /// the token may have expired or been taken back, and another policy may say no.
+    async fn still_holds(&self, session: &Session) -> Result<(), String> {
+        let number = self.pending.number();
+        session.still_valid().await.map_err(|error| format!("approval {number} came too late: {error}"))?;
+        // Last: verifying the token takes time.
+        if self.epoch == session.engine.epoch() {
+            Ok(())
+        } else {
+            Err(format!("the policy changed while approval {number} was waited for; send it again"))
         }
     }
 }

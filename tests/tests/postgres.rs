@@ -696,3 +696,31 @@ fn a_table_made_just_now_is_masked_from_its_first_row() {
         assert!(laundered.stderr.contains("denied by policy"), "{}{}", laundered.stdout, laundered.stderr);
     }
 }
+
+#[test]
+fn an_approval_that_comes_after_the_token_has_expired_is_too_late() {
+    let world = World::new();
+    let mut claims = world.shop.claims();
+    // Tokens are taken for 30 s more: for some 8 s this one is.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    claims["exp"] = serde_json::json!(now - 22);
+    world.shop.give_token(&claims).unwrap();
+    let held = world.shop.psql("DELETE FROM payments").start().unwrap();
+    wait_for_notice(&held);
+    let number = approval_number(&held.stderr());
+    let expired = || world.psql("SELECT 1").stderr.contains("expired");
+    system_tests::process::wait_until("the token to expire", PATIENCE, expired).unwrap();
+    assert!(world.shop.env.weir(["approve", &number]).unwrap().success());
+    let finished = held.finish(PATIENCE).unwrap();
+    assert!(finished.stderr.contains("came too late: the agent's token is no longer valid"), "{}", finished.stderr);
+    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments").unwrap(), "3");
+    let listed = world.shop.env.weir(["sessions", "list", "--json"]).unwrap().expect_success().unwrap();
+    let sessions: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let shown = sessions
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|it| it["id"].as_str())
+        .map(|id| world.shop.env.weir(["sessions", "show", id]).unwrap().expect_success().unwrap());
+    assert!(shown.collect::<String>().contains("not run: approval"));
+}

@@ -724,3 +724,35 @@ fn an_approval_that_comes_after_the_token_has_expired_is_too_late() {
         .map(|id| world.shop.env.weir(["sessions", "show", id]).unwrap().expect_success().unwrap());
     assert!(shown.collect::<String>().contains("not run: approval"));
 }
+
+#[test]
+fn statements_that_are_much_work_do_not_hold_others_up() {
+    let world = World::new();
+    let sends = |columns: usize, tables: usize| {
+        let script = format!(
+            r#"{RAW}
+s, stream = session()
+names = lambda one, count: b",".join(b"%s%d" % (one, i) for i in range(count))
+s.sendall(msg(b"Q", b"SELECT " + names(b"a", {columns}) + b" FROM " + names(b"t", {tables}) + b"\0"))
+print("sent", flush=True)
+errors(until(stream, b"Z"))
+"#
+        );
+        let mut sender = world.shop.client("/usr/bin/python3").args(["-u", "-c"]).arg(script).start().unwrap();
+        sender.wait_for("sent", PATIENCE).unwrap();
+        sender
+    };
+    // Small enough to be understood where it is asked for, and large enough for both parsing threads.
+    let much: Vec<_> = [(1_300, 1_300), (40_000, 40_000), (40_000, 40_000)].map(|(a, t)| sends(a, t)).into();
+    let begun = std::time::Instant::now();
+    assert_eq!(world.rows("SELECT 1"), "1");
+    let long = format!("SELECT 2 /*{}*/", "x".repeat(20_000));
+    assert_eq!(world.rows(&long), "2");
+    let waited = begun.elapsed();
+    for sender in much {
+        let said = sender.finish(3 * PATIENCE).unwrap().stdout;
+        assert!(said.contains("ERROR 42501 denied by policy"), "{said}");
+    }
+    // It was half a minute for the first, and without an end for the second.
+    assert!(waited < PATIENCE, "{waited:?}");
+}

@@ -18,11 +18,13 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use std::{io, thread};
 
 use pg_query::protobuf::{RawStmt, ScanToken};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 pub use self::utility::PINNED_SETTINGS;
 
@@ -37,6 +39,11 @@ pub const MAX_STATEMENT_BYTES: usize = 1 << 20;
 pub const MAX_TOKENS: usize = 250_000;
 /// Texts whose trees could be deeper, counted in tokens, are not parsed.
 pub const MAX_NESTING: usize = 8_000;
+/// Steps of the walk that grow with columns times tables, for all statements of a text; with more it is not understood. A
+/// statement of a hundred tables and a thousand columns takes 100,000.
+const MAX_STEPS: usize = 500_000;
+/// The same for a text that is parsed where it is asked for; with more it goes to a thread. Some milliseconds.
+const INLINE_STEPS: usize = 20_000;
 /// Tokens times repetitions that the parser may have to hold.
 const MAX_EXPANSION: usize = 4_000_000;
 /// Of each parsing thread. The parser itself gives up at some 100 KiB of its own stack, which the trees that come out of it
@@ -48,6 +55,8 @@ const INLINE_BYTES: usize = 16 << 10;
 const INLINE_NESTING: usize = if cfg!(debug_assertions) { 30 } else { 150 };
 /// Texts that wait for a parsing thread; more wait for a place in the queue.
 const QUEUE: usize = 64;
+/// A text must have been understood by then, its wait for a thread included, or it is not: whoever asked goes on without.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A text, understood or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -168,7 +177,7 @@ impl Statement {
 /// [`analyse_blocking`].
 fn analyse(sql: &str, set: &TaggedSet) -> Parsed {
     match Lexed::new(sql) {
-        Ok(lexed) => lexed.analyse(set),
+        Ok(lexed) => lexed.analyse(set, &mut { MAX_STEPS }),
         Err(reason) => Parsed::unparsed(reason, text::fingerprint(sql), set),
     }
 }
@@ -199,8 +208,8 @@ impl<'a> Lexed<'a> {
         self.sql.len() <= INLINE_BYTES && self.nesting <= INLINE_NESTING
     }
 
-    fn analyse(&self, set: &TaggedSet) -> Parsed {
-        match self.understand(set) {
+    fn analyse(&self, set: &TaggedSet, left: &mut usize) -> Parsed {
+        match self.understand(set, left) {
             Ok(parsed) => parsed,
             Err(reason) => {
                 let all = Hide::Literals { shown: &HashSet::new() };
@@ -209,7 +218,7 @@ impl<'a> Lexed<'a> {
         }
     }
 
-    fn understand(&self, set: &TaggedSet) -> Result<Parsed, String> {
+    fn understand(&self, set: &TaggedSet, left: &mut usize) -> Result<Parsed, String> {
         if self.nesting > MAX_NESTING {
             return Err(format!("the statement is nested too deeply, the limit is {MAX_NESTING} levels"));
         }
@@ -222,15 +231,16 @@ impl<'a> Lexed<'a> {
         // The crate indexes into trees; a panic there is a text that is not understood, not the end of a session.
         let result = catch_unwind(|| pg_query::parse(self.sql, 0)).map_err(|_| "the parser failed".to_owned())?;
         let tree = result.map_err(|error| spoken(&error))?.protobuf;
-        let statements: Result<Vec<Statement>, String> = tree.stmts.iter().map(|it| self.statement(it, set)).collect();
+        let statements: Result<Vec<Statement>, String> =
+            tree.stmts.iter().map(|it| self.statement(it, set, left)).collect();
         let statements = statements?;
         Ok(if statements.is_empty() { Parsed::Empty } else { Parsed::Statements(statements) })
     }
 
-    fn statement(&self, raw: &RawStmt, set: &TaggedSet) -> Result<Statement, String> {
+    fn statement(&self, raw: &RawStmt, set: &TaggedSet, left: &mut usize) -> Result<Statement, String> {
         let text_range = self.range(raw).ok_or("a statement outside of its text")?;
         let node = raw.stmt.as_deref().ok_or("a statement without a tree")?;
-        let (actions, seen) = walk::walk(node, set)
+        let (actions, seen) = walk::walk(node, set, left)
             .map_err(|unknown| format!("the statement has a part not understood here: {}", unknown.0))?;
         let class = classify(&seen, set);
         let hide = match &class {
@@ -337,6 +347,7 @@ fn touching(seen: &Seen) -> Option<String> {
 #[derive(Debug)]
 pub struct Analyser {
     queue: mpsc::Sender<Job>,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -356,19 +367,28 @@ impl Analyser {
             let thread = thread::Builder::new().name(format!("sql-{number}")).stack_size(PARSER_STACK);
             thread.spawn(move || work(&jobs))?;
         }
-        Ok(Self { queue })
+        Ok(Self { queue, patience: ANSWER_TIMEOUT })
     }
 
-    /// Understands a text; from any runtime.
-    pub async fn analyse(&self, sql: &Arc<str>, set: &Arc<TaggedSet>) -> Arc<Parsed> {
+    /// Understands a text; from any runtime. An error is what stands for a text that nobody got to in time: the next try may
+    /// fare better.
+    pub async fn analyse(&self, sql: &Arc<str>, set: &Arc<TaggedSet>) -> Result<Arc<Parsed>, Arc<Parsed>> {
         if let Some(parsed) = at_once(sql, set) {
-            return Arc::new(parsed);
+            return Ok(Arc::new(parsed));
         }
+        let unparsed = |reason: &str| Arc::new(Parsed::unparsed(reason, text::fingerprint(sql), set));
+        match timeout(self.patience, self.on_a_thread(sql, set)).await {
+            Ok(Some(parsed)) => Ok(Arc::new(parsed)),
+            Ok(None) => Ok(unparsed("the parser failed")),
+            Err(_elapsed) => Err(unparsed("the gateway is busy with other statements; try again later")),
+        }
+    }
+
+    async fn on_a_thread(&self, sql: &Arc<str>, set: &Arc<TaggedSet>) -> Option<Parsed> {
         let (reply, answer) = oneshot::channel();
         let job = Job { sql: Arc::clone(sql), set: Arc::clone(set), reply };
-        let sent = self.queue.send(job).await.is_ok();
-        let parsed = if sent { answer.await.ok() } else { None };
-        Arc::new(parsed.unwrap_or_else(|| Parsed::unparsed("the parser failed", text::fingerprint(sql), set)))
+        self.queue.send(job).await.ok()?;
+        answer.await.ok()
     }
 }
 
@@ -378,7 +398,11 @@ fn at_once(sql: &str, set: &TaggedSet) -> Option<Parsed> {
         return None;
     }
     match Lexed::new(sql) {
-        Ok(lexed) if lexed.is_small() => Some(lexed.analyse(set)),
+        Ok(lexed) if lexed.is_small() => {
+            let mut left = INLINE_STEPS;
+            let parsed = lexed.analyse(set, &mut left);
+            (left > 0).then_some(parsed)
+        }
         Ok(_) => None,
         Err(reason) => Some(Parsed::unparsed(reason, text::fingerprint(sql), set)),
     }
@@ -389,6 +413,10 @@ fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
         let Ok(mut waiting) = jobs.lock() else { return };
         let Some(job) = waiting.blocking_recv() else { return };
         drop(waiting);
+        // Whoever asked has left, or waited for too long: nothing is done for nobody.
+        if job.reply.is_closed() {
+            continue;
+        }
         // A panic drops the reply, and the one who waits gets "the parser failed".
         let parsed = catch_unwind(AssertUnwindSafe(|| analyse(&job.sql, &job.set)));
         if let Ok(parsed) = parsed {

@@ -188,9 +188,13 @@ impl Catalog {
         if let Some(parsed) = self.known().get(text) {
             return parsed;
         }
-        let parsed = analyser.analyse(text, &self.set).await;
-        self.known().put(Arc::clone(text), Arc::clone(&parsed), text.len());
-        parsed
+        match analyser.analyse(text, &self.set).await {
+            Ok(parsed) => {
+                self.known().put(Arc::clone(text), Arc::clone(&parsed), text.len());
+                parsed
+            }
+            Err(given_up) => given_up,
+        }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Remembered<Arc<str>, Arc<Parsed>>> {

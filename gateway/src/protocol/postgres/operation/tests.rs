@@ -414,7 +414,7 @@ async fn the_analyser_gives_the_same_answer_inline_and_from_its_threads() {
     let large = format!("SELECT ssn FROM customers WHERE {}", vec!["id = 1"; 400].join(" OR "));
     for sql in ["SELECT ssn FROM customers", "", "selec", &large, &"(".repeat(200_000)] {
         let sql: Arc<str> = sql.into();
-        assert_eq!(*analyser.analyse(&sql, &set).await, analyse_blocking(&sql, &set));
+        assert_eq!(analyser.analyse(&sql, &set).await.as_deref(), Ok(&analyse_blocking(&sql, &set)));
     }
 }
 
@@ -430,8 +430,88 @@ async fn many_callers_share_the_analyser() {
         })
         .collect();
     for caller in callers {
-        assert!(matches!(*caller.await.expect("no panic"), Parsed::Statements(_)));
+        assert!(matches!(caller.await.expect("no panic").as_deref(), Ok(Parsed::Statements(_))));
     }
+}
+
+/// Numbered names, so that all are different.
+fn numbered(name: &str, count: usize) -> String {
+    (0..count).map(|number| format!("{name}{number}")).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn columns_and_tables_cost_their_sum() {
+    let steps = |sql: &str, set: &TaggedSet| {
+        let mut left = MAX_STEPS;
+        let parsed = Lexed::new(sql).expect("a text within bounds").analyse(set, &mut left);
+        assert!(matches!(parsed, Parsed::Statements(_)), "{parsed:?}");
+        MAX_STEPS - left
+    };
+    for set in [nothing_tagged(), shop()] {
+        let many = |what: &str, count: usize| vec![what; count].join(",");
+        let same = format!("SELECT {} FROM {}", many("a", 4_000), many("customers", 4_000));
+        assert!(steps(&same, &set) < 10_000, "{}", steps(&same, &set));
+        let own: Vec<String> = (0..2_000).map(|it| format!("t{it}.a")).collect();
+        let own = format!("SELECT {} FROM {}", own.join(","), numbered("t", 2_000));
+        assert!(steps(&own, &set) < 10_000, "{}", steps(&own, &set));
+        // A report of many parts, as people write them.
+        let part = format!("SELECT {} FROM a, b, c WHERE a.id = b.id", numbered("x", 30));
+        assert!(steps(&vec![part; 100].join(" UNION ALL "), &set) < INLINE_STEPS);
+    }
+}
+
+#[test]
+fn no_text_takes_more_than_its_share_of_work() {
+    let chain = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
+    let many_ones = vec!["1"; 50_000].join(",");
+    let texts = [
+        format!("SELECT {} FROM {}", numbered("a", 25_000), numbered("t", 25_000)),
+        format!("UPDATE t SET a = 1 FROM {} WHERE ({}) IS NULL", numbered("t", 25_000), numbered("a", 25_000)),
+        format!("SELECT {} FROM {}", vec!["(SELECT a FROM b)"; 20_000].join(","), numbered("t", 20_000)),
+        format!("SELECT {} FROM {}", vec!["a = 1"; 20_000].join(","), numbered("t", 20_000)),
+        format!("SELECT {}", chain(40_000, &|it| format!("f{it}(),")) + "1"),
+        format!("WITH {} SELECT 1", chain(25_000, &|it| format!("w{it} AS (SELECT 1 FROM w),")) + "w AS (SELECT 1)"),
+        format!("SELECT 1 FROM {}", chain(50_000, &|it| format!("pg_toast_{it},")) + "t"),
+        "SELECT 1;".repeat(80_000),
+        deep(("|UPDATE t SET a = 1 WHERE 1 IN (WITH w AS (", &format!("SELECT {many_ones}"), ") SELECT 1)"), 40),
+    ];
+    let set = shop();
+    for sql in &texts {
+        let begun = Instant::now();
+        let parsed = analyse_blocking(sql, &set);
+        let took = begun.elapsed();
+        let shown = sql.chars().take(40).collect::<String>();
+        let understood = matches!(parsed, Parsed::Statements(_));
+        let reason = if let Parsed::Unparsed { reason, .. } = &parsed { reason.as_str() } else { "" };
+        assert!(understood || reason.contains("too many names"), "{shown}: {reason}");
+        // Each took minutes.
+        assert!(took.as_secs() < 20, "{shown}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_much_work_is_not_done_on_the_callers_thread() {
+    let set = Arc::new(nothing_tagged());
+    let much = format!("SELECT {} FROM {}", numbered("a", 300), numbered("t", 300));
+    assert!(much.len() < INLINE_BYTES && at_once(&much, &set).is_none());
+    assert!(at_once(&format!("SELECT {} FROM t", numbered("a", 300)), &set).is_some());
+    let analyser = Analyser::new(1).expect("threads");
+    assert!(matches!(analyser.analyse(&much.into(), &set).await.as_deref(), Ok(Parsed::Statements(_))));
+}
+
+#[tokio::test]
+async fn who_waits_too_long_goes_on_without() {
+    // Nobody takes anything from this queue.
+    let (queue, mut jobs) = mpsc::channel(1);
+    let analyser = Analyser { queue, patience: Duration::from_millis(50) };
+    let set = Arc::new(nothing_tagged());
+    let large: Arc<str> = format!("SELECT 1{}", "+1".repeat(INLINE_NESTING)).into();
+    for _ in 0..2 {
+        let given_up = analyser.analyse(&large, &set).await.expect_err("nobody takes it");
+        assert!(matches!(&*given_up, Parsed::Unparsed { reason, .. } if reason.contains("busy")));
+    }
+    assert!(jobs.try_recv().expect("the first one").reply.is_closed(), "nobody works for it any more");
+    assert!(jobs.try_recv().is_err(), "the second one did not get into the queue");
 }
 
 /// Words that make random texts more like SQL than random letters are.

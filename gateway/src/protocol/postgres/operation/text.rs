@@ -99,8 +99,11 @@ const HIDDEN_COMMENT: &str = "/* *** */";
 pub(super) fn redact(sql: &str, part: Range<usize>, tokens: &[ScanToken], hide: Hide<'_>) -> String {
     let mut out = String::with_capacity(part.len());
     let mut done = part.start;
-    let mut before: Option<&ScanToken> = None;
-    for token in tokens {
+    // A text may have as many parts as tokens: each looks at its own.
+    let starts_in = |limit: usize| tokens.partition_point(|it| usize::try_from(it.start).is_ok_and(|it| it < limit));
+    let (first, behind) = (starts_in(part.start), starts_in(part.end));
+    let mut before = first.checked_sub(1).and_then(|at| tokens.get(at));
+    for token in tokens.get(first..behind).unwrap_or_default() {
         let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else { continue };
         if start < done || end > part.end {
             before = Some(token);

@@ -7,13 +7,15 @@
 mod code;
 mod query;
 mod relation;
+mod scope;
 mod shown;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use pg_query::protobuf::{self, a_const};
 use pg_query::{Node, NodeEnum, NodeRef};
 
+use self::scope::{Item, Scopes, Source};
 use super::descent::{Unknown, Walked, parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::{Exposure, TaggedSet};
@@ -63,37 +65,16 @@ pub(super) struct Touched {
     pub(super) exposure: Exposure,
 }
 
-/// One query level.
-#[derive(Default)]
-struct Scope<'a> {
-    ctes: Vec<&'a str>,
-    items: Vec<Item<'a>>,
-}
-
-/// One item of a FROM list, or the target of a write.
-struct Item<'a> {
-    name: &'a str,
-    source: Source,
-}
-
-enum Source {
-    Table {
-        /// Index of the action and of the table in it.
-        at: (usize, usize),
-        exposure: Exposure,
-        /// Its columns have their own names here.
-        bare: bool,
-    },
-    /// A subquery, a CTE, a function: its columns come from anywhere.
-    Other,
-}
-
 pub(super) struct Walk<'a> {
     set: &'a TaggedSet,
     actions: Vec<Action>,
     extra: Vec<Action>,
     at: usize,
-    scopes: Vec<Scope<'a>>,
+    scopes: Scopes<'a>,
+    /// Where in its action a table is used, by the action, the use, and the table's schema and name.
+    uses: HashMap<(usize, Access, Option<String>, String), usize>,
+    /// Steps that may still be taken beside visiting each node once; see [`Walk::spend`].
+    left: usize,
     /// Within an expression whose value is stored.
     storing: bool,
     /// Within a CTE.
@@ -103,20 +84,25 @@ pub(super) struct Walk<'a> {
     seen: Seen,
 }
 
-/// The actions of one statement, outermost first, and what else was seen.
-pub(super) fn walk(statement: &Node, set: &TaggedSet) -> Result<(Vec<Action>, Seen), Unknown> {
+/// The actions of one statement, outermost first, and what else was seen. Comparing columns with tables takes of the steps
+/// that are `left`; with none left the statement is not understood.
+pub(super) fn walk(statement: &Node, set: &TaggedSet, left: &mut usize) -> Result<(Vec<Action>, Seen), Unknown> {
     let mut walk = Walk {
         set,
         actions: Vec::new(),
         extra: Vec::new(),
         at: 0,
-        scopes: Vec::new(),
+        scopes: Scopes::default(),
+        uses: HashMap::new(),
+        left: *left,
         storing: false,
         inner: false,
         access: Access::Read,
         seen: Seen::default(),
     };
-    walk.visit(known(statement)?)?;
+    let walked = known(statement).and_then(|it| walk.visit(it)).and_then(|()| walk.in_bounds());
+    *left = walk.left;
+    walked?;
     if walk.actions.is_empty() {
         return Err(Unknown("a tree without a statement"));
     }
@@ -141,6 +127,7 @@ pub(super) fn name_parts(nodes: &[Node]) -> Result<Vec<&str>, Unknown> {
 
 impl<'a> Walk<'a> {
     pub(super) fn visit(&mut self, node: NodeRef<'a>) -> Walked {
+        self.in_bounds()?;
         match node {
             NodeRef::SelectStmt(it) => self.query(it),
             NodeRef::InsertStmt(it) => self.nested(Kind::Insert, |walk| walk.insert(it)),
@@ -224,6 +211,7 @@ impl<'a> Walk<'a> {
     /// An action that a function call or an option adds to the statement's own.
     fn add_action(&mut self, kind: Kind, function: Option<&str>) {
         let functions: Vec<String> = function.into_iter().map(str::to_owned).collect();
+        self.spend(self.extra.len());
         if !self.extra.iter().any(|it| it.kind == kind && it.functions == functions) {
             self.extra.push(Action { functions, ..Action::of(kind) });
         }
@@ -234,10 +222,19 @@ impl<'a> Walk<'a> {
     }
 
     fn scoped(&mut self, body: impl FnOnce(&mut Self) -> Walked) -> Walked {
-        self.scopes.push(Scope::default());
+        self.scopes.open();
         let walked = body(self);
-        self.scopes.pop();
+        self.scopes.close();
         walked
+    }
+
+    /// Accounts for work that grows faster than the text. The next node ends the walk when it was too much.
+    fn spend(&mut self, steps: usize) {
+        self.left = self.left.saturating_sub(steps);
+    }
+
+    fn in_bounds(&self) -> Walked {
+        if self.left == 0 { Err(Unknown("it has too many names to compare with each other")) } else { Ok(()) }
     }
 
     fn utility(&mut self, node: NodeRef<'a>, utility: super::utility::Utility<'a>) -> Walked {

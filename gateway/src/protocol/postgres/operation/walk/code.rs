@@ -58,6 +58,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn note_function(&mut self, name: String) {
+        self.spend(self.actions.get(self.at).map_or(0, |it| it.functions.len()));
         if let Some(action) = self.action()
             && !action.functions.contains(&name)
         {

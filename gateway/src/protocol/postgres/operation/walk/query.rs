@@ -122,9 +122,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn cte_name(&mut self, name: &'a str) {
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.ctes.push(name);
-        }
+        self.scopes.add_cte(name);
     }
 
     pub(super) fn insert(&mut self, insert: &'a protobuf::InsertStmt) -> Walked {
@@ -140,7 +138,7 @@ impl<'a> Walk<'a> {
         self.seen.writes_values = true;
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
-            let outside = walk.scopes.last().map_or(0, |it| it.items.len());
+            let outside = walk.scopes.len();
             let table =
                 walk.target_table(relation.as_ref().ok_or(Unknown("an INSERT without a table"))?, Access::Write)?;
             if cols.is_empty() && select_stmt.is_some() {
@@ -149,12 +147,10 @@ impl<'a> Walk<'a> {
             walk.written_columns(table, cols)?;
             if let Some(source) = select_stmt.as_deref() {
                 // The source does not see the target.
-                let hidden = walk.scopes.last_mut().map(|it| it.items.split_off(outside)).unwrap_or_default();
+                let hidden = walk.scopes.hide(outside);
                 walk.show_values(cols, source, &hidden);
                 walk.storing(|walk| walk.visit(known(source)?))?;
-                if let Some(scope) = walk.scopes.last_mut() {
-                    scope.items.extend(hidden);
-                }
+                hidden.into_iter().for_each(|it| walk.scopes.add(it));
             }
             if let Some(conflict) = on_conflict_clause {
                 if !conflict.target_list.is_empty() && !select_stmt.as_deref().is_some_and(is_values) {
@@ -169,11 +165,12 @@ impl<'a> Walk<'a> {
     /// An upsert from a query may update any number of rows: an action that rules about updates see.
     fn updates_on_conflict(&mut self, conflict: &protobuf::OnConflictClause, (action, table): (usize, usize)) {
         let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
+        let has_where = conflict.where_clause.as_deref().is_some_and(|it| narrows(it, &mut self.left));
         self.extra.push(Action {
             kind: Kind::Update,
             tables: written.into_iter().collect(),
             functions: Vec::new(),
-            has_where: Some(conflict.where_clause.as_deref().is_some_and(narrows)),
+            has_where: Some(has_where),
             has_limit: None,
         });
     }
@@ -184,9 +181,7 @@ impl<'a> Walk<'a> {
             self.children(NodeRef::InferClause(infer))?;
         }
         let exposure = self.exposure_of(table);
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.items.push(Item { name: "excluded", source: Source::Table { at: table, exposure, bare: true } });
-        }
+        self.scopes.add(Item { name: "excluded", source: Source::Table { at: table, exposure, bare: true } });
         self.assign(target_list, table)?;
         self.filter(where_clause.as_deref())
     }
@@ -279,8 +274,9 @@ impl<'a> Walk<'a> {
             _ => return Err(Unknown("a MERGE action of another kind")),
         };
         // Rows without a match are chosen by nothing but the clause's own condition.
-        let joined = clause.match_kind() == MergeMatchKind::MergeWhenMatched && join.is_some_and(narrows);
-        let chosen = joined || clause.condition.as_deref().is_some_and(narrows);
+        let joined = clause.match_kind() == MergeMatchKind::MergeWhenMatched
+            && join.is_some_and(|it| narrows(it, &mut self.left));
+        let chosen = joined || clause.condition.as_deref().is_some_and(|it| narrows(it, &mut self.left));
         let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
         self.extra.push(Action {
             kind,
@@ -297,7 +293,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn has_where(&mut self, condition: Option<&Node>) {
-        let narrows = condition.is_some_and(narrows);
+        let narrows = condition.is_some_and(|it| narrows(it, &mut self.left));
         if let Some(action) = self.action() {
             action.has_where = Some(narrows);
         }
@@ -360,11 +356,7 @@ impl<'a> Walk<'a> {
                 return Err(Unknown("a RETURNING option of another kind"));
             };
             let exposure = self.exposure_of(table);
-            if let Some(scope) = self.scopes.last_mut() {
-                scope
-                    .items
-                    .push(Item { name: &option.value, source: Source::Table { at: table, exposure, bare: true } });
-            }
+            self.scopes.add(Item { name: &option.value, source: Source::Table { at: table, exposure, bare: true } });
         }
         self.all(exprs)
     }
@@ -378,21 +370,22 @@ fn is_null(node: &Node) -> bool {
     matches!(&node.node, Some(NodeEnum::AConst(it)) if it.isnull)
 }
 
-/// True unless a condition plainly holds for every row: `true`, `1 = 1`, `id = id`, `true OR id = 1`.
-fn narrows(condition: &Node) -> bool {
+/// True unless a condition plainly holds for every row: `true`, `1 = 1`, `id = id`, `true OR id = 1`. Every node takes one of
+/// the steps that are `left`: conditions hold statements with conditions of their own.
+fn narrows(condition: &Node, left: &mut usize) -> bool {
     match condition.node.as_ref() {
         Some(NodeEnum::BoolExpr(it)) => match it.boolop() {
-            protobuf::BoolExprType::OrExpr => it.args.iter().all(narrows),
-            _ => it.args.iter().any(narrows),
+            protobuf::BoolExprType::OrExpr => it.args.iter().all(|it| narrows(it, left)),
+            _ => it.args.iter().any(|it| narrows(it, left)),
         },
         Some(NodeEnum::AExpr(it)) => {
             let same = match (column_name(it.lexpr.as_deref()), column_name(it.rexpr.as_deref())) {
                 (Some(left), Some(right)) => left == right,
                 _ => false,
             };
-            !same && condition.node.as_ref().is_some_and(|it| depends_on_row(it.to_ref()))
+            !same && condition.node.as_ref().is_some_and(|it| depends_on_row(it.to_ref(), left))
         }
-        Some(other) => depends_on_row(other.to_ref()),
+        Some(other) => depends_on_row(other.to_ref(), left),
         None => false,
     }
 }
@@ -404,13 +397,18 @@ fn column_name(node: Option<&Node>) -> Option<Vec<&str>> {
     }
 }
 
-fn depends_on_row(node: NodeRef<'_>) -> bool {
+fn depends_on_row(node: NodeRef<'_>, left: &mut usize) -> bool {
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        // The walk ends.
+        return false;
+    }
     if matches!(node, NodeRef::ColumnRef(_) | NodeRef::CurrentOfExpr(_)) {
         return true;
     }
     let mut found = false;
     let walked = parts(node, &mut |child| {
-        found |= depends_on_row(child);
+        found = found || depends_on_row(child, left);
         Ok(())
     });
     found && walked.is_ok()

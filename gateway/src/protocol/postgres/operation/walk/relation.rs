@@ -1,9 +1,11 @@
 //! Names of relations and of columns, and what they stand for where they are written.
 
 use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
 
 use pg_query::{NodeEnum, NodeRef, protobuf};
 
+use super::scope::Of;
 use super::{Item, Source, Touched, Walk, known, name_parts};
 use crate::policy::{Access, TableUse};
 use crate::protocol::postgres::catalog::Exposure;
@@ -49,9 +51,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn add_item(&mut self, name: &'a str, source: Source) {
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.items.push(Item { name, source });
-        }
+        self.scopes.add(Item { name, source });
     }
 
     /// A relation in a FROM list, or one that a utility statement names.
@@ -60,9 +60,7 @@ impl<'a> Walk<'a> {
         range: &'a protobuf::RangeVar,
         access: Access,
     ) -> Result<Option<(usize, usize)>, Unknown> {
-        let is_cte = access == Access::Read
-            && range.schemaname.is_empty()
-            && self.scopes.iter().any(|it| it.ctes.contains(&range.relname.as_str()));
+        let is_cte = access == Access::Read && range.schemaname.is_empty() && self.scopes.has_cte(&range.relname);
         if is_cte {
             let name = range.alias.as_ref().map_or(&range.relname, |it| &it.aliasname);
             self.add_item(name, Source::Other);
@@ -117,21 +115,25 @@ impl<'a> Walk<'a> {
             Exposure::Clear => {}
         }
         let at = self.at;
-        let Some(action) = self.action() else { return ((at, 0), exposure) };
-        let known = |it: &TableUse| it.schema.as_deref() == schema && it.name == name && it.access == access;
-        let index = action.tables.iter().position(known).unwrap_or_else(|| {
-            action.tables.push(TableUse {
-                schema: schema.map(str::to_owned),
-                name: name.to_owned(),
-                access,
-                columns: BTreeSet::new(),
-            });
-            action.tables.len() - 1
-        });
-        ((at, index), exposure)
+        let index = self.used(at, access, schema.map(str::to_owned), name.to_owned());
+        ((at, index.unwrap_or(0)), exposure)
+    }
+
+    /// The place of a table's use in an action, made if it is the first of its kind.
+    fn used(&mut self, action: usize, access: Access, schema: Option<String>, name: String) -> Option<usize> {
+        let tables = &mut self.actions.get_mut(action)?.tables;
+        match self.uses.entry((action, access, schema, name)) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(vacant) => {
+                let (_, _, schema, name) = vacant.key().clone();
+                tables.push(TableUse { schema, name, access, columns: BTreeSet::new() });
+                Some(*vacant.insert(tables.len() - 1))
+            }
+        }
     }
 
     pub(super) fn touch(&mut self, relation: &str, exposure: &Exposure) {
+        self.spend(self.seen.touched.len());
         if !self.seen.touched.iter().any(|it| it.relation == relation && it.exposure == *exposure) {
             self.seen.touched.push(Touched { relation: relation.to_owned(), exposure: exposure.clone() });
         }
@@ -149,8 +151,7 @@ impl<'a> Walk<'a> {
         let named = if star { &column.fields[..column.fields.len() - 1] } else { &column.fields[..] };
         match (name_parts(named)?.as_slice(), star) {
             ([], true) => {
-                let scope = self.scopes.len().saturating_sub(1);
-                self.refer(|at, _| at == scope, "*");
+                self.refer(Of::Innermost, "*");
             }
             ([.., item], true) => {
                 if !in_target_list {
@@ -174,50 +175,60 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Notes a column of every item that `which` picks by (scope, name).
-    pub(super) fn refer(&mut self, which: impl Fn(usize, &str) -> bool, column: &str) {
-        let mut tables = Vec::new();
-        for (at, scope) in self.scopes.iter().enumerate() {
-            for item in &scope.items {
-                if let Source::Table { at: table, .. } = item.source
-                    && which(at, item.name)
-                {
-                    tables.push(table);
-                }
-            }
+    /// Notes a column of every item that it may be of.
+    fn refer(&mut self, of: Of<'a>, column: &'a str) {
+        if !self.scopes.is_news(self.storing, of, column) {
+            return;
         }
+        let mut looked_at = 0;
+        let tables: BTreeSet<(usize, usize)> = self
+            .scopes
+            .of(of)
+            .inspect(|_| looked_at += 1)
+            .filter_map(|it| if let Source::Table { at, .. } = it.source { Some(at) } else { None })
+            .collect();
+        self.spend(looked_at);
         for table in tables {
             self.read_column(table, column);
         }
     }
 
-    pub(super) fn may_belong(&mut self, column: &str) {
-        self.refer(|_, _| true, column);
+    pub(super) fn may_belong(&mut self, column: &'a str) {
+        self.refer(Of::Any, column);
     }
 
-    pub(super) fn qualified(&mut self, item: &str, column: &str) {
-        let mut scopes = self.scopes.iter().enumerate().rev();
-        match scopes.find(|(_, scope)| scope.items.iter().any(|it| it.name == item)) {
-            Some((at, _)) => self.refer(|scope, name| scope == at && name == item, column),
+    fn qualified(&mut self, item: &'a str, column: &'a str) {
+        if self.scopes.has(item) {
+            self.refer(Of::Nearest(item), column);
+        } else {
             // A name that this walk does not follow (OLD, NEW, a join's alias) may be any table's.
-            None => self.may_belong(column),
+            self.may_belong(column);
         }
     }
 
     /// A table's name where a value is expected is its whole row.
-    pub(super) fn row_of(&mut self, name: &str) {
-        let is_tagged = |it: &Item<'_>| {
-            it.name == name && matches!(&it.source, Source::Table { exposure: Exposure::Tagged(_), .. })
-        };
-        if self.scopes.iter().flat_map(|it| &it.items).any(is_tagged) {
+    fn row_of(&mut self, name: &'a str) {
+        if !self.scopes.is_news(self.storing, Of::Named(name), "*") {
+            return;
+        }
+        let (mut tables, mut is_tagged) = (BTreeSet::new(), false);
+        for item in self.scopes.of(Of::Named(name)) {
+            if let Source::Table { at, exposure, .. } = &item.source {
+                tables.insert(*at);
+                is_tagged |= matches!(exposure, Exposure::Tagged(_));
+            }
+        }
+        if is_tagged {
             self.seen.whole_row.get_or_insert_with(|| name.to_owned());
         }
-        self.refer(|_, item| item == name, "*");
+        for table in tables {
+            self.read_column(table, "*");
+        }
     }
 
     pub(super) fn read_column(&mut self, table: (usize, usize), column: &str) {
-        if let Exposure::Tagged(tagged) = self.exposure_of(table)
-            && self.storing
+        if self.storing
+            && let Exposure::Tagged(tagged) = self.exposure_of(table)
             && (column == "*" || tagged.contains(column))
         {
             self.seen.stores_tagged.get_or_insert_with(|| column.to_owned());
@@ -226,14 +237,8 @@ impl<'a> Walk<'a> {
         if used.access == Access::Write {
             // What is read of the written table is a use of its own.
             let (schema, name) = (used.schema.clone(), used.name.clone());
-            let Some(action) = self.actions.get_mut(table.0) else { return };
-            let known = |it: &&mut TableUse| it.access == Access::Read && it.schema == schema && it.name == name;
-            if let Some(read) = action.tables.iter_mut().find(known) {
-                read.columns.insert(column.to_owned());
-            } else {
-                let columns = BTreeSet::from([column.to_owned()]);
-                action.tables.push(TableUse { schema, name, access: Access::Read, columns });
-            }
+            let Some(read) = self.used(table.0, Access::Read, schema, name) else { return };
+            self.add_column((table.0, read), column);
         } else {
             self.add_column(table, column);
         }

@@ -3,6 +3,7 @@
 use pg_query::protobuf::a_const;
 use pg_query::{Node, NodeEnum};
 
+use super::scope::Of;
 use super::{Item, Source, Walk, name_parts};
 use crate::protocol::postgres::catalog::Exposure;
 
@@ -48,7 +49,7 @@ impl Walk<'_> {
     }
 
     /// True for a column that can only be an untagged one of a table in scope.
-    pub(super) fn is_plain_column(&self, node: &Node) -> bool {
+    pub(super) fn is_plain_column(&mut self, node: &Node) -> bool {
         let fields = match &node.node {
             Some(NodeEnum::ColumnRef(it)) => &it.fields,
             Some(NodeEnum::TypeCast(it)) => return it.arg.as_deref().is_some_and(|it| self.is_plain_column(it)),
@@ -60,14 +61,14 @@ impl Walk<'_> {
             Source::Table { exposure: Exposure::Tagged(tagged), bare, .. } => *bare && !tagged.contains(column),
             Source::Table { exposure: Exposure::Derived, .. } | Source::Other => false,
         };
-        let mut items = self.scopes.iter().flat_map(|it| &it.items);
-        match parts.as_slice() {
-            [column] => items.all(|it| plain(it, column)),
-            [.., item, column] => {
-                let mut named = items.filter(|it| it.name == *item).peekable();
-                named.peek().is_some() && named.all(|it| plain(it, column))
-            }
-            [] => false,
-        }
+        let (of, column) = match parts.as_slice() {
+            [column] => (Of::Any, column),
+            [.., item, column] if self.scopes.has(item) => (Of::Named(item), column),
+            _ => return false,
+        };
+        let mut looked_at = 0;
+        let is_plain = self.scopes.of(of).inspect(|_| looked_at += 1).all(|it| plain(it, column));
+        self.spend(looked_at);
+        is_plain
     }
 }

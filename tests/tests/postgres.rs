@@ -738,7 +738,7 @@ print("sent", flush=True)
 errors(until(stream, b"Z"))
 "#
         );
-        let mut sender = world.shop.client("/usr/bin/python3").args(["-u", "-c"]).arg(script).start().unwrap();
+        let sender = world.shop.client("/usr/bin/python3").args(["-u", "-c"]).arg(script).start().unwrap();
         sender.wait_for("sent", PATIENCE).unwrap();
         sender
     };
@@ -755,4 +755,41 @@ errors(until(stream, b"Z"))
     }
     // It was half a minute for the first, and without an end for the second.
     assert!(waited < PATIENCE, "{waited:?}");
+}
+
+#[test]
+fn half_sent_messages_take_so_much_memory_and_no_more() {
+    let world = World::new();
+    let resident = || -> u64 { world.gateway.pids().unwrap().into_iter().map(resident_kib).sum() };
+    let before = resident();
+    let script = format!(
+        r#"{RAW}
+held = []
+for i in range(20):
+    s, stream = session()
+    try:
+        s.sendall(b"B" + struct.pack(">I", (16 << 20) - 8) + b"x" * ((16 << 20) - 100))
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    held.append((s, stream))
+print("sent", flush=True)
+for s, stream in held[-5:]:
+    errors(until(stream, b"E"))
+print("told", flush=True)
+sys.stdin.readline()
+"#
+    );
+    let mut client = world.shop.client("/usr/bin/python3").args(["-u", "-c"]).arg(script).start().unwrap();
+    client.wait_for("told", 2 * PATIENCE).unwrap();
+    let taken = resident().saturating_sub(before);
+    assert!(taken < 200 << 10, "{taken} KiB");
+    // Those who ask for little are served all the while.
+    assert_eq!(world.rows("SELECT 1"), "1");
+    client.write("go\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap().stdout;
+    assert_eq!(said.matches("FATAL 53200 the gateway holds 128 MiB").count(), 5, "{said}");
+    let listed = world.shop.env.weir(["sessions", "list", "--json"]).unwrap().expect_success().unwrap();
+    assert!(listed.contains("has no room for one more large message"), "{listed}");
+    let gone = || resident().saturating_sub(before) < 60 << 10;
+    system_tests::process::wait_until("the memory to be given back", PATIENCE, gone).unwrap();
 }

@@ -26,7 +26,7 @@ use super::reply::{Fault, HIGH_WATER, Own, Replies, Until};
 use super::shared::{Catalog, State, Way};
 use super::statement::Memory;
 use super::stream::Stream;
-use super::wire::{self, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState};
+use super::wire::{self, Handling, Inbox, Malformed, NoRoom, Piece, Report, Severity, TransactionState};
 use crate::mask::{Masked, MaskedBuffer};
 use crate::session::{Forwarded, Permit, Session, SessionError};
 
@@ -64,15 +64,23 @@ pub(super) enum End {
     Session(#[from] SessionError),
     #[error("the session was ended by {0}")]
     Killed(String),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 impl End {
+    /// Reading from the client failed, or there was nowhere to read to.
+    fn client(error: io::Error) -> Self {
+        if error.get_ref().is_some_and(|inner| inner.is::<NoRoom>()) { NoRoom.into() } else { Self::Client(error) }
+    }
+
     fn report(&self) -> Option<Report> {
         let code = match self {
             Self::Terminated | Self::ClientLeft | Self::Client(_) => return None,
             Self::ClientMalformed(_) | Self::ClientUnexpected(_) => "08P01",
             Self::TargetLeft | Self::Target(_) | Self::TargetFault(_) => "08006",
             Self::Session(_) | Self::Killed(_) => "57P01",
+            Self::NoRoom(_) => "53200",
         };
         Some(Report::new(Severity::Fatal, code, self.to_string()))
     }
@@ -173,7 +181,7 @@ impl<'s> Relay<'s> {
             session,
             state,
             way,
-            client: Side { stream: ends.client, inbox: Inbox::default() },
+            client: Side { stream: ends.client, inbox: Inbox::of_client(Arc::clone(&state.room)) },
             target: Side { stream: ends.target, inbox: ends.target_inbox },
             to_client,
             to_client_sent: 0,
@@ -304,7 +312,7 @@ impl<'s> Relay<'s> {
                     self.session.count_up(read as u64);
                     moved = true;
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(End::Client(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(End::client(error))),
                 Poll::Pending => {}
             }
             self.next_look = None;
@@ -488,7 +496,7 @@ impl<'s> Relay<'s> {
 impl Side {
     /// Reads what is there; ready with the number of bytes, 0 at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(self.inbox.space());
+        let mut buffer = ReadBuf::new(self.inbox.space().map_err(io::Error::other)?);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         let read = buffer.filled().len();
         self.inbox.filled(read);

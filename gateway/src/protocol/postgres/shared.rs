@@ -23,7 +23,7 @@ use super::catalog::{self, TaggedSet};
 use super::operation::{Analyser, Parsed};
 use super::stream::Stream;
 use super::upstream::{self, Endpoint, Login, Upstream};
-use super::wire;
+use super::wire::{self, Room};
 use crate::mask::MaskRule;
 use crate::protocol::StateError;
 use crate::secret::Secret;
@@ -54,6 +54,8 @@ const PARSER_THREADS: usize = 2;
 pub struct State {
     pub(super) analyser: Analyser,
     pub(super) keys: Arc<Keys>,
+    /// For large messages of clients.
+    pub(super) room: Arc<Room>,
     catalogs: Mutex<HashMap<Place, Arc<Slot>>>,
 }
 
@@ -110,7 +112,12 @@ impl State {
         for target in &config.targets {
             tls::client_config(&target.tls, Some(super::startup::ALPN))?;
         }
-        Ok(Self { analyser: Analyser::new(PARSER_THREADS)?, keys: Arc::default(), catalogs: Mutex::default() })
+        Ok(Self {
+            analyser: Analyser::new(PARSER_THREADS)?,
+            keys: Arc::default(),
+            room: Arc::new(Room::new(wire::MAX_HELD_BY_ALL)),
+            catalogs: Mutex::default(),
+        })
     }
 
     /// The catalog of the session's database. An error says why there is none, for people.

@@ -274,7 +274,7 @@ async fn next_message(stream: &mut Stream, inbox: &mut Inbox) -> Result<Vec<u8>,
             Piece::Message(_, range) | Piece::Part(_, range) => return Ok(inbox.bytes(range).to_vec()),
             Piece::Incomplete => {
                 inbox.compact();
-                let read = stream.read(inbox.space()).await?;
+                let read = stream.read(inbox.space().map_err(io::Error::other)?).await?;
                 if read == 0 {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }

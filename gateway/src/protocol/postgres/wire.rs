@@ -6,17 +6,29 @@
 //! manual, chapter "Frontend/Backend Protocol", sections "Message Formats" and "Error and Notice Message Fields".
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The server's own limit for start-up packets (MAX_STARTUP_PACKET_LENGTH).
 pub const MAX_STARTUP: usize = 10_000;
 /// A message that must be looked at as a whole may be this large, header included.
 pub const MAX_HELD: usize = 16 << 20;
+/// The same for a client's messages with a text. It is more than is ever parsed, so that a text which is too long for that is
+/// answered by a denial and not by the end of the session.
+const MAX_TEXT: usize = 4 << 20;
+/// The same for a client's other messages, which hold names and numbers, or a reason.
+const MAX_SMALL: usize = 16 << 10;
+/// Memory that the inboxes of all clients together may take beyond what each has for itself ([`OWN`]): what large messages
+/// take until they are whole and dealt with.
+pub const MAX_HELD_BY_ALL: usize = 128 << 20;
 /// A message whose body need not be looked at is passed on in parts once it is larger than this.
 const STREAM_ABOVE: usize = 16 << 10;
 /// What a read asks for at least, and what a buffer shrinks back to.
 const CHUNK: usize = 16 << 10;
 /// An empty buffer larger than this gives its memory back.
 const KEEP: usize = 256 << 10;
+/// A client's inbox of this size costs the others nothing.
+const OWN: usize = 64 << 10;
 /// The server's own limit for a message (PQ_LARGE_MESSAGE_LIMIT).
 const MAX_MESSAGE: usize = 0x3fff_ffff;
 /// Tag and length.
@@ -34,8 +46,8 @@ pub const MAX_NAME: usize = 63;
 pub enum Malformed {
     #[error("a message of type {tag:?} has the impossible length {length}", tag = *tag as char)]
     Length { tag: u8, length: u32 },
-    #[error("a message of type {tag:?} has {length} bytes, more than the {MAX_HELD} that can be checked", tag = *tag as char)]
-    TooLarge { tag: u8, length: usize },
+    #[error("a message of type {tag:?} has {length} bytes, more than the {most} that can be checked", tag = *tag as char)]
+    TooLarge { tag: u8, length: usize, most: usize },
     #[error("a start-up packet has the impossible length {0}")]
     StartupLength(u32),
     #[error("the protocol version {0}.{1} is not spoken here")]
@@ -118,6 +130,43 @@ pub enum Piece {
     Incomplete,
 }
 
+/// Room for the large messages of all clients together.
+#[derive(Debug)]
+pub struct Room(AtomicUsize);
+
+/// The room is taken: whoever asks for more now must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the gateway holds {} MiB of messages that clients have not sent to their end, and has no room for one more large \
+     message; try again later",
+    MAX_HELD_BY_ALL >> 20
+)]
+pub struct NoRoom;
+
+impl Room {
+    pub fn new(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), NoRoom> {
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        taken.map(drop).map_err(|_| NoRoom)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How large a client's message of this type may be, header included. A Bind holds values, and a FunctionCall arguments.
+fn most_of(tag: u8) -> usize {
+    match tag {
+        b'Q' | b'P' => MAX_TEXT,
+        b'B' | b'F' => MAX_HELD,
+        _ => MAX_SMALL,
+    }
+}
+
 /// What was read from one side and is not dealt with yet.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -127,9 +176,28 @@ pub struct Inbox {
     end: usize,
     /// Of the message that is being passed on in parts: its tag, and how many bytes are still to come.
     streaming: Option<(u8, usize)>,
+    /// A client's: messages are limited by their types, and what is large takes its memory from there.
+    room: Option<Arc<Room>>,
+    /// Bytes taken of the room.
+    taken: usize,
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        if let Some(room) = &self.room {
+            room.give_back(self.taken);
+        }
+    }
 }
 
 impl Inbox {
+    /// Of a client.
+    pub fn of_client(room: Arc<Room>) -> Self {
+        let mut inbox = Self::default();
+        inbox.room = Some(room);
+        inbox
+    }
+
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -142,13 +210,36 @@ impl Inbox {
         &self.buffer[range]
     }
 
-    /// Space to read into; grows only as fast as bytes come. Tell [`Inbox::filled`] how much was read.
-    pub fn space(&mut self) -> &mut [u8] {
+    /// Space to read into; grows only as fast as bytes come, and to no more than the message at hand needs. Tell
+    /// [`Inbox::filled`] how much was read.
+    pub fn space(&mut self) -> Result<&mut [u8], NoRoom> {
         if self.buffer.len() - self.end < CHUNK / 2 {
-            let wanted = self.buffer.len().max(CHUNK / 2) * 2;
-            self.buffer.resize(wanted, 0);
+            // Nothing moves here: ranges that were given out stay valid while more is read, by a request that waits for people.
+            let needed = self.end.max(self.start + self.large_message().unwrap_or(0)) + CHUNK;
+            let doubled = self.buffer.len().max(CHUNK / 2) * 2;
+            self.resize(needed.min(doubled))?;
         }
-        &mut self.buffer[self.end..]
+        Ok(&mut self.buffer[self.end..])
+    }
+
+    /// The only place where the buffer's size changes.
+    fn resize(&mut self, size: usize) -> Result<(), NoRoom> {
+        let taken = size.saturating_sub(OWN);
+        if let Some(room) = &self.room {
+            match taken.checked_sub(self.taken) {
+                Some(more) => room.take(more)?,
+                None => room.give_back(self.taken - taken),
+            }
+            self.taken = taken;
+        }
+        if size < self.buffer.len() {
+            self.buffer.truncate(size);
+            self.buffer.shrink_to_fit();
+        } else {
+            self.buffer.reserve_exact(size - self.buffer.len());
+            self.buffer.resize(size, 0);
+        }
+        Ok(())
     }
 
     pub fn filled(&mut self, read: usize) {
@@ -159,15 +250,23 @@ impl Inbox {
     pub fn compact(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.buffer.len() > KEEP {
-                self.buffer.truncate(CHUNK);
-                self.buffer.shrink_to_fit();
-            }
-        } else if self.start > 0 && self.start >= self.len() {
+        } else if self.start > 0 && (self.start >= self.len() || self.large_message().is_some()) {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
+        // Also where the next message has begun: it may not end for a long time.
+        let keep = if self.room.is_some() { OWN } else { KEEP };
+        if self.buffer.len() > keep && self.start == 0 && self.end <= CHUNK && self.large_message().is_none() {
+            // Getting smaller needs no room.
+            let _ = self.resize(self.end + CHUNK);
+        }
+    }
+
+    /// Length of the message that has begun and is not whole, if it is large.
+    fn large_message(&self) -> Option<usize> {
+        let (_, length) = header(&self.buffer[self.start..self.end]).ok()??;
+        (self.streaming.is_none() && length > OWN.max(self.len())).then_some(length)
     }
 
     /// Whether what is there is only the beginning of a message.
@@ -191,8 +290,9 @@ impl Inbox {
         if length > STREAM_ABOVE && handling(tag, length) == Handling::Stream {
             return Ok(self.part(tag, length));
         }
-        if length > MAX_HELD {
-            return Err(Malformed::TooLarge { tag, length });
+        let most = if self.room.is_some() { most_of(tag) } else { MAX_HELD };
+        if length > most {
+            return Err(Malformed::TooLarge { tag, length, most });
         }
         Ok(Piece::Incomplete)
     }
@@ -658,7 +758,7 @@ mod tests {
             let mut part = 0;
             while !rest.is_empty() {
                 let most = if random.below(4) == 0 { 1 } else { 5000 };
-                let space = inbox.space();
+                let space = inbox.space().unwrap();
                 let now = (1 + random.below(most)).min(rest.len()).min(space.len());
                 space[..now].copy_from_slice(&rest[..now]);
                 rest = &rest[now..];
@@ -696,10 +796,81 @@ mod tests {
         assert!(matches!(header(b"Q\0\0\0\x03"), Err(Malformed::Length { tag: b'Q', length: 3 })));
         assert!(matches!(header(b"Q\x7f\xff\xff\xff"), Err(Malformed::Length { .. })));
         let mut inbox = Inbox::default();
-        inbox.space()[..5].copy_from_slice(b"Q\x04\0\0\0");
+        inbox.space().unwrap()[..5].copy_from_slice(b"Q\x04\0\0\0");
         inbox.filled(5);
         assert!(matches!(inbox.next(handling), Err(Malformed::TooLarge { tag: b'Q', .. })));
         assert!(inbox.buffer.len() <= CHUNK);
+    }
+
+    /// Reads the bytes as they would come from a socket; the largest the buffer was.
+    fn read(inbox: &mut Inbox, mut bytes: &[u8]) -> Result<usize, NoRoom> {
+        let mut largest = 0;
+        while !bytes.is_empty() {
+            let space = inbox.space()?;
+            let now = space.len().min(bytes.len());
+            space[..now].copy_from_slice(&bytes[..now]);
+            bytes = &bytes[now..];
+            inbox.filled(now);
+            largest = largest.max(inbox.buffer.capacity());
+        }
+        Ok(largest)
+    }
+
+    fn message_of(tag: u8, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message(&mut bytes, tag, |out| out.resize(out.len() + length - HEADER, b'x'));
+        bytes
+    }
+
+    #[test]
+    fn a_message_takes_what_it_needs_and_gives_it_back() {
+        let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+        let mut inbox = Inbox::of_client(Arc::clone(&room));
+        let bytes = message_of(b'B', 9 << 20);
+        let largest = read(&mut inbox, &bytes).unwrap();
+        assert!(largest <= bytes.len() + CHUNK, "{largest}");
+        assert!(room.0.load(Ordering::Relaxed) < MAX_HELD_BY_ALL);
+        assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'B', _))));
+        // With the beginning of the next one behind it, too.
+        let next = message_of(b'Q', 1 << 20);
+        read(&mut inbox, &next[..3]).unwrap();
+        inbox.compact();
+        assert!(inbox.buffer.capacity() <= 2 * CHUNK, "{}", inbox.buffer.capacity());
+        assert_eq!(room.0.load(Ordering::Relaxed), MAX_HELD_BY_ALL);
+        read(&mut inbox, &next[3..]).unwrap();
+        assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'Q', range)) if range.len() == 1 << 20));
+        drop(inbox);
+        assert_eq!(room.0.load(Ordering::Relaxed), MAX_HELD_BY_ALL);
+    }
+
+    #[test]
+    fn all_clients_together_have_so_much_room_and_no_more() {
+        let room = Arc::new(Room::new(12 << 20));
+        let half = &message_of(b'B', 8 << 20)[..7 << 20];
+        let mut first = Inbox::of_client(Arc::clone(&room));
+        assert!(read(&mut first, half).is_ok());
+        let mut second = Inbox::of_client(Arc::clone(&room));
+        assert_eq!(read(&mut second, half), Err(NoRoom));
+        // What is small goes on.
+        assert!(read(&mut Inbox::of_client(Arc::clone(&room)), &message_of(b'Q', 60_000)).is_ok());
+        drop(first);
+        drop(second);
+        assert!(read(&mut Inbox::of_client(Arc::clone(&room)), half).is_ok());
+        // What the target sends is bounded by what is read of it at a time.
+        assert!(read(&mut Inbox::default(), half).is_ok());
+    }
+
+    #[test]
+    fn a_clients_message_is_as_large_as_its_type_may_be() {
+        let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+        for (tag, most) in [(b'Q', MAX_TEXT), (b'P', MAX_TEXT), (b'B', MAX_HELD), (b'E', MAX_SMALL), (b'~', MAX_SMALL)]
+        {
+            for (length, taken) in [(most, true), (most + 1, false)] {
+                let mut inbox = Inbox::of_client(Arc::clone(&room));
+                read(&mut inbox, &message_of(tag, length)[..100]).unwrap();
+                assert_eq!(inbox.next(handling).is_ok(), taken, "{tag} {length}");
+            }
+        }
     }
 
     #[test]

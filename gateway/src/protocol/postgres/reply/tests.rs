@@ -57,7 +57,7 @@ impl<'m> Pair<'m> {
         for piece in bytes.chunks(most) {
             let mut rest = piece;
             while !rest.is_empty() {
-                let space = self.inbox.space();
+                let space = self.inbox.space().unwrap();
                 let now = rest.len().min(space.len());
                 space[..now].copy_from_slice(&rest[..now]);
                 self.inbox.filled(now);

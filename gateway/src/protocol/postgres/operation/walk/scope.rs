@@ -123,10 +123,6 @@ impl<'a> Scopes<'a> {
         self.by_name.get(name).is_some_and(|places| !places.is_empty())
     }
 
-    pub(super) fn all(&self) -> &[Item<'a>] {
-        &self.items
-    }
-
     /// The items that a column may be of.
     pub(super) fn of(&self, of: Of<'_>) -> impl Iterator<Item = &Item<'a>> {
         let (run, places): (&[Item<'a>], &[usize]) = match of {
@@ -174,7 +170,7 @@ mod tests {
     fn items_are_found_by_name_and_by_level() {
         let mut scopes = Scopes::default();
         scopes.add(item("outside of all queries"));
-        assert!(scopes.is_empty() && scopes.all().is_empty());
+        assert!(scopes.is_empty() && scopes.len() == 0);
         scopes.open();
         ["a", "b"].into_iter().for_each(|name| scopes.add(item(name)));
         scopes.open();

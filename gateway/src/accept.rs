@@ -1,16 +1,18 @@
 //! The life of a connection, from the accepted socket to the closing record.
 //!
-//! The kernel has noted who connected and where to; here the note becomes an [`Origin`], the origin a target and a
-//! principal, and these a session, which the target's protocol serves. Whatever fails on the way is a refusal: it is
+//! The kernel has noted who connected and where to; here the note becomes an [`Origin`], which waits for its turn among those
+//! of its kind (see [`crate::admission`]); the origin becomes a target and a principal, and these a session, which the target's protocol serves. Whatever fails on the way is a refusal: it is
 //! recorded, told to the client in the protocol's own words where there are any, and the socket is closed.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use crate::admission::Place;
+use crate::dns;
 use crate::engine::Engine;
 use crate::ids::SessionId;
 use crate::intercept::Interceptor;
@@ -84,18 +86,26 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: T
     let id = engine.new_session_id();
     let origin = match interceptor.origin(stream.as_fd(), peer) {
         Ok(origin) => origin,
-        Err(error) => return reset(&engine, id, stream, &error.to_string()).await,
+        Err(error) => return reset(&engine, id, stream, None, Reason::Origin, &error.to_string()).await,
+    };
+    let place = match engine.admission().enter(dns::agent_key(&origin)) {
+        Ok(place) => place,
+        Err(crowded) => return reset(&engine, id, stream, Some(origin), Reason::Gateway, &crowded.to_string()).await,
     };
     if origin.destination.port() == DNS_PORT {
         return engine.dns().serve_tcp(stream, &origin, engine.witness()).await;
     }
     let mut known = Known::default();
-    match admit(&engine, id, &origin, &mut known).await {
+    let Some(turn) = place.turn().await else { return };
+    let admitted = admit(&engine, id, &origin, &mut known).await;
+    drop(turn);
+    match admitted {
         Ok(session) => {
+            drop(place);
             let outcome = protocol::serve(stream, &session).await;
             session.close(&outcome).await;
         }
-        Err(refusal) => refuse(&engine, id, stream, origin, known, refusal).await,
+        Err(refusal) => refuse(&engine, id, stream, origin, known, refusal, place).await,
     }
 }
 
@@ -111,7 +121,15 @@ async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut
 }
 
 /// Records the refusal, then tells the client in its protocol's words. Of what cannot be recorded it hears just that.
-async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origin, known: Known, refusal: Refusal) {
+async fn refuse(
+    engine: &Engine,
+    id: SessionId,
+    stream: TcpStream,
+    origin: Origin,
+    known: Known,
+    refusal: Refusal,
+    place: Place,
+) {
     let observed = engine.only_observes(&refusal);
     let destination = origin.destination;
     tracing::info!(session = %id, %destination, reason = refusal.reason.code(), observed, "connection refused");
@@ -132,6 +150,7 @@ async fn refuse(engine: &Engine, id: SessionId, stream: TcpStream, origin: Origi
         tracing::error!(session = %id, %error, "a refusal could not be recorded");
         message = format!("the gateway cannot record, and lets nobody in until it can: {error}");
     } else if observed {
+        drop(place);
         return observe(engine, id, stream, destination).await;
     }
     let Some(target) = target else { return close_hard(&stream) };
@@ -163,18 +182,26 @@ async fn observe(engine: &Engine, id: SessionId, client: TcpStream, destination:
     }
 }
 
-/// A connection without the kernel's note: nobody may reach the gateway but through interception.
-async fn reset(engine: &Engine, id: SessionId, stream: TcpStream, error: &str) {
-    tracing::warn!(session = %id, %error, "a connection that was not intercepted was reset");
+/// Resets a connection without a word: one without the kernel's note, for nobody may reach the gateway but through
+/// interception, or one more of an origin that has too many. There may be any number of them, so not each has its record.
+async fn reset(engine: &Engine, id: SessionId, stream: TcpStream, origin: Option<Origin>, reason: Reason, error: &str) {
     close_hard(&stream);
+    drop(stream);
+    let Some(passed_over) = engine.admission().may_record(Instant::now()) else { return };
+    tracing::warn!(session = %id, %error, passed_over, "a connection was reset");
+    let more = if passed_over == 0 {
+        String::new()
+    } else {
+        format!(" ({passed_over} more were reset before it, and are not recorded)")
+    };
     let event = Event::ConnectionRefused(ConnectionRefused {
         id,
-        origin: None,
+        origin,
         evidence: None,
         agent: None,
         target: None,
-        reason: Reason::Origin.code().to_owned(),
-        message: error.to_owned(),
+        reason: reason.code().to_owned(),
+        message: format!("{error}{more}"),
         rule: None,
         observed: false,
     });

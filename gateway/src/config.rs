@@ -64,6 +64,8 @@ pub struct GatewayConfig {
     pub dns_port: u16,
     /// Runtimes, each on a thread of its own; 0 is one per core.
     pub shards: usize,
+    /// Sessions that one agent may have open at once.
+    pub max_sessions_per_agent: usize,
 }
 
 /// Who may use the admin socket: names of unix groups.

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::accept::{Reason, Refusal};
+use crate::admission::Admission;
 use crate::approval::{Approvals, Ledger, LedgerError, Transition};
 use crate::config::{self, Config, Mode, TargetMatch};
 use crate::dns::{self, Dns};
@@ -31,7 +32,7 @@ use crate::tls::TlsError;
 use crate::witness::{Witness, WitnessConfig};
 
 /// Sessions open at once; one more is refused.
-const MAX_SESSIONS: usize = 10_000;
+pub const MAX_SESSIONS: usize = 10_000;
 
 /// What all sessions share.
 pub struct Engine {
@@ -45,6 +46,7 @@ pub struct Engine {
     /// Held while the files are read again: of two reloads at once the later one must see what the earlier one put in force.
     reloading: tokio::sync::Mutex<()>,
     store: Store,
+    admission: Arc<Admission>,
     approvals: Approvals,
     witness: Witness,
     identifier: Identifier,
@@ -119,6 +121,10 @@ impl Engine {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
     }
 
     pub fn approvals(&self) -> &Approvals {
@@ -216,7 +222,7 @@ impl Engine {
             config_version: config.version.clone(),
             observe: config.gateway.mode == Mode::Observe,
         });
-        let live = self.admit(id, &origin, &principal, &target)?;
+        let live = self.admit(id, &origin, &principal, &target, config.gateway.max_sessions_per_agent)?;
         let recorded = self.recorder().append_durable(event).await;
         if let Err(error) = recorded {
             self.forget(id);
@@ -231,6 +237,7 @@ impl Engine {
         origin: &Origin,
         principal: &Principal,
         target: &Target,
+        most: usize,
     ) -> Result<Arc<Live>, Refusal> {
         let live = Arc::new(Live {
             summary: LiveSummary {
@@ -248,6 +255,12 @@ impl Engine {
         let mut sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= MAX_SESSIONS {
             return Err(Refusal::new(Reason::Gateway, format!("{MAX_SESSIONS} sessions are open; try again later")));
+        }
+        let agent = &principal.agent;
+        if sessions.values().filter(|live| live.summary.agent == *agent).count() >= most {
+            let message =
+                format!("agent {agent:?} has {most} sessions open, and may not have more at once; close some first");
+            return Err(Refusal::new(Reason::Gateway, message));
         }
         sessions.insert(id, Arc::clone(&live));
         Ok(live)
@@ -299,6 +312,7 @@ impl Engine {
             protocols: protocol::State::new(&config)?,
             config: ArcSwap::new(config),
             store,
+            admission: Arc::default(),
             approvals,
             witness,
             live: Mutex::default(),

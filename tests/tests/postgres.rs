@@ -793,3 +793,53 @@ sys.stdin.readline()
     let gone = || resident().saturating_sub(before) < 60 << 10;
     system_tests::process::wait_until("the memory to be given back", PATIENCE, gone).unwrap();
 }
+
+#[test]
+fn one_agent_has_so_many_sessions_and_connections_and_no_more() {
+    let shop = Shop::new().unwrap();
+    shop.configure(POLICY).unwrap();
+    let config = std::fs::read_to_string(shop.env.config_path()).unwrap();
+    std::fs::write(shop.env.config_path(), config.replacen("shards", "max_sessions_per_agent = 3\nshards", 1)).unwrap();
+    let world = World { gateway: shop.serve().unwrap(), shop };
+    let script = format!(
+        r#"{RAW}
+held = [session() for _ in range(3)]
+s = connect(); startup(s)
+errors(until(messages(s), b"E"))
+held[0][0].close()
+import time
+for _ in range(100):
+    s = connect(); startup(s)
+    if until(messages(s), b"Z")[-1][0] == b"Z":
+        print("again", flush=True)
+        break
+    time.sleep(0.1)
+# More than may wait to be admitted, at once, and none says a word.
+flood = []
+for _ in range(1500):
+    s = socket.socket(); s.setblocking(False)
+    s.connect_ex((socket.gethostbyname(os.environ["PGHOST"]), int(os.environ["PGPORT"])))
+    flood.append(s)
+time.sleep(3)
+gone = 0
+for s in flood:
+    try:
+        s.recv(1)
+    except (ConnectionResetError, ConnectionRefusedError):
+        gone += 1
+    except BlockingIOError:
+        pass
+print("reset", gone > 0, flush=True)
+"#
+    );
+    let said = world.python(&script);
+    let expected = "FATAL 28000 agent \"coder\" has 3 sessions open, and may not have more at once; close some first";
+    assert!(said.stdout.starts_with(expected), "{}{}", said.stdout, said.stderr);
+    assert!(said.stdout.ends_with("again\nreset True\n"), "{}{}", said.stdout, said.stderr);
+    let listed = world.shop.env.weir(["sessions", "--refused", "--limit", "1000", "--json"]).unwrap();
+    let listed = listed.expect_success().unwrap();
+    assert!(listed.contains("wait to be admitted already"), "{listed}");
+    // It is served as ever when it is over.
+    let served = || world.psql("SELECT 1").success();
+    system_tests::process::wait_until("the flood to be over", PATIENCE, served).unwrap();
+}

@@ -86,6 +86,8 @@ pub(super) struct RawGateway {
     pub(super) dns_port: Option<At<u16>>,
     /// Runtimes, each on a thread of its own. Default: 0, one for each core.
     pub(super) shards: Option<At<u16>>,
+    /// Sessions that one agent may have open at once; one more is refused. Default: 1000.
+    pub(super) max_sessions_per_agent: Option<At<u32>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -35,6 +35,8 @@ const DEFAULT_GROUPS_CLAIM: &str = "groups";
 const MAX_SHARDS: u16 = 256;
 /// As many as resolv.conf(5) takes: a client would not wait for a fourth.
 const MAX_DNS_SERVERS: usize = 3;
+/// A tenth of what the gateway takes from all agents together.
+const DEFAULT_SESSIONS_PER_AGENT: usize = crate::engine::MAX_SESSIONS / 10;
 const MAX_NAME: usize = 128;
 const MAX_TEXT: usize = 1_000;
 /// Agents, targets or rules of one configuration.
@@ -276,6 +278,15 @@ impl<'a> Resolver<'a> {
             }
             usize::from(value)
         });
+        let max_sessions_per_agent =
+            raw.max_sessions_per_agent.map_or(DEFAULT_SESSIONS_PER_AGENT, |At { value, span }| {
+                let value = usize::try_from(value).unwrap_or(usize::MAX);
+                let most = crate::engine::MAX_SESSIONS;
+                if !(1..=most).contains(&value) {
+                    out.fault(&scope, &span, "max_sessions_per_agent", format!("1 to {most}"));
+                }
+                value
+            });
         GatewayConfig {
             agents,
             attach,
@@ -294,6 +305,7 @@ impl<'a> Resolver<'a> {
             port,
             dns_port,
             shards,
+            max_sessions_per_agent,
         }
     }
 

@@ -192,6 +192,7 @@ pub(crate) fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Conf
             port: 0,
             dns_port: 0,
             shards: 1,
+            max_sessions_per_agent: 1,
         },
         access: Access::default(),
         recording: RecordingConfig {

@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
         self.seen.writes_values = true;
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
-            let outside = walk.scopes.len();
+            let outside = walk.scopes.mark();
             let table =
                 walk.target_table(relation.as_ref().ok_or(Unknown("an INSERT without a table"))?, Access::Write)?;
             if cols.is_empty() && select_stmt.is_some() {
@@ -150,7 +150,9 @@ impl<'a> Walk<'a> {
                 let hidden = walk.scopes.hide(outside);
                 walk.show_values(cols, source, &hidden);
                 walk.storing(|walk| walk.visit(known(source)?))?;
-                hidden.into_iter().for_each(|it| walk.scopes.add(it));
+                for item in hidden {
+                    walk.scopes.add(item);
+                }
             }
             if let Some(conflict) = on_conflict_clause {
                 if !conflict.target_list.is_empty() && !select_stmt.as_deref().is_some_and(is_values) {

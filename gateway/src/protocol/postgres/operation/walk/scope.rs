@@ -92,8 +92,8 @@ impl<'a> Scopes<'a> {
         }
     }
 
-    /// How many items there are: a mark for [`Scopes::hide`].
-    pub(super) fn len(&self) -> usize {
+    /// How many items there are, for [`Scopes::hide`].
+    pub(super) fn mark(&self) -> usize {
         self.items.len()
     }
 
@@ -170,12 +170,16 @@ mod tests {
     fn items_are_found_by_name_and_by_level() {
         let mut scopes = Scopes::default();
         scopes.add(item("outside of all queries"));
-        assert!(scopes.is_empty() && scopes.len() == 0);
+        assert!(scopes.is_empty() && scopes.mark() == 0);
         scopes.open();
-        ["a", "b"].into_iter().for_each(|name| scopes.add(item(name)));
+        for name in ["a", "b"] {
+            scopes.add(item(name));
+        }
         scopes.open();
         assert_eq!(names(&scopes, Of::Nearest("a")), ["a"], "of the query around it");
-        ["a", "c", "a"].into_iter().for_each(|name| scopes.add(item(name)));
+        for name in ["a", "c", "a"] {
+            scopes.add(item(name));
+        }
         scopes.open();
         assert_eq!(names(&scopes, Of::Innermost), [""; 0]);
         assert_eq!(names(&scopes, Of::Any), ["a", "b", "a", "c", "a"]);
@@ -192,7 +196,7 @@ mod tests {
     fn what_was_asked_is_news_again_when_the_items_are_others() {
         let mut scopes = Scopes::default();
         scopes.open();
-        let before = scopes.len();
+        let before = scopes.mark();
         scopes.add(item("t"));
         assert!(scopes.is_news(false, Of::Any, "a"));
         assert!(!scopes.is_news(false, Of::Any, "a"));
@@ -207,7 +211,9 @@ mod tests {
         assert!(!scopes.is_news(false, Of::Any, "a"));
         let hidden = scopes.hide(before);
         assert!(scopes.is_news(false, Of::Any, "a"));
-        hidden.into_iter().for_each(|it| scopes.add(it));
+        for item in hidden {
+            scopes.add(item);
+        }
         assert!(!scopes.is_news(false, Of::Any, "a"));
     }
 

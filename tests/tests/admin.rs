@@ -226,7 +226,10 @@ fn what_explain_says_is_what_happens() {
         let words = ["explain", "--target", "orders", "--agent", AGENT, "--json", sql];
         let explained = shop.env.weir(words).unwrap();
         assert_eq!(explained.code, Some(i32::from(verdict != "allow")), "{sql}: {explained:?}");
-        assert!(explained.stdout.contains(&format!("\"{verdict}\"")) && explained.stdout.contains(rule), "{explained:?}");
+        assert!(
+            explained.stdout.contains(&format!("\"{verdict}\"")) && explained.stdout.contains(rule),
+            "{explained:?}"
+        );
         let mut psql = shop.psql(sql).start().unwrap();
         if verdict == "hold" {
             psql.wait_for("approval", PATIENCE).unwrap();
@@ -244,7 +247,9 @@ fn init_writes_what_runs_and_check_takes_it() {
     let env = Env::new().unwrap();
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
-    let script = format!("import socket, sys; s = socket.create_connection(('127.0.0.1', {port})); print('up', flush=True); sys.stdin.read()");
+    let script = format!(
+        "import socket, sys; s = socket.create_connection(('127.0.0.1', {port})); print('up', flush=True); sys.stdin.read()"
+    );
     // A bystander: nothing is intercepted yet when somebody runs `weir init`.
     let agent = env.bystander_as(AGENT_USER, "/usr/bin/python3").args(["-c", &script]).start().unwrap();
     agent.wait_for("up", PATIENCE).unwrap();
@@ -256,7 +261,10 @@ fn init_writes_what_runs_and_check_takes_it() {
     let written = run(&words);
     assert!(written.success(), "{written:?}");
     let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains("\"observe\"") && text.contains(AGENT_USER) && text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    assert!(
+        text.contains("\"observe\"") && text.contains(AGENT_USER) && text.contains(&format!("127.0.0.1:{port}")),
+        "{text}"
+    );
     assert!(!run(&words).success(), "an existing file is not overwritten");
     let checked = run(&["--config", file.to_str().unwrap(), "check"]);
     assert!(checked.success(), "{checked:?}\n{text}");

@@ -29,7 +29,8 @@ impl Tap {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, database) = (client.unwrap(), TcpStream::connect(("127.0.0.1", database)).unwrap());
-                let (from, to, notes) = (client.try_clone().unwrap(), database.try_clone().unwrap(), Arc::clone(&notes));
+                let (from, to, notes) =
+                    (client.try_clone().unwrap(), database.try_clone().unwrap(), Arc::clone(&notes));
                 thread::spawn(move || pass(from, to, piece, |bytes| notes.lock().unwrap().extend_from_slice(bytes)));
                 thread::spawn(move || pass(database, client, piece, |_| {}));
             }
@@ -108,7 +109,12 @@ fn the_bytes_that_are_forwarded_are_the_bytes_that_came() {
         let heard = tap.heard.lock().unwrap().clone();
         let heard = heard.strip_suffix(GOODBYE).unwrap();
         let heard: String = heard.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(heard.ends_with(sent), "in pieces of {piece}: {} bytes sent, {} heard", sent.len() / 2, heard.len() / 2);
+        assert!(
+            heard.ends_with(sent),
+            "in pieces of {piece}: {} bytes sent, {} heard",
+            sent.len() / 2,
+            heard.len() / 2
+        );
         replies.push(digest.to_owned());
         shop.postgres.sql("DELETE FROM payments WHERE note LIKE 'piece %'").unwrap();
     }

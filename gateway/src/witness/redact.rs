@@ -137,13 +137,12 @@ fn literal_length(text: &str) -> usize {
         let ends = |&(at, _): &(usize, &str)| !body[..at].ends_with('\\');
         return body.match_indices('\'').find(ends).map_or(text.len(), |(end, _)| end + 2);
     }
-    if text.starts_with('$') {
-        let is_tag = |tag: &str| tag.chars().all(|c| c.is_alphanumeric() || c == '_');
-        let Some(tag) = text[1..].find('$').map(|end| &text[..end + 2]).filter(|tag| is_tag(&tag[1..tag.len() - 1]))
-        else {
+    if let Some((name, body)) = text.strip_prefix('$').map(|rest| rest.split_once('$').unwrap_or((" ", rest))) {
+        if !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
             return 1;
-        };
-        return text[tag.len()..].find(tag).map_or(text.len(), |end| end + 2 * tag.len());
+        }
+        let tag = &text[..name.len() + 2];
+        return body.find(tag).map_or(text.len(), |end| end + 2 * tag.len());
     }
     text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '-').unwrap_or(text.len())
 }

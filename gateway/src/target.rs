@@ -14,7 +14,7 @@ pub struct Target {
     pub address: Vec<Address>,
     /// What its names resolve to for agents; empty: what this host's resolver says.
     pub resolve: Vec<IpAddr>,
-    /// Where its names may resolve to; empty: public addresses only.
+    /// Where its names may resolve to; empty: public addresses, and private ones if it [is verified](Self::is_verified).
     pub resolve_within: Vec<Network>,
     /// Databases that sessions may name; empty: any.
     pub databases: Vec<String>,
@@ -32,6 +32,11 @@ pub enum Protocol {
 }
 
 impl Target {
+    /// Whether the gateway itself logs in there, and proves before it does that it speaks with the server of the name.
+    pub fn is_verified(&self) -> bool {
+        self.login.is_some() && matches!(self.tls, TlsMode::VerifyFull { .. })
+    }
+
     /// Whether the name, lower case and without a trailing dot, is one of the target's.
     pub fn has_name(&self, name: &str) -> bool {
         self.address.iter().any(|address| matches!(&address.host, Host::Name(own) if own == name))

@@ -714,7 +714,8 @@ fn an_approval_that_comes_after_the_token_has_expired_is_too_late() {
     let finished = held.finish(PATIENCE).unwrap();
     assert!(finished.stderr.contains("came too late: the agent's token is no longer valid"), "{}", finished.stderr);
     assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments").unwrap(), "3");
-    let listed = world.shop.env.weir(["sessions", "list", "--json"]).unwrap().expect_success().unwrap();
+    let listed = world.shop.env.weir(["sessions", "list", "--limit", "1000", "--json"]).unwrap();
+    let listed = listed.expect_success().unwrap();
     let sessions: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let shown = sessions
         .as_array()
@@ -815,10 +816,10 @@ for _ in range(100):
         break
     time.sleep(0.1)
 # More than may wait to be admitted, at once, and none says a word.
-flood = []
+flood, place = [], (socket.gethostbyname(os.environ["PGHOST"]), int(os.environ["PGPORT"]))
 for _ in range(1500):
     s = socket.socket(); s.setblocking(False)
-    s.connect_ex((socket.gethostbyname(os.environ["PGHOST"]), int(os.environ["PGPORT"])))
+    s.connect_ex(place)
     flood.append(s)
 time.sleep(3)
 gone = 0

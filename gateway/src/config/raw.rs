@@ -196,7 +196,7 @@ pub(super) struct RawTarget {
     #[serde(default)]
     pub(super) resolve: Vec<At<String>>,
     /// Networks that its names may resolve into, loopback and private ones only if they stand here: `"10.0.0.0/8"`.
-    /// Default: public addresses.
+    /// Default: public addresses, and private ones where the certificate is verified.
     #[serde(default)]
     pub(super) resolve_within: Vec<At<String>>,
     /// Databases that sessions may name. Default: any.

@@ -123,7 +123,7 @@ impl Names {
             return Some(format!("an address of target \"{}\"", other.name));
         }
         let within: Vec<Network> = asked.targets.iter().flat_map(|target| target.resolve_within.clone()).collect();
-        rebinding::objection(address, own, &within)
+        rebinding::objection(address, own, &within, asked.targets.iter().all(|target| target.is_verified()))
     }
 
     /// Whether an address that policy objects to is told all the same, and only recorded.

@@ -29,9 +29,10 @@ const METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 /// Nobody's address (RFC 7600, "IPv4 dummy address"): what an agent is told of targets that are not its own.
 pub(super) const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
-/// Why a target whose names may resolve `within` these networks (none: public addresses) must not be at `address`. `own`:
-/// it is one of this host's.
-pub(super) fn objection(address: IpAddr, own: bool, within: &[Network]) -> Option<String> {
+/// Why a target whose names may resolve `within` these networks must not be at `address`. `own`: it is one of this host's.
+/// With no networks, public addresses will do, and private ones where the target is `verified`: there whoever leads the
+/// gateway elsewhere gets a failed handshake and no credential.
+pub(super) fn objection(address: IpAddr, own: bool, within: &[Network], verified: bool) -> Option<String> {
     let class = class(address);
     let what = match class {
         Class::Never => return Some("an address that no target can have".to_owned()),
@@ -43,6 +44,7 @@ pub(super) fn objection(address: IpAddr, own: bool, within: &[Network]) -> Optio
     };
     let permitted = match class {
         Class::Public if within.is_empty() => !own,
+        Class::Private if within.is_empty() && verified => !own,
         // A network that happens to have them (0.0.0.0/0) does not mean these.
         _ => within.iter().any(|network| {
             let is_meant = class == Class::Public || self::class(network.first) == class;
@@ -111,7 +113,7 @@ mod tests {
     }
 
     fn permitted(address: &str, within: &[&str]) -> bool {
-        objection(address.parse().unwrap(), false, &networks(within)).is_none()
+        objection(address.parse().unwrap(), false, &networks(within), false).is_none()
     }
 
     #[test]
@@ -158,6 +160,16 @@ mod tests {
     }
 
     #[test]
+    fn a_target_that_proves_itself_may_be_at_a_private_address() {
+        let objects = |address: &str, within: &[&str]| {
+            objection(address.parse().unwrap(), false, &networks(within), true).is_some()
+        };
+        assert!(!objects("10.0.0.1", &[]) && !objects("fd00::1", &[]));
+        assert!(objects("10.0.0.1", &["192.168.0.0/16"]), "the configuration says where");
+        assert!(objects("127.0.0.1", &[]) && objects("169.254.169.254", &[]) && objects("::1", &[]));
+    }
+
+    #[test]
     fn networks_permit_what_they_name_and_nothing_that_they_merely_contain() {
         assert!(permitted("10.1.2.3", &["10.0.0.0/8"]));
         assert!(permitted("::ffff:10.1.2.3", &["10.0.0.0/8"]));
@@ -183,7 +195,7 @@ mod tests {
 
     #[test]
     fn this_hosts_own_addresses_must_be_named_one_by_one() {
-        let own = |address: &str, within: &[&str]| objection(address.parse().unwrap(), true, &networks(within));
+        let own = |address: &str, within: &[&str]| objection(address.parse().unwrap(), true, &networks(within), true);
         for (address, within) in [("192.0.2.1", ""), ("10.0.0.5", "10.0.0.0/8"), ("192.0.2.1", "192.0.2.0/24")] {
             let within: Vec<&str> = Some(within).filter(|it| !it.is_empty()).into_iter().collect();
             assert!(own(address, &within).unwrap().contains("an address of this host"), "{address}");

@@ -266,8 +266,13 @@ fn psql_row(stage: &Stage, plan: &Plan) -> Result<Row> {
         for way in [0, 1] {
             let mut figures = Vec::new();
             for _ in 0..STARTS {
-                let place =
-                    if way == 0 { stage.direct("psql", stage.shop.postgres.port()) } else { stage.agent("psql") };
+                // Both verify what they are shown: the server's certificate, or the gateway's.
+                let (place, ca) = if way == 0 {
+                    (stage.direct("psql", stage.shop.postgres.port()), stage.shop.postgres.ca_path())
+                } else {
+                    (stage.agent("psql"), stage.shop.env.runtime_dir().join("ca.pem"))
+                };
+                let place = place.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", ca);
                 let start = Instant::now();
                 place.args(["--no-psqlrc", "--tuples-only", "--command", "SELECT 1"]).run()?.expect_success()?;
                 figures.push(start.elapsed().as_secs_f64() * 1e3);

@@ -66,7 +66,6 @@ pub enum ServeError {
 struct Doors {
     listeners: Vec<[TcpListener; 2]>,
     dns: [DnsSocket; 2],
-    admin: admin::Listener,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -78,6 +77,9 @@ pub fn serve(config_path: &Path) -> Result<(), ServeError> {
         what: format!("cannot become the user {:?} without privileges", config.gateway.user),
         source,
     })?;
+    // Now, so that it is the gateway's own: the unit grants no right to give files away.
+    let admin = admin::Listener::bind(&config)
+        .map_err(|source| ServeError::Io { what: "cannot open the admin socket".to_owned(), source })?;
     let (witness, interceptor) =
         witness.into_parts().map_err(|source| ServeError::Io { what: "the witness's socket".to_owned(), source })?;
 
@@ -88,7 +90,7 @@ pub fn serve(config_path: &Path) -> Result<(), ServeError> {
     };
     let (stop, stopping) = watch::channel(false);
     let shards = Shards::start(&engine, &interceptor, doors.listeners, &stopping)?;
-    let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, doors.admin, &shards));
+    let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, admin, &shards));
     runtime.block_on(drain(&engine, &stop));
     shards.join();
     engine.store().close(if ended.is_ok() { "told to stop" } else { "failed" });
@@ -112,7 +114,6 @@ impl Doors {
                 .map_err(failed(format!("cannot listen on port {} ({ports})", gateway.port)))?,
             dns: intercept::dns_sockets(gateway.dns_port)
                 .map_err(failed(format!("cannot open the resolver's port {} ({ports})", gateway.dns_port)))?,
-            admin: admin::Listener::bind(config).map_err(failed("cannot open the admin socket".to_owned()))?,
         })
     }
 }
@@ -124,14 +125,22 @@ fn shard_count(config: &Config) -> usize {
     }
 }
 
+/// Makes the directory, and makes it the gateway's. One that is right already is left alone: under weir.service, nothing
+/// else could be done, and tmpfiles.d has made them.
 fn owned_directory(path: &Path, mode: u32, user: &str) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
     let user = nix::unistd::User::from_name(user)?.ok_or_else(|| {
         io::Error::other(format!("there is no user {user:?}; `systemd-sysusers` or `useradd` makes it"))
     })?;
-    std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    let metadata = std::fs::metadata(path)?;
+    if (metadata.uid(), metadata.gid()) != (user.uid.as_raw(), user.gid.as_raw()) {
+        std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    }
+    if metadata.mode() & 0o7777 != mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 fn raise_descriptor_limit() -> io::Result<()> {

@@ -3,12 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 use zeroize::Zeroizing;
 
 use super::{CredentialName, WitnessConfig, WitnessError};
@@ -79,20 +80,8 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, WitnessError> {
 
 /// Opens a regular file. It is looked at first, by a descriptor that cannot read, so that no device or FIFO is opened.
 fn open(path: &Path) -> Result<File, WitnessError> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let found = openat2(AT_FDCWD, path, how).map_err(|error| match error {
-        Errno::ENOENT | Errno::ENOTDIR => WitnessError::Missing(display(path)),
-        Errno::ELOOP => WitnessError::Symlink(display(path)),
-        error => failed(path, &error.into()),
-    })?;
-    let found = File::from(found);
-    let kind = found.metadata().map_err(|error| failed(path, &error))?.file_type();
-    if kind.is_symlink() {
-        return Err(WitnessError::Symlink(display(path)));
-    }
-    if !kind.is_file() {
+    let found = find(path)?;
+    if !found.metadata().map_err(|error| failed(path, &error))?.is_file() {
         return Err(WitnessError::NotRegular(display(path)));
     }
     fs::OpenOptions::new()
@@ -100,6 +89,26 @@ fn open(path: &Path) -> Result<File, WitnessError> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(format!("/proc/self/fd/{}", found.as_raw_fd()))
         .map_err(|error| failed(path, &error))
+}
+
+/// Goes down the path one name at a time, so that a link anywhere in it is seen and not followed. openat2(2) does that in one
+/// step, but the unit's RestrictSUIDSGID= takes it away: its arguments lie where a system call filter cannot look.
+fn find(path: &Path) -> Result<File, WitnessError> {
+    let mut found: Option<File> = None;
+    for name in path.components().map(Component::as_os_str) {
+        let at = found.as_ref().map_or(AT_FDCWD, AsFd::as_fd);
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let next = openat(at, name, flags, Mode::empty()).map_err(|error| match error {
+            Errno::ENOENT | Errno::ENOTDIR => WitnessError::Missing(display(path)),
+            error => failed(path, &error.into()),
+        })?;
+        let next = File::from(next);
+        if next.metadata().map_err(|error| failed(path, &error))?.is_symlink() {
+            return Err(WitnessError::Symlink(display(path)));
+        }
+        found = Some(next);
+    }
+    found.ok_or_else(|| WitnessError::Missing(display(path)))
 }
 
 fn read_all(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, WitnessError> {

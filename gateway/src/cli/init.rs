@@ -19,7 +19,7 @@ use crate::target::Protocol;
 pub(super) const HELP: &str = "\
 It looks at the processes that run now, so start it while the agents work, as root to see all of them. The file is in \
 observe mode: everything is forwarded and recorded, and what policy would deny is recorded as such. An existing file is \
-never overwritten.
+never overwritten, but for the one that the package brings, as long as nobody has touched it.
 
 Examples:
   sudo weir init                          write /etc/weir/weir.toml
@@ -51,6 +51,9 @@ const AGENTS: &[&str] = &[
 const INTERPRETERS: &[&str] = &["node", "bun", "deno", "python", "python3", "uv", "npx", "bunx"];
 /// Libraries that make an agent of the program that is started with them.
 const LIBRARIES: &[&str] = &["autogen", "crewai", "langgraph", "smolagents"];
+
+/// The file that the package installs: it only shuts agents out.
+const PACKAGED: &[u8] = include_bytes!("../../../systemd/weir.toml");
 
 #[derive(Debug, Args)]
 pub(super) struct Init {
@@ -149,10 +152,13 @@ fn known(address: SocketAddr) -> Option<Protocol> {
     Protocol::at_port(address.port())
 }
 
-/// Never overwrites.
+/// Never overwrites what somebody wrote.
 fn write_new(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
+    }
+    if std::fs::read(path).is_ok_and(|present| present == PACKAGED) {
+        return std::fs::write(path, text).map_err(|error| Error::message(format!("{}: {error}", path.display())));
     }
     let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
     match opened {
@@ -368,5 +374,27 @@ mod tests {
         assert!(error.contains("is left as it is"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "first");
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_package_s_own_file_is_replaced_until_somebody_touches_it() {
+        let path = std::env::temp_dir().join(format!("weir-init-packaged-{}.toml", std::process::id()));
+        std::fs::write(&path, PACKAGED).unwrap();
+        write_new(&path, "mine").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+        let touched = [PACKAGED, b"# mine\n"].concat();
+        std::fs::write(&path, &touched).unwrap();
+        write_new(&path, "lost").unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), touched);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_packaged_file_is_valid_and_closed() {
+        let text = String::from_utf8(PACKAGED.to_vec()).unwrap();
+        let source = crate::config::Source { path: "weir.toml".into(), text };
+        let (config, warnings) = crate::config::parse(&[source], &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(config.gateway.mode, crate::config::Mode::Enforce);
+        assert!(config.targets.is_empty() && config.agents.is_empty() && warnings.is_empty());
     }
 }

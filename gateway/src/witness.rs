@@ -13,6 +13,7 @@ mod files;
 mod kernel;
 pub(crate) mod privileges;
 mod redact;
+mod removal;
 mod serve;
 mod wire;
 
@@ -330,12 +331,28 @@ pub fn detach(config: &WitnessConfig, duration: Duration, reason: &str) -> Resul
     kernel::detach(&config.kernel, duration, reason)
 }
 
+/// Whether [`kernel_remove`] would be refused: agents run, and no detach lets them go.
+pub fn check_remove(config: &WitnessConfig) -> Result<(), WitnessError> {
+    removal::check(&config.kernel)
+}
+
+/// Whether a detach is in force.
+pub fn is_detached(config: &WitnessConfig) -> Result<bool, WitnessError> {
+    kernel::is_detached(&config.kernel)
+}
+
+/// Lets go for good: no program, no map, no pin, no empty cgroup of ours stays. The gateway must have ended, since its
+/// witness would attach again.
+pub fn kernel_remove(config: &WitnessConfig) -> Result<(), WitnessError> {
+    removal::remove(&config.kernel)
+}
+
 /// Longest time that one `weir detach` may ask for.
 pub const MAX_DETACH: Duration = Duration::from_hours(4);
 
 pub(crate) use kernel::own_netns_cookie;
 
-/// Detaches and unpins everything below `bpf_dir`: for `uninstall`, tests and `cargo xtask clean-kernel`.
+/// Detaches and unpins everything below `bpf_dir`, whoever runs: for tests.
 pub fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {
     kernel::clean(bpf_dir)
 }

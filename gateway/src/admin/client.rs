@@ -75,6 +75,11 @@ pub fn ask_one<T: DeserializeOwned>(runtime_dir: &Path, request: Request) -> Res
     }
 }
 
+/// Whether a gateway listens there at all.
+pub fn is_listening(runtime_dir: &Path) -> bool {
+    UnixStream::connect(runtime_dir.join(SOCKET)).is_ok()
+}
+
 /// Asks for a list.
 pub fn ask_all<T: DeserializeOwned>(runtime_dir: &Path, request: Request) -> Result<Vec<T>, ClientError> {
     let mut answer = ask(runtime_dir, request)?;

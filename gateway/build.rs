@@ -28,7 +28,8 @@ fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed={}", root.join("gateway-common").join(part).display());
     }
     let rustc = variable("RUSTC")?;
-    require_rust_source(&rustc)?;
+    let sysroot = sysroot(&rustc)?;
+    require_rust_source(&sysroot)?;
     require_linker()?;
     let target_dir = PathBuf::from(variable("OUT_DIR")?).join("ebpf");
     let mut command = Command::new(variable("CARGO")?);
@@ -37,12 +38,11 @@ fn build() -> Result<(), String> {
         .current_dir(&source)
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("RUSTC", &rustc)
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&root, &sysroot)?)
         // Stable rustc builds `core` for this target, if told so.
         .env("RUSTC_BOOTSTRAP", "1");
     // What cargo and clippy set for the outer build is not meant for this one.
-    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS"]
-    {
+    for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS"] {
         command.env_remove(name);
     }
     let output = command.output().map_err(|error| format!("cargo did not start: {error}"))?;
@@ -58,12 +58,28 @@ fn variable(name: &str) -> Result<String, String> {
     env::var(name).map_err(|_| format!("{name} is not set"))
 }
 
-/// `core` is compiled for the target, from the sources of this very compiler.
-fn require_rust_source(rustc: &str) -> Result<(), String> {
+/// With BTF, whose line information names source files: by paths that are the same wherever it is built.
+fn flags(root: &Path, sysroot: &Path) -> Result<String, String> {
+    let cargo_home = env::var("CARGO_HOME").or_else(|_| env::var("HOME").map(|home| format!("{home}/.cargo")));
+    let cargo_home = PathBuf::from(cargo_home.map_err(|_| "neither CARGO_HOME nor HOME is set")?);
+    let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
+    let mut flags = vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
+    for (from, to) in [(root.as_path(), "weir"), (cargo_home.as_path(), "cargo"), (sysroot, "rust")] {
+        flags.push(format!("--remap-path-prefix={}=/usr/src/{to}", from.display()));
+    }
+    Ok(flags.join("\x1f"))
+}
+
+fn sysroot(rustc: &str) -> Result<PathBuf, String> {
     let output =
         Command::new(rustc).args(["--print", "sysroot"]).output().map_err(|error| format!("rustc: {error}"))?;
     let sysroot = String::from_utf8(output.stdout).map_err(|error| format!("rustc --print sysroot: {error}"))?;
-    let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    Ok(PathBuf::from(sysroot.trim()))
+}
+
+/// `core` is compiled for the target, from the sources of this very compiler.
+fn require_rust_source(sysroot: &Path) -> Result<(), String> {
+    let core = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
     if core.exists() { Ok(()) } else { Err(format!("rust-src is missing ({} does not exist)", core.display())) }
 }
 

@@ -24,6 +24,7 @@ pub mod env;
 pub mod issuer;
 pub mod named;
 pub mod outside;
+pub mod packages;
 pub mod postgres;
 pub mod process;
 pub mod recording;

@@ -1,5 +1,5 @@
-//! The units in `systemd/`, first as systemd reads them, then in a virtual machine with a real systemd as PID 1, the
-//! programs at the real cgroup root, and a reboot.
+//! The units in `systemd/`, first as systemd reads them, then in a virtual machine with a real systemd as PID 1: the package
+//! installed, the programs at the real cgroup root, a reboot, an upgrade, removal, and the static tarball in its place.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +12,16 @@ use serde_json::json;
 use system_tests::ca::Ca;
 use system_tests::env::Env;
 use system_tests::issuer::{AUDIENCE, Issuer};
+use system_tests::packages::Packages;
 use system_tests::vm::Machine;
 use system_tests::{postgres, shop};
 
 /// One boot with everything in it, emulated on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_mins(8);
+/// The most that `systemd-analyze security` may find exposed, in tenths: of the gateway's unit, and of an agent's unit whose
+/// own settings are only a user and a command.
+const GATEWAY_EXPOSURE: u32 = 30;
+const AGENT_EXPOSURE: u32 = 25;
 /// Where the issuer's documents are served inside the machine.
 const ISSUER: &str = "http://127.0.0.1:8080";
 
@@ -54,6 +59,20 @@ fn systemd_reads_the_units_without_a_complaint() {
         verify.arg(staged.join(unit));
     }
     assert_eq!(output(&mut verify), "");
+}
+
+#[test]
+fn the_units_are_not_exposed() {
+    let env = Env::new().unwrap();
+    let staged = staged_units(&env);
+    for (unit, threshold) in [("weir.service", GATEWAY_EXPOSURE), ("coder.service", AGENT_EXPOSURE)] {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", "--no-pager", &format!("--threshold={threshold}")]);
+        security.arg(staged.join(unit)).env("SYSTEMD_UNIT_PATH", format!("{}:", staged.display()));
+        let text = output(&mut security);
+        assert!(text.contains(&format!("Overall exposure level for {unit}")), "{text}");
+        assert!(security.status().unwrap().success(), "{text}");
+    }
 }
 
 #[test]
@@ -101,6 +120,11 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     machine.add(&tree).unwrap();
 
     let first = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
+    // The package, as installed: enabled, started, and closed.
+    first.assert_verdict("install", "0");
+    first.assert_verdict("install.kernel", "active");
+    first.assert_verdict("install.gateway", "active");
+    first.assert_closed("unconfigured");
     first.assert_verdict("kernel", "active");
     first.assert_verdict("elsewhere", "0"); // the server is there for everybody else
     first.assert_verdict("gateway", "active");
@@ -119,6 +143,12 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     second.assert_verdict("boot.started", "active");
     second.assert_closed("boot");
     second.assert_masked("late");
+
+    let third = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
+    third.assert_upgrade();
+    third.assert_removal();
+    third.assert_purge();
+    third.assert_static();
 }
 
 /// What a boot said: verdicts by name, and what the agent printed at each of its runs.
@@ -158,6 +188,53 @@ impl Said {
         self.assert_nothing_elsewhere(run);
     }
 
+    fn number(&self, name: &str) -> u64 {
+        let said = self.verdicts().get(name).and_then(|text| text.parse().ok());
+        said.unwrap_or_else(|| panic!("no number {name}\n{}", self.all))
+    }
+
+    /// Another version, with an agent that tried to get by all the while: nothing stopped, nothing passed.
+    fn assert_upgrade(&self) {
+        self.assert_verdict("upgrade", "0");
+        self.assert_verdict("upgrade.gateway", "active");
+        self.assert_verdict("upgrade.enforcing", "0");
+        self.assert_verdict("upgrade.restarted", "yes");
+        self.assert_verdict("upgrade.swapped", "yes");
+        self.assert_verdict("upgrade.agent-lives", "yes");
+        self.assert_verdict("upgrade.configuration", "kept");
+        self.assert_masked("upgraded");
+        assert!(self.number("prober.tries") > 20, "{}", self.all);
+        self.assert_verdict("prober.free", "0");
+    }
+
+    /// Refused while there are agents, or units that would be; then nothing stays in the kernel, or runs, or listens.
+    fn assert_removal(&self) {
+        self.assert_verdict("remove.agents", "refused");
+        self.assert_verdict("remove.agents.gateway", "active");
+        self.assert_verdict("remove.links", "refused");
+        self.assert_verdict("remove.before", "shut out");
+        self.assert_verdict("remove", "0");
+        self.assert_verdict("remove.after", "passes");
+        self.assert_verdict("remove.left", "");
+        self.assert_verdict("remove.kept", "configuration recordings");
+        self.assert_verdict("remove.slice", "refused");
+        self.assert_verdict("reinstall", "0");
+        self.assert_verdict("reinstall.gateway", "active");
+    }
+
+    /// Nothing but the recordings, which are whole.
+    fn assert_purge(&self) {
+        self.assert_verdict("purge", "0");
+        self.assert_verdict("purge.left", "");
+        self.assert_verdict("purge.kept", "/var/lib/weir/recordings");
+    }
+
+    fn assert_static(&self) {
+        self.assert_verdict("static.gateway", "active");
+        self.assert_masked("static");
+        self.assert_verdict("static.verify", "10"); // whole in itself: there is no anchor elsewhere
+    }
+
     /// The agent tried a server that is no target, and got not a byte of its answer.
     fn assert_nothing_elsewhere(&self, run: &str) {
         let agent = self.agent(run);
@@ -165,7 +242,7 @@ impl Said {
     }
 }
 
-/// Everything that an administrator would install and write, at its place.
+/// The packages to install, and everything that an administrator would write, at its place.
 fn fill(env: &Env, tree: &Path) {
     let put = |path: &str, mode: u32, text: &str| {
         let path = tree.join(path);
@@ -173,14 +250,11 @@ fn fill(env: &Env, tree: &Path) {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     };
-    let unit = |name: &str| fs::read_to_string(units().join(name)).unwrap();
-    for name in ["weir-kernel.service", "weir.service", "agents.slice"] {
-        put(&format!("usr/lib/systemd/system/{name}"), 0o644, &unit(name));
-    }
-    put("etc/systemd/system/coder.service.d/weir-agent.conf", 0o644, &unit("weir-agent.conf"));
-    put("usr/lib/sysusers.d/weir.conf", 0o644, &(unit("weir.sysusers") + "u agent-coder - - - -\n"));
-    put("usr/lib/tmpfiles.d/weir.conf", 0o644, &unit("weir.tmpfiles"));
-    stripped_binary(env, &tree.join("usr/bin/weir"));
+    let packages = Packages::of_this_run().unwrap();
+    fs::create_dir_all(tree.join("opt/smoke")).unwrap();
+    fs::copy(packages.debian(), tree.join("opt/smoke/weir.deb")).unwrap();
+    packages.later_debian(&env.dir().join("later"), &tree.join("opt/smoke/later.deb")).unwrap();
+    fs::copy(packages.tarball(), tree.join("opt/smoke/static.tar.gz")).unwrap();
 
     let (ca, issuer) = (Ca::new().unwrap(), Issuer::start().unwrap());
     let leaf = ca.issue(&[postgres::NAME]).unwrap();
@@ -191,21 +265,33 @@ fn fill(env: &Env, tree: &Path) {
     for (path, document) in issuer.documents(ISSUER).unwrap() {
         put(&format!("opt/smoke/issuer{path}"), 0o644, &document.to_string());
     }
-    put("etc/weir/weir.toml", 0o644, &configuration());
-    put("etc/weir/db-ca.pem", 0o644, ca.pem());
-    put("etc/weir/credentials/orders-db", 0o600, postgres::PASSWORD);
-    put("etc/systemd/system/weir.service.d/credentials.conf", 0o644, CREDENTIALS);
+    // Copied to /etc/weir once the package is there.
+    put("opt/smoke/etc/weir.toml", 0o644, &configuration());
+    put("opt/smoke/etc/db-ca.pem", 0o644, ca.pem());
+    put("opt/smoke/etc/credentials/orders-db", 0o600, postgres::PASSWORD);
+    put("opt/smoke/credentials.conf", 0o644, CREDENTIALS);
     put("etc/coder.token", 0o600, &issuer.token(&json!({ "iss": ISSUER })).unwrap());
     put("etc/hosts", 0o644, &format!("127.0.0.1 localhost vm {}\n", postgres::NAME));
     put("opt/smoke/agent-hosts", 0o644, "127.0.0.1 localhost\n");
 
-    put("opt/smoke/agent", 0o755, include_str!("../vm/agent"));
-    put("opt/smoke/run", 0o755, include_str!("../vm/smoke"));
-    put("usr/lib/systemd/system/issuer.service", 0o644, include_str!("../vm/issuer.service"));
-    put("usr/lib/systemd/system/smoke.service", 0o644, include_str!("../vm/smoke.service"));
-    put("usr/lib/systemd/system/coder.service", 0o644, include_str!("../vm/coder.service"));
-    enable(tree, "multi-user.target", &["issuer.service", "smoke.service", "weir.service"]);
-    enable(tree, "sysinit.target", &["weir-kernel.service"]);
+    for (name, text) in [
+        ("agent", include_str!("../vm/agent")),
+        ("lifecycle", include_str!("../vm/lifecycle")),
+        ("prober", include_str!("../vm/prober")),
+        ("run", include_str!("../vm/smoke")),
+    ] {
+        put(&format!("opt/smoke/{name}"), 0o755, text);
+    }
+    put("usr/lib/sysusers.d/coder.conf", 0o644, "u agent-coder - - - -\n");
+    for (name, text) in [
+        ("coder.service", include_str!("../vm/coder.service")),
+        ("issuer.service", include_str!("../vm/issuer.service")),
+        ("prober.service", include_str!("../vm/prober.service")),
+        ("smoke.service", include_str!("../vm/smoke.service")),
+    ] {
+        put(&format!("usr/lib/systemd/system/{name}"), 0o644, text);
+    }
+    enable(tree, "multi-user.target", &["issuer.service", "smoke.service"]);
 }
 
 const CREDENTIALS: &str = "[Service]\nLoadCredential=orders-db:/etc/weir/credentials/orders-db\n";
@@ -229,11 +315,4 @@ fn enable(tree: &Path, target: &str, names: &[&str]) {
     for name in names {
         symlink(format!("/usr/lib/systemd/system/{name}"), wants.join(name)).unwrap();
     }
-}
-
-/// The debug build has many times its size in symbols, and an emulated disk is slow.
-fn stripped_binary(env: &Env, to: &Path) {
-    fs::create_dir_all(to.parent().unwrap()).unwrap();
-    let stripped = Command::new("strip").arg("-o").arg(to).arg(env.weir_path()).status().unwrap();
-    assert!(stripped.success());
 }

@@ -11,8 +11,10 @@ mod deny;
 mod fmt;
 mod fuzz;
 mod lint;
+mod package;
 mod paths;
 mod rust_src;
+mod sbom;
 mod setup;
 mod shell;
 mod test;
@@ -34,6 +36,8 @@ enum Task {
     Setup,
     /// Build the `weir` binary with its eBPF programs
     Build(build::Args),
+    /// The Debian package and the static tarball, reproducible, with SBOM and checksums
+    Package(package::Args),
     /// The main job for real, told as a story
     Demo(demo::DemoArgs),
     /// Figures side by side with what else one would use, as a table and JSON
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Setup => setup::run(setup::Scope::Test),
         Task::Build(args) => build::run(&args),
+        Task::Package(args) => package::run(&args),
         Task::Demo(args) => demo::demo(&args),
         Task::Bench(args) => demo::bench(&args),
         Task::Test(args) => test::run(&args),

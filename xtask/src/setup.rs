@@ -12,6 +12,9 @@ const BPF_LINKER: (&str, &str) = ("bpf-linker", "0.10.3");
 
 /// `a|b`: either will do, the last is installed.
 const BUILD_PACKAGES: &[&str] = &["build-essential", "libclang-14-dev|libclang-dev"];
+/// `dpkg-shlibdeps` and the compiler of the static binary's C code.
+const PACKAGE_PACKAGES: &[&str] = &["dpkg-dev", "musl-tools"];
+const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.8.0");
 const TEST_PACKAGES: &[&str] = &[
     "bind9",
     "bind9-dnsutils|dnsutils",
@@ -41,19 +44,27 @@ const USERS: [&str; 2] = ["weir", "agent-coder"];
 pub(crate) enum Scope {
     /// Enough to build the binary.
     Build,
+    /// Enough to make the packages.
+    Package,
     /// Enough to run every test.
     Test,
 }
 
 pub(crate) fn run(scope: Scope) -> Result {
     let mut packages = BUILD_PACKAGES.to_vec();
-    if scope == Scope::Test {
-        packages.extend(TEST_PACKAGES);
+    match scope {
+        Scope::Build => {}
+        Scope::Package => packages.extend(PACKAGE_PACKAGES),
+        Scope::Test => packages.extend(TEST_PACKAGES),
     }
     apt_install(&packages)?;
     toolchain::ensure()?;
     rust_src::ensure()?;
     cargo_tool(BPF_LINKER)?;
+    if scope == Scope::Package {
+        cargo_tool(CARGO_DEB)?;
+        static_target()?;
+    }
     if scope == Scope::Test {
         for user in USERS {
             add_user(user)?;
@@ -72,6 +83,25 @@ pub(crate) fn cargo_tool((name, version): (&str, &str)) -> Result {
     }
     shell::step(&format!("cargo install {name} {version}"), || {
         shell::run(&mut shell::cargo(["install", name, "--version", version, "--locked", "--quiet"])?)
+    })
+}
+
+/// Cargo's own directory: where registries' sources and installed programs are.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("CARGO_HOME").or_else(|| set("HOME").map(|home| home.join(".cargo"))).ok_or("HOME is not set".to_owned())
+}
+
+/// The standard library for static binaries.
+fn static_target() -> Result {
+    let target = format!("{}-unknown-linux-musl", shell::output(&mut shell::command("uname", ["-m"]))?.trim());
+    let words = ["--print", "target-libdir", "--target", &target];
+    let libraries = shell::output(&mut shell::command("rustc", words))?;
+    if Path::new(libraries.trim()).exists() {
+        return Ok(());
+    }
+    shell::step(&format!("rustup target add {target}"), || {
+        shell::run(&mut shell::command("rustup", ["target", "add", &target]))
     })
 }
 

@@ -11,13 +11,16 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, paths, setup, shell, vm_image};
+use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 7] = ["kernel", "bypass", "identity", "postgres", "record", "failure", VM_SMOKE];
+const REQUIRED: [&str; 8] =
+    ["kernel", "bypass", "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE];
 const SYSTEM_CRATE: &str = "system-tests";
-/// Needs a disk image besides.
+/// Needs the packages, which are release builds.
+const PACKAGE: &str = "package";
+/// Installs the package in a virtual machine: needs a disk image besides.
 const VM_SMOKE: &str = "vm-smoke";
 
 /// How long one test program may take before it is killed and counted as failed.
@@ -25,7 +28,7 @@ const TIME_LIMIT: &str = "20m";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, vm-smoke, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, package, vm-smoke, or another file of tests/tests
     suites: Vec<String>,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]
@@ -127,6 +130,9 @@ impl Program {
         let mut environment: BTreeMap<&str, PathBuf> = BTreeMap::new();
         environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
         environment.insert("WEIR_CACHE", paths::cache()?);
+        if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
+            environment.insert("WEIR_PACKAGES", package::ensure()?);
+        }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
         }

@@ -1,7 +1,7 @@
 //! The disk image of the virtual machine in which suite vm-smoke sees real systemd and the real root cgroup.
 //!
 //! A minimal Debian 12 with a PostgreSQL, made once by debootstrap and kept in the cache under the hash of what went
-//! into it. The test adds the binary and the units to a copy.
+//! into it. The test adds the packages to a copy, and installs them there.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use crate::{Result, paths, rust_src, shell};
 
 const SUITE: &str = "bookworm";
-/// busybox serves the issuer's documents.
+/// busybox serves the issuer's documents; bpftool tells which programs are loaded and in effect.
 const PACKAGES: &str =
-    "busybox,ca-certificates,dbus,iproute2,linux-image-cloud-amd64,postgresql,procps,systemd,systemd-sysv,udev";
+    "bpftool,busybox,ca-certificates,dbus,iproute2,linux-image-cloud-amd64,postgresql,procps,systemd,systemd-sysv,udev";
 const SIZE: &str = "2500M";
 
 /// In the new system: what the package manager leaves that a test does not need, and a serial console that only the

@@ -1,0 +1,237 @@
+//! `cargo xtask package`: the Debian package and the static tarball, with completions, manual pages, an SBOM and checksums.
+//!
+//! Both are reproducible: the same commit, built anywhere with the same compilers, has the same bytes. Every path of this
+//! machine is mapped to one that is the same everywhere, and every time is the commit's. `--verify` builds a second time,
+//! from a clone at another path, and compares.
+//!
+//! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
+//! tarball's needs nothing of the system (musl), and knows the users and groups of /etc only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Result, paths, sbom, setup, shell};
+
+const PRODUCT: &str = "weir";
+/// Where the paths of the machine that builds lead in what is built.
+const MAPPED: [&str; 4] = ["/usr/src/weir", "/usr/src/target", "/usr/src/cargo", "/usr/src/rust"];
+const SUMS: &str = "SHA256SUMS";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Build again from a clone at another path and compare every byte; takes twice as long
+    #[arg(long)]
+    verify: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result {
+    let made = ensure()?;
+    if args.verify {
+        shell::step("build again, elsewhere", || verify(&made))?;
+    }
+    print!("{}", read(&made.join(SUMS))?);
+    println!("in {}", made.display());
+    Ok(())
+}
+
+/// Makes the packages of the work tree; the directory with all of them, and nothing else.
+pub(crate) fn ensure() -> Result<PathBuf> {
+    setup::run(setup::Scope::Package)?;
+    shell::step("package", || Build::new(&paths::root(), &paths::target()?.join("package"))?.all())
+}
+
+/// The same commit, cloned to another path and built with another output directory.
+fn verify(made: &Path) -> Result {
+    let changed = shell::output(&mut shell::command("git", ["status", "--porcelain"]))?;
+    if !changed.is_empty() {
+        return Err(format!("only a commit can be built again; these files differ from it:\n{changed}"));
+    }
+    let elsewhere = paths::cache()?.join("package-verify");
+    let clone = elsewhere.join("a-clone/with-another-path");
+    remove(&elsewhere)?;
+    shell::run(shell::command("git", ["clone", "--quiet"]).arg(paths::root()).arg(&clone))?;
+    let again = Build::new(&clone, &elsewhere.join("output"))?.all()?;
+    let (first, second) = (read(&made.join(SUMS))?, read(&again.join(SUMS))?);
+    if first != second {
+        return Err(format!("not the same bytes.\n{}\n{first}{}\n{second}", made.display(), again.display()));
+    }
+    println!("    the same bytes, twice");
+    remove(&elsewhere)
+}
+
+/// One build: where its sources are, and where its output goes.
+struct Build {
+    source: PathBuf,
+    output: PathBuf,
+    /// The commit's time, in seconds: the time of everything that is made.
+    epoch: String,
+    version: String,
+    /// `x86_64`
+    machine: String,
+}
+
+impl Build {
+    fn new(source: &Path, output: &Path) -> Result<Self> {
+        let git = |words: &[&str]| shell::output(shell::command("git", words).current_dir(source));
+        let machine = shell::output(&mut shell::command("uname", ["-m"]))?.trim().to_owned();
+        Ok(Self {
+            source: source.to_path_buf(),
+            output: output.to_path_buf(),
+            epoch: git(&["log", "-1", "--format=%ct"])?.trim().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine,
+        })
+    }
+
+    fn all(&self) -> Result<PathBuf> {
+        let made = self.output.join("made");
+        remove(&made)?;
+        create(&made)?;
+        let (system, fixed) = (self.target("gnu"), self.target("musl"));
+        shell::step("build: for the system's C library", || self.compile(&system))?;
+        let generated = self.generate(&system)?;
+        self.debian(&system, &made)?;
+        shell::step("build: static", || self.compile(&fixed))?;
+        self.tarball(&fixed, &generated, &made)?;
+        copy(&generated.join("weir.cdx.json"), &made.join(format!("{PRODUCT}-{}.cdx.json", self.version)), 0o644)?;
+        let sums = shell::output(shell::command("sh", ["-c", "sha256sum -- *"]).current_dir(&made))?;
+        write(&made.join(SUMS), &sums)?;
+        Ok(made)
+    }
+
+    fn target(&self, library: &str) -> String {
+        format!("{}-unknown-linux-{library}", self.machine)
+    }
+
+    fn release(&self, target: &str) -> PathBuf {
+        self.output.join(target).join("release")
+    }
+
+    fn compile(&self, target: &str) -> Result {
+        let words = ["build", "--locked", "--release", "--package", PRODUCT, "--target", target];
+        let mut cargo = shell::command(&shell::cargo_program(), words);
+        self.reproducibly(&mut cargo)?;
+        // For crates with C code. Linking is the system's, with start files and libc from rustup.
+        let fixed = self.target("musl").replace('-', "_");
+        cargo.env(format!("CC_{fixed}"), "musl-gcc");
+        // libclang, which reads their headers, finds the compiler's and musl's own only if it is told.
+        let compilers = shell::output(&mut shell::command("gcc", ["-print-file-name=include"]))?;
+        let headers = format!("-isystem {} -isystem /usr/include/{}-linux-musl", compilers.trim(), self.machine);
+        cargo.env(format!("BINDGEN_EXTRA_CLANG_ARGS_{fixed}"), headers);
+        shell::run(&mut cargo)
+    }
+
+    /// Nothing of this machine gets into what is built: no path, no time, no setting of the caller's.
+    fn reproducibly(&self, command: &mut Command) -> Result {
+        let sysroot = shell::output(&mut shell::command("rustc", ["--print", "sysroot"]))?;
+        let from = [self.source.clone(), self.output.clone(), setup::cargo_home()?, PathBuf::from(sysroot.trim())];
+        let maps = || from.iter().zip(MAPPED).map(|(from, to)| format!("{}={to}", from.display()));
+        // The later of two maps that match counts: the output directory may lie in the clone, or the other way round.
+        let rust = maps().map(|map| format!("--remap-path-prefix={map}")).collect::<Vec<_>>();
+        let c = maps().map(|map| format!("-ffile-prefix-map={map}")).collect::<Vec<_>>();
+        command.current_dir(&self.source).env("CARGO_TARGET_DIR", &self.output).env("SOURCE_DATE_EPOCH", &self.epoch);
+        command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", rust.join("\x1f")).env("CFLAGS", c.join(" "));
+        // Names of functions stay, for backtraces. Line tables would make it many times as large.
+        command.env("CARGO_PROFILE_RELEASE_DEBUG", "none").env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+        command.env("CARGO_INCREMENTAL", "0");
+        Ok(())
+    }
+
+    /// What the binary says of itself, and the SBOM, beside the binary: the assets in gateway/Cargo.toml name them there.
+    fn generate(&self, target: &str) -> Result<PathBuf> {
+        let generated = self.release(target).join("package");
+        remove(&generated)?;
+        create(&generated)?;
+        let binary = self.release(target).join(PRODUCT);
+        let weir = |words: &[&str]| shell::output(Command::new(&binary).args(words));
+        for (shell, file) in [("bash", "weir.bash"), ("zsh", "_weir"), ("fish", "weir.fish")] {
+            write(&generated.join(file), &weir(&["completions", shell])?)?;
+        }
+        weir(&["man", &generated.join("man").to_string_lossy()])?;
+        write(&generated.join("weir.cdx.json"), &sbom::cyclonedx(&self.source, target, &self.epoch)?)?;
+        Ok(generated)
+    }
+
+    /// By cargo-deb, from `[package.metadata.deb]`.
+    fn debian(&self, target: &str, made: &Path) -> Result {
+        let words =
+            ["deb", "--quiet", "--no-build", "--no-strip", "--locked", "--package", PRODUCT, "--target", target];
+        let mut cargo = shell::command(&shell::cargo_program(), words);
+        self.reproducibly(&mut cargo)?;
+        shell::run(cargo.arg("--output").arg(made))
+    }
+
+    /// A tree as it lies below `/`, so that installing it is unpacking it. Configuration is an example only: unpacking a new
+    /// version must not undo what an administrator wrote.
+    fn tarball(&self, target: &str, generated: &Path, made: &Path) -> Result {
+        let name = format!("{PRODUCT}-{}-{}-linux-static", self.version, self.machine);
+        let stage = self.output.join("stage");
+        remove(&stage)?;
+        let root = stage.join(&name);
+        copy(&self.release(target).join(PRODUCT), &root.join("usr/bin/weir"), 0o755)?;
+        let systemd = self.source.join("systemd");
+        for (from, to) in [
+            ("weir.service", "usr/lib/systemd/system/weir.service"),
+            ("weir-kernel.service", "usr/lib/systemd/system/weir-kernel.service"),
+            ("agents.slice", "usr/lib/systemd/system/agents.slice"),
+            ("weir-agent.conf", "usr/lib/weir/weir-agent.conf"),
+            ("weir.sysusers", "usr/lib/sysusers.d/weir.conf"),
+            ("weir.tmpfiles", "usr/lib/tmpfiles.d/weir.conf"),
+            ("weir.toml", "usr/share/doc/weir/examples/weir.toml"),
+        ] {
+            copy(&systemd.join(from), &root.join(to), 0o644)?;
+        }
+        for document in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+            copy(&self.source.join(document), &root.join("usr/share/doc/weir").join(document), 0o644)?;
+        }
+        for (from, to) in [
+            ("weir.bash", "usr/share/bash-completion/completions/weir"),
+            ("_weir", "usr/share/zsh/vendor-completions/_weir"),
+            ("weir.fish", "usr/share/fish/vendor_completions.d/weir.fish"),
+            ("weir.cdx.json", "usr/share/doc/weir/weir.cdx.json"),
+        ] {
+            copy(&generated.join(from), &root.join(to), 0o644)?;
+        }
+        let pages = generated.join("man");
+        for page in fs::read_dir(&pages).map_err(|e| format!("{}: {e}", pages.display()))?.flatten() {
+            copy(&page.path(), &root.join("usr/share/man/man1").join(page.file_name()), 0o644)?;
+        }
+        let archive = made.join(format!("{name}.tar.gz"));
+        let script = r#"tar --create --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$1" "$2" \
+            | gzip --no-name --best > "$3""#;
+        let mut tar = shell::command("sh", ["-ec", script, "sh", &self.epoch, &name]);
+        shell::run(tar.arg(&archive).current_dir(&stage))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result {
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn create(path: &Path) -> Result {
+    fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn remove(path: &Path) -> Result {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {e}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// With this very mode, whatever the umask and the checkout say.
+fn copy(from: &Path, to: &Path, mode: u32) -> Result {
+    use std::os::unix::fs::PermissionsExt;
+    for directory in to.ancestors().skip(1).filter(|directory| !directory.exists()).collect::<Vec<_>>().iter().rev() {
+        create(directory)?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+            .map_err(|e| format!("{}: {e}", directory.display()))?;
+    }
+    fs::copy(from, to).map_err(|e| format!("{} to {}: {e}", from.display(), to.display()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).map_err(|e| format!("{}: {e}", to.display()))
+}

@@ -45,6 +45,9 @@ fn build() -> Result<(), String> {
     for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS"] {
         command.env_remove(name);
     }
+    for (name, _) in env::vars().filter(|(name, _)| name.starts_with("CARGO_PROFILE_")) {
+        command.env_remove(name);
+    }
     let output = command.output().map_err(|error| format!("cargo did not start: {error}"))?;
     if !output.status.success() {
         return Err(format!("cargo failed:\n{}", String::from_utf8_lossy(&output.stderr)));

@@ -1,8 +1,10 @@
 //! `cargo xtask package`: the Debian package and the static tarball, with completions, manual pages, an SBOM and checksums.
 //!
-//! Both are reproducible: the same commit, built anywhere with the same compilers, has the same bytes. Every path of this
-//! machine is mapped to one that is the same everywhere, and every time is the commit's. `--verify` builds a second time,
-//! from a clone at another path, and compares.
+//! Both are reproducible: the same commit, built by the same compilers at the same place, has the same bytes, wherever the
+//! clone is. The build sees the clone and its output at fixed paths, in a mount namespace of its own (cargo puts the path of a
+//! crate outside its workspace into the names of symbols, which no compiler flag takes out again), the other paths of this
+//! machine are mapped to some that are the same everywhere, and every time is the commit's. `--verify` builds a second
+//! time, from another clone, and compares.
 //!
 //! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
 //! tarball's needs nothing of the system (musl), and knows the users and groups of /etc only.
@@ -10,17 +12,31 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::{Result, paths, sbom, setup, shell};
 
 const PRODUCT: &str = "weir";
-/// Where the paths of the machine that builds lead in what is built.
-const MAPPED: [&str; 4] = ["/usr/src/weir", "/usr/src/target", "/usr/src/cargo", "/usr/src/rust"];
+/// Where the build sees the clone and its output.
+const SOURCE: &str = "/mnt/weir";
+const OUTPUT: &str = "/mnt/target";
+/// Makes it so (`$1` is the clone, `$2` the output directory), and runs the rest. The two are opened first: they may lie
+/// below what the new mount hides.
+const AT_FIXED_PATHS: &str = r#"
+exec 3<"$1" 4<"$2"
+mount -t tmpfs -o size=64k fixed /mnt
+mkdir /mnt/weir /mnt/target
+mount --no-canonicalize --bind /proc/self/fd/3 /mnt/weir
+mount --no-canonicalize --bind /proc/self/fd/4 /mnt/target
+exec 3<&- 4<&-
+cd /mnt/weir
+shift 2
+exec "$@""#;
 const SUMS: &str = "SHA256SUMS";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Build again from a clone at another path and compare every byte; takes twice as long
+    /// Build again from another clone and compare every byte; takes twice as long
     #[arg(long)]
     verify: bool,
 }
@@ -35,10 +51,15 @@ pub(crate) fn run(args: &Args) -> Result {
     Ok(())
 }
 
-/// Makes the packages of the work tree; the directory with all of them, and nothing else.
+/// Makes the packages of the work tree, once a run; the directory with all of them, and nothing else.
 pub(crate) fn ensure() -> Result<PathBuf> {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(made) = MADE.get() {
+        return Ok(made.clone());
+    }
     setup::run(setup::Scope::Package)?;
-    shell::step("package", || Build::new(&paths::root(), &paths::target()?.join("package"))?.all())
+    let made = shell::step("package", || Build::new(&paths::root(), &paths::target()?.join("package"))?.all())?;
+    Ok(MADE.get_or_init(|| made).clone())
 }
 
 /// The same commit, cloned to another path and built with another output directory.
@@ -109,9 +130,7 @@ impl Build {
     }
 
     fn compile(&self, target: &str) -> Result {
-        let words = ["build", "--locked", "--release", "--package", PRODUCT, "--target", target];
-        let mut cargo = shell::command(&shell::cargo_program(), words);
-        self.reproducibly(&mut cargo)?;
+        let mut cargo = self.cargo(&["build", "--locked", "--release", "--package", PRODUCT, "--target", target])?;
         // For crates with C code. Linking is the system's, with start files and libc from rustup.
         let fixed = self.target("musl").replace('-', "_");
         cargo.env(format!("CC_{fixed}"), "musl-gcc");
@@ -122,20 +141,28 @@ impl Build {
         shell::run(&mut cargo)
     }
 
-    /// Nothing of this machine gets into what is built: no path, no time, no setting of the caller's.
-    fn reproducibly(&self, command: &mut Command) -> Result {
+    /// Cargo, so that nothing of this machine gets into what it builds: no path, no time, no setting of the caller's.
+    fn cargo(&self, words: &[&str]) -> Result<Command> {
+        create(&self.output)?;
+        let mut namespace = vec!["--mount", "--propagation", "private"];
+        if !shell::is_root() {
+            namespace.push("--map-root-user");
+        }
+        let mut command = shell::command("unshare", namespace);
+        command.args(["sh", "-ec", AT_FIXED_PATHS, "sh"]).args([&self.source, &self.output]);
+        command.arg(shell::cargo_program()).args(words);
         let sysroot = shell::output(&mut shell::command("rustc", ["--print", "sysroot"]))?;
-        let from = [self.source.clone(), self.output.clone(), setup::cargo_home()?, PathBuf::from(sysroot.trim())];
-        let maps = || from.iter().zip(MAPPED).map(|(from, to)| format!("{}={to}", from.display()));
-        // The later of two maps that match counts: the output directory may lie in the clone, or the other way round.
+        let cargo_home = setup::cargo_home()?.display().to_string();
+        let maps = [(SOURCE, "weir"), (OUTPUT, "target"), (cargo_home.as_str(), "cargo"), (sysroot.trim(), "rust")];
+        let maps = || maps.iter().map(|(from, to)| format!("{from}=/usr/src/{to}"));
         let rust = maps().map(|map| format!("--remap-path-prefix={map}")).collect::<Vec<_>>();
         let c = maps().map(|map| format!("-ffile-prefix-map={map}")).collect::<Vec<_>>();
-        command.current_dir(&self.source).env("CARGO_TARGET_DIR", &self.output).env("SOURCE_DATE_EPOCH", &self.epoch);
+        command.env("CARGO_TARGET_DIR", OUTPUT).env("SOURCE_DATE_EPOCH", &self.epoch);
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", rust.join("\x1f")).env("CFLAGS", c.join(" "));
         // Names of functions stay, for backtraces. Line tables would make it many times as large.
         command.env("CARGO_PROFILE_RELEASE_DEBUG", "none").env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
         command.env("CARGO_INCREMENTAL", "0");
-        Ok(())
+        Ok(command)
     }
 
     /// What the binary says of itself, and the SBOM, beside the binary: the assets in gateway/Cargo.toml name them there.
@@ -157,9 +184,8 @@ impl Build {
     fn debian(&self, target: &str, made: &Path) -> Result {
         let words =
             ["deb", "--quiet", "--no-build", "--no-strip", "--locked", "--package", PRODUCT, "--target", target];
-        let mut cargo = shell::command(&shell::cargo_program(), words);
-        self.reproducibly(&mut cargo)?;
-        shell::run(cargo.arg("--output").arg(made))
+        let name = made.strip_prefix(&self.output).map_err(|e| format!("{}: {e}", made.display()))?;
+        shell::run(self.cargo(&words)?.arg("--output").arg(Path::new(OUTPUT).join(name)))
     }
 
     /// A tree as it lies below `/`, so that installing it is unpacking it. Configuration is an example only: unpacking a new

@@ -30,7 +30,8 @@ pub(super) fn local(unix_ms: u64) -> String {
 }
 
 fn broken_down(unix_ms: u64) -> Option<libc::tm> {
-    let seconds = libc::time_t::try_from(unix_ms / 1000).ok()?;
+    // Of the call's own type, which the crate does not want to be named where it has changed (musl).
+    let seconds = (unix_ms / 1000).try_into().ok()?;
     // SAFETY: all-zero bytes are a value of this plain struct of integers and a pointer that is not followed.
     let mut time: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid for the call, which keeps neither.

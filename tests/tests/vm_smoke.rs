@@ -223,8 +223,10 @@ impl Said {
         self.assert_verdict("reinstall.gateway", "active");
     }
 
-    /// Nothing but the recordings, which are whole.
+    /// With an agent alive only after a detach; then nothing stays but the agent and the recordings, which are whole.
     fn assert_purge(&self) {
+        self.assert_verdict("purge.agents", "refused");
+        self.assert_verdict("purge.agent-lives", "yes");
         self.assert_verdict("purge", "0");
         self.assert_verdict("purge.left", "");
         self.assert_verdict("purge.kept", "/var/lib/weir/recordings");

@@ -108,13 +108,9 @@ fn the_bytes_that_are_forwarded_are_the_bytes_that_came() {
         drop(gateway);
         let heard = tap.heard.lock().unwrap().clone();
         let heard = heard.strip_suffix(GOODBYE).unwrap();
-        let heard: String = heard.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(
-            heard.ends_with(sent),
-            "in pieces of {piece}: {} bytes sent, {} heard",
-            sent.len() / 2,
-            heard.len() / 2
-        );
+        let sent: Vec<u8> =
+            (0..sent.len()).step_by(2).map(|at| u8::from_str_radix(&sent[at..at + 2], 16).unwrap()).collect();
+        assert!(heard.ends_with(&sent), "in pieces of {piece}: {} bytes sent, {} heard", sent.len(), heard.len());
         replies.push(digest.to_owned());
         shop.postgres.sql("DELETE FROM payments WHERE note LIKE 'piece %'").unwrap();
     }

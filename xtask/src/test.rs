@@ -15,8 +15,7 @@ use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 8] =
-    ["kernel", "bypass", "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE];
+const REQUIRED: [&str; 8] = ["kernel", "bypass", "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE];
 const SYSTEM_CRATE: &str = "system-tests";
 /// Needs the packages, which are release builds.
 const PACKAGE: &str = "package";

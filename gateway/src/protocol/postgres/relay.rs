@@ -71,7 +71,7 @@ pub(super) enum End {
 impl End {
     /// Reading from the client failed, or there was nowhere to read to.
     fn client(error: io::Error) -> Self {
-        if error.get_ref().is_some_and(|inner| inner.is::<NoRoom>()) { NoRoom.into() } else { Self::Client(error) }
+        error.downcast::<NoRoom>().map_or_else(Self::Client, Self::from)
     }
 
     fn report(&self) -> Option<Report> {

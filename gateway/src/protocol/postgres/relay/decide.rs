@@ -228,7 +228,7 @@ impl Relay<'_> {
             for statement in statements {
                 let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
                 operation.actions.extend(statement.actions.iter().filter(runs).cloned());
-                operation.text += &format!(" [{}: {}]", name.word(), statement.redacted);
+                operation.text = format!("{} [{}: {}]", operation.text, name.word(), statement.redacted);
                 tagged |= statement.class != Class::Untouched;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));

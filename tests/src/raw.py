@@ -65,3 +65,11 @@ def close(name):
 
 
 sync = msg(b"S")
+
+
+def show(s, stream, sql):
+    """Runs a simple query and prints its errors, then its rows and command tags."""
+    s.sendall(query(sql))
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag in b"DC"])

@@ -245,13 +245,11 @@ fn what_explain_says_is_what_happens() {
 #[test]
 fn init_writes_what_runs_and_check_takes_it() {
     let env = Env::new().unwrap();
-    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = server.local_addr().unwrap().port();
-    let script = format!(
-        "import socket, sys; s = socket.create_connection(('127.0.0.1', {port})); print('up', flush=True); sys.stdin.read()"
-    );
+    // Of what is on the host's loopback only servers by their well-known ports are targets.
+    let _server = std::net::TcpListener::bind("127.0.0.77:5432").unwrap();
+    let script = "import socket, sys; s = socket.create_connection(('127.0.0.77', 5432)); print('up', flush=True); sys.stdin.read()";
     // A bystander: nothing is intercepted yet when somebody runs `weir init`.
-    let agent = env.bystander_as(AGENT_USER, "/usr/bin/python3").args(["-c", &script]).start().unwrap();
+    let agent = env.bystander_as(AGENT_USER, "/usr/bin/python3").args(["-c", script]).start().unwrap();
     agent.wait_for("up", PATIENCE).unwrap();
     let file = env.dir().join("started.toml");
     let pid = agent.pid().to_string();
@@ -261,10 +259,7 @@ fn init_writes_what_runs_and_check_takes_it() {
     let written = run(&words);
     assert!(written.success(), "{written:?}");
     let text = fs::read_to_string(&file).unwrap();
-    assert!(
-        text.contains("\"observe\"") && text.contains(AGENT_USER) && text.contains(&format!("127.0.0.1:{port}")),
-        "{text}"
-    );
+    assert!(text.contains("\"observe\"") && text.contains(AGENT_USER) && text.contains("127.0.0.77:5432"), "{text}");
     assert!(!run(&words).success(), "an existing file is not overwritten");
     let checked = run(&["--config", file.to_str().unwrap(), "check"]);
     assert!(checked.success(), "{checked:?}\n{text}");

@@ -77,12 +77,8 @@ fn sql_that_fails_to_make_a_name_changes_nothing_that_it_stands_for() {
         .shop
         .raw(
             r#"
-def run(sql):
-    s.sendall(query(sql))
-    seen = until(stream, b"Z")
-    errors(seen)
-    print([body for tag, body in seen if tag in b"DC"])
 s, stream = session()
+def run(sql): show(s, stream, sql)
 s.sendall(parse(b"x", b"SELECT id, card_number FROM payments WHERE note IN (SELECT ssn FROM customers)") + sync)
 until(stream, b"Z")
 s.sendall(parse(b"y", b"DELETE FROM payments WHERE id = 1 OR true") + sync)
@@ -154,12 +150,8 @@ fn prepared_statements_of_sql_are_executed_as_what_they_are() {
         .shop
         .raw(
             r#"
-def run(sql):
-    s.sendall(query(sql))
-    seen = until(stream, b"Z")
-    errors(seen)
-    print([body for tag, body in seen if tag in b"DC"])
 s, stream = session()
+def run(sql): show(s, stream, sql)
 run(b"PREPARE ok AS SELECT count(*) FROM orders")
 run(b"EXECUTE ok")
 run(b"PREPARE two AS SELECT 2; EXECUTE two")

@@ -78,6 +78,9 @@ enum Expected {
 /// A statement that runs.
 pub(super) struct Running {
     pub(super) forwarded: Forwarded,
+    /// Of a simple query or a function call: the batch that it is. What the client has bound in later ones, sent ahead, is not
+    /// touched by the end of its transaction.
+    pub(super) batch: u64,
     pub(super) set: Arc<TaggedSet>,
     /// It touches a tagged table: its texts are withheld.
     pub(super) tagged: bool,
@@ -124,6 +127,7 @@ impl Running {
     pub(super) fn new(forwarded: Forwarded, set: Arc<TaggedSet>) -> Box<Self> {
         Box::new(Self {
             forwarded,
+            batch: u64::MAX,
             set,
             tagged: false,
             ends_transaction: false,
@@ -430,8 +434,9 @@ impl<'s> Replies<'s> {
         self.state = transaction_state(message)?;
         let batch = match self.answered_one() {
             Some(Expected::Query(running) | Expected::FunctionCall(running)) => {
+                let batch = running.batch;
                 self.finish(running, None);
-                None
+                Some(batch)
             }
             Some(Expected::Sync { batch }) => Some(batch),
             _ => None,
@@ -443,7 +448,7 @@ impl<'s> Replies<'s> {
     fn transaction_may_have_ended(&mut self, batch: Option<u64>) {
         if self.state == TransactionState::Idle {
             self.transaction_tagged = false;
-            // A simple query is answered before anything of a later batch is bound.
+            // What the gateway asks for itself is asked when nothing of a later batch was sent.
             self.names.transaction_ended(batch.unwrap_or(u64::MAX));
         }
     }

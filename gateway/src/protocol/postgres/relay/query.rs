@@ -10,7 +10,7 @@ use crate::protocol::postgres::reply::{Fault, Running, Until};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged};
 use crate::protocol::postgres::wire::{self, Report, Severity};
-use crate::session::{Decision, Exact, Judgement, ReplySummary};
+use crate::session::{Decision, Exact, Forwarded, Judgement, ReplySummary};
 
 /// What looking at a statement before it runs has brought.
 enum Probed {
@@ -76,18 +76,24 @@ impl Relay<'_> {
         match self.session.decide(&judgement, range, exact).await? {
             Decision::Permit(permit) => {
                 let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-                self.replies.function_call(Running::new(forwarded, Arc::clone(&catalog.set)));
+                self.call(forwarded, &catalog);
             }
             Decision::Denial(denial) => self.deny(&denial, Answer::Query).await?,
             Decision::Hold(held) => {
                 if let Outcome::Permit(permit) = self.hold(held, Answer::Query).await? {
                     let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-                    self.replies.function_call(Running::new(forwarded, Arc::clone(&catalog.set)));
+                    self.call(forwarded, &catalog);
                 }
             }
         }
         self.next_batch();
         Ok(())
+    }
+
+    fn call(&mut self, forwarded: Forwarded, catalog: &Catalog) {
+        let mut running = Running::new(forwarded, Arc::clone(&catalog.set));
+        running.batch = self.batch;
+        self.replies.function_call(running);
     }
 
     async fn forward_query(
@@ -116,6 +122,7 @@ impl Relay<'_> {
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
         let mut running = running(judged, forwarded, tagged);
         running.checked = checked;
+        running.batch = self.batch;
         self.replies.query(running);
         self.went(judged);
         Ok(())

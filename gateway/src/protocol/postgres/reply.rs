@@ -5,16 +5,19 @@
 //! masked by the description that came before them, error texts of statements that touch tagged tables are withheld, and
 //! what is left is passed on in runs, without a copy of its own. Bytes in, bytes out: no socket, no clock.
 
+mod plan;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::plan::{Plan, plan};
 use super::catalog::TaggedSet;
 use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared};
 use super::wire::{
     self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
 };
-use crate::mask::{CellFormat, CellType, Hits, Masked, MaskedBuffer, Masker, NeedsMasking, RowPlan};
+use crate::mask::{Hits, Masked, MaskedBuffer, Masker, NeedsMasking};
 use crate::session::{Forwarded, ReplySummary};
 
 /// While the client has this much to take, nothing more is made of the target's messages.
@@ -96,14 +99,6 @@ pub(super) struct Running {
     plan: Option<Arc<Plan>>,
     hits: Hits,
     summary: ReplySummary,
-}
-
-/// How rows of one description are treated.
-struct Plan {
-    rows: RowPlan,
-    columns: usize,
-    /// Whether any column has a mask of its own.
-    tagged: bool,
 }
 
 /// What the gateway asks the target for itself, while nothing else is owed.
@@ -873,45 +868,6 @@ enum Row {
 enum Shown {
     ToClient,
     Hidden,
-}
-
-fn plan(masker: &Masker, set: &TaggedSet, columns: &[Column], formats: Option<&[i16]>) -> Plan {
-    let format = |index: usize, column: &Column| match formats {
-        None => column.format,
-        Some([]) => 0,
-        Some([all]) => *all,
-        Some(each) => each.get(index).copied().unwrap_or(0),
-    };
-    let rows = masker.plan(columns.iter().enumerate().map(|(index, column)| {
-        (set.masks(column.table, column.attribute), cell_format(column.type_oid, format(index, column)))
-    }));
-    let tagged = columns.iter().any(|column| !set.masks(column.table, column.attribute).is_empty());
-    Plan { rows, columns: columns.len(), tagged }
-}
-
-/// The types that masks tell apart, by the oids of PostgreSQL's `pg_type.dat`.
-fn cell_format(type_oid: u32, format: i16) -> CellFormat {
-    let cell_type = match type_oid {
-        16 => CellType::Bool,
-        17 => CellType::Bytea,
-        20 => CellType::Int8,
-        21 => CellType::Int2,
-        23 => CellType::Int4,
-        18 | 19 | 25 | 705 | 1042 | 1043 => CellType::Text,
-        114 => CellType::Json,
-        700 => CellType::Float4,
-        701 => CellType::Float8,
-        1082 => CellType::Date,
-        1114 | 1184 => CellType::Timestamp,
-        1700 => CellType::Numeric,
-        2950 => CellType::Uuid,
-        3802 => CellType::Jsonb,
-        199 | 143 | 1000..=1003 | 1005..=1017 | 1021 | 1022 | 1028 | 1115 | 1182 | 1185 | 1231 | 2951 | 3807 => {
-            CellType::Array
-        }
-        _ => CellType::Other,
-    };
-    if format == 0 { CellFormat::Text(cell_type) } else { CellFormat::Binary(cell_type) }
 }
 
 fn described(tag: u8, message: &[u8]) -> Result<Columns, Malformed> {

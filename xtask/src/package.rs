@@ -3,7 +3,7 @@
 //! Both are reproducible: the same commit, built by the same compilers at the same place, has the same bytes, wherever the
 //! clone is. The build sees the clone and its output at fixed paths, in a mount namespace of its own (cargo puts the path of a
 //! crate outside its workspace into the names of symbols, which no compiler flag takes out again), the other paths of this
-//! machine are mapped to some that are the same everywhere, and every time is the commit's. `--verify` builds a second
+//! machine are mapped to some that are the same everywhere, and every file's time is the commit's. `--verify` builds a second
 //! time, from another clone, and compares.
 //!
 //! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
@@ -32,6 +32,8 @@ exec 3<&- 4<&-
 cd /mnt/weir
 shift 2
 exec "$@""#;
+/// What compilers take for the time (`__DATE__`). Not the commit's: every new commit would have all C code compiled anew.
+const COMPILED: &str = "0";
 const SUMS: &str = "SHA256SUMS";
 
 #[derive(clap::Args)]
@@ -157,7 +159,7 @@ impl Build {
         let maps = || maps.iter().map(|(from, to)| format!("{from}=/usr/src/{to}"));
         let rust = maps().map(|map| format!("--remap-path-prefix={map}")).collect::<Vec<_>>();
         let c = maps().map(|map| format!("-ffile-prefix-map={map}")).collect::<Vec<_>>();
-        command.env("CARGO_TARGET_DIR", OUTPUT).env("SOURCE_DATE_EPOCH", &self.epoch);
+        command.env("CARGO_TARGET_DIR", OUTPUT).env("SOURCE_DATE_EPOCH", COMPILED);
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", rust.join("\x1f")).env("CFLAGS", c.join(" "));
         // Names of functions stay, for backtraces. Line tables would make it many times as large.
         command.env("CARGO_PROFILE_RELEASE_DEBUG", "none").env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
@@ -185,7 +187,8 @@ impl Build {
         let words =
             ["deb", "--quiet", "--no-build", "--no-strip", "--locked", "--package", PRODUCT, "--target", target];
         let name = made.strip_prefix(&self.output).map_err(|e| format!("{}: {e}", made.display()))?;
-        shell::run(self.cargo(&words)?.arg("--output").arg(Path::new(OUTPUT).join(name)))
+        let mut cargo = self.cargo(&words)?;
+        shell::run(cargo.env("SOURCE_DATE_EPOCH", &self.epoch).arg("--output").arg(Path::new(OUTPUT).join(name)))
     }
 
     /// A tree as it lies below `/`, so that installing it is unpacking it. Configuration is an example only: unpacking a new

@@ -1,8 +1,8 @@
 //! The gateway process: start-up order, its threads, reload, drain.
 //!
 //! It starts as root, starts the witness (which attaches the programs), opens its doors, and drops every privilege before
-//! it reads a byte from anybody. Then each shard, a thread with a runtime of its own, accepts connections and serves them
-//! to their end; a control thread has the admin socket, the resolver, signals and the watchdog.
+//! it reads a byte from anybody. Then connections are accepted and served by threads of their own (see [`crate::shards`]); a
+//! control thread has the admin socket, the resolver, signals and the watchdog.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,8 +12,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -21,12 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::accept;
 use crate::admin;
 use crate::config::{self, Config, ConfigErrors};
 use crate::engine::{Engine, StartError};
 use crate::intercept::{self, DnsSocket, Interceptor};
 use crate::record::event::Event;
+use crate::shards::{HEARTBEAT, Shards};
 use crate::witness::{self, Witness, WitnessConfig, WitnessError};
 
 /// How long sessions may go on after the gateway was told to stop.
@@ -38,12 +36,10 @@ const CLOSING_TIME: Duration = Duration::from_secs(6);
 const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How often recordings are held against the configured age and size.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// A shard that has not turned its loop for this long is hung, and the watchdog is left to bite.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The service manager may be so slow to hear of a change. A sign of life does not wait: the next one follows.
 const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
-/// After an accept error that would repeat at once (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the last session ended.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 /// Why the daemon did not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +54,13 @@ pub enum ServeError {
     Start(#[from] StartError),
     #[error("the witness died: nothing can be identified, so nothing is served")]
     WitnessLost,
-    #[error("a shard ended by itself")]
+    #[error("a serving thread ended by itself")]
     ShardLost,
 }
 
 /// What must be opened before the privileges go.
 struct Doors {
-    listeners: Vec<[TcpListener; 2]>,
+    listeners: [TcpListener; 2],
     dns: [DnsSocket; 2],
 }
 
@@ -84,13 +80,16 @@ pub fn serve(config_path: &Path) -> Result<(), ServeError> {
         witness.into_parts().map_err(|source| ServeError::Io { what: "the witness's socket".to_owned(), source })?;
 
     let runtime = runtime()?;
+    let shard_count = shard_count(&config);
     let engine = {
         let _inside = runtime.enter();
         Engine::start(config_path, config, witness.clone())?
     };
     let (stop, stopping) = watch::channel(false);
-    let shards = Shards::start(&engine, &interceptor, doors.listeners, &stopping)?;
-    let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, admin, &shards));
+    let drain_time = DRAIN_TIME + CLOSING_TIME;
+    let mut shards = Shards::start(&engine, &interceptor, doors.listeners, shard_count, stopping, drain_time)
+        .map_err(|source| ServeError::Io { what: "cannot start a thread".to_owned(), source })?;
+    let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, admin, &mut shards));
     runtime.block_on(drain(&engine, &stop));
     shards.join();
     engine.store().close(if ended.is_ok() { "told to stop" } else { "failed" });
@@ -110,7 +109,7 @@ impl Doors {
         raise_descriptor_limit().map_err(failed("cannot raise the limit of open files".to_owned()))?;
         let ports = "is another gateway running? `weir status` tells";
         Ok(Self {
-            listeners: intercept::listeners(gateway.port, shard_count(config))
+            listeners: intercept::listeners(gateway.port)
                 .map_err(failed(format!("cannot listen on port {} ({ports})", gateway.port)))?,
             dns: intercept::dns_sockets(gateway.dns_port)
                 .map_err(failed(format!("cannot open the resolver's port {} ({ports})", gateway.dns_port)))?,
@@ -156,116 +155,6 @@ fn runtime() -> Result<tokio::runtime::Runtime, ServeError> {
         .map_err(|source| ServeError::Io { what: "cannot start a runtime".to_owned(), source })
 }
 
-/// The threads that serve connections.
-struct Shards {
-    threads: Vec<JoinHandle<()>>,
-    beats: Vec<Arc<AtomicU64>>,
-}
-
-impl Shards {
-    fn start(
-        engine: &Arc<Engine>,
-        interceptor: &Interceptor,
-        listeners: Vec<[TcpListener; 2]>,
-        stopping: &watch::Receiver<bool>,
-    ) -> Result<Self, ServeError> {
-        let mut shards = Self { threads: Vec::new(), beats: Vec::new() };
-        for (number, pair) in listeners.into_iter().enumerate() {
-            let runtime = runtime()?;
-            let beat = Arc::new(AtomicU64::new(0));
-            let shard = Shard {
-                engine: Arc::clone(engine),
-                interceptor: interceptor.clone(),
-                beat: Arc::clone(&beat),
-                stopping: stopping.clone(),
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("shard-{number}"))
-                .spawn(move || runtime.block_on(shard.run(pair)))
-                .map_err(|source| ServeError::Io { what: "cannot start a thread".to_owned(), source })?;
-            shards.threads.push(thread);
-            shards.beats.push(beat);
-        }
-        Ok(shards)
-    }
-
-    fn any_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
-    }
-
-    /// Sum of all loops turned, or None if one of the shards stands still since `last`.
-    fn beats(&self, last: &mut Vec<u64>) -> bool {
-        let now: Vec<u64> = self.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect();
-        let alive = last.len() != now.len() || now.iter().zip(last.iter()).all(|(now, last)| now != last);
-        *last = now;
-        alive
-    }
-
-    fn join(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a shard panicked");
-            }
-        }
-    }
-}
-
-#[derive(Clone)]
-struct Shard {
-    engine: Arc<Engine>,
-    interceptor: Interceptor,
-    beat: Arc<AtomicU64>,
-    stopping: watch::Receiver<bool>,
-}
-
-impl Shard {
-    async fn run(self, listeners: [TcpListener; 2]) {
-        let [v4, v6] = listeners;
-        let beating = self.clone().keep_beating();
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            () = self.accept(v4) => {}
-            () = self.accept(v6) => {}
-            () = beating => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
-        }
-        // Nothing is accepted any more; the sessions that are open go on until they end or are ended.
-        let drained = async {
-            while self.engine.has_sessions() {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        };
-        let _ = timeout(DRAIN_TIME + CLOSING_TIME, drained).await;
-    }
-
-    async fn accept(&self, listener: TcpListener) {
-        let listener = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "a listener cannot be used"),
-        };
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let (engine, interceptor) = (Arc::clone(&self.engine), self.interceptor.clone());
-                    tokio::spawn(accept::connection(engine, interceptor, stream, peer));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn keep_beating(self) {
-        let mut tick = interval(HEARTBEAT / 2);
-        loop {
-            tick.tick().await;
-            self.beat.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Everything that is not a connection, until the daemon is told to stop or has to.
 async fn control(
     engine: &Arc<Engine>,
@@ -273,14 +162,13 @@ async fn control(
     witness: &Witness,
     dns: [DnsSocket; 2],
     admin: admin::Listener,
-    shards: &Shards,
+    shards: &mut Shards,
 ) -> Result<(), ServeError> {
     let signals =
         |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot wait for signals".to_owned(), source });
     let (mut term, mut int, mut hup) =
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
     let [dns4, dns6] = dns;
-    let mut last_beats = Vec::new();
     let mut heartbeat = interval(2 * HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let background = async {
@@ -307,10 +195,10 @@ async fn control(
                 if shards.any_ended() {
                     return Err(ServeError::ShardLost);
                 }
-                if shards.beats(&mut last_beats) {
+                if shards.all_beat() {
                     notify(&[NotifyState::Watchdog]);
                 } else {
-                    tracing::error!("a shard stands still");
+                    tracing::error!("a serving thread stands still");
                 }
             }
             _ = &mut background => return Err(ServeError::ShardLost),
@@ -394,7 +282,7 @@ async fn drain(engine: &Engine, stop: &watch::Sender<bool>) {
     let _ = stop.send(true);
     let ended = async {
         while engine.has_sessions() {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            tokio::time::sleep(DRAIN_POLL).await;
         }
     };
     if timeout(DRAIN_TIME, ended).await.is_err() {

@@ -212,12 +212,11 @@ fn parse_event(bytes: &[u8]) -> Option<DeniedEvent> {
     })
 }
 
-/// `count` pairs of listeners (one pair a shard, SO_REUSEPORT) on 127.0.0.1 and ::1, non-blocking. The one on 127.0.0.1
-/// also takes the v4-mapped connects of IPv6 sockets. On a host without IPv6 both are on 127.0.0.1.
-pub fn listeners(port: u16, count: usize) -> io::Result<Vec<[TcpListener; 2]>> {
+/// Listeners on 127.0.0.1 and ::1, non-blocking. The one on 127.0.0.1 also takes the v4-mapped connects of IPv6 sockets. On
+/// a host without IPv6 both are on 127.0.0.1.
+pub fn listeners(port: u16) -> io::Result<[TcpListener; 2]> {
     let second = if has_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
-    let pair = || Ok([listener(Ipv4Addr::LOCALHOST.into(), port)?, listener(second, port)?]);
-    (0..count).map(|_| pair()).collect()
+    Ok([listener(Ipv4Addr::LOCALHOST.into(), port)?, listener(second, port)?])
 }
 
 /// Whether ::1 is there: IPv6 may be compiled out, turned off at boot, or by sysctl.
@@ -344,6 +343,14 @@ fn send(socket: &UdpSocket, answer: &[u8], to: DnsPeer) -> io::Result<()> {
         }
     };
     Ok(())
+}
+
+/// Lets the calling thread run where nobody else would (`SCHED_BATCH`): being woken, it interrupts no thread that runs.
+pub(crate) fn take_no_cpu_from_others() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads one sched_param; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives up every privilege for good: supplementary groups, uid and gid, all capability sets and the bounding set, new

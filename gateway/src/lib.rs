@@ -22,6 +22,7 @@ pub mod protocol;
 pub mod record;
 pub mod secret;
 pub mod session;
+pub(crate) mod shards;
 pub mod show;
 pub mod splice;
 pub mod target;

@@ -146,7 +146,7 @@ impl Env {
     pub fn gateway_config(&self) -> String {
         format!(
             "[gateway]\nagents = [\"{0}/agents\"]\nattach = \"{0}\"\nuser = \"{GATEWAY_USER}\"\n\
-             runtime_dir = \"{1}\"\nstate_dir = \"{2}\"\nbpf_dir = \"{3}\"\nport = {4}\ndns_port = {5}\nshards = 1\n",
+             runtime_dir = \"{1}\"\nstate_dir = \"{2}\"\nbpf_dir = \"{3}\"\nport = {4}\ndns_port = {5}\nshards = 2\n",
             self.name,
             self.runtime_dir().display(),
             self.state_dir().display(),

@@ -117,7 +117,7 @@ impl Gateway {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, seen) = channel();
         let mut threads = Vec::new();
-        for listener in intercept::listeners(port, 1).unwrap().into_iter().flatten() {
+        for listener in intercept::listeners(port).unwrap() {
             listener.set_nonblocking(false).unwrap();
             nix::sys::socket::setsockopt(
                 &listener,
@@ -426,7 +426,7 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
     let output = scene.python("bystanders", script, &[&port, &dns_port]);
     assert_eq!(output.stdout, b"EPERM\nEPERM\nEPERM\nEPERM\n");
     // This process is in the gateway's cgroup.
-    drop(intercept::listeners(scene.ground.port, 2).unwrap());
+    drop(intercept::listeners(scene.ground.port).unwrap());
     drop(intercept::dns_sockets(scene.ground.dns_port).unwrap());
 }
 

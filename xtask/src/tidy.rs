@@ -15,7 +15,7 @@ const REQUIRED: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"];
 const UNSAFE: &[(&str, &str)] = &[
     ("gateway-ebpf/", "eBPF programs work on raw kernel pointers"),
     ("gateway/src/admin/sys.rs", "peer groups, pidfd and extended attributes: system calls without a safe wrapper"),
-    ("gateway/src/intercept.rs", "the kernel's events as they lie in the ring"),
+    ("gateway/src/intercept.rs", "the kernel's events as they lie in the ring; sched_setscheduler(2)"),
     ("gateway/src/witness/bpf.rs", "bpf(2)"),
     ("gateway/src/witness/cgroup.rs", "open_by_handle_at(2): a cgroup by its number"),
     ("gateway/src/witness/kernel.rs", "the socket option SO_NETNS_COOKIE"),

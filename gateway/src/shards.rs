@@ -1,0 +1,189 @@
+//! The threads that accept connections and serve them.
+//!
+//! One thread does nothing but accept, and gives each connection to the shard that has fewest; a shard is a thread with a
+//! runtime of its own that serves its connections to their end.
+//!
+//! Accepting has a thread of its own for the sake of connect(2). On loopback the listener is woken from within the client's
+//! connect, as a rule on the client's CPU, and a shard that takes that CPU over keeps the client waiting for as long as it
+//! works: that doubled the time of a connect. The accepting thread takes no CPU from anybody who runs (`SCHED_BATCH`).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{interval, timeout};
+
+use crate::accept;
+use crate::engine::Engine;
+use crate::intercept::{self, Interceptor};
+
+/// A thread that has not turned its loop for this long is hung, and the watchdog is left to bite.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Accepted connections that wait for a shard's thread. When all are full, they wait in the kernel's backlog.
+const QUEUE: usize = 256;
+/// After an accept error that would repeat at once (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the last session ended.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// The running threads.
+pub(crate) struct Shards {
+    threads: Vec<Thread>,
+}
+
+struct Thread {
+    handle: JoinHandle<()>,
+    beat: Arc<AtomicU64>,
+    last_beat: u64,
+}
+
+/// An accepted connection on its way to a shard.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    load: Load,
+}
+
+/// Each clone but the first is a connection that the shard has.
+type Load = Arc<()>;
+
+/// The way to one shard.
+struct Lane {
+    queue: mpsc::Sender<Accepted>,
+    load: Load,
+}
+
+impl Shards {
+    /// Starts `count` shards and the thread that accepts for them, until `stopping` says true. Sessions that are open then
+    /// go on for `drain` at most.
+    pub(crate) fn start(
+        engine: &Arc<Engine>,
+        interceptor: &Interceptor,
+        listeners: [TcpListener; 2],
+        count: usize,
+        stopping: watch::Receiver<bool>,
+        drain: Duration,
+    ) -> io::Result<Self> {
+        let mut threads = Vec::with_capacity(count + 1);
+        let mut lanes = Vec::with_capacity(count);
+        for number in 0..count {
+            let (queue, accepted) = mpsc::channel(QUEUE);
+            lanes.push(Lane { queue, load: Load::default() });
+            let (engine, interceptor) = (Arc::clone(engine), interceptor.clone());
+            let serve = async move { serve(engine, interceptor, accepted, drain).await };
+            threads.push(Thread::start(format!("shard-{number}"), serve)?);
+        }
+        threads.push(Thread::start("acceptor".to_owned(), accept_all(listeners, lanes, stopping))?);
+        Ok(Self { threads })
+    }
+
+    pub(crate) fn any_ended(&self) -> bool {
+        self.threads.iter().any(|thread| thread.handle.is_finished())
+    }
+
+    /// Whether each thread turned its loop since the last call.
+    pub(crate) fn all_beat(&mut self) -> bool {
+        // Each is asked: a thread that stands still must not hide what the others did.
+        self.threads.iter_mut().map(Thread::beat).fold(true, |all, beat| all & beat)
+    }
+
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            if thread.handle.join().is_err() {
+                tracing::error!("a thread panicked");
+            }
+        }
+    }
+}
+
+impl Thread {
+    fn start(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let beat = Arc::new(AtomicU64::new(1));
+        let beating = keep_beating(Arc::clone(&beat));
+        let handle = std::thread::Builder::new().name(name).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = work => {}
+                    () = beating => {}
+                }
+            });
+        })?;
+        Ok(Self { handle, beat, last_beat: 0 })
+    }
+
+    fn beat(&mut self) -> bool {
+        let last = std::mem::replace(&mut self.last_beat, self.beat.load(Ordering::Relaxed));
+        self.last_beat != last
+    }
+}
+
+async fn keep_beating(beat: Arc<AtomicU64>) {
+    let mut tick = interval(HEARTBEAT / 2);
+    loop {
+        tick.tick().await;
+        beat.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A shard: serves what it is given, until nothing more comes and its sessions have ended.
+async fn serve(engine: Arc<Engine>, interceptor: Interceptor, mut queue: mpsc::Receiver<Accepted>, drain: Duration) {
+    while let Some(Accepted { stream, peer, load }) = queue.recv().await {
+        let (engine, interceptor) = (Arc::clone(&engine), interceptor.clone());
+        tokio::spawn(async move {
+            match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => Box::pin(accept::connection(engine, interceptor, stream, peer)).await,
+                Err(error) => tracing::error!(%error, "an accepted connection cannot be served, and was closed"),
+            }
+            drop(load);
+        });
+    }
+    let drained = async {
+        while engine.has_sessions() {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    if timeout(drain, drained).await.is_err() {
+        tracing::warn!("sessions were cut off at the end of the drain time");
+    }
+}
+
+/// The accepting thread. Its end closes the shards' queues.
+async fn accept_all(listeners: [TcpListener; 2], lanes: Vec<Lane>, mut stopping: watch::Receiver<bool>) {
+    if let Err(error) = intercept::take_no_cpu_from_others() {
+        tracing::warn!(%error, "connects will take longer: the accepting thread runs like any other");
+    }
+    let [v4, v6] = listeners;
+    tokio::select! {
+        () = accept_on(v4, &lanes) => {}
+        () = accept_on(v6, &lanes) => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn accept_on(listener: TcpListener, lanes: &[Lane]) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a listener cannot be used"),
+    };
+    loop {
+        let accepted = async { listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) };
+        match accepted.await {
+            Ok((stream, peer)) => {
+                let Some(lane) = lanes.iter().min_by_key(|lane| Arc::strong_count(&lane.load)) else { return };
+                let accepted = Accepted { stream, peer, load: Arc::clone(&lane.load) };
+                if lane.queue.send(accepted).await.is_err() {
+                    return tracing::error!("a shard takes no more connections");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

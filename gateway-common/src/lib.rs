@@ -4,13 +4,17 @@
 #![no_std]
 
 /// Version of the maps' layout; names the pin directory, so that programs never meet maps of another shape.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// cgroups of agents and of the gateway lie at most this deep below the cgroup2 root (which is level 0).
 pub const MAX_LEVELS: u32 = 16;
 pub const MAX_AGENT_CGROUPS: usize = 1024;
 pub const MAX_AGENT_UIDS: usize = 1024;
 pub const MAX_NETNS: usize = 1024;
+/// Values of the map of network namespaces: the gateway listens there; it cannot, and says so. A namespace that is not in
+/// the map has not been looked at yet.
+pub const NETNS_SERVED: u32 = 1;
+pub const NETNS_CLOSED: u32 = 2;
 /// Ports at which servers of agents may be reached.
 pub const MAX_LISTEN: usize = 4096;
 /// Connects between SYN and accept; 184 bytes each, preallocated.
@@ -192,6 +196,8 @@ counters! {
     /// Connects of UDP sockets: libraries do it to learn a source address, so there is no event.
     DeniedUdpConnect = "denied_udp_connect",
     DeniedProtocol = "denied_protocol",
+    /// Connects and queries that wait until the gateway listens in their network namespace.
+    HeldNetns = "held_netns",
     /// The gateway does not listen in that network namespace.
     DeniedNetns = "denied_netns",
     /// The note could not be made.

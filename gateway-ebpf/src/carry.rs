@@ -8,8 +8,9 @@ use aya_log_ebpf::warn;
 use gateway_common::{Address, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_REDIRECTED, Settings};
 
 use crate::connect::v4;
-use crate::maps::{NOTES, PENDING, count, field, netns_cookie, settings};
+use crate::maps::{NOTES, PENDING, count, field, netns, netns_cookie, settings};
 
+const TIMEOUT_INIT: u32 = 1;
 const TCP_CONNECT: u32 = 3;
 const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE: u32 = 10;
@@ -22,7 +23,7 @@ const AF_INET: u32 = 2;
 #[inline(always)]
 pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     let op = field!(ctx.ops, op);
-    if op != TCP_CONNECT && op != PASSIVE_ESTABLISHED && op != STATE && op != TCP_LISTEN {
+    if op != TIMEOUT_INIT && op != TCP_CONNECT && op != PASSIVE_ESTABLISHED && op != STATE && op != TCP_LISTEN {
         return 1;
     }
     let Some(settings) = settings() else { return 1 };
@@ -31,12 +32,23 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
         return 1;
     }
     match op {
+        TIMEOUT_INIT => hold_briefly(ctx, sk),
         TCP_CONNECT => connecting(ctx, sk),
         PASSIVE_ESTABLISHED => accepted(ctx, settings, sk),
         STATE => state_changed(ctx),
         _ => listening(sk),
     }
     1
+}
+
+/// A held SYN is sent again soon, and not after the usual second: in 20 ms, 40 ms and so on, 2.5 s in all, where the kernel
+/// has 250 ticks a second.
+#[inline(always)]
+fn hold_briefly(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    const TICKS: u32 = 5;
+    if NOTES.get(sk).is_some_and(|note| note.flags & NOTE_REDIRECTED != 0 && netns(note.netns_cookie).is_none()) {
+        ctx.set_reply(TICKS);
+    }
 }
 
 /// Process context, just before the SYN.

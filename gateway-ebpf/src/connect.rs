@@ -7,12 +7,12 @@ use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::error;
 use gateway_common::{
-    Address, Counter, DNS_PORT, Endpoint, MAPPED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED, Settings,
+    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED, Settings,
 };
 
 use crate::agent::{self, Task};
 use crate::dns;
-use crate::maps::{NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
+use crate::maps::{NOTES, count, detached, field, netns, netns_cookie, refuse, refuse_loudly, report, settings};
 
 pub const ALLOW: i32 = 1;
 pub const ECONNREFUSED: i32 = 111;
@@ -47,7 +47,7 @@ pub fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
             if is_loopback(&destination.address) && is_own_server(ctx, settings, &task, &destination) {
                 return leave_alone(sk, Counter::OwnServer);
             }
-            if NETNS.get_ptr(cookie).is_none() {
+            if !is_served_or_held(settings, &task, cookie, destination) {
                 return refuse_loudly(Counter::DeniedNetns, ECONNREFUSED, &task, cookie, destination);
             }
             if !take_note(sk, &task, cookie, destination, NOTE_REDIRECTED) {
@@ -80,6 +80,22 @@ pub fn getpeername(ctx: &SockAddrContext, hook: Hook) -> i32 {
 #[inline(always)]
 pub fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     field!(ctx.sock_addr, __bindgen_anon_1.sk)
+}
+
+/// Whether the gateway listens in this network namespace, or will find out at once whether it can: user space is told, and
+/// what the agent sends is dropped at the second gate until then (TCP sends it again).
+#[inline(always)]
+pub fn is_served_or_held(settings: &Settings, task: &Task, netns_cookie: u64, destination: Endpoint) -> bool {
+    match netns(netns_cookie) {
+        Some(state) => state == NETNS_SERVED,
+        // Before the first gateway nobody would listen.
+        None if settings.gateway_cgroup == 0 => false,
+        None => {
+            report(Counter::HeldNetns, task, netns_cookie, destination);
+            count(Counter::HeldNetns);
+            true
+        }
+    }
 }
 
 /// Writes the note, whole, over whatever an earlier connect left.

@@ -10,8 +10,10 @@ use gateway_common::{
 };
 
 use crate::agent::{self, Task};
-use crate::connect::{ALLOW, ECONNREFUSED, Hook, is_v4, read_address, socket, take_note, v4, write_address};
-use crate::maps::{NETNS, NOTES, RESOLVERS, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
+use crate::connect::{
+    ALLOW, ECONNREFUSED, Hook, is_served_or_held, is_v4, read_address, socket, take_note, v4, write_address,
+};
+use crate::maps::{NOTES, RESOLVERS, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
 
 /// Unconnected sends: DNS is rewritten, everything else refused.
 #[inline(always)]
@@ -54,7 +56,7 @@ pub fn redirect(
     destination: Endpoint,
     flags: u32,
 ) -> i32 {
-    if NETNS.get_ptr(cookie).is_none() {
+    if !is_served_or_held(settings, task, cookie, destination) {
         return refuse_loudly(Counter::DeniedNetns, ECONNREFUSED, task, cookie, destination);
     }
     let sk = socket(ctx);

@@ -9,15 +9,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockoptContext};
 use gateway_common::{
-    Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, Listen, NOTE_ACCEPTED, NOTE_DNS, NOTE_LISTENING,
-    Note, Settings,
+    Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, Listen, NETNS_SERVED, NOTE_ACCEPTED, NOTE_DNS,
+    NOTE_LISTENING, NOTE_REDIRECTED, Note, Settings,
 };
 
 use crate::agent::{self, Task};
 use crate::connect::{ALLOW, ECONNREFUSED, IPPROTO_TCP, IPPROTO_UDP, is_loopback, is_v4, v4};
 use crate::maps::{
-    DNS_FLOWS, LISTEN, NETNS, NOTES, count, detached, field, netns_cookie, refuse, refuse_loudly, report_inbound,
-    settings,
+    DNS_FLOWS, LISTEN, NOTES, count, detached, field, netns, netns_cookie, refuse, refuse_loudly, report,
+    report_inbound, settings,
 };
 
 const EPERM: i32 = 1;
@@ -31,6 +31,7 @@ const IPPROTO_IGMP: u32 = 2;
 const IPPROTO_ICMPV6: u32 = 58;
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 const LOOPBACK_DEVICE: u32 = 1;
+const TCP_SYN_SENT: u32 = 2;
 const TCP_LISTEN: u32 = 10;
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -67,6 +68,11 @@ pub fn sock_create(ctx: &SockContext) -> i32 {
     let Some(note) = NOTES.get_or_insert(ctx.sock) else { return refuse(Counter::DeniedNote, EPERM) };
     note.socket_cgroup_id = task.cgroup_id;
     note.socket_uid = task.uid;
+    let cookie = netns_cookie(ctx);
+    if settings.gateway_cgroup != 0 && netns(cookie).is_none() {
+        // Most agents have something to do between socket() and connect(): perhaps the gateway listens by then.
+        report(Counter::HeldNetns, &task, cookie, Endpoint { address: [0; 4], port: 0, protocol: protocol as u16 });
+    }
     ALLOW
 }
 
@@ -83,7 +89,7 @@ pub fn bind(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     let agent = agent::is_current(settings);
-    if agent || (ours && NETNS.get_ptr(netns_cookie(ctx)).is_some()) {
+    if agent || (ours && netns(netns_cookie(ctx)) == Some(NETNS_SERVED)) {
         return refuse(Counter::DeniedBind, EPERM);
     }
     ALLOW
@@ -153,12 +159,27 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     }
     let Some(packet) = Packet::read(ctx) else { return drop_packet() };
     let on_loopback = device == LOOPBACK_DEVICE && is_loopback(&packet.destination);
+    if on_loopback && note.as_ref().is_some_and(|note| is_held(sk, note, packet.protocol)) {
+        return DROP;
+    }
     let pass = match packet.protocol {
         IPPROTO_TCP => on_loopback || note.is_some_and(|note| answers_others(note, packet.source_port)),
         IPPROTO_UDP => on_loopback && note.is_some_and(|note| is_query(settings, &packet, note)),
         _ => false,
     };
     if pass { PASS } else { drop_packet() }
+}
+
+/// A SYN to the gateway, or a query to its resolver, from a network namespace in which the gateway does not listen (yet): TCP
+/// and resolvers send it again.
+#[inline(always)]
+fn is_held(sk: *mut bpf_sock, note: &Note, protocol: u32) -> bool {
+    let sent_first = match protocol {
+        IPPROTO_TCP => note.flags & NOTE_REDIRECTED != 0 && field!(sk, state) == TCP_SYN_SENT,
+        IPPROTO_UDP => note.flags & NOTE_DNS != 0,
+        _ => false,
+    };
+    sent_first && netns(note.netns_cookie) != Some(NETNS_SERVED)
 }
 
 /// An agent's socket, and not the gateway's end of an agent's connection, which has a copy of the note.

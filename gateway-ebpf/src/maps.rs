@@ -82,7 +82,7 @@ pub static DETACH: Array<Detach, 1> = Array::new();
 pub static AGENT_CGROUPS: HashMap<u64, u32, MAX_AGENT_CGROUPS> = HashMap::new();
 #[btf_map]
 pub static AGENT_UIDS: HashMap<u32, u32, MAX_AGENT_UIDS> = HashMap::new();
-/// Cookies of the network namespaces in which the gateway listens.
+/// Cookies of network namespaces: `NETNS_*`.
 #[btf_map]
 pub static NETNS: HashMap<u64, u32, MAX_NETNS> = HashMap::new();
 /// Ports at which agents' servers may be reached by others.
@@ -147,9 +147,9 @@ pub fn report_inbound(server: &Note, from: Endpoint) {
     report(Counter::DeniedInbound, &task, server.netns_cookie, from);
 }
 
-/// Puts a denied event into the ring buffer, a bounded number for each cgroup and second.
+/// Puts an event into the ring buffer, a bounded number for each cgroup and second.
 #[inline(always)]
-fn report(counter: Counter, task: &Task, netns_cookie: u64, destination: Endpoint) {
+pub fn report(counter: Counter, task: &Task, netns_cookie: u64, destination: Endpoint) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !within_rate(task.cgroup_id, now / 1_000_000_000) {
@@ -186,6 +186,13 @@ fn within_rate(cgroup_id: u64, second: u64) -> bool {
         }
     }
     EVENT_RATES.insert(cgroup_id, EventRate { second, count: 1 }, 0).is_ok()
+}
+
+/// What is known of a network namespace: `NETNS_*`.
+#[inline(always)]
+pub fn netns(cookie: u64) -> Option<u32> {
+    // SAFETY: the value is one word, and a stale one is as good as one read a moment earlier.
+    NETNS.get_ptr(cookie).map(|state| unsafe { *state })
 }
 
 /// The network namespace of the context's socket.

@@ -68,6 +68,9 @@ enum Command {
     /// The privileged half of the daemon; `serve` starts it.
     #[command(hide = true)]
     Witness,
+    /// Enters network namespaces for the witness, which starts it.
+    #[command(hide = true)]
+    Usher,
     /// Attach the kernel half, or say how it is.
     #[command(after_long_help = kernel::KERNEL_HELP)]
     Kernel(kernel::Kernel),
@@ -174,6 +177,7 @@ impl Cli {
                 start_logging()?;
                 crate::witness::run().map_err(Error::other).map(|()| 0)
             }
+            Command::Usher => crate::witness::run_usher().map_err(Error::other).map(|()| 0),
             Command::Kernel(kernel) => kernel.run(&config, out),
             Command::Detach(detach) => detach.run(&config, out),
             Command::Run(run) => run.run(&config),

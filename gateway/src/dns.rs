@@ -180,7 +180,7 @@ impl Dns {
                     continue;
                 }
             };
-            match interceptor.dns_origin(peer.source, peer.local) {
+            match interceptor.dns_origin(peer) {
                 Ok(origin) => self.answer_datagram(&query[..length], origin, &socket, peer, &evidence).await,
                 Err(error) => tracing::debug!(source = %peer.source, %error, "a query that no agent sent is ignored"),
             }

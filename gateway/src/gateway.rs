@@ -23,6 +23,7 @@ use crate::admin;
 use crate::config::{self, Config, ConfigErrors};
 use crate::engine::{Engine, StartError};
 use crate::intercept::{self, DnsSocket, Interceptor};
+use crate::namespaces::{Hints, listen_where_agents_are};
 use crate::record::event::Event;
 use crate::shards::{HEARTBEAT, Shards};
 use crate::witness::{self, Witness, WitnessConfig, WitnessError};
@@ -171,12 +172,15 @@ async fn control(
     let [dns4, dns6] = dns;
     let mut heartbeat = interval(2 * HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (hints, hinted) = Hints::new();
+    let ears = shards.ears().clone();
     let background = async {
         tokio::join!(
             engine.dns().serve_udp(dns4, interceptor.clone(), witness.clone()),
             engine.dns().serve_udp(dns6, interceptor.clone(), witness.clone()),
             admin::serve(admin, Arc::clone(engine)),
-            record_denied(engine, interceptor),
+            record_denied(engine, interceptor, hints),
+            listen_where_agents_are(engine, interceptor, witness, &ears, hinted),
             record_refused_names(engine),
             sweep(engine),
             watch_attachments(witness),
@@ -215,8 +219,8 @@ async fn reload(engine: &Arc<Engine>) {
     notify(&[NotifyState::Ready]);
 }
 
-/// What the kernel refused agents becomes records.
-async fn record_denied(engine: &Engine, interceptor: &Interceptor) {
+/// What the kernel refused agents becomes records; what it holds is passed on to those who can help.
+async fn record_denied(engine: &Engine, interceptor: &Interceptor, hints: Hints) {
     let mut events = match interceptor.denied_events() {
         Ok(events) => events,
         Err(error) => {
@@ -226,6 +230,10 @@ async fn record_denied(engine: &Engine, interceptor: &Interceptor) {
     };
     loop {
         let recorded = match events.next().await {
+            Ok(event) if event.is_held() => {
+                hints.send(event.origin.pid);
+                continue;
+            }
             Ok(denied) => engine.recorder().append(Event::from(denied)).await.map_err(io::Error::other),
             Err(error) => Err(error),
         };

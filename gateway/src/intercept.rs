@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SkStorage};
 use gateway_common::{
-    Address, COUNTER_NAMES, DNS_NETMASK, DNS_NETWORK, DnsFlow, Event, MAPPED, NOTE_ACCEPTED, NOTE_DNS, Note,
+    Address, COUNTER_NAMES, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Event, MAPPED, NOTE_ACCEPTED, NOTE_DNS, Note,
 };
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, sockopt};
 use socket2::{Domain, Socket, Type};
@@ -31,12 +31,11 @@ struct Maps {
     notes: SkStorage<MapData, Note>,
     dns_flows: HashMap<MapData, DnsFlow, Note>,
     events: Mutex<Option<RingBuf<MapData>>>,
-    netns_cookie: u64,
 }
 
 impl std::fmt::Debug for Maps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Maps").field("netns_cookie", &self.netns_cookie).finish_non_exhaustive()
+        f.debug_struct("Maps").finish_non_exhaustive()
     }
 }
 
@@ -60,7 +59,6 @@ impl Interceptor {
                 notes: SkStorage::try_from(Map::SkStorage(open(notes)?)).map_err(io::Error::other)?,
                 dns_flows: HashMap::try_from(Map::LruHashMap(open(dns_flows)?)).map_err(io::Error::other)?,
                 events: Mutex::new(Some(RingBuf::try_from(Map::RingBuf(open(events)?)).map_err(io::Error::other)?)),
-                netns_cookie: crate::witness::own_netns_cookie()?,
             }),
         })
     }
@@ -74,9 +72,9 @@ impl Interceptor {
         Ok(origin_of(&note, canonical(peer)))
     }
 
-    /// The origin of a DNS query, whose `destination` is the resolver that the agent asked. `source` is the datagram's
-    /// sender; `local` the address it was sent to (IP_PKTINFO): 127.64.0.0/24 or ::1.
-    pub fn dns_origin(&self, source: SocketAddr, local: IpAddr) -> Result<Origin, InterceptError> {
+    /// The origin of a DNS query, whose `destination` is the resolver that the agent asked.
+    pub fn dns_origin(&self, peer: DnsPeer) -> Result<Origin, InterceptError> {
+        let DnsPeer { source, local, netns_cookie } = peer;
         let rewritten = match local {
             IpAddr::V4(address) => address.to_bits() & DNS_NETMASK == DNS_NETWORK,
             IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
@@ -85,7 +83,7 @@ impl Interceptor {
             return Err(InterceptError::Mismatch("it was not sent to the resolver's address"));
         }
         let flow = DnsFlow {
-            netns_cookie: self.maps.netns_cookie,
+            netns_cookie,
             source: address_words(source.ip()),
             source_port: u32::from(source.port()),
             destination: address_words(local)[3],
@@ -160,6 +158,13 @@ pub struct DeniedEvent {
     pub reason: &'static str,
     /// IP protocol number, 6 for TCP.
     pub protocol: u16,
+}
+
+impl DeniedEvent {
+    /// It is not refused (yet): the gateway does not listen in that network namespace, and the kernel half waits for it.
+    pub fn is_held(&self) -> bool {
+        self.reason == COUNTER_NAMES[Counter::HeldNetns as usize]
+    }
 }
 
 /// The reader of the ring buffer.
@@ -241,13 +246,13 @@ pub fn dns_sockets(port: u16) -> io::Result<[DnsSocket; 2]> {
 fn dns_socket_v4(port: u16) -> io::Result<DnsSocket> {
     let socket = bound(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), Type::DGRAM, Some(b"lo"))?;
     nix::sys::socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-    Ok(DnsSocket { socket: socket.into(), registered: OnceLock::new() })
+    DnsSocket::new(socket.into())
 }
 
 fn dns_socket_v6(port: u16) -> io::Result<DnsSocket> {
     let socket = bound(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), Type::DGRAM, None)?;
     nix::sys::socket::setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-    Ok(DnsSocket { socket: socket.into(), registered: OnceLock::new() })
+    DnsSocket::new(socket.into())
 }
 
 fn bound(address: SocketAddr, kind: Type, device: Option<&[u8]>) -> io::Result<Socket> {
@@ -271,26 +276,69 @@ fn bound(address: SocketAddr, kind: Type, device: Option<&[u8]>) -> io::Result<S
 #[derive(Debug)]
 pub struct DnsSocket {
     socket: UdpSocket,
+    netns_cookie: u64,
     registered: OnceLock<tokio::net::UdpSocket>,
+}
+
+impl From<DnsSocket> for OwnedFd {
+    fn from(socket: DnsSocket) -> Self {
+        socket.socket.into()
+    }
 }
 
 /// One received query.
 #[derive(Clone, Copy, Debug)]
 pub struct DnsPeer {
     pub source: SocketAddr,
-    /// Where it was sent to: what [`Interceptor::dns_origin`] takes.
+    /// Where it was sent to (IP_PKTINFO): 127.64.0.0/24 or ::1.
     pub local: IpAddr,
+    /// Of the socket that received it.
+    pub netns_cookie: u64,
 }
 
 impl DnsSocket {
+    pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
+        Ok(Self { netns_cookie: crate::witness::netns_cookie(&socket)?, socket, registered: OnceLock::new() })
+    }
+
     /// Call it on a tokio runtime, always the same. Datagrams longer than the buffer are cut.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<(usize, DnsPeer)> {
-        self.registered()?.async_io(Interest::READABLE, || receive(&self.socket, buffer)).await
+        self.registered()?.async_io(Interest::READABLE, || self.receive(buffer)).await
     }
 
     /// Answers from the address that was asked.
     pub async fn send(&self, answer: &[u8], to: DnsPeer) -> io::Result<()> {
         self.registered()?.async_io(Interest::WRITABLE, || send(&self.socket, answer, to)).await
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, DnsPeer)> {
+        let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+        let mut slices = [IoSliceMut::new(buffer)];
+        let message = recvmsg::<SockaddrStorage>(
+            self.socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::MSG_DONTWAIT,
+        )?;
+        let local = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr))))
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
+            _ => None,
+        });
+        let source = message.address.as_ref().and_then(|address| {
+            address
+                .as_sockaddr_in()
+                .map(|v4| SocketAddr::from(std::net::SocketAddrV4::from(*v4)))
+                .or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::from(std::net::SocketAddrV6::from(*v6))))
+        });
+        match (source, local) {
+            (Some(source), Some(local)) => {
+                Ok((message.bytes, DnsPeer { source, local, netns_cookie: self.netns_cookie }))
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram without its addresses")),
+        }
     }
 
     fn registered(&self) -> io::Result<&tokio::net::UdpSocket> {
@@ -299,30 +347,6 @@ impl DnsSocket {
             let _ = self.registered.set(tokio::net::UdpSocket::from_std(self.socket.try_clone()?)?);
         }
         self.registered.get().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, DnsPeer)> {
-    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-    let local = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr))))
-        }
-        ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
-        _ => None,
-    });
-    let source = message.address.as_ref().and_then(|address| {
-        address
-            .as_sockaddr_in()
-            .map(|v4| SocketAddr::from(std::net::SocketAddrV4::from(*v4)))
-            .or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::from(std::net::SocketAddrV6::from(*v6))))
-    });
-    match (source, local) {
-        (Some(source), Some(local)) => Ok((message.bytes, DnsPeer { source, local })),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram without its addresses")),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod ids;
 pub mod intercept;
 pub mod mask;
+pub(crate) mod namespaces;
 pub mod origin;
 pub mod policy;
 pub mod protocol;

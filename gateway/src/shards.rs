@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{interval, timeout};
 
 use crate::accept;
@@ -33,10 +35,19 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// The running threads.
 pub(crate) struct Shards {
     threads: Vec<Thread>,
+    ears: Ears,
+}
+
+/// Accepts at further listeners: those in other network namespaces.
+#[derive(Clone)]
+pub(crate) struct Ears {
+    acceptor: Handle,
+    lanes: Arc<Vec<Lane>>,
 }
 
 struct Thread {
     handle: JoinHandle<()>,
+    runtime: Handle,
     beat: Arc<AtomicU64>,
     last_beat: u64,
 }
@@ -77,8 +88,15 @@ impl Shards {
             let serve = async move { serve(engine, interceptor, accepted, drain).await };
             threads.push(Thread::start(format!("shard-{number}"), serve)?);
         }
-        threads.push(Thread::start("acceptor".to_owned(), accept_all(listeners, lanes, stopping))?);
-        Ok(Self { threads })
+        let lanes = Arc::new(lanes);
+        let acceptor = Thread::start("acceptor".to_owned(), accept_all(listeners, Arc::clone(&lanes), stopping))?;
+        let ears = Ears { acceptor: acceptor.runtime.clone(), lanes };
+        threads.push(acceptor);
+        Ok(Self { threads, ears })
+    }
+
+    pub(crate) fn ears(&self) -> &Ears {
+        &self.ears
     }
 
     pub(crate) fn any_ended(&self) -> bool {
@@ -92,11 +110,22 @@ impl Shards {
     }
 
     pub(crate) fn join(self) {
-        for thread in self.threads {
+        let Self { threads, ears } = self;
+        // The shards' queues close with the last way to them.
+        drop(ears);
+        for thread in threads {
             if thread.handle.join().is_err() {
                 tracing::error!("a thread panicked");
             }
         }
+    }
+}
+
+impl Ears {
+    /// Accepts on the accepting thread, until the handle aborts it.
+    pub(crate) fn listen(&self, listener: TcpListener) -> AbortHandle {
+        let lanes = Arc::clone(&self.lanes);
+        self.acceptor.spawn(async move { accept_on(listener, &lanes).await }).abort_handle()
     }
 }
 
@@ -105,6 +134,7 @@ impl Thread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let beat = Arc::new(AtomicU64::new(1));
         let beating = keep_beating(Arc::clone(&beat));
+        let own = runtime.handle().clone();
         let handle = std::thread::Builder::new().name(name).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -113,7 +143,7 @@ impl Thread {
                 }
             });
         })?;
-        Ok(Self { handle, beat, last_beat: 0 })
+        Ok(Self { handle, runtime: own, beat, last_beat: 0 })
     }
 
     fn beat(&mut self) -> bool {
@@ -152,8 +182,8 @@ async fn serve(engine: Arc<Engine>, interceptor: Interceptor, mut queue: mpsc::R
     }
 }
 
-/// The accepting thread. Its end closes the shards' queues.
-async fn accept_all(listeners: [TcpListener; 2], lanes: Vec<Lane>, mut stopping: watch::Receiver<bool>) {
+/// The accepting thread. At its end nothing is accepted any more, in no namespace.
+async fn accept_all(listeners: [TcpListener; 2], lanes: Arc<Vec<Lane>>, mut stopping: watch::Receiver<bool>) {
     if let Err(error) = intercept::take_no_cpu_from_others() {
         tracing::warn!(%error, "connects will take longer: the accepting thread runs like any other");
     }

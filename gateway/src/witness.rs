@@ -11,13 +11,16 @@ mod client;
 mod evidence;
 mod files;
 mod kernel;
+mod namespaces;
 pub(crate) mod privileges;
 mod redact;
 mod removal;
 mod serve;
+mod usher;
 mod wire;
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use self::wire::{Answer, Question, SecretBytes};
 use crate::config::{AgentMatch, Config, TokenSource};
-use crate::intercept::Interceptor;
+use crate::intercept::{DnsSocket, Interceptor};
 use crate::origin::{Evidence, Origin};
 use crate::secret::Secret;
 use crate::target::CredentialSource;
@@ -191,6 +194,12 @@ pub fn run() -> io::Result<()> {
     serve::run()
 }
 
+/// The usher's main loop: what the hidden command `weir usher` runs, with the socket as its standard input. It returns when
+/// the witness is gone.
+pub fn run_usher() -> io::Result<()> {
+    usher::run()
+}
+
 /// A witness that has attached everything, as `spawn` returns it.
 #[derive(Debug)]
 pub struct WitnessProcess {
@@ -269,9 +278,55 @@ impl Witness {
         self.shared.ask(Question::Configure(config)).await.map(drop)
     }
 
+    /// Looks for network namespaces of agents that the gateway does not listen in, or need not any more. `hints` are processes
+    /// that were seen in an unknown one.
+    pub async fn namespaces(&self, hints: Vec<u32>) -> Result<NamespaceLook, WitnessError> {
+        let (answer, descriptors) = self.shared.ask_for_descriptors(Question::Namespaces(hints)).await?;
+        let Answer::Namespaces { opened, left } = answer else { return Err(WitnessError::Lost) };
+        let opened = match opened {
+            Some(cookie) => Some(Namespace::new(cookie, descriptors).map_err(kernel::at("a namespace's sockets"))?),
+            None => None,
+        };
+        Ok(NamespaceLook { opened, left })
+    }
+
+    /// Completes when agents' cgroups have changed, and a new look at namespaces may find something.
+    pub async fn cgroups_changed(&self) {
+        self.shared.cgroups_changed().await;
+    }
+
     /// Completes when the witness has died. The gateway must stop then: nothing can be identified any more.
     pub async fn lost(&self) {
         self.shared.lost().await;
+    }
+}
+
+/// What a look at agents' network namespaces found.
+#[derive(Debug, Default)]
+pub struct NamespaceLook {
+    /// One to listen in from now on. There may be more: look again.
+    pub opened: Option<Namespace>,
+    /// Cookies of those that no agent is in any more.
+    pub left: Vec<u64>,
+}
+
+/// The gateway's sockets in a network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    pub cookie: u64,
+    pub listeners: [TcpListener; 2],
+    pub resolvers: [DnsSocket; 2],
+}
+
+impl Namespace {
+    fn new(cookie: u64, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let [listener4, listener6, resolver4, resolver6] = <[OwnedFd; wire::SOCKETS]>::try_from(descriptors)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "they did not all arrive"))?;
+        Ok(Self {
+            cookie,
+            listeners: [listener4.into(), listener6.into()],
+            resolvers: [DnsSocket::new(resolver4.into())?, DnsSocket::new(resolver6.into())?],
+        })
     }
 }
 
@@ -350,7 +405,7 @@ pub fn kernel_remove(config: &WitnessConfig) -> Result<(), WitnessError> {
 /// Longest time that one `weir detach` may ask for.
 pub const MAX_DETACH: Duration = Duration::from_hours(4);
 
-pub(crate) use kernel::own_netns_cookie;
+pub(crate) use kernel::netns_cookie;
 
 /// Detaches and unpins everything below `bpf_dir`, whoever runs: for tests.
 pub fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {

@@ -265,6 +265,13 @@ impl Env {
         Ok(Place::new(self, cgroup, Some(user), program))
     }
 
+    /// A command as the agent, begun by `words` as root: in a network namespace, say. `HANDED_OVER` and then the program follow
+    /// them.
+    pub fn agent_behind<'b>(&self, words: impl IntoIterator<Item = &'b str>, program: &str) -> Place<'_> {
+        let words: Vec<String> = words.into_iter().chain(HANDED_OVER).map(str::to_owned).collect();
+        Place::wrapped(self, self.cgroup.join("agents").join(AGENT), &words, program)
+    }
+
     /// A command as an attacker that is an agent, with all that such an agent may have where nobody took it away.
     pub fn attacker(&self, attacker: Attacker, program: &str) -> Place<'_> {
         let (group, words) = match attacker {
@@ -337,6 +344,19 @@ impl Attacker {
     pub const ALL: [Self; 3] = [Self::User, Self::Root, Self::Container];
 }
 
+const HANDED_OVER: [&str; 11] = [
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "--reuid",
+    AGENT_USER,
+    "--regid",
+    AGENT_USER,
+    "--init-groups",
+    "--no-new-privs",
+    "--bounding-set=-all",
+    "--",
+];
 const USER: [&str; 10] = [
     "setpriv",
     "--pdeathsig",

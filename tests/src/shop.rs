@@ -115,8 +115,12 @@ impl Shop {
 
     /// A client of libpq as the agent, told where the database is and nothing else.
     pub fn client(&self, program: &str) -> Place<'_> {
-        self.env
-            .agent(program)
+        self.placed(self.env.agent(program))
+    }
+
+    /// A client in another place than usual, with the same variables.
+    pub fn placed<'a>(&self, place: Place<'a>) -> Place<'a> {
+        place
             .env("PGHOST", postgres::NAME)
             .env("PGPORT", self.postgres.port().to_string())
             .env("PGDATABASE", postgres::DATABASE)

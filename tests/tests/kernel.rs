@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -323,17 +323,86 @@ fn without_a_gateway_agents_are_refused_at_once() {
     wait_for("the end of all connects", || block_on(scene.witness.attachments()).unwrap().pending == 0);
 }
 
+/// A new network namespace with its loopback device up (CLONE_NEWNET, SIOCSIFFLAGS); the cgroup stays.
+const ENTER: &str = r#"
+import ctypes, fcntl
+assert ctypes.CDLL(None).unshare(0x40000000) == 0
+fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, struct.pack("16sh22x", b"lo", 1))
+"#;
+
 #[test]
-fn an_unknown_network_namespace_is_refused_and_told() {
+fn an_unknown_network_namespace_is_held_and_told_until_somebody_listens_there() {
     let scene = Scene::new();
     let _gateway = scene.gateway();
     let mut events = scene.interceptor.denied_events().unwrap();
-    // CLONE_NEWNET; the cgroup stays.
-    let script = format!("import ctypes\nassert ctypes.CDLL(None).unshare(0x40000000) == 0\n{CONNECT}");
-    assert_eq!(scene.agent(&script, &["192.0.2.1", "5432"]), "ECONNREFUSED\n");
-    let event = block_on(async { tokio::time::timeout(PATIENCE, events.next()).await }).unwrap().unwrap();
-    assert_eq!((event.reason, event.protocol), ("denied_netns", 6));
-    assert_eq!(event.origin.destination, "192.0.2.1:5432".parse().unwrap());
+    let script = format!("{ENTER}\n{CONNECT}");
+    let agent = python(&scene.ground, "agents/one", &script, &["192.0.2.1", "5432"]).stdout(Stdio::piped()).spawn();
+    let agent = agent.unwrap();
+    // Once by socket(), again by connect(), which says where to.
+    let held = block_on(async {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let event = events.next().await.unwrap();
+                if event.origin.destination.port() != 0 {
+                    return event;
+                }
+            }
+        })
+        .await
+    });
+    let held = held.unwrap();
+    assert!(held.is_held() && held.protocol == 6, "{held:?}");
+    assert_eq!((held.origin.pid, held.origin.destination), (agent.id(), "192.0.2.1:5432".parse().unwrap()));
+    let look = block_on(scene.witness.namespaces(Vec::new())).unwrap();
+    let namespace = look.opened.expect("the agent's namespace was not found");
+    assert_eq!(namespace.cookie, held.origin.netns_cookie);
+    let [listener, _] = namespace.listeners;
+    listener.set_nonblocking(false).unwrap();
+    let (stream, peer) = listener.accept().unwrap();
+    let origin = scene.interceptor.origin(stream.as_fd(), peer).unwrap();
+    assert_eq!((origin.pid, origin.netns_cookie), (agent.id(), namespace.cookie));
+    answer(stream, "gateway");
+    let output = agent.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"gateway hello 192.0.2.1 5432\n");
+    // Nobody is there any more: the second look says so, once.
+    let left: Vec<Vec<u64>> = (0..3).map(|_| block_on(scene.witness.namespaces(Vec::new())).unwrap().left).collect();
+    assert_eq!(left, [vec![], vec![namespace.cookie], vec![]]);
+}
+
+#[test]
+fn an_unknown_network_namespace_is_refused_where_nobody_can_listen() {
+    let scene = Scene::new();
+    let _gateway = scene.gateway();
+    let port = scene.ground.port;
+    // Somebody outside has taken the gateway's port there, which no agent may.
+    let script = format!(
+        "{ENTER}\ns = socket.create_server(('127.0.0.1', {port}))\nprint('ready', flush=True)\nsys.stdin.read()"
+    );
+    let mut squatter =
+        python(&scene.ground, "bystanders", &script, &[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(squatter.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let enter = format!(
+        "import ctypes\nassert ctypes.CDLL(None).setns(os.open('/proc/{}/ns/net', os.O_RDONLY), 0) == 0\nfirst = attempt(lambda: \
+         socket.create_connection(('192.0.2.1', 5432), 0.3))\nprint('held', flush=True)\nsys.stdin.readline()\n{CONNECT}",
+        squatter.id()
+    );
+    let mut agent = python(&scene.ground, "agents/one", &enter, &["192.0.2.1", "5432"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut held = [0; 5];
+    std::io::Read::read_exact(agent.stdout.as_mut().unwrap(), &mut held).unwrap();
+    let look = block_on(scene.witness.namespaces(Vec::new())).unwrap();
+    assert!(look.opened.is_none(), "{look:?}");
+    let warnings = block_on(scene.witness.attachments()).unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("network namespace")), "{warnings:?}");
+    std::io::Write::write_all(agent.stdin.as_mut().unwrap(), b"\n").unwrap();
+    let output = agent.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ECONNREFUSED\n");
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
 }
 
 #[test]
@@ -490,7 +559,7 @@ fn resolver(scene: &Scene) -> Receiver<Result<Origin, String>> {
 async fn resolve(socket: DnsSocket, interceptor: Interceptor, asked: Sender<Result<Origin, String>>) {
     let mut buffer = [0u8; 512];
     while let Ok((length, peer)) = socket.recv(&mut buffer).await {
-        let origin = interceptor.dns_origin(peer.source, peer.local).map_err(|error| error.to_string());
+        let origin = interceptor.dns_origin(peer).map_err(|error| error.to_string());
         // First told, then answered: whoever has the answer finds the origin.
         if asked.send(origin).is_err() {
             return;

@@ -21,6 +21,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway/src/witness/kernel.rs", "the socket option SO_NETNS_COOKIE"),
     ("gateway/src/witness/privileges.rs", "prctl(2), capset(2)"),
     ("gateway/src/witness/serve.rs", "signal(2), to ignore some"),
+    ("gateway/src/witness/usher.rs", "ioctl(2): the loopback device up"),
     ("gateway/src/witness/wire.rs", "descriptors that arrive with a message"),
     ("tests/bypass/", "tries the system calls that an agent must not succeed with"),
     ("tests/src/bin/probe.rs", "tries the system calls that an agent must not succeed with"),

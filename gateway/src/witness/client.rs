@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::kernel::at;
 use super::wire::{self, Answer, Question, Reply, Request};
@@ -21,7 +21,9 @@ const MAX_IN_FLIGHT: usize = 64;
 /// Loading and attaching may take that long on a slow machine.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-type Waiting = HashMap<u64, oneshot::Sender<Result<Answer, WitnessError>>>;
+/// An answer and the descriptors that came with it.
+type Answered = Result<(Answer, Vec<OwnedFd>), WitnessError>;
+type Waiting = HashMap<u64, oneshot::Sender<Answered>>;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -30,6 +32,7 @@ pub(super) struct Shared {
     next: AtomicU64,
     permits: Semaphore,
     lost: watch::Sender<bool>,
+    cgroups_changed: Notify,
 }
 
 pub(super) fn spawn(mut command: Command, config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
@@ -58,14 +61,17 @@ pub(super) fn start(socket: OwnedFd) -> io::Result<Arc<Shared>> {
         next: AtomicU64::new(1),
         permits: Semaphore::new(MAX_IN_FLIGHT),
         lost: watch::Sender::new(false),
+        cgroups_changed: Notify::new(),
     });
     let weak = Arc::downgrade(&shared);
     std::thread::Builder::new().name("witness-answers".to_owned()).spawn(move || {
-        while let Ok(Some((Reply { id, answer }, _))) = wire::receive::<Reply>(reader.as_fd()) {
+        while let Ok(Some((Reply { id, answer }, descriptors))) = wire::receive::<Reply>(reader.as_fd()) {
             let Some(shared) = weak.upgrade() else { return };
-            if let Some(asker) = shared.waiting().remove(&id) {
+            if id == wire::UNASKED {
+                shared.cgroups_changed.notify_one();
+            } else if let Some(asker) = shared.waiting().remove(&id) {
                 // An asker that gave up is no fault.
-                let _ = asker.send(answer);
+                let _ = asker.send(answer.map(|answer| (answer, descriptors)));
             }
         }
         if let Some(shared) = weak.upgrade() {
@@ -86,10 +92,14 @@ impl Drop for Shared {
 
 impl Shared {
     pub(super) async fn ask(&self, question: Question) -> Result<Answer, WitnessError> {
+        self.ask_for_descriptors(question).await.map(|(answer, _)| answer)
+    }
+
+    pub(super) async fn ask_for_descriptors(&self, question: Question) -> Answered {
         tokio::time::timeout(TIMEOUT, self.ask_without_limit(question)).await.unwrap_or(Err(WitnessError::Timeout))
     }
 
-    async fn ask_without_limit(&self, question: Question) -> Result<Answer, WitnessError> {
+    async fn ask_without_limit(&self, question: Question) -> Answered {
         let _permit = self.permits.acquire().await.map_err(|_| WitnessError::Lost)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (asker, answer) = oneshot::channel();
@@ -109,6 +119,10 @@ impl Shared {
     pub(super) async fn lost(&self) {
         // The sender lives in `self`, so that this cannot fail.
         let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    pub(super) async fn cgroups_changed(&self) {
+        self.cgroups_changed.notified().await;
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

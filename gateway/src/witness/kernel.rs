@@ -7,15 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use gateway_common as common;
-use gateway_common::{COUNTER_NAMES, DETACH_REASON, Detach, LAYOUT, Settings};
+use gateway_common::{COUNTER_NAMES, DETACH_REASON, Detach, LAYOUT, NETNS_SERVED, Settings};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -201,10 +202,27 @@ impl Kernel {
         Ok(())
     }
 
-    /// The namespaces in which the gateway listens; agents of others are refused.
-    pub(super) fn listen_in(&mut self, netns_cookie: u64) -> Result<(), WitnessError> {
+    /// Forgets all network namespaces but this process's own, in which the gateway listens: the sockets in the others died
+    /// with the gateway before.
+    pub(super) fn begin_netns(&mut self) -> Result<(), WitnessError> {
+        let socket = UdpSocket::bind("127.0.0.1:0").map_err(at("a socket"))?;
+        let own = netns_cookie(&socket).map_err(at("SO_NETNS_COOKIE"))?;
+        self.set_netns(own, Some(NETNS_SERVED))?;
+        let map: HashMap<_, u64, u32> = self.map("NETNS")?.try_into().map_err(map_error("NETNS"))?;
+        let known: Vec<u64> = map.keys().collect::<Result<_, _>>().map_err(map_error("NETNS"))?;
+        known.into_iter().filter(|cookie| *cookie != own).try_for_each(|cookie| self.set_netns(cookie, None))
+    }
+
+    /// What agents of a network namespace meet: `NETNS_*`; `None` until it was looked at.
+    pub(super) fn set_netns(&mut self, cookie: u64, state: Option<u32>) -> Result<(), WitnessError> {
         let mut map: HashMap<_, u64, u32> = self.map("NETNS")?.try_into().map_err(map_error("NETNS"))?;
-        map.insert(netns_cookie, 1, 0).map_err(map_error("NETNS"))
+        match state {
+            Some(state) => map.insert(cookie, state, 0).map_err(map_error("NETNS")),
+            None => match map.remove(&cookie) {
+                Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+                Err(error) => Err(map_error("NETNS")(error)),
+            },
+        }
     }
 
     pub(super) fn report(&self) -> Result<AttachmentReport, WitnessError> {
@@ -630,16 +648,15 @@ fn parse_range(text: &str) -> Option<(u16, u16)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// The cookie of this process's network namespace.
-pub(crate) fn own_netns_cookie() -> io::Result<u64> {
+/// The cookie of a socket's network namespace.
+pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
     let mut cookie = 0u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(0);
     // SAFETY: the option is a u64, and that is what the pointer and the length say.
     let result = unsafe {
         libc::getsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             SO_NETNS_COOKIE,
             (&raw mut cookie).cast(),

@@ -14,6 +14,7 @@ pub(super) enum Capability {
     DacReadSearch = 2,
     NetAdmin = 12,
     SysPtrace = 19,
+    SysAdmin = 21,
     Bpf = 39,
 }
 

@@ -11,7 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-use super::kernel::{self, Kernel, at};
+use super::kernel::{Kernel, at};
+use super::namespaces::{Look, Namespaces};
 use super::privileges::{Capability, close_memory, keep_only};
 use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
 use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files};
@@ -45,7 +46,7 @@ pub(super) fn run() -> io::Result<()> {
 }
 
 /// The gateway drains after a signal, and needs its witness until the end: only its own end ends this process.
-fn ignore_signals() -> io::Result<()> {
+pub(super) fn ignore_signals() -> io::Result<()> {
     for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: ignoring a signal runs no code of ours.
         unsafe { signal(number, SigHandler::SigIgn) }?;
@@ -56,6 +57,7 @@ fn ignore_signals() -> io::Result<()> {
 struct Witness {
     config: WitnessConfig,
     kernel: Kernel,
+    namespaces: Namespaces,
     logger: Option<EbpfLogger<Limited>>,
     /// Readable when a cgroup beside an agent's is made or removed: a new one has a new id, and its agents are known
     /// without waiting for the next look.
@@ -67,13 +69,14 @@ struct Witness {
 impl Witness {
     fn start(config: WitnessConfig) -> Result<Self, WitnessError> {
         let mut kernel = Kernel::attach(config.kernel.clone())?;
-        kernel.listen_in(kernel::own_netns_cookie().map_err(at("SO_NETNS_COOKIE"))?)?;
+        kernel.begin_netns()?;
         let logger = EbpfLogger::init_with_logger(kernel.ebpf(), Limited::default())
             .inspect_err(|error| tracing::warn!(%error, "messages of the eBPF programs are not logged"))
             .ok();
         let cgroups = watch(&config.kernel)?;
+        let namespaces = Namespaces::start()?;
         keep_only(&KEPT).map_err(at("dropping privileges"))?;
-        Ok(Self { config, kernel, logger, cgroups, complaint: None })
+        Ok(Self { config, kernel, namespaces, logger, cgroups, complaint: None })
     }
 
     fn answer_until_the_gateway_is_gone(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -86,50 +89,74 @@ impl Witness {
             }
             let wait = next_look.saturating_duration_since(Instant::now());
             let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
-            let mut polled = [socket.as_fd(), self.cgroups.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let mut polled = [socket.as_fd(), self.cgroups.as_fd(), self.namespaces.as_fd()]
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut polled, wait) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
                 Ok(_) => {}
             }
-            let [asked, cgroups_changed] = polled.map(|fd| fd.any().unwrap_or(true));
+            let [asked, cgroups_changed, processes_changed] = polled.map(|fd| fd.any().unwrap_or(true));
             if cgroups_changed {
                 // What happened does not matter: everything is looked up anew.
                 let _ = self.cgroups.read_events();
                 self.look_after();
             }
+            if processes_changed {
+                self.namespaces.note_changes();
+                // One that finds no room is one of many.
+                let _ = wire::send(
+                    socket.as_fd(),
+                    &Reply { id: wire::UNASKED, answer: Ok(Answer::CgroupsChanged) },
+                    &[],
+                    false,
+                );
+            }
             if !asked {
                 continue;
             }
             let Some((Request { id, question }, _)) = wire::receive(socket.as_fd())? else { return Ok(()) };
-            let reply = Reply { id, answer: self.answer(question) };
-            if let Err(error) = wire::send(socket.as_fd(), &reply, &[], true) {
+            let (answer, descriptors) = match self.answer(question) {
+                Ok((answer, descriptors)) => (Ok(answer), descriptors),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            if let Err(error) = wire::send(socket.as_fd(), &Reply { id, answer }, &descriptors, true) {
                 return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) };
             }
         }
     }
 
-    fn answer(&mut self, question: Question) -> Result<Answer, WitnessError> {
-        match question {
+    /// The answer, and descriptors that go with it.
+    fn answer(&mut self, question: Question) -> Result<(Answer, Vec<OwnedFd>), WitnessError> {
+        let secret = |secret| Answer::Secret(SecretBytes(secret));
+        let answer = match question {
             Question::Configure(config) => {
                 let cgroups = watch(&config.kernel)?;
                 self.kernel.reconfigure(config.kernel.clone())?;
                 self.config = config;
                 self.cgroups = cgroups;
-                self.kernel.report().map(Answer::Ready)
+                Answer::Ready(self.kernel.report()?)
             }
-            Question::Evidence(origin) => evidence::evidence(&self.config.kernel, &origin).map(Answer::Evidence),
-            Question::TokenFile(path) => files::token(&self.config, &path).map(SecretBytes).map(Answer::Secret),
+            Question::Evidence(origin) => Answer::Evidence(evidence::evidence(&self.config.kernel, &origin)?),
+            Question::TokenFile(path) => secret(files::token(&self.config, &path)?),
             Question::TokenEnvironment(origin, name) => {
-                evidence::token_environment(&self.config, &origin, &name).map(SecretBytes).map(Answer::Secret)
+                secret(evidence::token_environment(&self.config, &origin, &name)?)
             }
-            Question::Credential(name) => files::credential(&self.config, &name).map(SecretBytes).map(Answer::Secret),
+            Question::Credential(name) => secret(files::credential(&self.config, &name)?),
             Question::Attachments => {
                 let mut report = self.kernel.report()?;
-                report.warnings.extend(self.complaint.iter().map(ToString::to_string));
-                Ok(Answer::Attachments(report))
+                let complaints = self.complaint.iter().chain(self.namespaces.complaint());
+                report.warnings.extend(complaints.map(ToString::to_string));
+                Answer::Attachments(report)
             }
-        }
+            Question::Namespaces(pids) => {
+                let Look { opened, left } = self.namespaces.look(&self.config.kernel, &mut self.kernel, pids)?;
+                let (opened, sockets) = opened.unzip();
+                return Ok((Answer::Namespaces { opened, left }, sockets.map(Vec::from).unwrap_or_default()));
+            }
+        };
+        Ok((answer, Vec::new()))
     }
 
     fn look_after(&mut self) {

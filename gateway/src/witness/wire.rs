@@ -21,6 +21,12 @@ use crate::secret::Secret;
 pub(super) const MAX_MESSAGE: usize = 96 * 1024;
 /// Descriptors in the first message.
 pub(super) const DESCRIPTORS: usize = 3;
+/// Sockets of a network namespace.
+pub(super) const SOCKETS: usize = 4;
+/// Descriptors in any message.
+const MAX_DESCRIPTORS: usize = 4;
+/// The number of a reply that nobody asked for, after the first one.
+pub(super) const UNASKED: u64 = 0;
 
 /// A question of the gateway. The first of all is the configuration, whose reply is [`Answer::Ready`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +43,8 @@ pub(super) enum Question {
     TokenEnvironment(Origin, String),
     Credential(CredentialName),
     Attachments,
+    /// Processes that were seen in a network namespace that nobody knows.
+    Namespaces(Vec<u32>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,6 +59,13 @@ pub(super) enum Answer {
     Evidence(Evidence),
     Secret(SecretBytes),
     Attachments(AttachmentReport),
+    /// The cookie of a namespace whose sockets come along, and those that were left.
+    Namespaces {
+        opened: Option<u64>,
+        left: Vec<u64>,
+    },
+    /// Agents' cgroups have changed. Nobody asks for it.
+    CgroupsChanged,
 }
 
 /// A secret on its way between the two processes, and nowhere else.
@@ -100,7 +115,7 @@ pub(super) fn send<T: Serialize>(
 /// Receives one message and its descriptors; `None` when the other end is gone.
 pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut buffer = Zeroizing::new(vec![0u8; MAX_MESSAGE + 1]);
-    let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS]);
+    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
     let (length, descriptors) = loop {
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;

@@ -48,6 +48,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("user_namespace_cgroup", user_namespace_cgroup),
     ("network_namespace", |scene| {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+        sys::loopback_up()?;
         reach(scene)
     }),
     ("network_namespace_packet", |_| {

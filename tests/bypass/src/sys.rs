@@ -108,6 +108,17 @@ pub(crate) fn limit_waiting(fd: &OwnedFd) -> Attempt {
     nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SendTimeout, &time)
 }
 
+/// Turns on the loopback device of a namespace of one's own.
+pub(crate) fn loopback_up() -> Attempt {
+    let device = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // `struct ifreq`: a name and flags.
+    let mut request = [0u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = 1;
+    // SAFETY: the kernel reads one `ifreq` of 40 bytes.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::SIOCSIFFLAGS, request.as_ptr()) }.into()).map(drop)
+}
+
 pub(crate) fn pass(over: BorrowedFd<'_>, what: &[RawFd]) -> Attempt {
     let message = [IoSlice::new(b"x")];
     sendmsg::<()>(over.as_raw_fd(), &message, &[ControlMessage::ScmRights(what)], MsgFlags::empty(), None).map(drop)

@@ -11,7 +11,7 @@ fn messages(bytes: &[u8], size: usize) -> (Vec<Vec<u8>>, Option<Malformed>) {
     for piece in bytes.chunks(size) {
         let mut rest = piece;
         while !rest.is_empty() {
-            let space = inbox.space();
+            let space = inbox.space().expect("an input is far smaller than the room that messages share");
             let now = rest.len().min(space.len());
             space[..now].copy_from_slice(&rest[..now]);
             inbox.filled(now);

@@ -1,7 +1,7 @@
 //! What the kernel suite runs as other processes: the witness alone, and the gateway's process after it has given up its
 //! privileges, trying what it must not be able to do.
 //!
-//! `probe witness` is `weir witness`. `probe confined USER PID FILE` prints one line `NAME yes|no` for each attempt.
+//! `probe witness` is `weir witness`, `probe usher` is `weir usher`. `probe confined USER PID FILE` prints one line `NAME yes|no` for each attempt.
 
 use std::io::Error;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["witness"] => weir::witness::run(),
+        ["usher"] => weir::witness::run_usher(),
         ["confined", user, pid, file] => confined(user, pid, file),
         _ => Err(Error::other("usage: probe witness | probe confined USER PID FILE")),
     };

@@ -201,7 +201,7 @@ pub(crate) const TABLE: &[Row] = &[
     all("user_namespace_packet", FORBIDDEN),
     all("user_namespace_device", FORBIDDEN),
     row("user_namespace_cgroup", Intercepted, FORBIDDEN, Intercepted),
-    all("network_namespace", REFUSED),
+    all("network_namespace", Intercepted),
     all("network_namespace_packet", NO_WAY),
     all("host_network_namespace", FORBIDDEN),
     all("process_namespace", Intercepted),

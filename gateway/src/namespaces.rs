@@ -1,0 +1,121 @@
+//! The gateway's ears in the network namespaces of agents: opened when an agent is seen in one, closed when the last one has
+//! left it.
+//!
+//! The witness looks, and its usher opens the sockets; here is when to ask. A look follows each change of agents' cgroups,
+//! each sign of life from an unknown namespace (what it sends is held by the kernel half meanwhile), and each second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use crate::engine::Engine;
+use crate::intercept::Interceptor;
+use crate::shards::Ears;
+use crate::witness::{Namespace, NamespaceLook, Witness};
+
+/// Processes in unknown namespaces that wait to be looked at; more are found by the next look.
+const HINTS: usize = 64;
+/// After a change: a process that has just been put into a cgroup often enters its namespace only a moment later. The last one is
+/// the time between two looks when nothing changes.
+const NEXT_LOOKS: [Duration; 6] = [
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(120),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+];
+/// Between two looks, whatever happens.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Tells of processes in namespaces that the kernel half does not know.
+#[derive(Clone)]
+pub(crate) struct Hints(mpsc::Sender<u32>);
+
+impl Hints {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<u32>) {
+        let (sender, receiver) = mpsc::channel(HINTS);
+        (Self(sender), receiver)
+    }
+
+    pub(crate) fn send(&self, pid: u32) {
+        // A full queue is a look that is due anyway.
+        let _ = self.0.try_send(pid);
+    }
+}
+
+/// What listens in one namespace.
+struct Open(Vec<AbortHandle>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Listens wherever agents are, for as long as it is polled.
+pub(crate) async fn listen_where_agents_are(
+    engine: &Arc<Engine>,
+    interceptor: &Interceptor,
+    witness: &Witness,
+    ears: &Ears,
+    mut hints: mpsc::Receiver<u32>,
+) {
+    let mut open = HashMap::new();
+    let mut looks = NEXT_LOOKS.into_iter();
+    let mut pids = Vec::new();
+    let mut failing = false;
+    loop {
+        let look = witness.namespaces(std::mem::take(&mut pids)).await;
+        if look.is_err() != failing {
+            failing = look.is_err();
+            if let Err(error) = &look {
+                tracing::error!(%error, "network namespaces that are not known yet stay closed");
+            } else {
+                tracing::info!("network namespaces can be looked at again");
+            }
+        }
+        let NamespaceLook { opened, left } = look.unwrap_or_default();
+        for cookie in left {
+            tracing::debug!(netns = cookie, "the last agent left a network namespace");
+            open.remove(&cookie);
+        }
+        if let Some(namespace) = opened {
+            tracing::info!(netns = namespace.cookie, "listening in another network namespace");
+            open.insert(namespace.cookie, listen(engine, interceptor, witness, ears, namespace));
+            continue;
+        }
+        sleep(PAUSE).await;
+        let next = looks.next().unwrap_or(NEXT_LOOKS[NEXT_LOOKS.len() - 1]);
+        tokio::select! {
+            () = sleep(next) => {}
+            () = witness.cgroups_changed() => looks = NEXT_LOOKS.into_iter(),
+            received = hints.recv_many(&mut pids, HINTS) => {
+                if received == 0 {
+                    return;
+                }
+                looks = NEXT_LOOKS.into_iter();
+            }
+        }
+    }
+}
+
+fn listen(
+    engine: &Arc<Engine>,
+    interceptor: &Interceptor,
+    witness: &Witness,
+    ears: &Ears,
+    namespace: Namespace,
+) -> Open {
+    let mut tasks = Vec::from(namespace.listeners.map(|listener| ears.listen(listener)));
+    for resolver in namespace.resolvers {
+        let (engine, interceptor, witness) = (Arc::clone(engine), interceptor.clone(), witness.clone());
+        let serve = async move { engine.dns().serve_udp(resolver, interceptor, witness).await };
+        tasks.push(tokio::spawn(serve).abort_handle());
+    }
+    Open(tasks)
+}

@@ -32,6 +32,9 @@ pub struct Origin {
 pub struct Evidence {
     /// Path of the agent's cgroup below the cgroup2 mount, such as `/agents.slice/coder@a.service`.
     pub cgroup: String,
+    /// Id of the container that the cgroup belongs to, if it is named after one as Docker, containerd, CRI-O and Podman do.
+    #[serde(default)]
+    pub container: Option<String>,
     /// User name of the origin's uid, if it has one.
     pub user: Option<String>,
     /// Capabilities of the process that lead around the gateway.

@@ -3,9 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use system_tests::env::Gateway;
+use serde_json::{Value, json};
+use system_tests::env::{AGENT, AGENT_USER, Gateway};
+use system_tests::postgres;
 use system_tests::process::{Finished, PATIENCE, wait_until};
 use system_tests::shop::{POLICY, Shop};
 
@@ -102,6 +106,59 @@ fn a_named_namespace_is_intercepted_and_two_do_not_get_in_each_others_way() {
     for psql in both {
         assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", world.shop.env.log());
     }
+}
+
+/// A container by runc with a root file system of its own: psql, what it is linked with, and a resolver that is not there.
+#[test]
+fn an_agent_in_a_container_is_intercepted_and_known_by_the_containers_id() {
+    let world = World::new();
+    let env = &world.shop.env;
+    let id = "0123456789abcdef".repeat(4);
+    let bundle = env.dir().join("container");
+    make_root(&bundle.join("rootfs"));
+    let run = |words: &[&str]| env.bystander("runc").args(words).run().unwrap().expect_success().unwrap();
+    run(&["spec", "--bundle", &bundle.display().to_string()]);
+    let file = bundle.join("config.json");
+    let mut spec: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let user = nix::unistd::User::from_name(AGENT_USER).unwrap().unwrap();
+    let (host, port, database) = (postgres::NAME, world.shop.postgres.port(), postgres::DATABASE);
+    let variables = [format!("PGHOST={host}"), format!("PGPORT={port}"), format!("PGDATABASE={database}")];
+    spec["process"]["terminal"] = json!(false);
+    spec["process"]["user"] = json!({ "uid": user.uid.as_raw(), "gid": user.gid.as_raw() });
+    spec["process"]["env"] = json!(variables);
+    spec["process"]["args"] = json!(["/psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", SSN]);
+    // What `--cgroup-parent` does.
+    spec["linux"]["cgroupsPath"] = json!(format!("/{}/agents/{AGENT}/docker-{id}.scope", env.attach()));
+    fs::write(&file, spec.to_string()).unwrap();
+
+    let runc = env.bystander("runc");
+    let name = format!("weir-{}", std::process::id());
+    let psql = runc.args(["run", "--bundle"]).arg(&bundle).arg(&name).run().unwrap();
+    assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", env.log());
+    let sessions = env.weir(["sessions", "--json"]).unwrap().expect_success().unwrap();
+    let sessions: Value = serde_json::from_str(&sessions).unwrap();
+    let session = sessions[0]["id"].as_str().unwrap();
+    let shown = env.weir(["sessions", "show", session]).unwrap().expect_success().unwrap();
+    assert!(shown.contains(&id) && shown.contains("/psql"), "{shown}");
+}
+
+/// Copies psql with its libraries, by what ldd says.
+fn make_root(root: &Path) {
+    let versions = fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path().join("bin/psql"));
+    let psql = versions.into_iter().find(|psql| psql.exists()).unwrap();
+    let linked = Command::new("ldd").arg(&psql).output().unwrap();
+    let linked = String::from_utf8(linked.stdout).unwrap();
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
+    for library in libraries {
+        let to = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(library, to).unwrap();
+    }
+    fs::copy(psql, root.join("psql")).unwrap();
+    fs::create_dir(root.join("etc")).unwrap();
+    // psql wants a name for its user.
+    fs::copy("/etc/passwd", root.join("etc/passwd")).unwrap();
+    fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
 }
 
 #[test]

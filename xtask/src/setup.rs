@@ -33,6 +33,7 @@ const TEST_PACKAGES: &[&str] = &[
     "python3-psycopg",
     "python3-pycares",
     "qemu-system-x86",
+    "runc",
     "systemd",
     "util-linux",
 ];

@@ -232,7 +232,13 @@ pub(crate) fn origin(uid: u32) -> Origin {
 }
 
 pub(crate) fn evidence(cgroup: &str) -> Evidence {
-    Evidence { cgroup: cgroup.to_owned(), user: Some("agent-coder".to_owned()), risks: Vec::new(), tree: Vec::new() }
+    Evidence {
+        cgroup: cgroup.to_owned(),
+        container: None,
+        user: Some("agent-coder".to_owned()),
+        risks: Vec::new(),
+        tree: Vec::new(),
+    }
 }
 
 /// An issuer, an agent `coder`, and its token file.

@@ -41,7 +41,7 @@ pub(super) fn evidence(config: &KernelConfig, origin: &Origin) -> Result<Evidenc
         parent = stat.ppid;
     }
     let risks = risks(&process).map_err(|error| gone(origin.pid, &error))?;
-    Ok(Evidence { cgroup, user: user_name(origin.uid), risks, tree })
+    Ok(Evidence { container: container_of(&cgroup), cgroup, user: user_name(origin.uid), risks, tree })
 }
 
 /// What the process holds, or has back as soon as it executes something: root has its bounding set then, unless it may
@@ -127,6 +127,17 @@ fn cgroup_of(process: &Proc) -> Option<String> {
     cgroup::parse_proc(&text).map(|path| format!("/{path}"))
 }
 
+/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID.scope`, `libpod-ID.scope` under systemd, and the bare ID elsewhere: 64
+/// hexadecimal digits, in the innermost component that has them.
+fn container_of(cgroup: &str) -> Option<String> {
+    const DIGITS: usize = 64;
+    cgroup.rsplit('/').find_map(|component| {
+        let name = component.strip_suffix(".scope").unwrap_or(component);
+        let id = name.rsplit('-').next().unwrap_or(name);
+        (id.len() == DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+    })
+}
+
 fn describe(process: &Proc, stat: &Stat) -> Process {
     let executable = process.exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     let command_line = read(process, "cmdline", MAX_COMMAND_LINE).unwrap_or_default();
@@ -181,6 +192,19 @@ fn user_in(passwd: &str, uid: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_are_known_by_their_cgroup() {
+        let id = "0123456789abcdef".repeat(4);
+        for cgroup in
+            ["/agents.slice/docker-ID.scope", "/docker/ID", "/kubepods.slice/pod1.slice/cri-containerd-ID.scope/init"]
+        {
+            assert_eq!(container_of(&cgroup.replace("ID", &id)), Some(id.clone()), "{cgroup}");
+        }
+        for cgroup in ["/agents.slice/coder@a.service", "/docker/ID0", "/", "/docker-x.scope"] {
+            assert_eq!(container_of(&cgroup.replace("ID", &id)), None, "{cgroup}");
+        }
+    }
 
     fn own_origin() -> (KernelConfig, Origin) {
         let mount = cgroup::mount_point().unwrap();

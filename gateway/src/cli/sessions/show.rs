@@ -68,6 +68,7 @@ fn opened(at_unix_ns: u64, event: &SessionOpened) -> Fields {
     ];
     fields.extend(origin(&event.origin, event.evidence.user.as_deref()));
     fields.push(("cgroup", clean(&event.evidence.cgroup)));
+    fields.extend(event.evidence.container.iter().map(|id| ("container", clean(id))));
     fields.extend(process_fields(&event.evidence));
     fields.push((
         "policy",
@@ -112,6 +113,7 @@ fn refused(at_unix_ns: u64, event: &ConnectionRefused) -> Fields {
     }
     if let Some(evidence) = &event.evidence {
         fields.push(("cgroup", clean(&evidence.cgroup)));
+        fields.extend(evidence.container.iter().map(|id| ("container", clean(id))));
         fields.extend(process_fields(evidence));
     }
     fields

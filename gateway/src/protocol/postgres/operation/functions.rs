@@ -62,6 +62,17 @@ pub(super) fn takes_secrets(name: &str) -> bool {
     has(SECRET, name) || name.starts_with("dblink")
 }
 
+/// True for functions of the server's own that take a row and nothing else: `t.f` calls them too.
+pub(super) fn takes_row(name: &str) -> bool {
+    has(ROW, name)
+}
+
+const ROW: &str = "\
+    any_out any_value anyelement_out anynonarray_out anycompatible_out anycompatiblenonarray_out array_agg concat \
+    hash_record json_agg json_agg_strict json_build_array json_build_object jsonb_agg jsonb_agg_strict \
+    jsonb_build_array jsonb_build_object num_nonnulls num_nulls pg_collation_for pg_column_compression pg_column_size \
+    pg_typeof quote_literal quote_nullable record_out record_send row_to_json to_json to_jsonb";
+
 /// They read or write files of the target's host.
 const SERVER_FILE: &str = "\
     lo_export lo_import pg_current_logfile pg_logdir_ls pg_stat_file";

@@ -155,7 +155,6 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::AlterSeqStmt(_) => alter("ALTER SEQUENCE"),
         NodeRef::AlterStatsStmt(_) => alter("ALTER STATISTICS"),
         NodeRef::AlterEnumStmt(_) => alter("ALTER TYPE"),
-        NodeRef::AlterDomainStmt(_) => alter("ALTER DOMAIN"),
         NodeRef::AlterDatabaseStmt(_) | NodeRef::AlterDatabaseSetStmt(_) | NodeRef::AlterDatabaseRefreshCollStmt(_) => {
             alter("ALTER DATABASE")
         }
@@ -195,6 +194,8 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::AlterOperatorStmt(_) => alter("ALTER OPERATOR").hazard(),
         NodeRef::AlterOpFamilyStmt(_) => alter("ALTER OPERATOR FAMILY").hazard(),
         NodeRef::AlterTypeStmt(_) => alter("ALTER TYPE").hazard(),
+        // A new CHECK is computed on the values of every column of the domain, and its error tells what it could not take.
+        NodeRef::AlterDomainStmt(_) => alter("ALTER DOMAIN").hazard(),
         NodeRef::AlterObjectDependsStmt(_) => alter("ALTER ... DEPENDS ON EXTENSION").hazard(),
         NodeRef::AlterExtensionStmt(_) | NodeRef::AlterExtensionContentsStmt(_) => alter("ALTER EXTENSION").hazard(),
         NodeRef::AlterFdwStmt(_) => alter("ALTER FOREIGN DATA WRAPPER").hazard().secret(),

@@ -79,6 +79,8 @@ pub(super) struct Walk<'a> {
     storing: bool,
     /// Within a CTE.
     inner: bool,
+    /// Within the definition of a view or a rule, through which others write later.
+    defining: bool,
     /// How a relation is used that a utility statement names.
     access: Access,
     seen: Seen,
@@ -97,6 +99,7 @@ pub(super) fn walk(statement: &Node, set: &TaggedSet, left: &mut usize) -> Resul
         left: *left,
         storing: false,
         inner: false,
+        defining: false,
         access: Access::Read,
         seen: Seen::default(),
     };
@@ -190,14 +193,6 @@ impl<'a> Walk<'a> {
         node.map_or(Ok(()), |it| self.visit(known(it)?))
     }
 
-    /// What chooses rows.
-    fn filter(&mut self, node: Option<&'a Node>) -> Walked {
-        let storing = std::mem::replace(&mut self.storing, false);
-        let walked = self.maybe(node);
-        self.storing = storing;
-        walked
-    }
-
     /// Opens an action for `body`, and returns to the one before.
     fn nested(&mut self, kind: Kind, body: impl FnOnce(&mut Self) -> Walked) -> Walked {
         let before = self.at;
@@ -257,6 +252,8 @@ impl<'a> Walk<'a> {
         // A statement inside a CREATE SCHEMA or a rule is not inside a query.
         let scopes = std::mem::take(&mut self.scopes);
         let before = std::mem::replace(&mut self.access, access);
+        let defining = self.defining;
+        self.defining |= matches!(node, NodeRef::ViewStmt(_) | NodeRef::RuleStmt(_));
         let walked = self.nested(kind, |walk| {
             for parts in tables {
                 walk.table_by_parts(&parts, access)?;
@@ -267,6 +264,7 @@ impl<'a> Walk<'a> {
             walk.children_of_utility(node)
         });
         self.access = before;
+        self.defining = defining;
         self.scopes = scopes;
         walked
     }
@@ -312,7 +310,7 @@ impl<'a> Walk<'a> {
                     walk.add_column(index, column);
                 }
             }
-            walk.filter(where_clause.as_deref())
+            walk.maybe(where_clause.as_deref())
         })?;
         self.all(options)
     }

@@ -171,6 +171,8 @@ pub(super) const STATEMENTS: &[(Relation, &str, &str)] = &[
     (Refused, "INSERT INTO orders (note) SELECT g::text FROM generate_series(0, 999) g WHERE g::text = (SELECT substr(ssn, 1, 3) FROM customers LIMIT 1)", "insert w:orders r:customers generate_series() substr()"),
     // The view's rule makes it a SET.
     (Refused, "UPDATE pg_settings SET setting = 'off' WHERE name = 'standard_conforming_strings'", "update w:pg_settings r:pg_settings where"),
+    (Refused, "CREATE VIEW v AS SELECT * FROM pg_settings", "create w:v; select r:pg_settings"),
+    (Refused, "ALTER DOMAIN d ADD CHECK (VALUE::int > 0)", "alter"),
     (Refused, "UPDATE pg_catalog.pg_settings SET setting = 'off'", "update w:pg_catalog.pg_settings all"),
     (Untouched, "INSERT INTO orders (id, note) SELECT id, note FROM orders ON CONFLICT (id) DO UPDATE SET note = 'x'", "insert w:orders r:orders; update w:orders all"),
     (Untouched, "INSERT INTO orders (id, note) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET note = 'x'", "insert w:orders"),
@@ -231,6 +233,12 @@ pub(super) const STATEMENTS: &[(Relation, &str, &str)] = &[
     (Refused, "INSERT INTO customers (id, ssn) VALUES (1, 'x')", "insert w:customers"),
     (Refused, "INSERT INTO customers (id, name) SELECT id, ssn FROM customers", "insert w:customers r:customers"),
     (Refused, "INSERT INTO customers (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET name = customers.ssn", "insert w:customers r:customers"),
+    (Refused, "UPDATE customers SET name = customers.to_jsonb->>'ssn' WHERE id = 1", "update w:customers r:customers where"),
+    (Untouched, "UPDATE orders SET note = orders.to_jsonb->>'note' WHERE id = 1", "update w:orders r:orders where"),
+    // Which of many values is stored says what the tagged one is.
+    (Refused, "INSERT INTO customers (id, name) VALUES (1, 'a'), (1, 'b') ON CONFLICT (id) DO UPDATE SET name = excluded.name WHERE customers.ssn = excluded.name", "insert w:customers r:customers"),
+    (Refused, "UPDATE customers SET name = (SELECT note FROM orders WHERE note = ssn) WHERE id = 1", "update w:customers r:orders r:customers where"),
+    (Refused, "UPDATE customers SET name = (SELECT o.note FROM orders o JOIN log l ON l.line = customers.ssn)", "update w:customers r:orders r:log r:customers all"),
     (Refused, "INSERT INTO customers (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET ssn = 'x'", "insert w:customers"),
     (Refused, "MERGE INTO orders USING customers c ON true WHEN MATCHED THEN UPDATE SET note = c.ssn", "merge w:orders r:customers; update w:orders all"),
     (Refused, "MERGE INTO customers USING orders ON true WHEN MATCHED THEN DELETE", "merge w:customers r:orders; delete w:customers all"),

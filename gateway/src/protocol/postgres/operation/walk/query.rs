@@ -58,7 +58,7 @@ impl<'a> Walk<'a> {
             }
             walk.from(from_clause)?;
             walk.all(target_list)?;
-            walk.filter(where_clause.as_deref())?;
+            walk.maybe(where_clause.as_deref())?;
             for it in group_clause {
                 walk.show_ordinal(Some(it));
             }
@@ -185,7 +185,8 @@ impl<'a> Walk<'a> {
         let exposure = self.exposure_of(table);
         self.scopes.add(Item { name: "excluded", source: Source::Table { at: table, exposure, bare: true } });
         self.assign(target_list, table)?;
-        self.filter(where_clause.as_deref())
+        // Which of the proposed rows is chosen ends in the stored values.
+        self.storing(|walk| walk.maybe(where_clause.as_deref()))
     }
 
     pub(super) fn update(&mut self, update: &'a protobuf::UpdateStmt) -> Walked {
@@ -200,7 +201,7 @@ impl<'a> Walk<'a> {
             walk.from(from_clause)?;
             walk.assign(target_list, table)?;
             if from_clause.is_empty() {
-                walk.filter(where_clause.as_deref())?;
+                walk.maybe(where_clause.as_deref())?;
             } else {
                 // Which of the joined rows is chosen ends in the stored values.
                 walk.storing(|walk| walk.maybe(where_clause.as_deref()))?;
@@ -217,7 +218,7 @@ impl<'a> Walk<'a> {
             let table =
                 walk.target_table(relation.as_ref().ok_or(Unknown("a DELETE without a table"))?, Access::Write)?;
             walk.from(using_clause)?;
-            walk.filter(where_clause.as_deref())?;
+            walk.maybe(where_clause.as_deref())?;
             walk.returning(returning_clause.as_ref(), table)
         })
     }
@@ -239,7 +240,7 @@ impl<'a> Walk<'a> {
                 walk.target_table(relation.as_ref().ok_or(Unknown("a MERGE without a table"))?, Access::Write)?;
             let source = source_relation.as_deref().ok_or(Unknown("a MERGE without a source"))?;
             walk.from(std::slice::from_ref(source))?;
-            walk.filter(join_condition.as_deref())?;
+            walk.maybe(join_condition.as_deref())?;
             for clause in merge_when_clauses {
                 let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else {
                     return Err(Unknown("a MERGE clause of another kind"));
@@ -253,7 +254,7 @@ impl<'a> Walk<'a> {
                     target_list,
                     values,
                 } = &**clause;
-                walk.filter(condition.as_deref())?;
+                walk.maybe(condition.as_deref())?;
                 walk.assign(target_list, table)?;
                 walk.storing(|walk| walk.all(values))?;
             }

@@ -10,6 +10,7 @@ use super::{Item, Source, Touched, Walk, known, name_parts};
 use crate::policy::{Access, TableUse};
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
+use crate::protocol::postgres::operation::functions;
 
 impl<'a> Walk<'a> {
     pub(super) fn join(&mut self, join: &'a protobuf::JoinExpr) -> Walked {
@@ -29,7 +30,7 @@ impl<'a> Walk<'a> {
         for column in name_parts(using_clause)? {
             self.may_belong(column);
         }
-        self.filter(quals.as_deref())?;
+        self.maybe(quals.as_deref())?;
         for alias in [join_using_alias, alias].into_iter().flatten() {
             self.add_item(&alias.aliasname, Source::Other);
         }
@@ -104,11 +105,18 @@ impl<'a> Walk<'a> {
             let why = format!("{name} belongs to the system: settings and catalogs are not written as tables here");
             self.seen.pinned.get_or_insert(why);
         }
+        if self.defining && name == "pg_settings" {
+            // Writing to a view of it is a SET under another name, which nobody would know.
+            let why = "a view or a rule of pg_settings can change settings: read pg_settings itself".to_owned();
+            self.seen.pinned.get_or_insert(why);
+        }
         match &exposure {
             Exposure::Tagged(_) | Exposure::Derived => {
                 self.touch(name, &exposure);
                 self.seen.reads_tagged |= access == Access::Read;
             }
+            // The session's own temporary schema: no mask is about what is in it, and the catalog has it under another name.
+            Exposure::Unknown if schema == Some("pg_temp") => {}
             Exposure::Unknown => {
                 self.seen.unknown.insert((schema.map(str::to_owned), name.to_owned()));
             }
@@ -167,6 +175,9 @@ impl<'a> Walk<'a> {
             ([.., item, name], false) => {
                 if self.set.user_function(name).takes_row {
                     self.function(&[name])?;
+                }
+                if functions::takes_row(name) {
+                    self.row_of(item);
                 }
                 self.qualified(item, name);
             }

@@ -22,9 +22,14 @@ use crate::session::{Forwarded, ReplySummary};
 
 /// While the client has this much to take, nothing more is made of the target's messages.
 pub(super) const HIGH_WATER: usize = 64 << 10;
-/// Instead of an error text that could show values.
-const WITHHELD: &str =
-    "the statement failed; the target's message is withheld, because the statement touches masked columns";
+/// Why a text that could show values is withheld.
+const BY_STATEMENT: &str = "the statement touches masked columns";
+const BY_CODE: &str = "code of the target's ran in the statement (a trigger, a function, the action of a foreign key), \
+                       which may have read masked columns";
+/// How lines of a report's context begin that tell of the client's own data and not of code that ran. In another language
+/// of the server's they are not known, and the text is withheld.
+const OWN_CONTEXT: &[&str] =
+    &["COPY ", "JSON data, line ", "unnamed portal ", "portal \"", "extended query with parameters"];
 /// Instead of the codes of data and syntax errors, which tell values apart too (`1/0` where a condition holds).
 const COLLAPSED: &str = "22000";
 
@@ -653,12 +658,9 @@ impl<'s> Replies<'s> {
         if tag == b'S' {
             check_setting(message)?;
         }
-        let tagged = match tag {
-            b'N' => self.texts_withheld(),
-            // Whoever sent it, through whatever function or trigger, may have put any row into it.
-            b'A' => self.masker.rules().iter().any(|rule| !rule.columns.is_empty()),
-            _ => false,
-        };
+        let why = if tag == b'N' { self.why_withheld(message)? } else { None };
+        // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
+        let tagged = why.is_some() || tag == b'A' && self.columns_are_masked();
         match self.masker.pass_text(tagged, message) {
             Ok(passed) => self.send(&passed, out),
             Err(NeedsMasking::Columns) if tag == b'A' => {
@@ -668,7 +670,7 @@ impl<'s> Replies<'s> {
             }
             Err(NeedsMasking::Columns) => {
                 let mut notice = Vec::new();
-                let text = "a notice of the target's is withheld, because the statement touches masked columns";
+                let text = format!("a notice of the target's is withheld: {}", why.unwrap_or(BY_STATEMENT));
                 Report::new(Severity::Notice, "00000", text).write(&mut notice);
                 self.send(&Masked::from_gateway(&notice), out);
             }
@@ -680,6 +682,25 @@ impl<'s> Replies<'s> {
             }
         }
         Ok(())
+    }
+
+    fn columns_are_masked(&self) -> bool {
+        self.masker.rules().iter().any(|rule| !rule.columns.is_empty())
+    }
+
+    /// Why an error or a notice could show values of tagged columns, if so: by its statement, or because it comes out of code
+    /// that the statement set off without naming what that reads.
+    fn why_withheld(&self, message: &[u8]) -> Result<Option<&'static str>, Fault> {
+        if self.texts_withheld() {
+            return Ok(Some(BY_STATEMENT));
+        }
+        if !self.columns_are_masked() {
+            return Ok(None);
+        }
+        let own = |line: &[u8]| OWN_CONTEXT.iter().any(|begin| line.starts_with(begin.as_bytes()));
+        let fields = wire::report_fields(message)?;
+        let mut contexts = fields.iter().filter(|(letter, _)| *letter == b'W');
+        Ok(contexts.any(|(_, text)| !text.split(|byte| *byte == b'\n').all(own)).then_some(BY_CODE))
     }
 
     /// Whether the texts of what runs now could show values of tagged columns.
@@ -703,11 +724,12 @@ impl<'s> Replies<'s> {
         if let Some(running) = self.running_mut() {
             running.summary.outcome = format!("ERROR {code}");
         }
-        match self.masker.pass_text(self.texts_withheld(), message) {
+        let why = self.why_withheld(message)?;
+        match self.masker.pass_text(why.is_some(), message) {
             Ok(passed) => self.send(&passed, out),
             Err(NeedsMasking::Columns) => {
                 let mut report = Vec::new();
-                withheld(message, &code)?.write(&mut report);
+                withheld(message, &code, why.unwrap_or(BY_STATEMENT))?.write(&mut report);
                 self.send(&Masked::from_gateway(&report), out);
             }
             Err(NeedsMasking::Finding) => {
@@ -906,14 +928,14 @@ fn check_setting(message: &[u8]) -> Result<(), Fault> {
     }
 }
 
-/// An error as a client may see it whose statement touches tagged tables: how bad it is, and what kind where that tells
-/// nothing of values.
-fn withheld(message: &[u8], code: &str) -> Result<Report, Fault> {
+/// An error as a client may see it whose text could show values of tagged columns: how bad it is, and what kind where that
+/// tells nothing of values.
+fn withheld(message: &[u8], code: &str, why: &str) -> Result<Report, Fault> {
     let fields = wire::report_fields(message)?;
     let fatal = fields.iter().any(|(letter, text)| *letter == b'V' && *text != b"ERROR");
     let severity = if fatal { Severity::Fatal } else { Severity::Error };
     let code = if code.starts_with("22") || code.starts_with("42") { COLLAPSED } else { code };
-    Ok(Report::new(severity, code, WITHHELD))
+    Ok(Report::new(severity, code, format!("the statement failed; the target's message is withheld: {why}")))
 }
 
 /// Writes a message of strings (a report, a setting, a notification) with what detectors find in them masked.

@@ -245,6 +245,39 @@ fn texts_of_tagged_statements_are_withheld() {
 }
 
 #[test]
+fn texts_of_code_that_a_statement_sets_off_are_withheld() {
+    let told = |context: &str| {
+        let masker = masker();
+        let mut pair = Pair::new(&masker);
+        pair.query();
+        let mut sent = Vec::new();
+        message(&mut sent, b'E', |out| {
+            for (letter, text) in
+                [(b'S', "ERROR"), (b'V', "ERROR"), (b'C', "P0001"), (b'M', "its text"), (b'W', context)]
+            {
+                out.push(letter);
+                put_string(out, text.as_bytes());
+            }
+            out.push(0);
+        });
+        pair.sends(&sent, 1000).unwrap();
+        String::from_utf8_lossy(&pair.got()).into_owned()
+    };
+    for own in ["COPY t, line 1, column a: \"x\"", "JSON data, line 1: {x", "unnamed portal parameter $1 = 'x'"] {
+        assert!(told(own).contains("its text"), "{own}");
+    }
+    for code in [
+        "PL/pgSQL function f() line 1 at RAISE",
+        "SQL statement \"UPDATE ONLY customers ...\"",
+        "PL/pgSQL function f() line 1 at RAISE\nCOPY t, line 1: \"x\"",
+        "Funktion »f«",
+    ] {
+        let told = told(code);
+        assert!(told.contains("P0001") && told.contains("a trigger") && !told.contains("its text"), "{told}");
+    }
+}
+
+#[test]
 fn an_error_takes_the_rest_of_its_batch_with_it() {
     let masker = masker();
     let mut pair = Pair::new(&masker);

@@ -9,7 +9,7 @@ mod batch;
 mod decide;
 mod query;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
@@ -106,8 +106,8 @@ pub(super) struct Relay<'s> {
     /// A statement was forwarded that may change the catalog.
     catalog_changed_at: Option<Instant>,
     memory: Memory,
-    /// Relations that the catalog does not have, though it was read for them.
-    missing: HashSet<(Option<String>, String)>,
+    /// Relations that the catalog did not have when it was read for them, and when that was.
+    missing: HashMap<(Option<String>, String), Instant>,
     waiting: Arc<Waiting>,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
     /// Set while the client is not read, so that its end is not seen by reading.
@@ -193,7 +193,7 @@ impl<'s> Relay<'s> {
             catalog: None,
             catalog_changed_at: None,
             memory: Memory::default(),
-            missing: HashSet::new(),
+            missing: HashMap::new(),
             waiting: ends.waiting,
             killed: Box::pin(session.killed()),
             next_look: None,
@@ -391,6 +391,7 @@ impl<'s> Relay<'s> {
         loop {
             self.receive().await?;
             if self.replies.is_idle() {
+                self.replies.names.all_answered();
                 return Ok(());
             }
             if self.replies.copying_in {
@@ -440,6 +441,12 @@ impl<'s> Relay<'s> {
         }
         if self.replies.copying_in && tag != b'H' {
             return Err(End::ClientUnexpected("another message than COPY data while the target waited for that"));
+        }
+        if tag != b'H' && self.replies.names.holds_too_much() {
+            self.drain().await?;
+            if self.replies.skipping {
+                return Ok(());
+            }
         }
         match tag {
             b'Q' => self.query(range).await,

@@ -19,6 +19,9 @@ use crate::session::{Judgement, Session};
 const MAX_STATEMENTS: usize = 10_000;
 /// Bytes that the texts of these and the values bound to portals may have together.
 const MAX_BYTES: usize = 64 << 20;
+/// The same of texts and values whose names stand for others already, while the target has not answered what brought them:
+/// with more, nothing is taken before it has.
+const MAX_DISPLACED: usize = 16 << 20;
 /// Portals that a session may have.
 const MAX_PORTALS: usize = 1_000;
 /// Names made by SQL that are remembered; their texts count among [`MAX_BYTES`].
@@ -341,6 +344,8 @@ pub(super) struct Names {
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Portal>,
     bytes: usize,
+    /// Of what lost its name since the target last owed nothing; it is held until the target has answered.
+    displaced: usize,
     /// The texts in which SQL has prepared statements and declared cursors.
     sql: HashMap<Name, Arc<str>>,
     next_id: u64,
@@ -391,7 +396,7 @@ impl Names {
             Some(new) => self.statements.insert(name.to_vec(), new),
             None => self.statements.remove(name),
         };
-        self.bytes -= old.as_ref().map_or(0, |old| old.judged.text.len());
+        self.displace(old.as_ref().map_or(0, |old| old.judged.text.len()));
         Ok(old)
     }
 
@@ -411,21 +416,36 @@ impl Names {
             Some(new) => self.portals.insert(name.to_vec(), new),
             None => self.portals.remove(name),
         };
-        self.bytes -= old.as_ref().map_or(0, |old| old.values.len());
+        self.displace(old.as_ref().map_or(0, |old| old.values.len()));
         Ok(old)
+    }
+
+    fn displace(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.displaced += bytes;
+    }
+
+    /// Whether so much is held without a name that the target must answer first.
+    pub(super) fn holds_too_much(&self) -> bool {
+        self.displaced > MAX_DISPLACED
+    }
+
+    /// The target owes nothing any more: what lost its name is gone.
+    pub(super) fn all_answered(&mut self) {
+        self.displaced = 0;
     }
 
     /// Takes a statement's name away.
     pub(super) fn close_statement(&mut self, name: Vec<u8>) -> Closed {
         let statement = self.statements.remove(&name);
-        self.bytes -= statement.as_ref().map_or(0, |it| it.judged.text.len());
+        self.displace(statement.as_ref().map_or(0, |it| it.judged.text.len()));
         Closed::Statement(name, statement)
     }
 
     /// Takes a portal's name away.
     pub(super) fn close_portal(&mut self, name: Vec<u8>) -> Closed {
         let portal = self.portals.remove(&name);
-        self.bytes -= portal.as_ref().map_or(0, |it| it.values.len());
+        self.displace(portal.as_ref().map_or(0, |it| it.values.len()));
         Closed::Portal(name, portal)
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{End, Front, Relay};
 use crate::policy::{Action, Gate, Kind};
@@ -11,11 +11,14 @@ use crate::protocol::postgres::operation::{Class, Name, Parsed};
 use crate::protocol::postgres::reply::Running;
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Judged, Portal};
-use crate::protocol::postgres::wire::{self, Column, Report, Severity};
+use crate::protocol::postgres::wire::{self, Column, Report, Severity, TransactionState};
 use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit};
 
 /// Relations that are remembered as missing in the catalog.
 const MAX_MISSING: usize = 1_000;
+/// How long they are, within a transaction: what that has made itself no reading finds, and each would take its time. Others
+/// may make one of that name meanwhile.
+const MISSING_FOR: Duration = Duration::from_secs(1);
 /// How far names may stand for statements that use names.
 const MAX_NAMED: usize = 4;
 const DENIED: &str = "42501";
@@ -55,7 +58,8 @@ impl Relay<'_> {
             Ok(catalog) => catalog,
             Err(why) => return Ok(self.not_understood(utf8(text)?, why)),
         };
-        if let Some(judged) = self.memory.recall(self.session, &catalog, text) {
+        let judged = self.memory.recall(self.session, &catalog, text);
+        if let Some(judged) = judged.filter(|judged| !self.names_unknown(judged)) {
             return Ok(judged);
         }
         let text = utf8(text)?;
@@ -68,10 +72,19 @@ impl Relay<'_> {
             Ok(catalog) => catalog,
             Err(why) => return Ok(self.not_understood(utf8(text)?, why)),
         };
-        match self.memory.recall(self.session, &catalog, text) {
+        match self.memory.recall(self.session, &catalog, text).filter(|judged| !self.names_unknown(judged)) {
             Some(judged) => Ok(judged),
             None => self.judged_anew(utf8(text)?, catalog).await,
         }
+    }
+
+    /// Whether a statement names relations for which the catalog must be read anew: it does not have them, and somebody may
+    /// have made them since it was read.
+    fn names_unknown(&self, judged: &Judged) -> bool {
+        let in_transaction = !self.replies.is_idle() || self.replies.state != TransactionState::Idle;
+        let is_missing = |at: &Instant| in_transaction && at.elapsed() < MISSING_FOR;
+        !judged.catalog.set.is_empty()
+            && judged.unknown_relations().any(|it| !self.missing.get(it).is_some_and(is_missing))
     }
 
     /// The catalog that statements are understood under. The error is why everything is denied without it.
@@ -88,9 +101,6 @@ impl Relay<'_> {
         }
         match self.state.catalog(self.session, self.way, freshness).await {
             Ok(catalog) => {
-                if freshness == Freshness::Usual {
-                    self.missing.clear();
-                }
                 self.catalog = Some(Arc::clone(&catalog));
                 Ok(catalog)
             }
@@ -247,15 +257,17 @@ impl Relay<'_> {
 
     async fn judged_anew(&mut self, text: Arc<str>, catalog: Arc<Catalog>) -> Result<Arc<Judged>, Result<Report, End>> {
         let mut judged = self.judge(&text, catalog).await;
-        if !judged.catalog.set.is_empty() && judged.unknown_relations().any(|it| !self.missing.contains(it)) {
+        if self.names_unknown(&judged) {
             let catalog = match self.catalog(Freshness::AsNewAs(Instant::now())).await {
                 Ok(catalog) => catalog,
                 Err(why) => return Ok(self.not_understood(text, why)),
             };
+            let read = Instant::now();
             judged = self.judge(&text, catalog).await;
-            // Temporary tables, and what does not exist: the catalog need not be read for these again and again.
-            let room = MAX_MISSING.saturating_sub(self.missing.len());
-            self.missing.extend(judged.unknown_relations().take(room).cloned());
+            if self.missing.len() >= MAX_MISSING {
+                self.missing.clear();
+            }
+            self.missing.extend(judged.unknown_relations().take(MAX_MISSING).map(|it| (it.clone(), read)));
         }
         let judged = Arc::new(judged);
         self.memory.keep(&judged);

@@ -392,6 +392,78 @@ print(until(stream, b"Z"))
     assert!(said.contains("(b'Z', b'I')"), "{said}");
 }
 
+#[test]
+fn answers_that_nobody_reads_take_no_memory() {
+    let world = World::with(POLICY);
+    // The gateway answers these itself: nothing of them reaches the target.
+    let script = r#"
+s, stream = session()
+s.settimeout(2)
+try:
+    for _ in range(60):
+        s.sendall(query(b"\xff") * 100000)
+except TimeoutError:
+    print("not taken", flush=True)
+sys.stdin.readline()
+s.settimeout(60)
+seen = until(stream, b"Z")
+errors(seen)
+"#;
+    let before = resident_mib(&world);
+    let mut client = world.shop.raw_client(script).start().unwrap();
+    client.wait_for("not taken", PATIENCE).unwrap();
+    let grown = resident_mib(&world).saturating_sub(before);
+    client.write("\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    assert!(grown < 50, "{grown} MiB more for answers that nobody reads");
+    assert!(said.contains("22021"), "{said}");
+}
+
+#[test]
+fn columns_that_a_session_makes_itself_are_masked_from_its_commit() {
+    let world = World::with(&with_definitions());
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def alter(table): return b"ALTER TABLE " + table + b" ADD COLUMN email text DEFAULT 'seen@own.example'"
+def read(table, number): return query(b"SELECT email FROM " + table + b" LIMIT 1 -- %d" % number)
+def rows(count):
+    for _ in range(count):
+        seen = until(stream, b"Z")
+        errors(seen)
+        print([body for tag, body in seen if tag == b"D"])
+s.sendall(query(b"SELECT 1 FROM orders"))
+until(stream, b"Z")
+# In a transaction, whose change nobody else sees until it ends.
+for sql in (b"BEGIN", alter(b"orders"), b"SELECT 1 FROM orders", b"COMMIT"):
+    s.sendall(query(sql))
+    until(stream, b"Z")
+s.sendall(read(b"orders", 1))
+rows(1)
+# Ahead, while the change waits for its turn.
+s.sendall(query(b"SELECT pg_sleep(1); " + alter(b"payments")) + read(b"payments", 2))
+until(stream, b"Z")
+rows(1)
+# In a batch, which is a transaction too; and one that fails meanwhile.
+s.sendall(parse(b"", b"CREATE TABLE own (id int)") + bind(b"", b"") + execute(b""))
+s.sendall(parse(b"", alter(b"own")) + bind(b"", b"") + execute(b""))
+s.sendall(parse(b"", b"INSERT INTO own VALUES (1)") + bind(b"", b"") + execute(b"") + sync + read(b"own", 3))
+errors(until(stream, b"Z"))
+rows(1)
+show(s, stream, b"CREATE TABLE plain (id int)")
+s.sendall(parse(b"", b"CREATE TABLE plain (id int)") + bind(b"", b"") + execute(b"") + parse(b"", b"SELECT 1") + parse(b"", b"") + bind(b"", b"") + execute(b"") + sync)
+errors(until(stream, b"Z"))
+s.sendall(query(b"SELECT 'served'"))
+rows(1)
+"#,
+        )
+        .unwrap();
+    assert_eq!(said.matches("***mple").count(), 3, "{said}");
+    assert!(!said.contains("seen@") && said.contains("served") && said.contains("42P07"), "{said}");
+}
+
 fn resident_mib(world: &World) -> u64 {
     let pages = std::fs::read_to_string(format!("/proc/{}/statm", world.gateway.pid())).unwrap();
     pages.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4 / 1024

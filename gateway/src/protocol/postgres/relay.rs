@@ -103,8 +103,10 @@ pub(super) struct Relay<'s> {
     /// What of the batch was forwarded.
     forwarded: Batch,
     catalog: Option<Arc<Catalog>>,
-    /// A statement was forwarded that may change the catalog.
-    catalog_changed_at: Option<Instant>,
+    /// A statement was forwarded that may change the catalog, and it was not read since.
+    catalog_changed: bool,
+    /// It was read, but while the transaction of that statement was open: nobody but this session sees the change.
+    change_unseen: bool,
     memory: Memory,
     /// Relations that the catalog did not have when it was read for them, and when that was.
     missing: HashMap<(Option<String>, String), Instant>,
@@ -191,7 +193,8 @@ impl<'s> Relay<'s> {
             batch: 0,
             forwarded: Batch::default(),
             catalog: None,
-            catalog_changed_at: None,
+            catalog_changed: false,
+            change_unseen: false,
             memory: Memory::default(),
             missing: HashMap::new(),
             waiting: ends.waiting,
@@ -266,9 +269,11 @@ impl<'s> Relay<'s> {
         Ok(())
     }
 
-    /// The client's next message, if it is there and the target keeps up.
+    /// The client's next message, if it is there, the target keeps up and the client takes what it is told.
     fn next_from_client(&mut self) -> Result<Option<(u8, Range<usize>)>, End> {
-        if self.to_target.pending() >= HIGH_WATER || self.replies.owed() >= MAX_OWED {
+        let is_behind = self.to_target.pending() >= HIGH_WATER || self.replies.owed() >= MAX_OWED;
+        // What the gateway answers itself, such as a denial, needs no target to slow it down.
+        if is_behind || self.to_client.len() >= HIGH_WATER {
             return Ok(None);
         }
         self.client.inbox.compact();

@@ -40,6 +40,10 @@ impl Relay<'_> {
             Ok(judged) => judged,
             Err(problem) => return self.batch_problem(&problem?).await,
         };
+        // The batch may have failed at the target while the catalog was waited for.
+        if self.replies.skipping {
+            return Ok(());
+        }
         if judged.is_denied() {
             self.drain().await?;
             if self.replies.skipping {
@@ -134,6 +138,9 @@ impl Relay<'_> {
             Ok(judged) => judged,
             Err(problem) => return self.batch_problem(&problem?).await,
         };
+        if self.replies.skipping {
+            return Ok(());
+        }
         if judged.is_empty() {
             // It runs nothing.
             self.to_target.harmless(self.client.inbox.bytes(range));

@@ -51,7 +51,7 @@ impl Relay<'_> {
     /// What the text of a simple query does and what policy says of it. The error is what the client is to be told, or the
     /// session's end.
     pub(super) async fn judged_query(&mut self, range: Range<usize>) -> Result<Arc<Judged>, Result<Report, End>> {
-        let catalog = self.catalog(Freshness::Usual).await;
+        let catalog = self.catalog(Freshness::Usual).await.map_err(Err)?;
         let mut fields = wire::Fields::of(self.client.inbox.bytes(range));
         let text = fields.string().and_then(|text| fields.end().map(|()| text)).map_err(|error| Err(error.into()))?;
         let catalog = match catalog {
@@ -68,7 +68,7 @@ impl Relay<'_> {
 
     /// The same for a prepared statement's text.
     pub(super) async fn judged(&mut self, text: &[u8]) -> Result<Arc<Judged>, Result<Report, End>> {
-        let catalog = match self.catalog(Freshness::Usual).await {
+        let catalog = match self.catalog(Freshness::Usual).await.map_err(Err)? {
             Ok(catalog) => catalog,
             Err(why) => return Ok(self.not_understood(utf8(text)?, why)),
         };
@@ -87,19 +87,16 @@ impl Relay<'_> {
             && judged.unknown_relations().any(|it| !self.missing.get(it).is_some_and(is_missing))
     }
 
-    /// The catalog that statements are understood under. The error is why everything is denied without it.
-    pub(super) async fn catalog(&mut self, freshness: Freshness) -> Result<Arc<Catalog>, String> {
-        let freshness = match (freshness, self.catalog_changed_at.take()) {
-            (Freshness::Usual, Some(changed)) => Freshness::AsNewAs(changed),
-            (freshness, _) => freshness,
-        };
+    /// The catalog that statements are understood under. The inner error is why everything is denied without it.
+    pub(super) async fn catalog(&mut self, freshness: Freshness) -> Result<Result<Arc<Catalog>, String>, End> {
+        let freshness = self.after_changes(freshness).await?;
         if freshness == Freshness::Usual
             && let Some(catalog) = &self.catalog
             && catalog.is_fresh()
         {
-            return Ok(Arc::clone(catalog));
+            return Ok(Ok(Arc::clone(catalog)));
         }
-        match self.state.catalog(self.session, self.way, freshness).await {
+        Ok(match self.state.catalog(self.session, self.way, freshness).await {
             Ok(catalog) => {
                 self.catalog = Some(Arc::clone(&catalog));
                 Ok(catalog)
@@ -111,7 +108,23 @@ impl Relay<'_> {
                     self.session.target.name
                 ))
             }
+        })
+    }
+
+    /// How new the catalog must be after what this session has changed: read when that was done, and, where that was in a
+    /// transaction, once more when it has ended.
+    async fn after_changes(&mut self, freshness: Freshness) -> Result<Freshness, End> {
+        if !self.catalog_changed && !self.change_unseen {
+            return Ok(freshness);
         }
+        // A reading that begins before the change has come about would not have it.
+        self.drain().await?;
+        let is_open = self.replies.state != TransactionState::Idle || self.forwarded.any;
+        if !self.catalog_changed && is_open {
+            return Ok(freshness);
+        }
+        (self.catalog_changed, self.change_unseen) = (false, is_open);
+        Ok(Freshness::AsNewAs(Instant::now()))
     }
 
     /// A text that cannot be understood, since what is masked is not known: it is refused, and recorded as that.
@@ -251,14 +264,14 @@ impl Relay<'_> {
     pub(super) fn went(&mut self, judged: &Judged) {
         self.replies.names.forget(judged);
         if judged.effects.changes_catalog {
-            self.catalog_changed_at = Some(Instant::now());
+            self.catalog_changed = true;
         }
     }
 
     async fn judged_anew(&mut self, text: Arc<str>, catalog: Arc<Catalog>) -> Result<Arc<Judged>, Result<Report, End>> {
         let mut judged = self.judge(&text, catalog).await;
         if self.names_unknown(&judged) {
-            let catalog = match self.catalog(Freshness::AsNewAs(Instant::now())).await {
+            let catalog = match self.catalog(Freshness::AsNewAs(Instant::now())).await.map_err(Err)? {
                 Ok(catalog) => catalog,
                 Err(why) => return Ok(self.not_understood(text, why)),
             };

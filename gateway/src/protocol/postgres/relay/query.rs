@@ -55,7 +55,7 @@ impl Relay<'_> {
         }
         let oid = wire::Fields::of(self.client.inbox.bytes(range.clone())).u32()?;
         self.drain().await?;
-        let (catalog, refusal) = match self.catalog(Freshness::Usual).await {
+        let (catalog, refusal) = match self.catalog(Freshness::Usual).await? {
             Ok(catalog) if catalog.set.is_empty() => (catalog, None),
             Ok(catalog) => {
                 let masked = "a function called by number is not known to be harmless; this target has masked columns";

@@ -12,14 +12,30 @@ use crate::Result;
 use crate::env::Env;
 use crate::process::Running;
 
+mod said;
+mod tree;
+
+pub use said::Said;
+pub use tree::Tree;
+
+/// The condition makes systemd-sysusers run, as a package's installation would. A kernel that panics ends the machine.
+const PARAMETERS: &str =
+    "root=/dev/vda rw console=ttyS0 panic=-1 quiet systemd.show_status=no systemd.condition-needs-update=1";
+
 /// A disk of its own, and the kernel to boot it with.
 pub struct Machine {
     disk: PathBuf,
-    image: PathBuf,
+    /// With `vmlinuz` and `initrd.img`.
+    kernel: PathBuf,
+    /// A file system with the kernel's modules, where it is not the kernel of the disk image.
+    modules: Option<PathBuf>,
+    /// What else the kernel is told.
+    parameters: &'static str,
     dir: PathBuf,
 }
 
 impl Machine {
+    /// With the disk image's own kernel.
     pub fn new(env: &Env) -> Result<Self> {
         let image = std::env::var_os("WEIR_VM_IMAGE").map(PathBuf::from);
         let image = image.ok_or("no disk image: run `cargo xtask test vm-smoke`, or set WEIR_VM_IMAGE")?;
@@ -32,14 +48,20 @@ impl Machine {
         if !copy.success() {
             return Err(format!("cannot copy the disk image {}", image.display()).into());
         }
-        Ok(Self { disk, image, dir: env.dir().to_path_buf() })
+        Ok(Self { disk, kernel: image, modules: None, parameters: "", dir: env.dir().to_path_buf() })
     }
 
-    /// Puts every file and symbolic link below `tree` at the same path of the disk, owned by root. What is there under that
+    /// With another kernel that `cargo xtask test kernels` made (`WEIR_VM_KERNEL`), and parameters for it.
+    pub fn with_kernel(env: &Env, kernel: &Path, parameters: &'static str) -> Result<Self> {
+        let modules = Some(kernel.join("modules.img"));
+        Ok(Self { kernel: kernel.to_path_buf(), modules, parameters, ..Self::new(env)? })
+    }
+
+    /// Puts every file and symbolic link of `tree` at the same path of the disk, owned by root. What is there under that
     /// name is replaced.
-    pub fn add(&self, tree: &Path) -> Result {
+    pub fn add(&self, tree: &Tree) -> Result {
         let mut script = String::new();
-        add_directory(tree, Path::new("/"), &mut script)?;
+        add_directory(tree.root(), Path::new("/"), &mut script)?;
         let commands = self.dir.join("debugfs.commands");
         fs::write(&commands, script)?;
         // It goes on after errors (directories that exist, files that do not) and exits with 0: read back what was written.
@@ -56,23 +78,23 @@ impl Machine {
     }
 
     /// Boots it and waits until it powers off or reboots; what was written to the serial console.
-    pub fn boot(&self, limit: Duration) -> Result<String> {
+    pub fn boot(&self, limit: Duration) -> Result<Said> {
         let serial = self.dir.join("serial.log");
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+        // Without cmpxchg16b, which QEMU 7.2 emulates wrongly: the allocator of Linux 6.12 and newer dies of it.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "2", "-m", "1024"]);
         qemu.args(["-display", "none", "-nic", "none", "-no-reboot"]);
         qemu.arg("-serial").arg(format!("file:{}", serial.display()));
-        qemu.arg("-kernel").arg(self.image.join("vmlinuz")).arg("-initrd").arg(self.image.join("initrd.img"));
-        // The condition makes systemd-sysusers run, as a package's installation would.
-        qemu.args([
-            "-append",
-            "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=no systemd.condition-needs-update=1",
-        ]);
+        qemu.arg("-kernel").arg(self.kernel.join("vmlinuz")).arg("-initrd").arg(self.kernel.join("initrd.img"));
+        qemu.arg("-append").arg(format!("{PARAMETERS} {}", self.parameters));
         qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio,cache=unsafe", self.disk.display()));
+        if let Some(modules) = &self.modules {
+            qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio,readonly=on", modules.display()));
+        }
         let ended = Running::start(qemu)?.finish(limit);
         let said = fs::read(&serial).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         match ended {
-            Ok(finished) if finished.success() => Ok(said),
+            Ok(finished) if finished.success() => Ok(Said { all: said }),
             Ok(finished) => Err(format!("qemu: {finished:?}\n{said}").into()),
             Err(e) => Err(format!("the virtual machine did not end: {e}\n{said}").into()),
         }

@@ -1,20 +1,14 @@
 //! The units in `systemd/`, first as systemd reads them, then in a virtual machine with a real systemd as PID 1: the package
 //! installed, the programs at the real cgroup root, a reboot, an upgrade, removal, and the static tarball in its place.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
-use system_tests::ca::Ca;
 use system_tests::env::Env;
-use system_tests::issuer::{AUDIENCE, Issuer};
 use system_tests::packages::Packages;
-use system_tests::vm::Machine;
-use system_tests::{postgres, shop};
+use system_tests::vm::{Machine, Said, Tree};
 
 /// One boot with everything in it, emulated on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_mins(10);
@@ -22,8 +16,6 @@ const BOOT_LIMIT: Duration = Duration::from_mins(10);
 /// own settings are only a user and a command.
 const GATEWAY_EXPOSURE: u32 = 30;
 const AGENT_EXPOSURE: u32 = 25;
-/// Where the issuer's documents are served inside the machine.
-const ISSUER: &str = "http://127.0.0.1:8080";
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd")
@@ -116,11 +108,15 @@ fn sysusers_and_tmpfiles_make_what_the_units_name() {
 fn agents_are_masked_and_a_reboot_stays_closed() {
     let env = Env::new().unwrap();
     let machine = Machine::new(&env).unwrap();
-    let tree = env.dir().join("tree");
-    fill(&env, &tree);
+    let tree = Tree::new(&env).unwrap();
+    let packages = Packages::of_this_run().unwrap();
+    packages.later_debian(&env.dir().join("later"), &tree.path("opt/smoke/later.deb").unwrap()).unwrap();
+    fs::copy(packages.tarball(), tree.path("opt/smoke/static.tar.gz").unwrap()).unwrap();
+    tree.put("opt/smoke/run", 0o755, include_str!("../vm/smoke")).unwrap();
+    tree.put("opt/smoke/lifecycle", 0o755, include_str!("../vm/lifecycle")).unwrap();
     machine.add(&tree).unwrap();
 
-    let first = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
+    let first = machine.boot(BOOT_LIMIT).unwrap();
     // The package, as installed: enabled, started, and closed.
     first.assert_verdict("install", "0");
     first.assert_verdict("install.kernel", "active");
@@ -138,184 +134,60 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     first.assert_masked("again");
     first.assert_masked("recreated");
 
-    let second = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
+    let second = machine.boot(BOOT_LIMIT).unwrap();
     second.assert_verdict("boot.kernel", "active");
     second.assert_verdict("boot.gateway", "inactive");
     second.assert_verdict("boot.started", "active");
     second.assert_closed("boot");
     second.assert_masked("late");
 
-    let third = Said { all: machine.boot(BOOT_LIMIT).unwrap() };
-    third.assert_upgrade();
-    third.assert_removal();
-    third.assert_purge();
-    third.assert_static();
+    let third = machine.boot(BOOT_LIMIT).unwrap();
+    assert_upgrade(&third);
+    assert_removal(&third);
+    assert_purge(&third);
+    assert_static(&third);
 }
 
-/// What a boot said: verdicts by name, and what the agent printed at each of its runs.
-struct Said {
-    all: String,
+/// Another version, with an agent that tried to get by all the while: nothing stopped, nothing passed.
+fn assert_upgrade(said: &Said) {
+    said.assert_verdict("upgrade", "0");
+    said.assert_verdict("upgrade.gateway", "active");
+    said.assert_verdict("upgrade.enforcing", "0");
+    said.assert_verdict("upgrade.restarted", "yes");
+    said.assert_verdict("upgrade.swapped", "yes");
+    said.assert_verdict("upgrade.agent-lives", "yes");
+    said.assert_verdict("upgrade.configuration", "kept");
+    said.assert_masked("upgraded");
+    assert!(said.number("prober.tries") > 20, "{}", said.all);
+    said.assert_verdict("prober.free", "0");
 }
 
-impl Said {
-    fn verdicts(&self) -> BTreeMap<&str, &str> {
-        self.all.lines().filter_map(|line| line.trim_end().strip_prefix("VERDICT ")?.split_once('=')).collect()
-    }
-
-    fn agent(&self, run: &str) -> String {
-        let prefix = format!("AGENT {run}: ");
-        let lines = self.all.lines().filter_map(|line| line.trim_end().strip_prefix(&prefix));
-        lines.collect::<Vec<_>>().join("\n")
-    }
-
-    fn assert_verdict(&self, name: &str, expected: &str) {
-        assert_eq!(self.verdicts().get(name), Some(&expected), "verdict {name}\n{}", self.all);
-    }
-
-    /// The agent got its rows, with what is secret masked, and nothing else on the network.
-    fn assert_masked(&self, run: &str) {
-        let agent = self.agent(run);
-        assert!(agent.contains("psql: 0") && agent.contains("Ada Okafor"), "{run}\n{}", self.all);
-        assert!(agent.contains("1002") && !agent.contains(postgres::SSN), "{run}\n{}", self.all);
-        assert!(!agent.contains(postgres::EMAIL), "{run}\n{}", self.all);
-        assert!(agent.contains("SSL connection") && agent.contains("verified: 0"), "{run}\n{}", self.all);
-        self.assert_nothing_elsewhere(run);
-    }
-
-    /// The agent ran, and reached nothing at all.
-    fn assert_closed(&self, run: &str) {
-        let agent = self.agent(run);
-        assert!(agent.contains("psql: 2") && !agent.contains("Ada Okafor"), "{run}\n{}", self.all);
-        self.assert_nothing_elsewhere(run);
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        let said = self.verdicts().get(name).and_then(|text| text.parse().ok());
-        said.unwrap_or_else(|| panic!("no number {name}\n{}", self.all))
-    }
-
-    /// Another version, with an agent that tried to get by all the while: nothing stopped, nothing passed.
-    fn assert_upgrade(&self) {
-        self.assert_verdict("upgrade", "0");
-        self.assert_verdict("upgrade.gateway", "active");
-        self.assert_verdict("upgrade.enforcing", "0");
-        self.assert_verdict("upgrade.restarted", "yes");
-        self.assert_verdict("upgrade.swapped", "yes");
-        self.assert_verdict("upgrade.agent-lives", "yes");
-        self.assert_verdict("upgrade.configuration", "kept");
-        self.assert_masked("upgraded");
-        assert!(self.number("prober.tries") > 20, "{}", self.all);
-        self.assert_verdict("prober.free", "0");
-    }
-
-    /// Refused while there are agents, or units that would be; then nothing stays in the kernel, or runs, or listens.
-    fn assert_removal(&self) {
-        self.assert_verdict("remove.agents", "refused");
-        self.assert_verdict("remove.agents.gateway", "active");
-        self.assert_verdict("remove.links", "refused");
-        self.assert_verdict("remove.before", "shut out");
-        self.assert_verdict("remove", "0");
-        self.assert_verdict("remove.after", "passes");
-        self.assert_verdict("remove.left", "");
-        self.assert_verdict("remove.kept", "configuration recordings");
-        self.assert_verdict("remove.slice", "refused");
-        self.assert_verdict("reinstall", "0");
-        self.assert_verdict("reinstall.gateway", "active");
-    }
-
-    /// With an agent alive only after a detach; then nothing stays but the agent and the recordings, which are whole.
-    fn assert_purge(&self) {
-        self.assert_verdict("purge.agents", "refused");
-        self.assert_verdict("purge.agent-lives", "yes");
-        self.assert_verdict("purge", "0");
-        self.assert_verdict("purge.left", "");
-        self.assert_verdict("purge.kept", "/var/lib/weir/recordings");
-    }
-
-    fn assert_static(&self) {
-        self.assert_verdict("static.gateway", "active");
-        self.assert_masked("static");
-        self.assert_verdict("static.verify", "10"); // whole in itself: there is no anchor elsewhere
-    }
-
-    /// The agent tried a server that is no target, and got not a byte of its answer.
-    fn assert_nothing_elsewhere(&self, run: &str) {
-        let agent = self.agent(run);
-        assert!(agent.contains("elsewhere: done") && !agent.contains("\"keys\""), "{run}\n{}", self.all);
-    }
+/// Refused while there are agents, or units that would be; then nothing stays in the kernel, or runs, or listens.
+fn assert_removal(said: &Said) {
+    said.assert_verdict("remove.agents", "refused");
+    said.assert_verdict("remove.agents.gateway", "active");
+    said.assert_verdict("remove.links", "refused");
+    said.assert_verdict("remove.before", "shut out");
+    said.assert_verdict("remove", "0");
+    said.assert_verdict("remove.after", "passes");
+    said.assert_verdict("remove.left", "");
+    said.assert_verdict("remove.kept", "configuration recordings");
+    said.assert_verdict("remove.slice", "refused");
+    said.assert_verdict("reinstall", "0");
+    said.assert_verdict("reinstall.gateway", "active");
 }
 
-/// The packages to install, and everything that an administrator would write, at its place.
-fn fill(env: &Env, tree: &Path) {
-    let put = |path: &str, mode: u32, text: &str| {
-        let path = tree.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    };
-    let packages = Packages::of_this_run().unwrap();
-    fs::create_dir_all(tree.join("opt/smoke")).unwrap();
-    fs::copy(packages.debian(), tree.join("opt/smoke/weir.deb")).unwrap();
-    packages.later_debian(&env.dir().join("later"), &tree.join("opt/smoke/later.deb")).unwrap();
-    fs::copy(packages.tarball(), tree.join("opt/smoke/static.tar.gz")).unwrap();
-
-    let (ca, issuer) = (Ca::new().unwrap(), Issuer::start().unwrap());
-    let leaf = ca.issue(&[postgres::NAME]).unwrap();
-    put("opt/smoke/schema.sql", 0o644, postgres::SCHEMA);
-    put("opt/smoke/server.crt", 0o644, &leaf.certificate);
-    put("opt/smoke/server.key", 0o600, &leaf.key);
-    put("etc/postgresql/15/main/conf.d/smoke.conf", 0o644, SERVER_SETTINGS);
-    for (path, document) in issuer.documents(ISSUER).unwrap() {
-        put(&format!("opt/smoke/issuer{path}"), 0o644, &document.to_string());
-    }
-    // Copied to /etc/weir once the package is there.
-    put("opt/smoke/etc/weir.toml", 0o644, &configuration());
-    put("opt/smoke/etc/db-ca.pem", 0o644, ca.pem());
-    put("opt/smoke/etc/credentials/orders-db", 0o600, postgres::PASSWORD);
-    put("opt/smoke/credentials.conf", 0o644, CREDENTIALS);
-    put("etc/coder.token", 0o600, &issuer.token(&json!({ "iss": ISSUER })).unwrap());
-    put("etc/hosts", 0o644, &format!("127.0.0.1 localhost vm {}\n", postgres::NAME));
-    put("opt/smoke/agent-hosts", 0o644, "127.0.0.1 localhost\n");
-
-    for (name, text) in [
-        ("agent", include_str!("../vm/agent")),
-        ("lifecycle", include_str!("../vm/lifecycle")),
-        ("prober", include_str!("../vm/prober")),
-        ("run", include_str!("../vm/smoke")),
-    ] {
-        put(&format!("opt/smoke/{name}"), 0o755, text);
-    }
-    put("usr/lib/sysusers.d/coder.conf", 0o644, "u agent-coder - - - -\n");
-    for (name, text) in [
-        ("coder.service", include_str!("../vm/coder.service")),
-        ("issuer.service", include_str!("../vm/issuer.service")),
-        ("prober.service", include_str!("../vm/prober.service")),
-        ("smoke.service", include_str!("../vm/smoke.service")),
-    ] {
-        put(&format!("usr/lib/systemd/system/{name}"), 0o644, text);
-    }
-    enable(tree, "multi-user.target", &["issuer.service", "smoke.service"]);
+/// With an agent alive only after a detach; then nothing stays but the agent and the recordings, which are whole.
+fn assert_purge(said: &Said) {
+    said.assert_verdict("purge.agents", "refused");
+    said.assert_verdict("purge.agent-lives", "yes");
+    said.assert_verdict("purge", "0");
+    said.assert_verdict("purge.left", "");
+    said.assert_verdict("purge.kept", "/var/lib/weir/recordings");
 }
 
-const CREDENTIALS: &str = "[Service]\nLoadCredential=orders-db:/etc/weir/credentials/orders-db\n";
-const SERVER_SETTINGS: &str = "ssl_cert_file = '/etc/postgresql/15/main/server.crt'\n\
-    ssl_key_file = '/etc/postgresql/15/main/server.key'\n";
-
-/// Only defaults in `[gateway]`: the real root cgroup, the real paths.
-fn configuration() -> String {
-    let identity =
-        format!("[identity]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\ninsecure = \"files on this machine\"\n");
-    let agent = "[[agent]]\nname = \"coder\"\nunit = \"coder.service\"\nuser = \"agent-coder\"\n\
-                 token = { file = \"/etc/coder.token\" }\n";
-    let target = postgres::target_config(5432, Path::new("/etc/weir/db-ca.pem"));
-    [identity.as_str(), agent, &target, shop::POLICY].join("\n")
-}
-
-/// What `systemctl enable` does.
-fn enable(tree: &Path, target: &str, names: &[&str]) {
-    let wants = tree.join(format!("etc/systemd/system/{target}.wants"));
-    fs::create_dir_all(&wants).unwrap();
-    for name in names {
-        symlink(format!("/usr/lib/systemd/system/{name}"), wants.join(name)).unwrap();
-    }
+fn assert_static(said: &Said) {
+    said.assert_verdict("static.gateway", "active");
+    said.assert_masked("static");
+    said.assert_verdict("static.verify", "10"); // whole in itself: there is no anchor elsewhere
 }

@@ -3,6 +3,7 @@
 //! Needs only `rustup` and a C linker to be built itself (`apt-get install build-essential`); `cargo xtask setup`
 //! brings the rest. Build output and caches live outside the clone, see [`paths`].
 
+mod apt;
 mod build;
 mod ci;
 mod clean_kernel;

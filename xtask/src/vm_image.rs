@@ -8,7 +8,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::{Result, paths, rust_src, shell};
+use crate::{Result, apt, paths, shell};
 
 const SUITE: &str = "bookworm";
 /// busybox serves the issuer's documents; bpftool tells which programs are loaded and in effect.
@@ -48,7 +48,7 @@ fn make(cache: &Path, image: &Path) -> Result {
     let log = made.join("debootstrap.log");
     let out = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut debootstrap = shell::as_root("env", ["LC_ALL=C.UTF-8", "debootstrap", "--variant=minbase"]);
-    debootstrap.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&root).arg(rust_src::debian_mirror()?);
+    debootstrap.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&root).arg(apt::debian_mirror()?);
     shell::run(debootstrap.stdout(out))
         .map_err(|e| format!("{e}; see {} and {}/debootstrap", log.display(), root.display()))?;
     shell::run(shell::as_root("sh", ["-ec", TRIM, "sh"]).arg(&root))?;

@@ -6,6 +6,12 @@
 /// Version of the maps' layout; names the pin directory, so that programs never meet maps of another shape.
 pub const LAYOUT: u32 = 3;
 
+/// Where the BPF LSM's programs read: `struct socket`'s `file` and `sk`, and `struct sock_common`'s `skc_family`, in bytes. A kernel
+/// that has them elsewhere gets none of these programs.
+pub const SOCKET_FILE: usize = 16;
+pub const SOCKET_SK: usize = 24;
+pub const SOCK_FAMILY: usize = 16;
+
 /// cgroups of agents and of the gateway lie at most this deep below the cgroup2 root (which is level 0).
 pub const MAX_LEVELS: u32 = 16;
 pub const MAX_AGENT_CGROUPS: usize = 1024;
@@ -204,6 +210,8 @@ counters! {
     DeniedNote = "denied_note",
     DeniedBind = "denied_bind",
     DeniedSocketOption = "denied_socket_option",
+    /// A socket that no agent made was handed to one, or used by one.
+    DeniedForeign = "denied_foreign",
     /// The second gate dropped a packet.
     DeniedEgress = "denied_egress",
     /// Somebody tried to get in to an agent.

@@ -1,7 +1,8 @@
 //! The kernel half: every outbound connection of an agent is rewritten to the gateway, with a note on the socket that
 //! says who asked for what; what cannot be rewritten is refused. The entry points are here, thin; the work is in the
 //! modules: [`agent`] tells agents from everybody else, [`connect`] rewrites, [`carry`] brings the note over to the
-//! socket that the gateway accepts, [`dns`] does the same for resolvers, [`gate`] refuses the ways around.
+//! socket that the gateway accepts, [`dns`] does the same for resolvers, [`gate`] refuses the ways around, and [`mod@lsm`] those
+//! that no cgroup hook sees, where the kernel has the BPF LSM.
 //!
 //! Every program runs for every process below the attach point, so all of them let non-agents go first of all. All
 //! failures refuse.
@@ -13,10 +14,11 @@ mod carry;
 mod connect;
 mod dns;
 mod gate;
+mod lsm;
 mod maps;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm, sock_ops};
+use aya_ebpf::programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};
 
 use crate::connect::Hook;
 
@@ -99,6 +101,21 @@ pub fn weir_ingress(ctx: SkBuffContext) -> i32 {
 #[sock_ops]
 pub fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
     carry::sock_ops(&ctx)
+}
+
+#[lsm(hook = "file_receive")]
+pub fn weir_file_receive(ctx: LsmContext) -> i32 {
+    lsm::file_receive(&ctx)
+}
+
+#[lsm(hook = "socket_sendmsg")]
+pub fn weir_socket_sendmsg(ctx: LsmContext) -> i32 {
+    lsm::socket_sendmsg(&ctx)
+}
+
+#[lsm(hook = "socket_create")]
+pub fn weir_socket_create(ctx: LsmContext) -> i32 {
+    lsm::socket_create(&ctx)
 }
 
 // The plain deny: attached before anything else on a first start, so that agents are closed in even if one of the programs

@@ -11,10 +11,12 @@ mod client;
 mod evidence;
 mod files;
 mod kernel;
+mod lsm;
 mod namespaces;
 pub(crate) mod privileges;
 mod redact;
 mod removal;
+mod requirements;
 mod serve;
 mod usher;
 mod wire;
@@ -336,6 +338,9 @@ pub struct AttachmentReport {
     /// Where it is attached, below the cgroup2 mount; "/" is the root.
     pub attach: String,
     pub hooks: Vec<HookReport>,
+    /// Of the layer on the BPF LSM, on kernels that have it. Not there in the answer of an older gateway.
+    #[serde(default)]
+    pub lsm: Vec<HookReport>,
     /// Counters by name, such as `redirected` or `denied_udp`.
     pub counters: std::collections::BTreeMap<String, u64>,
     /// Connects under way between the agent's SYN and the gateway's accept.
@@ -349,7 +354,9 @@ pub struct AttachmentReport {
 impl AttachmentReport {
     /// Every hook is in effect and no detach is running.
     pub fn enforcing(&self) -> bool {
-        !self.hooks.is_empty() && self.detached.is_none() && self.hooks.iter().all(|hook| hook.effective)
+        !self.hooks.is_empty()
+            && self.detached.is_none()
+            && self.hooks.iter().chain(&self.lsm).all(|hook| hook.effective)
     }
 }
 
@@ -357,7 +364,8 @@ impl AttachmentReport {
 pub struct HookReport {
     /// `connect4`, `sock_ops` and so on.
     pub name: String,
-    /// BPF_PROG_QUERY lists our program among the effective ones at the attach point.
+    /// BPF_PROG_QUERY lists our program among the effective ones at the attach point; of a program on the BPF LSM, that its link
+    /// is there and the LSM is active.
     pub effective: bool,
 }
 
@@ -406,6 +414,7 @@ pub fn kernel_remove(config: &WitnessConfig) -> Result<(), WitnessError> {
 pub const MAX_DETACH: Duration = Duration::from_hours(4);
 
 pub(crate) use kernel::netns_cookie;
+pub(crate) use requirements::Requirements;
 
 /// Detaches and unpins everything below `bpf_dir`, whoever runs: for tests.
 pub fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {

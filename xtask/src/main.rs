@@ -22,6 +22,7 @@ mod test;
 mod tidy;
 mod toolchain;
 mod vm_image;
+mod vm_kernel;
 
 use std::process::ExitCode;
 

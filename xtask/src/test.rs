@@ -11,11 +11,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image};
+use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image, vm_kernel};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 8] = ["kernel", "bypass", "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE];
+const REQUIRED: [&str; 9] = ["kernel", BYPASS, "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE, KERNELS];
+/// The attack corpus.
+const BYPASS: &str = "bypass";
 const SYSTEM_CRATE: &str = "system-tests";
 /// Its programs are built by `cargo xtask fuzz`; clippy sees that they can be.
 const FUZZ: &str = "weir-fuzz";
@@ -23,14 +25,20 @@ const FUZZ: &str = "weir-fuzz";
 const PACKAGE: &str = "package";
 /// Installs the package in a virtual machine: needs a disk image besides.
 const VM_SMOKE: &str = "vm-smoke";
+/// The same, once for each kernel.
+const KERNELS: &str = "kernels";
 
 /// How long one test program may take before it is killed and counted as failed.
 const TIME_LIMIT: &str = "20m";
+const LIMITED: [&str; 2] = ["--kill-after=10", TIME_LIMIT];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, package, vm-smoke, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
+    /// Suite kernels: every kernel, and every kind of attacker, instead of one
+    #[arg(long)]
+    all: bool,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]
     rest: Vec<String>,
@@ -38,7 +46,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn all() -> Self {
-        Self { suites: Vec::new(), rest: Vec::new() }
+        Self { suites: Vec::new(), all: false, rest: Vec::new() }
     }
 
     fn wants(&self, suite: &str) -> bool {
@@ -68,7 +76,13 @@ pub(crate) fn run(args: &Args) -> Result {
             sums.fail(format!("suite {suite} has no tests/tests/{}.rs", suite.replace('-', "_")));
             continue;
         };
-        sums.add(program.run(args)?);
+        if suite == KERNELS {
+            for kernel in vm_kernel::KERNELS.iter().filter(|kernel| kernel.always || args.all) {
+                sums.add(program.run_on(args, kernel, &programs)?);
+            }
+        } else {
+            sums.add(program.run(args)?);
+        }
         clean_kernel::run()?;
     }
     sums.verdict()
@@ -129,26 +143,46 @@ impl Program {
         run_counted(&self.name, self.suite.is_some(), &mut command)
     }
 
+    /// In a virtual machine with this kernel. The attack corpus goes along: its programs, and the suite that judges them.
+    fn run_on(&self, args: &Args, kernel: &vm_kernel::Kernel, programs: &[Self]) -> Result<Outcome> {
+        let image = vm_image::ensure()?;
+        let corpus =
+            programs.iter().find(|program| program.suite.as_deref() == Some(BYPASS)).ok_or("no suite bypass")?;
+        let environment = [
+            ("WEIR_VM_IMAGE", image.clone()),
+            ("WEIR_VM_KERNEL", vm_kernel::ensure(kernel, &image)?),
+            ("WEIR_PACKAGES", package::ensure()?),
+            ("WEIR_VM_SUITE", corpus.executable.clone()),
+            ("WEIR_VM_ATTACKERS", PathBuf::from(if args.all { "all" } else { "user" })),
+        ];
+        let mut command = self.system_command(BTreeMap::from(environment))?;
+        command.args(&args.rest).current_dir(&self.package);
+        run_counted(&format!("{} {}", self.name, kernel.name), true, &mut command)
+    }
+
     fn command(&self) -> Result<Command> {
-        let limited = ["--kill-after=10", TIME_LIMIT];
         if self.suite.is_none() {
-            let mut command = shell::command("timeout", limited);
+            let mut command = shell::command("timeout", LIMITED);
             command.arg(&self.executable);
             return Ok(command);
         }
-        // Through `env`, since sudo passes no environment on.
-        let mut environment: BTreeMap<&str, PathBuf> = BTreeMap::new();
-        environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
-        environment.insert("WEIR_CACHE", paths::cache()?);
+        let mut environment = BTreeMap::new();
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_PACKAGES", package::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
         }
+        self.system_command(environment)
+    }
+
+    fn system_command(&self, mut environment: BTreeMap<&str, PathBuf>) -> Result<Command> {
+        // Through `env`, since sudo passes no environment on.
+        environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
+        environment.insert("WEIR_CACHE", paths::cache()?);
         let environment = environment.iter().map(|(name, value)| format!("{name}={}", value.display()));
         let mut command = shell::as_root("env", environment);
-        command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable).arg("--test-threads=1");
+        command.arg("RUST_BACKTRACE=1").arg("timeout").args(LIMITED).arg(&self.executable).arg("--test-threads=1");
         Ok(command)
     }
 }

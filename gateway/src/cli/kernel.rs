@@ -162,7 +162,7 @@ fn show(report: &AttachmentReport, out: &mut Out) -> Result<u8, Error> {
     }
     out.line(format!("attached at {}", clean(&report.attach)))?;
     let mut table = Table::new(["HOOK", "IN EFFECT"]);
-    for hook in &report.hooks {
+    for hook in report.hooks.iter().chain(&report.lsm) {
         let effective = if hook.effective { Cell::new(Colour::Green, "yes") } else { Cell::new(Colour::Red, "no") };
         table.row(vec![clean(&hook.name).into(), effective]);
     }

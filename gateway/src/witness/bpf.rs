@@ -14,6 +14,7 @@ const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
+const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 
@@ -102,6 +103,14 @@ struct LinkUpdateAttr {
 
 #[repr(C)]
 #[derive(Default)]
+struct RawTracepointAttr {
+    name: u64,
+    program: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct NextKeyAttr {
     map: u32,
     reserved: u32,
@@ -145,6 +154,12 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(super) fn create_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr { program: raw(program), target: raw(cgroup), attach_type, flags: 0 };
     bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Attaches a program of the BPF LSM to the hook that it was loaded for.
+pub(super) fn create_lsm_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = RawTracepointAttr { program: raw(program), ..RawTracepointAttr::default() };
+    bpf(RAW_TRACEPOINT_OPEN, &mut attr).map(owned)
 }
 
 /// Swaps the program of a link in one step.

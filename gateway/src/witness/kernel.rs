@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::programs::Program;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader};
 use gateway_common as common;
 use gateway_common::{COUNTER_NAMES, DETACH_REASON, Detach, LAYOUT, NETNS_SERVED, Settings};
 use nix::mount::{MsFlags, mount};
@@ -22,7 +22,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::bpf::{self, Access};
 use super::cgroup::{self, Cgroup};
-use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError};
+use super::lsm::{self, LsmHook};
+use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
 
 /// Aligned, since the ELF reader wants it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
@@ -112,6 +113,8 @@ pub(super) struct Kernel {
     attached_to: Cgroup,
     /// Programs that this kernel did not take.
     substituted: Vec<&'static Substitute>,
+    /// Why this kernel did not take the programs of the BPF LSM, though it has that.
+    without_lsm: Option<String>,
 }
 
 /// The directories of one layout.
@@ -139,11 +142,19 @@ impl Pins {
     fn link(&self, name: &str) -> PathBuf {
         self.links().join(name)
     }
+
+    fn lsm_link(&self, name: &str) -> PathBuf {
+        self.links().join(format!("lsm-{name}"))
+    }
 }
 
 impl Kernel {
     /// Attaches everything, or adopts what is attached.
     pub(super) fn attach(config: KernelConfig) -> Result<Self, WitnessError> {
+        Self::attach_all(config).map_err(requirements::explain)
+    }
+
+    fn attach_all(config: KernelConfig) -> Result<Self, WitnessError> {
         mount_bpffs(&config.bpf_dir)?;
         let pins = Pins::new(&config);
         set_foreign_pins_aside(&pins)?;
@@ -151,7 +162,7 @@ impl Kernel {
         let ebpf = load_maps(&pins)?;
         let root = open_cgroup(&config)?;
         let attached_to = cgroup::look_up(&config.cgroup_mount, &config.attach).map_err(at(&config.attach))?;
-        let mut kernel = Self { ebpf, config, attached_to, substituted: Vec::new() };
+        let mut kernel = Self { ebpf, config, attached_to, substituted: Vec::new(), without_lsm: None };
         kernel.apply_settings()?;
         if HOOKS.iter().any(|hook| !is_attached(&pins.link(hook.name), attached_to.id)) {
             for hook in &DENY_HOOKS {
@@ -163,6 +174,9 @@ impl Kernel {
         }
         for hook in &HOOKS {
             kernel.attach_hook(&pins, hook, root.as_fd())?;
+        }
+        if lsm::available().is_ok() {
+            kernel.without_lsm = kernel.attach_lsm(&pins).err();
         }
         let report = kernel.report()?;
         if let Some(hook) = report.hooks.iter().find(|hook| !hook.effective) {
@@ -199,7 +213,41 @@ impl Kernel {
                 self.attach_hook(&pins, hook, root.as_fd())?;
             }
         }
+        let is_there = |hook: &LsmHook| bpf::open_pin(&pins.lsm_link(hook.name), Access::ReadWrite).is_ok();
+        if self.without_lsm.is_none() && lsm::available().is_ok() && !lsm::HOOKS.iter().all(is_there) {
+            self.attach_lsm(&pins).map_err(|error| io_error("the BPF LSM", &error))?;
+        }
         Ok(())
+    }
+
+    /// The layer is attached as a whole, and its absence is no reason not to start. Such a link cannot change its program: the new
+    /// one is in effect beside the old one before that goes.
+    fn attach_lsm(&mut self, pins: &Pins) -> Result<(), String> {
+        lsm::check_layout()?;
+        let btf = Btf::from_sys_fs().map_err(|error| chain(&error))?;
+        for hook in &lsm::HOOKS {
+            let link = self.load_lsm(hook, &btf).and_then(|program| {
+                bpf::create_lsm_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))
+            })?;
+            let (path, fresh) = (pins.lsm_link(hook.name), pins.lsm_link(&format!("new-{}", hook.name)));
+            remove_if_there(&fresh).map_err(|error| error.to_string())?;
+            let pinned = bpf::pin(link.as_fd(), &fresh).and_then(|()| fs::rename(&fresh, &path));
+            pinned.map_err(|error| format!("{}: {error}", hook.name))?;
+        }
+        Ok(())
+    }
+
+    fn load_lsm(&mut self, hook: &LsmHook, btf: &Btf) -> Result<OwnedFd, String> {
+        let Some(Program::Lsm(program)) = self.ebpf.program_mut(hook.program) else {
+            return Err(format!("{}: the object has no such program", hook.program));
+        };
+        if program.fd().is_err() {
+            program
+                .load(hook.name, btf)
+                .map_err(|error| format!("{}: {}", hook.program, first_line(&chain(&error))))?;
+        }
+        let fd = program.fd().map_err(|error| chain(&error))?;
+        fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())
     }
 
     /// Forgets all network namespaces but this process's own, in which the gateway listens: the sockets in the others died
@@ -227,6 +275,9 @@ impl Kernel {
 
     pub(super) fn report(&self) -> Result<AttachmentReport, WitnessError> {
         let mut report = status(&self.config)?;
+        if let Some(reason) = &self.without_lsm {
+            report.warnings.push(reason.clone());
+        }
         report.warnings.extend(self.substituted.iter().map(|substitute| substitute.warning.to_owned()));
         Ok(report)
     }
@@ -355,15 +406,33 @@ pub(super) fn status(config: &KernelConfig) -> Result<AttachmentReport, WitnessE
     let mut report = AttachmentReport {
         attach: format!("/{}", config.attach),
         hooks,
+        lsm: lsm_reports(&pins),
         warnings: warnings(config),
         ..AttachmentReport::default()
     };
+    if report.lsm.is_empty() {
+        let reason = lsm::available().err().unwrap_or_else(|| "its programs did not load".to_owned());
+        report.warnings.push(format!("without the BPF LSM, {}: {reason}", lsm::COST));
+    }
     if pins.map("COUNTS").exists() {
         report.counters = counters(&pins)?;
         report.pending = pending(&pins)?;
         report.detached = detached(&pins)?;
     }
     Ok(report)
+}
+
+/// The layer on the BPF LSM, if any of it was attached.
+fn lsm_reports(pins: &Pins) -> Vec<HookReport> {
+    let is_pinned = |hook: &LsmHook| bpf::open_pin(&pins.lsm_link(hook.name), Access::ReadWrite).is_ok();
+    let pinned: Vec<bool> = lsm::HOOKS.iter().map(is_pinned).collect();
+    if !pinned.contains(&true) {
+        return Vec::new();
+    }
+    let active = lsm::available().is_ok();
+    let report =
+        |(hook, pinned): (&LsmHook, bool)| HookReport { name: hook.name.to_owned(), effective: pinned && active };
+    lsm::HOOKS.iter().zip(pinned).map(report).collect()
 }
 
 /// Lets agents pass for a time; zero ends it.
@@ -427,6 +496,10 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 /// Mounts bpffs where `bpf_dir` is to be, if none is there.

@@ -69,14 +69,42 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn must(&self, attacker: Attacker) -> Must {
-        match attacker {
-            Attacker::User => self.user,
-            Attacker::Root => self.root,
-            Attacker::Container => self.container,
+    /// `lsm`: the kernel has the BPF LSM, and Weir's programs on it are in effect.
+    pub(crate) fn must(&self, attacker: Attacker, lsm: bool) -> Must {
+        let closed = CLOSED_BY_LSM.iter().find(|(technique, _)| lsm && *technique == self.technique);
+        match (closed, attacker) {
+            (Some((_, must)), _) => *must,
+            (None, Attacker::User) => self.user,
+            (None, Attacker::Root) => self.root,
+            (None, Attacker::Container) => self.container,
         }
     }
 }
+
+/// The descriptor does not arrive: the message says that something was cut off (MSG_CTRUNC, which nix calls ENOBUFS).
+const NOT_HANDED: Must = Blocked(&["ENOBUFS"]);
+const NO_FAMILY: Must = Blocked(&["EAFNOSUPPORT"]);
+
+/// What the layer on the BPF LSM stops, or stops earlier than others would, whoever tries.
+const CLOSED_BY_LSM: &[(&str, Must)] = &[
+    ("handed_tcp", NOT_HANDED),
+    ("handed_tcp_connected", NOT_HANDED),
+    ("handed_udp", NOT_HANDED),
+    ("handed_udp_connected", NOT_HANDED),
+    ("handed_ping", NOT_HANDED),
+    ("handed_raw", NOT_HANDED),
+    ("handed_reconnect", NOT_HANDED),
+    ("moved_tcp_connected", FORBIDDEN),
+    ("moved_udp", FORBIDDEN),
+    ("packet", NO_FAMILY),
+    ("packet_cooked", NO_FAMILY),
+    ("packet_old", NO_FAMILY),
+    ("xdp", NO_FAMILY),
+    ("user_namespace_packet", NO_FAMILY),
+    ("network_namespace_packet", NO_FAMILY),
+    ("setuid", NO_FAMILY),
+    ("vsock", NO_FAMILY),
+];
 
 const fn row(technique: &'static str, user: Must, root: Must, container: Must) -> Row {
     Row { technique, user, root, container, neighbour: None }

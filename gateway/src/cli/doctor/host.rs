@@ -8,47 +8,29 @@ use crate::admin::client::ask_one;
 use crate::admin::{Request, Status};
 use crate::cli::run::cgroup2_mount;
 use crate::config::{Config, Mode};
-use crate::witness::{self, WitnessConfig};
+use crate::witness::{self, Requirements, WitnessConfig};
 
-/// The oldest kernel that has every hook that is attached (cookies of network namespaces in sockops).
-const OLDEST_KERNEL: (u32, u32) = (5, 15);
-const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Below this, recording may stop and everything with it.
 const LOW_DISK: u64 = 2 << 30;
 
 pub(super) fn kernel() -> Vec<Finding> {
-    vec![version(), btf(), bpffs(), cgroups(), unprivileged_bpf()]
+    let mut findings = requirements(&Requirements::look());
+    findings.extend([bpffs(), cgroups(), unprivileged_bpf()]);
+    findings
 }
 
-fn version() -> Finding {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    match parse_release(release) {
-        Some(version) if version >= OLDEST_KERNEL => Finding::ok("kernel", release),
-        _ => Finding::fail(
-            "kernel",
-            format!("{release} is older than {}.{}", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
-            "Debian 12 has 6.1; upgrade the kernel",
-        ),
+fn requirements(kernel: &Requirements) -> Vec<Finding> {
+    let unmet =
+        |sentence: &String| Finding::fail("kernel", sentence, "Debian 12 has one that will do, 6.1; newer is better");
+    if !kernel.unmet.is_empty() {
+        return kernel.unmet.iter().map(unmet).collect();
     }
-}
-
-/// `6.1.0-13-amd64` -> (6, 1).
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn btf() -> Finding {
-    if Path::new(BTF).exists() {
-        Finding::ok("BTF", BTF)
-    } else {
-        Finding::fail(
-            "BTF",
-            format!("{BTF} is missing"),
-            "use a kernel built with CONFIG_DEBUG_INFO_BTF (Debian's are)",
-        )
-    }
+    let options = Requirements::needed();
+    let options = kernel.options.as_ref().map_or_else(
+        || Finding::ok("kernel options", format!("not published by this kernel; needed are {options}")),
+        |path| Finding::ok("kernel options", format!("{options} are set ({})", path.display())),
+    );
+    vec![Finding::ok("kernel", &kernel.release), options]
 }
 
 fn bpffs() -> Finding {
@@ -118,12 +100,14 @@ pub(super) fn attachments(config: &Config) -> Vec<Finding> {
         ));
     }
     let missing: Vec<&str> =
-        report.hooks.iter().filter(|hook| !hook.effective).map(|hook| hook.name.as_str()).collect();
+        report.hooks.iter().chain(&report.lsm).filter(|hook| !hook.effective).map(|hook| hook.name.as_str()).collect();
     if report.hooks.is_empty() || !missing.is_empty() {
         let message = format!("not in effect: {}", if missing.is_empty() { "all".into() } else { missing.join(", ") });
         findings.push(Finding::fail("interception", message, "systemctl restart weir-kernel"));
     } else if report.detached.is_none() {
-        findings.push(Finding::ok("interception", format!("{} hooks in effect", report.hooks.len())));
+        let lsm = if report.lsm.is_empty() { "without the BPF LSM" } else { "the BPF LSM's among them" };
+        let hooks = report.hooks.len() + report.lsm.len();
+        findings.push(Finding::ok("interception", format!("{hooks} hooks in effect, {lsm}")));
     }
     findings.extend(report.warnings.iter().map(|warning| Finding::warn("interception", warning, "")));
     findings
@@ -199,17 +183,4 @@ pub(super) fn directories(config: &Config) -> Vec<Finding> {
         Err(error) => findings.push(Finding::fail("recordings", format!("{}: {error}", path.display()), "")),
     }
     findings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernel_releases_are_compared_as_numbers() {
-        assert_eq!(parse_release("6.1.0-13-amd64"), Some((6, 1)));
-        assert_eq!(parse_release("5.4-rc1"), Some((5, 4)));
-        assert!(parse_release("5.4.0").unwrap() < OLDEST_KERNEL && parse_release("10.0.1").unwrap() > OLDEST_KERNEL);
-        assert_eq!(parse_release(""), None);
-    }
 }

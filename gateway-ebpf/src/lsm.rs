@@ -1,0 +1,88 @@
+//! The layer for kernels with the BPF LSM: what no cgroup hook sees. An agent gets no socket of somebody outside, sends
+//! nothing by one that it had before it was an agent, and makes none of a family that cannot be redirected.
+//!
+//! A socket is an agent's if it has a note: every IP socket of an agent has one from `socket()` on.
+
+use aya_ebpf::bindings::{bpf_sock, socket};
+use aya_ebpf::helpers::generated::bpf_sock_from_file;
+use aya_ebpf::programs::LsmContext;
+use gateway_common::{Counter, Endpoint, SOCK_FAMILY, SOCKET_FILE, SOCKET_SK};
+
+use crate::agent::{self, Task};
+use crate::maps::{NOTES, count, detached, report, settings};
+
+const EPERM: i32 = 1;
+const EAFNOSUPPORT: i32 = 97;
+const AF_UNIX: i32 = 1;
+const AF_INET: i32 = 2;
+const AF_INET6: i32 = 10;
+const AF_NETLINK: i32 = 16;
+const ALLOW: i32 = 0;
+
+/// A descriptor comes in: by SCM_RIGHTS, pidfd_getfd(2), or a tracer's hand.
+#[inline(always)]
+pub fn file_receive(ctx: &LsmContext) -> i32 {
+    if !is_agent() {
+        return ALLOW;
+    }
+    // SAFETY: the hook's first argument is the file, which lives as long as the call.
+    let socket = unsafe { bpf_sock_from_file(ctx.arg(0)) };
+    if socket.is_null() || !is_foreign(socket) {
+        return ALLOW;
+    }
+    refuse(Counter::DeniedForeign, EPERM)
+}
+
+/// Anything leaves by a socket. One without a file is the kernel's own: a network file system works for whoever uses it.
+#[inline(always)]
+pub fn socket_sendmsg(ctx: &LsmContext) -> i32 {
+    let socket: *mut socket = ctx.arg(0);
+    if !is_foreign(socket) || !is_agent() || field::<u64>(socket.cast(), SOCKET_FILE) == 0 {
+        return ALLOW;
+    }
+    refuse(Counter::DeniedForeign, EPERM)
+}
+
+/// Refused as by `RestrictAddressFamilies=`, so that programs fall back.
+#[inline(always)]
+pub fn socket_create(ctx: &LsmContext) -> i32 {
+    let family: i32 = ctx.arg(0);
+    let by_kernel: i32 = ctx.arg(3);
+    if by_kernel != 0 || matches!(family, AF_UNIX | AF_INET | AF_INET6 | AF_NETLINK) || !is_agent() {
+        return ALLOW;
+    }
+    refuse(Counter::DeniedProtocol, EAFNOSUPPORT)
+}
+
+#[inline(always)]
+fn is_agent() -> bool {
+    settings().is_some_and(agent::is_current) && !detached()
+}
+
+/// An IP socket that no agent made.
+#[inline(always)]
+fn is_foreign(socket: *mut socket) -> bool {
+    let sk: *mut bpf_sock = field(socket.cast(), SOCKET_SK);
+    if sk.is_null() {
+        return false;
+    }
+    let family = i32::from(field::<u16>(sk.cast(), SOCK_FAMILY));
+    (family == AF_INET || family == AF_INET6) && NOTES.get(sk).is_none()
+}
+
+/// A field of a kernel structure. The verifier knows the structure's type, and so the type of what is read; the witness has
+/// compared the offset with the running kernel's.
+#[inline(always)]
+fn field<T>(structure: *const u8, offset: usize) -> T {
+    // SAFETY: the verifier lets the program load only if the field lies within the structure.
+    unsafe { structure.add(offset).cast::<T>().read_volatile() }
+}
+
+#[inline(always)]
+fn refuse(counter: Counter, errno: i32) -> i32 {
+    let wanted = Endpoint { address: [0; 4], port: 0, protocol: 0 };
+    // No helper tells this hook the network namespace.
+    report(counter, &Task::current(), 0, wanted);
+    count(counter);
+    -errno
+}

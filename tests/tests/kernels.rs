@@ -1,0 +1,120 @@
+//! One of Debian's kernels, with a real systemd as PID 1: the package installed, the attack corpus, a round trip to
+//! PostgreSQL, `weir doctor`, a reboot. `cargo xtask test kernels` runs this once for each kernel; on one that is too old
+//! everything has to stay closed, and say why.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use system_tests::env::Env;
+use system_tests::vm::{Machine, Said, Tree};
+
+/// One boot, emulated on a busy machine; the corpus in it takes the most.
+const BOOT_LIMIT: Duration = Duration::from_mins(18);
+/// The oldest kernel that README promises to hold agents on.
+const OLDEST: (u32, u32) = (6, 1);
+/// With everything that the kernel offers of what Weir can use. Since 6.18 the storage of sockets is allocated in a way that needs
+/// cmpxchg16b, which the emulator lacks (`vm.rs`), or the allocator's checks: without both, agents can make no socket at all.
+const PARAMETERS: &str = "lsm=landlock,lockdown,yama,apparmor,bpf slub_debug=F,kmalloc-*";
+
+#[test]
+fn agents_are_held_on_this_kernel_or_told_why_not() {
+    let kernel = named("WEIR_VM_KERNEL");
+    let env = Env::new().unwrap();
+    let machine = Machine::with_kernel(&env, &kernel, PARAMETERS).unwrap();
+    let tree = Tree::new(&env).unwrap();
+    tree.put("opt/smoke/run", 0o755, include_str!("../vm/kernels")).unwrap();
+    tree.put("usr/lib/systemd/system/usr-lib-modules.mount", 0o644, MODULES).unwrap();
+    tree.enable("sysinit.target", &["usr-lib-modules.mount"]).unwrap();
+    add_corpus(&tree);
+    machine.add(&tree).unwrap();
+
+    let first = machine.boot(BOOT_LIMIT).unwrap();
+    let release = fs::read_to_string(kernel.join("release")).unwrap();
+    first.assert_verdict("release", release.trim());
+    first.assert_verdict("elsewhere", "0"); // the server is there for everybody else
+    first.assert_verdict("install", "0");
+    println!("Linux {}", release.trim());
+    if number_of(&release) < OLDEST {
+        return assert_refused(&first);
+    }
+    first.assert_verdict("install.kernel", "active");
+    first.assert_verdict("install.gateway", "active");
+    first.assert_verdict("corpus", "0");
+    assert!(first.all.contains("CORPUS test result: ok. 1 passed;"), "{}", first.all);
+    // These kernels have it, and so it was judged with the rows that it closes.
+    assert!(first.all.contains("CORPUS the BPF LSM: in effect"), "{}", first.all);
+    first.assert_verdict("lsm", "3");
+    first.assert_verdict("gateway", "active");
+    first.assert_verdict("status", "0");
+    first.assert_verdict("up.started", "0");
+    first.assert_masked("up");
+    first.assert_verdict("up.doctor", "0");
+    assert!(findings(&first).iter().all(|finding| finding["level"] != "fail"), "{}", first.all);
+    assert!(first.number("up.prober.tries") > 0, "{}", first.all);
+    first.assert_verdict("up.prober.free", "0");
+
+    let second = machine.boot(BOOT_LIMIT).unwrap();
+    second.assert_verdict("boot.kernel", "active");
+    second.assert_verdict("boot.gateway", "inactive");
+    second.assert_verdict("boot.started", "active");
+    second.assert_closed("boot");
+    second.assert_masked("late");
+    for finding in findings(&first).iter().filter(|finding| finding["level"] == "warn") {
+        println!("warning: {}: {}", finding["subject"], finding["message"]);
+    }
+}
+
+/// Too old: nothing that is an agent's runs, and everybody who asks is told in a sentence.
+fn assert_refused(said: &Said) {
+    said.assert_verdict("install.kernel", "failed");
+    said.assert_verdict("attach", "1");
+    said.assert_verdict("doctor", "1");
+    said.assert_verdict("unsupported.started", "1");
+    assert_eq!(said.agent("unsupported"), "", "an agent ran without the kernel half\n{}", said.all);
+    let sentence = format!("Weir needs Linux {}.{} or newer", OLDEST.0, OLDEST.1);
+    assert!(said.all.lines().any(|line| line.starts_with("weir: ") && line.contains(&sentence)), "{}", said.all);
+    assert!(said.all.lines().any(|line| line.starts_with("LOG ") && line.contains(&sentence)), "{}", said.all);
+    let kernel = findings(said).into_iter().find(|finding| finding["subject"] == "kernel");
+    assert!(kernel.is_some_and(|finding| finding["level"] == "fail"), "{}", said.all);
+}
+
+fn findings(said: &Said) -> Vec<Value> {
+    let line = said.all.lines().find_map(|line| line.trim_end().strip_prefix("DOCTOR "));
+    let line = line.unwrap_or_else(|| panic!("doctor said nothing\n{}", said.all));
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}\n{}", said.all))
+}
+
+/// `6.12.95+deb12-cloud-amd64` -> (6, 12).
+fn number_of(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// The kernel's modules come on a disk of their own.
+const MODULES: &str = "[Unit]\nDefaultDependencies=no\nBefore=systemd-modules-load.service sysinit.target\n\
+    [Mount]\nWhat=/dev/vdb\nWhere=/usr/lib/modules\nType=ext4\nOptions=ro\n";
+
+/// The attack corpus, and the suite that judges it: the one that runs on this machine, too.
+fn add_corpus(tree: &Tree) {
+    let program = named("WEIR_BIN").with_file_name("bypass");
+    for (from, to) in [(named("WEIR_VM_SUITE"), "opt/smoke/suite"), (program, "opt/smoke/bin/bypass")] {
+        let to = tree.path(to).unwrap();
+        // Line tables are most of it, and the disk is small.
+        let strip = Command::new("strip").arg("--strip-debug").arg("-o").arg(&to).arg(&from).output().unwrap();
+        assert!(strip.status.success(), "{}: {strip:?}", from.display());
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let attackers = std::env::var("WEIR_VM_ATTACKERS").unwrap();
+    tree.put("opt/smoke/attackers", 0o644, &attackers).unwrap();
+}
+
+fn named(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).unwrap_or_else(|| panic!("no {variable}: run `cargo xtask test kernels`"));
+    let path = Path::new(&path).to_path_buf();
+    assert!(path.exists(), "{variable}: no {}", path.display());
+    path
+}

@@ -46,7 +46,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
     first.assert_verdict("corpus", "0");
     assert!(first.all.contains("CORPUS test result: ok. 1 passed;"), "{}", first.all);
     // These kernels have it, and so it was judged with the rows that it closes.
-    assert!(first.all.contains("CORPUS the BPF LSM: in effect"), "{}", first.all);
+    assert!(first.all.contains("the BPF LSM: in effect"), "{}", first.all);
     first.assert_verdict("lsm", "3");
     first.assert_verdict("gateway", "active");
     first.assert_verdict("status", "0");
@@ -70,7 +70,8 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
 
 /// Too old: nothing that is an agent's runs, and everybody who asks is told in a sentence.
 fn assert_refused(said: &Said) {
-    said.assert_verdict("install.kernel", "failed");
+    // It is tried again and again, for the gateway's sake.
+    assert_ne!(said.verdicts().get("install.kernel"), Some(&"active"), "{}", said.all);
     said.assert_verdict("attach", "1");
     said.assert_verdict("doctor", "1");
     said.assert_verdict("unsupported.started", "1");

@@ -209,7 +209,7 @@ print(hello(os.environ['PGHOST']))
 
 #[test]
 fn namespaces_that_come_and_go_leave_nothing_behind() {
-    const ROUNDS: usize = 300;
+    const ROUNDS: usize = 100;
     let world = World::new();
     world.psql(&["unshare", "--net", "--"]);
     wait_until("the end of the first", LET_GO, || world.descriptors() < 200).unwrap();

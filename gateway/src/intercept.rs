@@ -371,9 +371,10 @@ fn send(socket: &UdpSocket, answer: &[u8], to: DnsPeer) -> io::Result<()> {
 
 /// Lets the calling thread run where nobody else would (`SCHED_BATCH`): being woken, it interrupts no thread that runs.
 pub(crate) fn take_no_cpu_from_others() -> io::Result<()> {
-    let parameter = libc::sched_param { sched_priority: 0 };
+    // `struct sched_param`. musl's own function for this does nothing.
+    let priority: libc::c_int = 0;
     // SAFETY: reads one sched_param; 0 is the calling thread.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) };
+    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -130,6 +130,9 @@ fn open(port: u16, dns_port: u16) -> io::Result<Vec<OwnedFd>> {
 
 /// A namespace begins with its loopback device down, and then not even a refusal would reach the agent.
 fn loopback_up() -> io::Result<()> {
+    // netdevice(7).
+    const SIOCGIFFLAGS: libc::Ioctl = 0x8913;
+    const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
     let socket = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,
         nix::sys::socket::SockType::Datagram,
@@ -141,7 +144,7 @@ fn loopback_up() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    for (operation, change) in [(libc::SIOCGIFFLAGS, libc::IFF_UP), (libc::SIOCSIFFLAGS, 0)] {
+    for (operation, change) in [(SIOCGIFFLAGS, libc::IFF_UP), (SIOCSIFFLAGS, 0)] {
         // SAFETY: both read and write one `ifreq`, which is what the pointer points to.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), operation, &raw mut request) };
         if result != 0 {

@@ -110,13 +110,14 @@ pub(crate) fn limit_waiting(fd: &OwnedFd) -> Attempt {
 
 /// Turns on the loopback device of a namespace of one's own.
 pub(crate) fn loopback_up() -> Attempt {
+    const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
     let device = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     // `struct ifreq`: a name and flags.
     let mut request = [0u8; 40];
     request[..2].copy_from_slice(b"lo");
     request[16] = 1;
     // SAFETY: the kernel reads one `ifreq` of 40 bytes.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::SIOCSIFFLAGS, request.as_ptr()) }.into()).map(drop)
+    check(unsafe { libc::ioctl(device.as_raw_fd(), SIOCSIFFLAGS, request.as_ptr()) }.into()).map(drop)
 }
 
 pub(crate) fn pass(over: BorrowedFd<'_>, what: &[RawFd]) -> Attempt {

@@ -231,7 +231,7 @@ async fn record_denied(engine: &Engine, interceptor: &Interceptor, hints: Hints)
     loop {
         let recorded = match events.next().await {
             Ok(event) if event.is_held() => {
-                hints.send(event.origin.pid);
+                hints.send(event);
                 continue;
             }
             Ok(denied) => engine.recorder().append(Event::from(denied)).await.map_err(io::Error::other),

@@ -165,6 +165,11 @@ impl DeniedEvent {
     pub fn is_held(&self) -> bool {
         self.reason == COUNTER_NAMES[Counter::HeldNetns as usize]
     }
+
+    /// What was held in vain.
+    pub(crate) fn refused(self) -> Self {
+        Self { reason: COUNTER_NAMES[Counter::DeniedNetns as usize], ..self }
+    }
 }
 
 /// The reader of the ring buffer.

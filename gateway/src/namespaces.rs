@@ -6,14 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::engine::Engine;
-use crate::intercept::Interceptor;
+use crate::intercept::{DeniedEvent, Interceptor};
+use crate::record::event::Event;
 use crate::shards::Ears;
 use crate::witness::{Namespace, NamespaceLook, Witness};
 
@@ -32,19 +33,47 @@ const NEXT_LOOKS: [Duration; 6] = [
 /// Between two looks, whatever happens.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Tells of processes in namespaces that the kernel half does not know.
+/// Namespaces from which something is held; of more it is recorded at once that they are refused.
+const MAX_HELD: usize = 1024;
+/// The kernel has given a held connect up by then.
+const HELD_FOR: Duration = Duration::from_secs(5);
+
+/// Tells of what comes from namespaces that the kernel half does not know.
 #[derive(Clone)]
-pub(crate) struct Hints(mpsc::Sender<u32>);
+pub(crate) struct Hints(mpsc::Sender<DeniedEvent>);
 
 impl Hints {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<u32>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<DeniedEvent>) {
         let (sender, receiver) = mpsc::channel(HINTS);
         (Self(sender), receiver)
     }
 
-    pub(crate) fn send(&self, pid: u32) {
+    pub(crate) fn send(&self, held: DeniedEvent) {
         // A full queue is a look that is due anyway.
-        let _ = self.0.try_send(pid);
+        let _ = self.0.try_send(held);
+    }
+}
+
+/// What is held, the first of each namespace: where the gateway does not come to listen, that is a refusal, and recorded.
+#[derive(Default)]
+struct Held(HashMap<u64, (Instant, DeniedEvent)>);
+
+impl Held {
+    /// What is not to be waited for comes back.
+    fn add(&mut self, event: DeniedEvent) -> Option<DeniedEvent> {
+        // A socket alone is not refused anything.
+        if event.origin.destination.port() == 0 || self.0.contains_key(&event.origin.netns_cookie) {
+            return None;
+        }
+        if self.0.len() >= MAX_HELD {
+            return Some(event);
+        }
+        self.0.insert(event.origin.netns_cookie, (Instant::now(), event));
+        None
+    }
+
+    fn in_vain(&mut self) -> impl Iterator<Item = DeniedEvent> {
+        self.0.extract_if(|_, (since, _)| since.elapsed() >= HELD_FOR).map(|(_, (_, event))| event)
     }
 }
 
@@ -63,14 +92,15 @@ pub(crate) async fn listen_where_agents_are(
     interceptor: &Interceptor,
     witness: &Witness,
     ears: &Ears,
-    mut hints: mpsc::Receiver<u32>,
+    mut hints: mpsc::Receiver<DeniedEvent>,
 ) {
-    let mut open = HashMap::new();
+    let mut open: HashMap<u64, Open> = HashMap::new();
+    let mut held = Held::default();
     let mut looks = NEXT_LOOKS.into_iter();
     let mut pids = Vec::new();
     let mut failing = false;
     loop {
-        let look = witness.namespaces(std::mem::take(&mut pids)).await;
+        let look = witness.namespaces(std::mem::take(&mut pids), open.keys().copied().collect()).await;
         if look.is_err() != failing {
             failing = look.is_err();
             if let Err(error) = &look {
@@ -86,20 +116,36 @@ pub(crate) async fn listen_where_agents_are(
         }
         if let Some(namespace) = opened {
             tracing::info!(netns = namespace.cookie, "listening in another network namespace");
+            held.0.remove(&namespace.cookie);
             open.insert(namespace.cookie, listen(engine, interceptor, witness, ears, namespace));
             continue;
         }
+        record(engine, held.in_vain()).await;
         sleep(PAUSE).await;
         let next = looks.next().unwrap_or(NEXT_LOOKS[NEXT_LOOKS.len() - 1]);
+        let mut events = Vec::new();
         tokio::select! {
-            () = sleep(next) => {}
-            () = witness.cgroups_changed() => looks = NEXT_LOOKS.into_iter(),
-            received = hints.recv_many(&mut pids, HINTS) => {
+            () = sleep(next) => continue,
+            () = witness.cgroups_changed() => {}
+            received = hints.recv_many(&mut events, HINTS) => {
                 if received == 0 {
                     return;
                 }
-                looks = NEXT_LOOKS.into_iter();
             }
+        }
+        looks = NEXT_LOOKS.into_iter();
+        pids.extend(events.iter().map(|event| event.origin.pid));
+        // The kernel half may have told of it before the last look.
+        events.retain(|event| !open.contains_key(&event.origin.netns_cookie));
+        let refused: Vec<_> = events.into_iter().filter_map(|event| held.add(event)).collect();
+        record(engine, refused).await;
+    }
+}
+
+async fn record(engine: &Engine, refused: impl IntoIterator<Item = DeniedEvent>) {
+    for event in refused {
+        if let Err(error) = engine.recorder().append(Event::from(event.refused())).await {
+            tracing::error!(%error, "a refusal was not recorded");
         }
     }
 }

@@ -281,9 +281,10 @@ impl Witness {
     }
 
     /// Looks for network namespaces of agents that the gateway does not listen in, or need not any more. `hints` are processes
-    /// that were seen in an unknown one.
-    pub async fn namespaces(&self, hints: Vec<u32>) -> Result<NamespaceLook, WitnessError> {
-        let (answer, descriptors) = self.shared.ask_for_descriptors(Question::Namespaces(hints)).await?;
+    /// that were seen in an unknown one; `serving` are the cookies of those that it listens in, so that an answer that was lost
+    /// is given again.
+    pub async fn namespaces(&self, hints: Vec<u32>, serving: Vec<u64>) -> Result<NamespaceLook, WitnessError> {
+        let (answer, descriptors) = self.shared.ask_for_descriptors(Question::Namespaces { hints, serving }).await?;
         let Answer::Namespaces { opened, left } = answer else { return Err(WitnessError::Lost) };
         let opened = match opened {
             Some(cookie) => Some(Namespace::new(cookie, descriptors).map_err(kernel::at("a namespace's sockets"))?),

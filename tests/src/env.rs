@@ -265,10 +265,9 @@ impl Env {
         Ok(Place::new(self, cgroup, Some(user), program))
     }
 
-    /// A command as the agent, begun by `words` as root: in a network namespace, say. `HANDED_OVER` and then the program follow
-    /// them.
+    /// A command as the agent, begun by `words` as root: in a network namespace, say.
     pub fn agent_behind<'b>(&self, words: impl IntoIterator<Item = &'b str>, program: &str) -> Place<'_> {
-        let words: Vec<String> = words.into_iter().chain(HANDED_OVER).map(str::to_owned).collect();
+        let words: Vec<String> = words.into_iter().map(str::to_owned).chain(start_as(Some(AGENT_USER))).collect();
         Place::wrapped(self, self.cgroup.join("agents").join(AGENT), &words, program)
     }
 
@@ -344,19 +343,6 @@ impl Attacker {
     pub const ALL: [Self; 3] = [Self::User, Self::Root, Self::Container];
 }
 
-const HANDED_OVER: [&str; 11] = [
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    "--reuid",
-    AGENT_USER,
-    "--regid",
-    AGENT_USER,
-    "--init-groups",
-    "--no-new-privs",
-    "--bounding-set=-all",
-    "--",
-];
 const USER: [&str; 10] = [
     "setpriv",
     "--pdeathsig",
@@ -388,6 +374,17 @@ const CONTAINER: [&str; 12] = [
 const CONTAIN_AND_EXEC: &str = r#"mount -t proc proc /proc && mount -t tmpfs none /sys/fs/bpf && mount -o remount,bind,ro "$1" &&
 shift && exec setpriv --inh-caps=-all --bounding-set=-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setgid,+setuid,+setfcap,+setpcap,+net_bind_service,+sys_chroot,+kill,+audit_write -- "$@""#;
 
+/// The words that start a command as a user, without capabilities or a way to new ones; as root where none is named.
+fn start_as(user: Option<&str>) -> Vec<String> {
+    let mut words = vec!["setpriv", "--pdeathsig", "KILL"];
+    if let Some(user) = user {
+        words.extend(["--reuid", user, "--regid", user, "--init-groups"]);
+        words.extend(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]);
+    }
+    words.push("--");
+    words.into_iter().map(str::to_owned).collect()
+}
+
 /// A command that is to run in one of the environment's cgroups.
 pub struct Place<'a> {
     env: &'a Env,
@@ -396,13 +393,7 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(env: &'a Env, cgroup: PathBuf, user: Option<&str>, program: &str) -> Self {
-        let mut words: Vec<String> = ["setpriv", "--pdeathsig", "KILL"].map(str::to_owned).to_vec();
-        if let Some(user) = user {
-            words.extend(["--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned));
-            words.extend(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"].map(str::to_owned));
-        }
-        words.push("--".to_owned());
-        Self::wrapped(env, cgroup, &words, program)
+        Self::wrapped(env, cgroup, &start_as(user), program)
     }
 
     /// `program` behind the words that start it.

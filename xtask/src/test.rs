@@ -15,7 +15,8 @@ use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image, vm_ker
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 9] = ["kernel", BYPASS, "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE, KERNELS];
+const REQUIRED: [&str; 10] =
+    ["kernel", BYPASS, "namespaces", "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE, KERNELS];
 /// The attack corpus.
 const BYPASS: &str = "bypass";
 const SYSTEM_CRATE: &str = "system-tests";

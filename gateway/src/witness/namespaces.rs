@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
@@ -23,6 +24,10 @@ const MAX_CGROUPS: usize = 10_000;
 const MAX_PROCESSES: usize = 100_000;
 /// Processes that made themselves known by a connect, and are no longer remembered when more come.
 const MAX_HINTS: usize = 4096;
+/// Namespaces of one agent that the gateway listens in: none takes them all ([`MAX_NETNS`]) from the others.
+const MAX_OF_ONE: usize = 128;
+/// Namespaces that one look tries to open: the witness has other questions to answer.
+const MAX_VISITS: usize = 16;
 
 /// The inode of a network namespace. It belongs to one namespace as long as somebody holds that.
 type Inode = u64;
@@ -32,19 +37,22 @@ pub(super) struct Namespaces {
     usher: Usher,
     own: Inode,
     known: BTreeMap<Inode, Known>,
-    /// Processes outside the agents' cgroups, which are agents by their user.
+    /// Processes that a look at the agents' cgroups does not find: they are agents by their user.
     hints: BTreeSet<u32>,
     /// Readable when a process came into an agents' cgroup, or the last one left, or a cgroup was made.
     changes: Inotify,
     /// Inodes of the cgroups that are watched.
     watched: BTreeSet<u64>,
-    /// Why agents of a namespace were refused at the last look.
+    /// What is wrong with the usher, or why agents of a namespace were refused at the last look.
     complaint: Option<WitnessError>,
 }
 
 struct Known {
     cookie: u64,
+    owner: String,
     served: bool,
+    /// When the usher was there last.
+    visited: Instant,
     /// The last look found nobody there. Only the second one counts: a process may be between two cgroups.
     empty: bool,
 }
@@ -53,6 +61,21 @@ impl AsFd for Namespaces {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.changes.as_fd()
     }
+}
+
+/// A process in a namespace, and whose it is: a cgroup right below the agents', or a user.
+#[derive(Clone)]
+struct Found {
+    pid: u32,
+    owner: String,
+}
+
+/// What came of trying to open one namespace.
+enum Opening {
+    /// Its process is gone, or went elsewhere: the next look knows more.
+    Gone,
+    Refused(WitnessError),
+    Open(u64, [OwnedFd; wire::SOCKETS]),
 }
 
 /// What a look came to.
@@ -81,14 +104,45 @@ impl Namespaces {
         let _ = self.changes.read_events();
     }
 
-    /// Looks at the agents' processes, and at those of `hints`.
+    /// Looks at the agents' processes, and at those of `hints`. What the gateway is not `serving` is opened (again).
     pub(super) fn look(
         &mut self,
         config: &KernelConfig,
         kernel: &mut Kernel,
-        hints: impl IntoIterator<Item = u32>,
+        hints: Vec<u32>,
+        serving: &[u64],
     ) -> Result<Look, WitnessError> {
-        self.hints.extend(hints);
+        let present = self.present(config, hints);
+        for known in self.known.values_mut() {
+            known.served &= serving.contains(&known.cookie);
+        }
+        self.forget_the_empty(&present, kernel)?;
+        let is_known = |cookie: &&u64| self.known.values().any(|known| known.cookie == **cookie);
+        let left = serving.iter().filter(|cookie| !is_known(cookie)).copied().collect();
+
+        // Those that were never tried come first, then the one whose last try is longest ago.
+        let visited = |inode: &Inode| self.known.get(inode).map(|known| known.visited);
+        let is_served = |inode: &Inode| self.known.get(inode).is_some_and(|known| known.served);
+        let mut waiting: Vec<(Inode, Found)> = present.into_iter().filter(|(inode, _)| !is_served(inode)).collect();
+        waiting.sort_by_key(|(inode, _)| visited(inode));
+        self.complaint = self.usher.check().err();
+        for (inode, found) in waiting.into_iter().take(MAX_VISITS) {
+            match self.open(config, kernel, inode, found) {
+                Ok(Opening::Gone) => {}
+                Ok(Opening::Open(cookie, sockets)) => return Ok(Look { opened: Some((cookie, sockets)), left }),
+                Ok(Opening::Refused(error)) => self.complaint = Some(error),
+                // The usher's own trouble, which would be the same with the next.
+                Err(error) => {
+                    self.complaint = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(Look { opened: None, left })
+    }
+
+    /// The namespaces that agents are in, but for the gateway's own.
+    fn present(&mut self, config: &KernelConfig, hints: Vec<u32>) -> BTreeMap<Inode, Found> {
         let mut walk = Walk {
             changes: &self.changes,
             before: std::mem::take(&mut self.watched),
@@ -97,79 +151,70 @@ impl Namespaces {
             processes: 0,
         };
         for agents in &config.agents {
-            walk.visit(&config.cgroup_mount.join(agents));
+            walk.visit(&config.cgroup_mount, agents);
         }
         let Walk { mut present, watched, .. } = walk;
         self.watched = watched;
-        self.hints.retain(|pid| {
-            let found = inode(&pid.to_string());
-            if let Ok(inode) = found {
-                present.insert(inode, *pid);
+        self.hints.extend(hints);
+        self.hints.retain(|&pid| {
+            let process = format!("/proc/{pid}");
+            let (Ok(inode), Ok(metadata)) = (inode(&pid.to_string()), fs::metadata(process)) else { return false };
+            let is_found = inode == self.own || present.contains_key(&inode);
+            if !is_found {
+                present.insert(inode, Found { pid, owner: format!("user {}", metadata.uid()) });
             }
-            found.is_ok_and(|inode| inode != self.own)
+            !is_found
         });
         while self.hints.len() > MAX_HINTS {
             self.hints.pop_first();
         }
         present.remove(&self.own);
-        let left = self.leave(&present, kernel)?;
-        self.complaint = None;
-        let unknown: Vec<(Inode, u32)> =
-            present.into_iter().filter(|(inode, _)| self.known.get(inode).is_none_or(|known| !known.served)).collect();
-        for (inode, pid) in unknown {
-            match self.open(config, kernel, inode, pid) {
-                Ok(None) => {}
-                Ok(opened) => return Ok(Look { opened, left }),
-                Err(error) => self.complaint = Some(error),
-            }
-        }
-        Ok(Look { opened: None, left })
+        present
     }
 
     /// Forgets the namespaces that nobody was found in for the second time.
-    fn leave(&mut self, present: &BTreeMap<Inode, u32>, kernel: &mut Kernel) -> Result<Vec<u64>, WitnessError> {
-        let mut left = Vec::new();
-        for (inode, known) in &mut self.known {
+    fn forget_the_empty(&mut self, present: &BTreeMap<Inode, Found>, kernel: &mut Kernel) -> Result<(), WitnessError> {
+        let mut forgotten = Vec::new();
+        self.known.retain(|inode, known| {
             let empty = !present.contains_key(inode);
-            if empty && known.empty {
-                left.push(*inode);
-            }
+            let forget = empty && known.empty;
             known.empty = empty;
-        }
-        let mut cookies = Vec::new();
-        for inode in left {
-            if let Some(known) = self.known.remove(&inode) {
-                kernel.set_netns(known.cookie, None)?;
-                cookies.push(known.cookie);
+            if forget {
+                forgotten.push(known.cookie);
             }
-        }
-        Ok(cookies)
+            !forget
+        });
+        forgotten.into_iter().try_for_each(|cookie| kernel.set_netns(cookie, None))
     }
 
-    /// `None`: the process is gone, or the gateway cannot listen there.
+    /// The error is the usher's own, and not the namespace's.
     fn open(
         &mut self,
         config: &KernelConfig,
         kernel: &mut Kernel,
         inode: Inode,
-        pid: u32,
-    ) -> Result<Option<(u64, [OwnedFd; wire::SOCKETS])>, WitnessError> {
-        if self.known.len() >= MAX_NETNS - 1 && !self.known.contains_key(&inode) {
-            return Err(io_error(
-                "network namespaces",
-                "agents are in more than the gateway can listen in; they are refused",
-            ));
+        Found { pid, owner }: Found,
+    ) -> Result<Opening, WitnessError> {
+        if !self.known.contains_key(&inode) {
+            let of_owner = self.known.values().filter(|known| known.owner == owner).count();
+            if of_owner >= MAX_OF_ONE || self.known.len() >= MAX_NETNS - 1 {
+                let why = format!("{owner} is in more than the gateway listens in; what comes from the others is lost");
+                return Ok(Opening::Refused(io_error("network namespaces", &why)));
+            }
         }
-        let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { return Ok(None) };
+        let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { return Ok(Opening::Gone) };
         // The descriptor is what counts: the process may be another by now, or have gone elsewhere.
-        if namespace.metadata().map_err(at("a network namespace"))?.ino() != inode {
-            return Ok(None);
+        if !namespace.metadata().is_ok_and(|metadata| metadata.ino() == inode) {
+            return Ok(Opening::Gone);
         }
         let Visited { cookie, sockets } = self.usher.visit(&namespace, config.port, config.dns_port)?;
         let served = sockets.is_ok();
         kernel.set_netns(cookie, Some(if served { NETNS_SERVED } else { NETNS_CLOSED }))?;
-        self.known.insert(inode, Known { cookie, served, empty: false });
-        sockets.map(|sockets| Some((cookie, sockets)))
+        self.known.insert(inode, Known { cookie, owner, served, visited: Instant::now(), empty: false });
+        Ok(match sockets {
+            Ok(sockets) => Opening::Open(cookie, sockets),
+            Err(error) => Opening::Refused(error),
+        })
     }
 }
 
@@ -180,14 +225,15 @@ struct Walk<'a> {
     before: BTreeSet<u64>,
     watched: BTreeSet<u64>,
     /// The namespaces of the processes, each with one of them.
-    present: BTreeMap<Inode, u32>,
+    present: BTreeMap<Inode, Found>,
     processes: usize,
 }
 
 impl Walk<'_> {
-    fn visit(&mut self, cgroup: &Path) {
-        let mut waiting = vec![cgroup.to_owned()];
-        while let Some(directory) = waiting.pop() {
+    /// Everything in `agents` and below it.
+    fn visit(&mut self, mount: &Path, agents: &str) {
+        let mut waiting = vec![(mount.join(agents), format!("/{agents}"), 0)];
+        while let Some((directory, owner, depth)) = waiting.pop() {
             if self.watched.len() >= MAX_CGROUPS || self.processes >= MAX_PROCESSES {
                 return;
             }
@@ -198,12 +244,16 @@ impl Walk<'_> {
             for pid in pids.lines() {
                 self.processes += 1;
                 if let (Ok(inode), Ok(pid)) = (inode(pid), pid.parse()) {
-                    self.present.insert(inode, pid);
+                    self.present.insert(inode, Found { pid, owner: owner.clone() });
                 }
             }
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            waiting.extend(below.map(|entry| entry.path()));
+            waiting.extend(below.map(|entry| {
+                let name = entry.file_name();
+                let own = if depth == 0 { format!("{owner}/{}", name.to_string_lossy()) } else { owner.clone() };
+                (entry.path(), own, depth + 1)
+            }));
         }
     }
 

@@ -150,8 +150,9 @@ impl Witness {
                 report.warnings.extend(complaints.map(ToString::to_string));
                 Answer::Attachments(report)
             }
-            Question::Namespaces(pids) => {
-                let Look { opened, left } = self.namespaces.look(&self.config.kernel, &mut self.kernel, pids)?;
+            Question::Namespaces { hints, serving } => {
+                let Look { opened, left } =
+                    self.namespaces.look(&self.config.kernel, &mut self.kernel, hints, &serving)?;
                 let (opened, sockets) = opened.unzip();
                 return Ok((Answer::Namespaces { opened, left }, sockets.map(Vec::from).unwrap_or_default()));
             }

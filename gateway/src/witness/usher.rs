@@ -6,13 +6,14 @@
 
 use std::fs::File;
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 
 use super::WitnessError;
 use super::kernel::{at, io_error, netns_cookie};
@@ -23,6 +24,9 @@ use crate::intercept;
 const KEPT: [Capability; 2] = [Capability::SysAdmin, Capability::NetAdmin];
 /// The witness does not wait longer: it has other questions to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+const GONE: &str = "it is gone: agents in network namespaces that are not known yet are shut out. It needs CAP_SYS_ADMIN; restart \
+                    weir.service to start it again";
 
 /// Ports to open in the namespace whose descriptor comes along.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,16 +67,26 @@ impl Usher {
         Ok(Self { socket: ours, last_id: 0 })
     }
 
+    /// Whether it still runs.
+    pub(super) fn check(&self) -> Result<(), WitnessError> {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        match poll(&mut polled, PollTimeout::ZERO) {
+            Ok(0) => Ok(()),
+            _ => Err(io_error("the usher", GONE)),
+        }
+    }
+
     /// Opens the gateway's ports in a namespace.
     pub(super) fn visit(&mut self, namespace: &File, port: u16, dns_port: u16) -> Result<Visited, WitnessError> {
         self.last_id += 1;
         let id = self.last_id;
+        self.check()?;
         wire::send(self.socket.as_fd(), &Open { id, port, dns_port }, &[namespace.as_fd()], false)
             .map_err(at("the usher"))?;
         loop {
             let received = wire::receive::<Opened>(self.socket.as_fd()).map_err(at("the usher"))?;
             let Some((opened, descriptors)) = received else {
-                return Err(io_error("the usher", "it is gone: network namespaces that are not known yet stay closed"));
+                return Err(io_error("the usher", GONE));
             };
             // An answer that came too late is to a question that nobody asks any more.
             if opened.id == id {
@@ -106,8 +120,9 @@ pub(super) fn run() -> io::Result<()> {
             <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| io::Error::other("no namespace came along"))?;
         let mut cookie = None;
         let opened = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).and_then(|()| {
-            loopback_up()?;
-            cookie = Some(netns_cookie(&UdpSocket::bind("127.0.0.1:0")?)?);
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            cookie = Some(netns_cookie(&socket)?);
+            loopback_up(&socket)?;
             open(port, dns_port)
         });
         // Whoever cannot come back must not go on: what it opens next would be in the wrong place.
@@ -129,16 +144,10 @@ fn open(port: u16, dns_port: u16) -> io::Result<Vec<OwnedFd>> {
 }
 
 /// A namespace begins with its loopback device down, and then not even a refusal would reach the agent.
-fn loopback_up() -> io::Result<()> {
+fn loopback_up(socket: &Socket) -> io::Result<()> {
     // netdevice(7).
     const SIOCGIFFLAGS: libc::Ioctl = 0x8913;
     const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
-    let socket = nix::sys::socket::socket(
-        nix::sys::socket::AddressFamily::Inet,
-        nix::sys::socket::SockType::Datagram,
-        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
     // SAFETY: a struct of integers and arrays of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {

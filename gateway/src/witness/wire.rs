@@ -43,8 +43,12 @@ pub(super) enum Question {
     TokenEnvironment(Origin, String),
     Credential(CredentialName),
     Attachments,
-    /// Processes that were seen in a network namespace that nobody knows.
-    Namespaces(Vec<u32>),
+    /// `hints`: processes that were seen in a network namespace that nobody knows. `serving`: cookies of those that the gateway
+    /// has sockets in, whatever it was answered before.
+    Namespaces {
+        hints: Vec<u32>,
+        serving: Vec<u64>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

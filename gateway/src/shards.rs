@@ -68,6 +68,12 @@ struct Lane {
     load: Load,
 }
 
+impl Lane {
+    fn load(&self) -> usize {
+        Arc::strong_count(&self.load)
+    }
+}
+
 impl Shards {
     /// Starts `count` shards and the thread that accepts for them, until `stopping` says true. Sessions that are open then
     /// go on for `drain` at most.
@@ -204,7 +210,10 @@ async fn accept_on(listener: TcpListener, lanes: &[Lane]) {
         let accepted = async { listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) };
         match accepted.await {
             Ok((stream, peer)) => {
-                let Some(lane) = lanes.iter().min_by_key(|lane| Arc::strong_count(&lane.load)) else { return };
+                // One that stands still with a full queue does not stop the others.
+                let Some(lane) = lanes.iter().min_by_key(|lane| (lane.queue.capacity() == 0, lane.load())) else {
+                    return;
+                };
                 let accepted = Accepted { stream, peer, load: Arc::clone(&lane.load) };
                 if lane.queue.send(accepted).await.is_err() {
                     return tracing::error!("a shard takes no more connections");

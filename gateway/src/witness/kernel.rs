@@ -225,14 +225,17 @@ impl Kernel {
     fn attach_lsm(&mut self, pins: &Pins) -> Result<(), String> {
         lsm::check_layout()?;
         let btf = Btf::from_sys_fs().map_err(|error| chain(&error))?;
+        let mut links = Vec::new();
         for hook in &lsm::HOOKS {
-            let link = self.load_lsm(hook, &btf).and_then(|program| {
-                bpf::create_lsm_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))
-            })?;
-            let (path, fresh) = (pins.lsm_link(hook.name), pins.lsm_link(&format!("new-{}", hook.name)));
+            let program = self.load_lsm(hook, &btf)?;
+            let link = bpf::create_lsm_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))?;
+            links.push((hook.name, link));
+        }
+        for (name, link) in links {
+            let (path, fresh) = (pins.lsm_link(name), pins.lsm_link(&format!("new-{name}")));
             remove_if_there(&fresh).map_err(|error| error.to_string())?;
             let pinned = bpf::pin(link.as_fd(), &fresh).and_then(|()| fs::rename(&fresh, &path));
-            pinned.map_err(|error| format!("{}: {error}", hook.name))?;
+            pinned.map_err(|error| format!("{name}: {error}"))?;
         }
         Ok(())
     }

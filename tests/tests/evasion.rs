@@ -382,12 +382,7 @@ s.sendall(sync)
 print(until(stream, b"Z"))
 "#
     );
-    let before = resident_mib(&world);
-    let mut client = world.shop.raw_client(&script).start().unwrap();
-    client.wait_for("bound", PATIENCE).unwrap();
-    let grown = resident_mib(&world).saturating_sub(before);
-    client.write("\n").unwrap();
-    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    let (grown, said) = grown_until(&world, &script, "bound");
     assert!(grown < 150, "{grown} MiB more for {VALUES} values of 15 MiB, one of which has a name");
     assert!(said.contains("(b'Z', b'I')"), "{said}");
 }
@@ -409,12 +404,7 @@ s.settimeout(60)
 seen = until(stream, b"Z")
 errors(seen)
 "#;
-    let before = resident_mib(&world);
-    let mut client = world.shop.raw_client(script).start().unwrap();
-    client.wait_for("not taken", PATIENCE).unwrap();
-    let grown = resident_mib(&world).saturating_sub(before);
-    client.write("\n").unwrap();
-    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    let (grown, said) = grown_until(&world, script, "not taken");
     assert!(grown < 50, "{grown} MiB more for answers that nobody reads");
     assert!(said.contains("22021"), "{said}");
 }
@@ -462,6 +452,16 @@ rows(1)
         .unwrap();
     assert_eq!(said.matches("***mple").count(), 3, "{said}");
     assert!(!said.contains("seen@") && said.contains("served") && said.contains("42P07"), "{said}");
+}
+
+/// What the gateway takes more, in MiB, until the script says `word` and waits for a line; and all that it said.
+fn grown_until(world: &World, script: &str, word: &str) -> (u64, String) {
+    let before = resident_mib(world);
+    let mut client = world.shop.raw_client(script).start().unwrap();
+    client.wait_for(word, PATIENCE).unwrap();
+    let grown = resident_mib(world).saturating_sub(before);
+    client.write("\n").unwrap();
+    (grown, client.finish(PATIENCE).unwrap().expect_success().unwrap())
 }
 
 fn resident_mib(world: &World) -> u64 {

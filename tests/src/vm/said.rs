@@ -41,6 +41,15 @@ impl Said {
         self.assert_nothing_elsewhere(run);
     }
 
+    /// A reboot: the agent starts by itself, the gateway does not, and nothing passes until it does.
+    pub fn assert_reboot_stays_closed(&self) {
+        self.assert_verdict("boot.kernel", "active");
+        self.assert_verdict("boot.gateway", "inactive");
+        self.assert_verdict("boot.started", "active");
+        self.assert_closed("boot");
+        self.assert_masked("late");
+    }
+
     pub fn number(&self, name: &str) -> u64 {
         let said = self.verdicts().get(name).and_then(|text| text.parse().ok());
         said.unwrap_or_else(|| panic!("no number {name}\n{}", self.all))

@@ -248,6 +248,49 @@ except OSError as error:
     assert!(status.contains("the usher") && status.contains("restart"), "{status}");
 }
 
+/// An agent that makes namespaces without end gets what an agent may have, and the next agent its own.
+#[test]
+fn one_agent_does_not_take_all_namespaces() {
+    const SHARE: usize = 128;
+    let world = World::new();
+    let script = format!(
+        "
+children = []
+for _ in range({SHARE} + 2):
+    child = os.fork()
+    if child == 0:
+        enter()
+        try:
+            said = hello()
+        except OSError as error:
+            said = errno.errorcode.get(error.errno, 'ETIMEDOUT' if isinstance(error, TimeoutError) else str(error))
+        os.write(1, (said + ' ').encode())
+        sys.stdin.readline()
+        os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+"
+    );
+    let place =
+        world.shop.placed(world.shop.env.agent("python3")).env("TARGET", world.shop.postgres.port().to_string());
+    let agent = place.args(["-c", &format!("{PRELUDE}\n{script}")]).start().unwrap();
+    let answers = |said: &str| said.split_whitespace().count();
+    wait_until("an answer to each", PATIENCE, || answers(&agent.stdout()) == SHARE + 2).unwrap();
+    let said = agent.stdout();
+    let served = said.split_whitespace().filter(|answer| *answer == "S").count();
+    let lost = said.split_whitespace().filter(|answer| *answer == "ETIMEDOUT").count();
+    assert_eq!((served, lost), (SHARE, 2), "{said}");
+    let status = world.shop.env.weir(["status"]).unwrap().expect_success().unwrap();
+    assert!(status.contains(&format!("agents/{AGENT} is in more than the gateway listens in")), "{status}");
+
+    let next = world.shop.placed(world.shop.env.agent_in("next", AGENT_USER, "python3").unwrap());
+    let next = next.env("TARGET", world.shop.postgres.port().to_string());
+    let next = next.args(["-c", &format!("{PRELUDE}\nenter()\nprint(hello())")]).run().unwrap();
+    assert_eq!(next.stdout, "S\n", "{next:?}");
+    drop(agent);
+}
+
 /// One process may enter namespaces, and it is not one that reads what agents send or shape.
 #[test]
 fn only_the_usher_may_enter_namespaces() {

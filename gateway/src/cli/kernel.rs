@@ -180,8 +180,13 @@ fn show(report: &AttachmentReport, out: &mut Out) -> Result<u8, Error> {
         );
         out.line(out.paint(Colour::Red, text))?;
     }
-    for warning in &report.warnings {
-        out.line(out.paint(Colour::Yellow, format!("warning: {}", clean(warning))))?;
-    }
+    print_warnings(report, out)?;
     Ok(code)
+}
+
+pub(super) fn print_warnings(report: &AttachmentReport, out: &mut Out) -> Result<(), Error> {
+    report
+        .warnings
+        .iter()
+        .try_for_each(|warning| out.line(out.paint(Colour::Yellow, format!("warning: {}", clean(warning)))))
 }

@@ -61,6 +61,7 @@ pub(super) fn run(config: &Path, out: &mut Out) -> Result<u8, Error> {
         let counters: Vec<(&str, String)> =
             report.counters.iter().map(|(name, count)| (name.as_str(), count.to_string())).collect();
         out.fields(&counters)?;
+        super::kernel::print_warnings(report, out)?;
     }
     for problem in &status.problems {
         out.line(out.paint(Colour::Red, format!("problem: {}", clean(problem))))?;

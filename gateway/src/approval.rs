@@ -79,6 +79,8 @@ pub enum Outcome {
         reason: Option<String>,
     },
     Expired,
+    /// The gateway is being replaced, and nobody can vote here any more.
+    Withdrawn,
 }
 
 /// One change of an approval, for the recording.
@@ -159,6 +161,10 @@ pub enum RequestError {
     TooLong(usize),
     #[error("the request for approval could not be recorded")]
     NotRecorded(#[source] LedgerError),
+    #[error(
+        "this session is still with a gateway that was replaced, where nobody approves; connect again and repeat it"
+    )]
+    Closed,
 }
 
 /// Why a vote does not count.
@@ -211,6 +217,19 @@ impl Approvals {
         self.0.ledger.record(requested).await.map_err(RequestError::NotRecorded)?;
         pending.entry.state().phase.publish();
         Ok(pending)
+    }
+
+    /// Ends every wait, and lets none begin: approvers are heard by another gateway now.
+    pub fn close(&self) {
+        let entries: Vec<_> = {
+            let mut table = self.0.table();
+            table.closed = true;
+            table.entries.values().cloned().collect()
+        };
+        for entry in entries {
+            self.0.end(&entry, Status::Withdrawn);
+            entry.changed.notify_one();
+        }
     }
 
     /// Everything that waits, oldest first.
@@ -273,28 +292,13 @@ impl Pending {
     /// A vote that is being recorded was cast in time: it goes first.
     async fn expire(&self) {
         let _turn = self.entry.voting.lock().await;
-        self.end(Status::Expired);
-    }
-
-    fn end(&self, status: Status) {
-        let before = {
-            let mut state = self.entry.state();
-            let before = state.phase.status();
-            if matches!(before, None | Some(Status::Pending)) {
-                state.phase = Phase::Over(status);
-            }
-            before
-        };
-        if before == Some(Status::Pending) {
-            let (number, operation) = (self.entry.number, self.entry.ask.operation);
-            self.approvals.0.ledger.note(Transition::Ended { number, operation, status });
-        }
+        self.approvals.0.end(&self.entry, Status::Expired);
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.end(Status::Withdrawn);
+        self.approvals.0.end(&self.entry, Status::Withdrawn);
         self.approvals.0.table().retire(&self.entry);
     }
 }
@@ -307,6 +311,7 @@ struct Inner {
 #[derive(Default)]
 struct Table {
     next: u64,
+    closed: bool,
     entries: BTreeMap<u64, Arc<Entry>>,
     ended: VecDeque<(u64, Status)>,
 }
@@ -350,6 +355,21 @@ impl Inner {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends a wait that nobody decided.
+    fn end(&self, entry: &Entry, status: Status) {
+        let before = {
+            let mut state = entry.state();
+            let before = state.phase.status();
+            if matches!(before, None | Some(Status::Pending)) {
+                state.phase = Phase::Over(status);
+            }
+            before
+        };
+        if before == Some(Status::Pending) {
+            self.ledger.note(Transition::Ended { number: entry.number, operation: entry.ask.operation, status });
+        }
+    }
+
     fn find(&self, number: u64) -> Result<Arc<Entry>, ApprovalError> {
         let table = self.table();
         if let Some(entry) = table.entries.get(&number) {
@@ -376,6 +396,9 @@ impl Inner {
 
 impl Table {
     fn admit(&mut self, ask: Ask) -> Result<Arc<Entry>, RequestError> {
+        if self.closed {
+            return Err(RequestError::Closed);
+        }
         let same_agent = self.entries.values().filter(|entry| entry.ask.agent == ask.agent).count();
         if self.entries.len() >= MAX_PENDING || same_agent >= MAX_PENDING_PER_AGENT {
             return Err(RequestError::TooMany);
@@ -474,6 +497,7 @@ impl Entry {
                 let no = state.votes.iter().rev().find(|vote| !vote.approve)?;
                 Some(Outcome::Denied { by: no.by.clone(), reason: no.reason.clone() })
             }
+            Phase::Over(Status::Withdrawn) => Some(Outcome::Withdrawn),
             Phase::Approved { .. } | Phase::Claimed | Phase::Over(_) => Some(Outcome::Expired),
         }
     }

@@ -64,7 +64,14 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Run the gateway (what weir.service does).
     #[command(after_long_help = SERVE_HELP)]
-    Serve,
+    Serve {
+        /// At SIGTERM, leave the listeners to the next gateway and go on with the sessions that are open.
+        #[arg(long)]
+        replaceable: bool,
+        /// The process that `--replaceable` made.
+        #[arg(long, hide = true, value_name = "PID", conflicts_with = "replaceable")]
+        supervised_by: Option<i32>,
+    },
     /// The privileged half of the daemon; `serve` starts it.
     #[command(hide = true)]
     Witness,
@@ -122,8 +129,11 @@ const SERVE_HELP: &str = "\
 It starts as root, leaves the privileged work to its witness, and gives every privilege up before it reads a byte from \
 anybody. Stopping it does not free the agents: they are refused until it runs again (`weir detach` is the way out).
 
+With --replaceable, a gateway that is told to stop waits half a minute for the next one, which takes its listeners over, and then goes on with the sessions that are open for `[gateway] drain` at most: a restart that no agent notices. It ends at once at a second SIGTERM (`systemctl kill weir`).
+
 Examples:
-  weir serve                              as weir.service does
+  weir serve --replaceable                as weir.service does
+  weir serve                              in the foreground
   WEIR_LOG=debug weir serve               with more to read
   WEIR_LOG=weir::identity=trace,info weir serve
   WEIR_LOG_FORMAT=json weir serve         lines for log shippers";
@@ -169,9 +179,13 @@ impl Cli {
             Command::Init(init) => init.run(&config, out),
             Command::Check => check::run(&config, out),
             Command::Doctor(doctor) => doctor.run(&config, out),
-            Command::Serve => {
+            Command::Serve { replaceable: true, .. } => {
                 start_logging()?;
-                crate::gateway::serve(&config).map_err(Error::other).map(|()| 0)
+                crate::supervise::run(&config).map_err(Error::other).map(|()| 0)
+            }
+            Command::Serve { supervised_by, .. } => {
+                start_logging()?;
+                crate::gateway::serve(&config, supervised_by).map_err(Error::other).map(|()| 0)
             }
             Command::Witness => {
                 start_logging()?;

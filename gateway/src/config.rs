@@ -66,6 +66,8 @@ pub struct GatewayConfig {
     pub shards: usize,
     /// Sessions that one agent may have open at once.
     pub max_sessions_per_agent: usize,
+    /// How long sessions go on in a gateway that was replaced.
+    pub drain: Duration,
 }
 
 /// Who may use the admin socket: names of unix groups.

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, Semaphore};
 use self::limits::{Holder, Kind, Limits};
 pub use self::memory::AgentKey;
 use self::memory::Memory;
+pub(crate) use self::memory::Told;
 use self::message::{Question, Transport, Unanswerable, Wanted};
 use self::names::{Asked, Judgement, Names};
 use self::rebinding::NOBODY;
@@ -153,6 +154,16 @@ impl Dns {
     /// The names that this agent looked up and was given `address` for.
     pub fn names_for(&self, agent: AgentKey, address: IpAddr) -> Vec<String> {
         lock(&self.0.memory).names_for(agent, address, Instant::now())
+    }
+
+    /// What agents were told, for the gateway that takes over.
+    pub(crate) fn told(&self) -> Vec<Told> {
+        lock(&self.0.memory).told(Instant::now())
+    }
+
+    /// What agents were told by the gateway that this one replaces.
+    pub(crate) fn take_over(&self, told: Vec<Told>) {
+        lock(&self.0.memory).take_over(told, Instant::now());
     }
 
     /// The next refused query to be recorded: a bounded number a minute of each agent, the others are counted. For one

@@ -1,7 +1,7 @@
 //! What all sessions share: the configuration of the moment, the store, approvals, the witness, the live sessions. It
 //! has the steps between an accepted connection and its session.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::admission::Admission;
 use crate::approval::{Approvals, Ledger, LedgerError, Transition};
 use crate::config::{self, Config, Mode, TargetMatch};
 use crate::dns::{self, Dns};
+use crate::handover::Predecessors;
 use crate::identity::{self, Identifier, Principal};
 use crate::ids::SessionId;
 use crate::mask::Masker;
@@ -52,6 +53,7 @@ pub struct Engine {
     identifier: Identifier,
     dns: Dns,
     protocols: protocol::State,
+    predecessors: Predecessors,
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
 }
 
@@ -137,6 +139,10 @@ impl Engine {
 
     pub fn dns(&self) -> &Dns {
         &self.dns
+    }
+
+    pub(crate) fn predecessors(&self) -> &Predecessors {
+        &self.predecessors
     }
 
     pub fn protocols(&self) -> &protocol::State {
@@ -275,10 +281,14 @@ impl Engine {
         sessions.values().map(|live| live.summary.clone()).collect()
     }
 
-    /// Ends a session at its next step; false if there is none of that ID.
+    /// Ends a session at its next step, also one that goes on in a gateway that was replaced; false if there is none of that
+    /// ID.
     pub fn kill(&self, id: SessionId, by: &str) -> bool {
-        let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(&id).inspect(|live| live.kill(by)).is_some()
+        let own = {
+            let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.get(&id).inspect(|live| live.kill(by)).is_some()
+        };
+        own || self.predecessors.kill(id, by)
     }
 
     /// Verifies the agent's token again, after the one that opened the session has expired. The principal must be the
@@ -295,9 +305,16 @@ impl Engine {
 }
 
 impl Engine {
-    /// Opens the store (recovering what a dead gateway left open) and makes ready what sessions share.
-    pub fn start(config_path: &Path, config: Config, witness: Witness) -> Result<Arc<Self>, StartError> {
-        let store = Store::open(&config.recording, Limits::default(), started(&config))?;
+    /// Opens the store (recovering what a dead gateway left open) and makes ready what sessions share. `living`: sessions that
+    /// go on in gateways that this one replaces.
+    pub fn start(
+        config_path: &Path,
+        config: Config,
+        witness: Witness,
+        living: &HashSet<SessionId>,
+    ) -> Result<Arc<Self>, StartError> {
+        let started = started(&config, living.len());
+        let store = Store::open(&config.recording, Limits::default(), started, living)?;
         let ledger = Arc::new(store.recorder().clone());
         let approvals = Approvals::new(store.next_approval_number()?, ledger);
         let config = Arc::new(config);
@@ -315,6 +332,7 @@ impl Engine {
             admission: Arc::default(),
             approvals,
             witness,
+            predecessors: Predecessors::default(),
             live: Mutex::default(),
         }))
     }
@@ -340,7 +358,20 @@ impl Engine {
         if let Err(error) = self.recorder().append_durable(event).await {
             tracing::error!(%error, "the reload could not be recorded");
         }
+        if outcome.is_ok() {
+            self.predecessors.reload();
+        }
         outcome
+    }
+
+    /// Reads the files again for the sessions that go on here after the gateway was replaced. Where that fails they end: the
+    /// policy that they began with is nobody's any more.
+    pub(crate) async fn follow(&self) {
+        let _reloading = self.reloading.lock().await;
+        if let Err(error) = self.try_reload().await {
+            tracing::error!(%error, "sessions end, since the new configuration cannot be had for them");
+            self.kill_all("the gateway, whose configuration was replaced");
+        }
     }
 
     async fn try_reload(&self) -> Result<String, String> {
@@ -396,13 +427,14 @@ impl Ledger for Recorder {
     }
 }
 
-fn started(config: &Config) -> GatewayStarted {
+fn started(config: &Config, sessions_going_on: usize) -> GatewayStarted {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     GatewayStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: read("/proc/sys/kernel/hostname"),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         config_version: config.version.clone(),
+        sessions_going_on,
     }
 }
 

@@ -1,12 +1,11 @@
-//! The gateway process: start-up order, its threads, reload, drain.
+//! The gateway process: start-up order, its threads, reload, drain, and how it is replaced.
 //!
-//! It starts as root, starts the witness (which attaches the programs), opens its doors, and drops every privilege before
-//! it reads a byte from anybody. Then connections are accepted and served by threads of their own (see [`crate::shards`]); a
+//! It starts as root, starts the witness (which attaches the programs), drops every privilege before it reads a byte from
+//! anybody, and opens its doors, or takes over those of the gateway that it replaces. Then connections are accepted and served by threads of their own (see [`crate::shards`]); a
 //! control thread has the admin socket, the resolver, signals and the watchdog.
 
 use std::ffi::OsStr;
 use std::io;
-use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -15,18 +14,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admin;
 use crate::config::{self, Config, ConfigErrors};
 use crate::engine::{Engine, StartError};
-use crate::intercept::{self, DnsSocket, Interceptor};
-use crate::namespaces::{Hints, listen_where_agents_are};
+use crate::handover::{self, Estate, Offer, Predecessors, TakenOver};
+use crate::intercept::{self, DnsSocket, Doors, Interceptor};
+use crate::namespaces::{Hints, Places, listen_where_agents_are};
 use crate::record::event::Event;
+use crate::record::forward::{Order, Successor};
 use crate::shards::{HEARTBEAT, Shards};
-use crate::witness::{self, Witness, WitnessConfig, WitnessError};
+use crate::supervise::{self, Supervisor};
+use crate::witness::{self, Namespace, Witness, WitnessConfig, WitnessError};
 
 /// How long sessions may go on after the gateway was told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -39,6 +42,8 @@ const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// The service manager may be so slow to hear of a change. A sign of life does not wait: the next one follows.
 const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+/// Who ends the sessions that are open then.
+const STOPPING: &str = "the gateway, which stops";
 /// How often it is looked whether the last session ended.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -59,63 +64,92 @@ pub enum ServeError {
     ShardLost,
 }
 
-/// What must be opened before the privileges go.
-struct Doors {
-    listeners: [TcpListener; 2],
-    dns: [DnsSocket; 2],
-}
-
-/// Runs the daemon until it is told to stop.
-pub fn serve(config_path: &Path) -> Result<(), ServeError> {
+/// Runs the daemon until it is told to stop, or replaced and without sessions. `supervised_by`: the process that lets it be
+/// replaced, see [`crate::supervise`].
+pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), ServeError> {
     let config = config::load(config_path)?;
     let witness = witness::spawn(&WitnessConfig::new(&config)?)?;
-    let doors = Doors::open(&config)?;
-    intercept::drop_privileges(&config.gateway.user).map_err(|source| ServeError::Io {
-        what: format!("cannot become the user {:?} without privileges", config.gateway.user),
-        source,
-    })?;
+    prepare(&config)?;
+    intercept::drop_privileges(&config.gateway.user)
+        .map_err(failed(format!("cannot become the user {:?} without privileges", config.gateway.user)))?;
+    let supervisor = supervised_by.map(Supervisor::new);
+    if let Some(supervisor) = supervisor {
+        supervisor.hold_on().map_err(failed("cannot be bound to the supervisor"))?;
+    }
     // Now, so that it is the gateway's own: the unit grants no right to give files away.
-    let admin = admin::Listener::bind(&config)
-        .map_err(|source| ServeError::Io { what: "cannot open the admin socket".to_owned(), source })?;
-    let (witness, interceptor) =
-        witness.into_parts().map_err(|source| ServeError::Io { what: "the witness's socket".to_owned(), source })?;
+    let admin = admin::Listener::bind(&config).map_err(failed("cannot open the admin socket"))?;
+    let (witness, interceptor) = witness.into_parts().map_err(failed("the witness's socket"))?;
+    let taken_over = handover::take_over(&config.gateway.runtime_dir)
+        .map_err(failed("cannot take over from the gateway that is being replaced; start again"))?;
+    let living = taken_over.as_ref().map(TakenOver::living).unwrap_or_default();
+    let (doors, namespaces, names, predecessors) = match taken_over {
+        Some(TakenOver { doors, namespaces, names, predecessors }) => {
+            tracing::info!(sessions = living.len(), "taking over from a gateway, whose sessions go on there");
+            (usable(doors, &config)?, namespaces, names, predecessors)
+        }
+        None => (open_doors(&config)?, Vec::new(), Vec::new(), Vec::new()),
+    };
+    let copies = doors.copies().map_err(failed("cannot keep the listeners"))?;
 
     let runtime = runtime()?;
     let shard_count = shard_count(&config);
     let engine = {
         let _inside = runtime.enter();
-        Engine::start(config_path, config, witness.clone())?
+        Engine::start(config_path, config, witness.clone(), &living)?
     };
-    let (stop, stopping) = watch::channel(false);
-    let drain_time = DRAIN_TIME + CLOSING_TIME;
-    let mut shards = Shards::start(&engine, &interceptor, doors.listeners, shard_count, stopping, drain_time)
-        .map_err(|source| ServeError::Io { what: "cannot start a thread".to_owned(), source })?;
-    let ended = runtime.block_on(control(&engine, &interceptor, &witness, doors.dns, admin, &mut shards));
-    runtime.block_on(drain(&engine, &stop));
+    engine.dns().take_over(names);
+    Predecessors::start(&engine, predecessors).map_err(failed("cannot start a thread"))?;
+    let (stop, stopping) = watch::channel(None);
+    let Doors { listeners, resolvers } = doors;
+    let mut shards = Shards::start(&engine, &interceptor, listeners, shard_count, stopping)
+        .map_err(failed("cannot start a thread"))?;
+    let mut places = Places::default();
+    let mut control = Control { engine: &engine, interceptor: &interceptor, witness: &witness, shards: &mut shards };
+    let ended = runtime.block_on(control.run(resolvers, admin, (namespaces, &mut places)));
+    let reason = match (&ended, supervisor) {
+        (Ok(Ending::Replaced), Some(supervisor)) => {
+            let estate = Estate { doors: copies, namespaces: places.leave() };
+            runtime.block_on(leave(&engine, &witness, supervisor, estate, &stop))
+        }
+        (ended, _) => {
+            drop((copies, places));
+            runtime.block_on(drain(&engine, &stop));
+            if ended.is_ok() { "told to stop" } else { "failed" }
+        }
+    };
     shards.join();
-    engine.store().close(if ended.is_ok() { "told to stop" } else { "failed" });
-    ended
+    engine.store().close(reason);
+    ended.map(drop)
 }
 
-impl Doors {
-    fn open(config: &Config) -> Result<Self, ServeError> {
-        let gateway = &config.gateway;
-        let failed = |what: String| move |source| ServeError::Io { what, source };
-        for (directory, mode) in
-            [(&gateway.runtime_dir, 0o755), (&gateway.state_dir, 0o750), (&config.recording.directory, 0o700)]
-        {
-            owned_directory(directory, mode, &gateway.user)
-                .map_err(failed(format!("cannot prepare the directory {}", directory.display())))?;
-        }
-        raise_descriptor_limit().map_err(failed("cannot raise the limit of open files".to_owned()))?;
-        let ports = "is another gateway running? `weir status` tells";
-        Ok(Self {
-            listeners: intercept::listeners(gateway.port)
-                .map_err(failed(format!("cannot listen on port {} ({ports})", gateway.port)))?,
-            dns: intercept::dns_sockets(gateway.dns_port)
-                .map_err(failed(format!("cannot open the resolver's port {} ({ports})", gateway.dns_port)))?,
-        })
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
+    let what = what.into();
+    move |source| ServeError::Io { what, source }
+}
+
+/// What takes privileges.
+fn prepare(config: &Config) -> Result<(), ServeError> {
+    let gateway = &config.gateway;
+    for (directory, mode) in
+        [(&gateway.runtime_dir, 0o755), (&gateway.state_dir, 0o750), (&config.recording.directory, 0o700)]
+    {
+        owned_directory(directory, mode, &gateway.user)
+            .map_err(failed(format!("cannot prepare the directory {}", directory.display())))?;
     }
+    raise_descriptor_limit().map_err(failed("cannot raise the limit of open files"))
+}
+
+fn open_doors(config: &Config) -> Result<Doors, ServeError> {
+    let (port, dns_port) = (config.gateway.port, config.gateway.dns_port);
+    Doors::open(port, dns_port).map_err(failed(format!(
+        "cannot listen on the ports {port} (TCP) and {dns_port} (UDP); is another gateway running? `weir status` tells"
+    )))
+}
+
+/// Doors that were taken over, unless the configuration names other ports by now.
+fn usable(doors: Doors, config: &Config) -> Result<Doors, ServeError> {
+    let ports = doors.ports().map_err(failed("the listeners that were taken over"))?;
+    if ports == (config.gateway.port, config.gateway.dns_port) { Ok(doors) } else { open_doors(config) }
 }
 
 fn shard_count(config: &Config) -> usize {
@@ -156,58 +190,78 @@ fn runtime() -> Result<tokio::runtime::Runtime, ServeError> {
         .map_err(|source| ServeError::Io { what: "cannot start a runtime".to_owned(), source })
 }
 
-/// Everything that is not a connection, until the daemon is told to stop or has to.
-async fn control(
-    engine: &Arc<Engine>,
-    interceptor: &Interceptor,
-    witness: &Witness,
-    dns: [DnsSocket; 2],
-    admin: admin::Listener,
-    shards: &mut Shards,
-) -> Result<(), ServeError> {
-    let signals =
-        |kind| signal(kind).map_err(|source| ServeError::Io { what: "cannot wait for signals".to_owned(), source });
-    let (mut term, mut int, mut hup) =
-        (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
-    let [dns4, dns6] = dns;
-    let mut heartbeat = interval(2 * HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (hints, hinted) = Hints::new();
-    let ears = shards.ears().clone();
-    let background = async {
-        tokio::join!(
-            engine.dns().serve_udp(dns4, interceptor.clone(), witness.clone()),
-            engine.dns().serve_udp(dns6, interceptor.clone(), witness.clone()),
-            admin::serve(admin, Arc::clone(engine)),
-            record_denied(engine, interceptor, hints),
-            listen_where_agents_are(engine, interceptor, witness, &ears, hinted),
-            record_refused_names(engine),
-            sweep(engine),
-            watch_attachments(witness),
-        )
-    };
-    tokio::pin!(background);
-    notify(&[NotifyState::Ready]);
-    tracing::info!("ready");
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hup.recv() => reload(engine).await,
-            () = witness.lost() => return Err(ServeError::WitnessLost),
-            _ = heartbeat.tick() => {
-                if shards.any_ended() {
-                    return Err(ServeError::ShardLost);
+/// Everything that is not a connection.
+struct Control<'a> {
+    engine: &'a Arc<Engine>,
+    interceptor: &'a Interceptor,
+    witness: &'a Witness,
+    shards: &'a mut Shards,
+}
+
+/// Why nothing is accepted any more.
+enum Ending {
+    Stopped,
+    /// Another gateway is to go on.
+    Replaced,
+}
+
+impl Control<'_> {
+    /// Runs until the daemon is told to stop, is to be replaced, or has to end.
+    async fn run(
+        &mut self,
+        resolvers: [DnsSocket; 2],
+        admin: admin::Listener,
+        namespaces: (Vec<Namespace>, &mut Places),
+    ) -> Result<Ending, ServeError> {
+        let Self { engine, interceptor, witness, shards } = self;
+        let (mut term, mut int, mut hup) =
+            (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
+        let mut hand_over = signals(SignalKind::from_raw(supervise::HAND_OVER as i32))?;
+        let [dns4, dns6] = resolvers;
+        let mut heartbeat = interval(2 * HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (hints, hinted) = Hints::new();
+        let ears = shards.ears().clone();
+        let background = async {
+            tokio::join!(
+                engine.dns().serve_udp(dns4, interceptor.clone(), witness.clone()),
+                engine.dns().serve_udp(dns6, interceptor.clone(), witness.clone()),
+                admin::serve(admin, Arc::clone(engine)),
+                record_denied(engine, interceptor, hints),
+                listen_where_agents_are(engine, interceptor, witness, &ears, hinted, namespaces),
+                record_refused_names(engine),
+                sweep(engine),
+                watch_attachments(witness),
+            )
+        };
+        tokio::pin!(background);
+        notify(&[NotifyState::Ready]);
+        tracing::info!("ready");
+        loop {
+            tokio::select! {
+                _ = term.recv() => return Ok(Ending::Stopped),
+                _ = int.recv() => return Ok(Ending::Stopped),
+                _ = hand_over.recv() => return Ok(Ending::Replaced),
+                _ = hup.recv() => reload(engine).await,
+                () = witness.lost() => return Err(ServeError::WitnessLost),
+                _ = heartbeat.tick() => {
+                    if shards.any_ended() {
+                        return Err(ServeError::ShardLost);
+                    }
+                    if shards.all_beat() {
+                        notify(&[NotifyState::Watchdog]);
+                    } else {
+                        tracing::error!("a serving thread stands still");
+                    }
                 }
-                if shards.all_beat() {
-                    notify(&[NotifyState::Watchdog]);
-                } else {
-                    tracing::error!("a serving thread stands still");
-                }
+                _ = &mut background => return Err(ServeError::ShardLost),
             }
-            _ = &mut background => return Err(ServeError::ShardLost),
         }
     }
+}
+
+fn signals(kind: SignalKind) -> Result<Signal, ServeError> {
+    signal(kind).map_err(failed("cannot wait for signals"))
 }
 
 async fn reload(engine: &Arc<Engine>) {
@@ -285,17 +339,118 @@ async fn watch_attachments(witness: &Witness) {
 }
 
 /// Stops accepting, lets sessions end, then ends them.
-async fn drain(engine: &Engine, stop: &watch::Sender<bool>) {
+async fn drain(engine: &Engine, stop: &watch::Sender<Option<Duration>>) {
     notify(&[NotifyState::Stopping]);
-    let _ = stop.send(true);
-    let ended = async {
-        while engine.has_sessions() {
-            tokio::time::sleep(DRAIN_POLL).await;
+    let _ = stop.send(Some(DRAIN_TIME + CLOSING_TIME));
+    if timeout(DRAIN_TIME, last_session(engine)).await.is_err() {
+        engine.kill_all(STOPPING);
+    }
+}
+
+async fn last_session(engine: &Engine) {
+    while engine.has_sessions() {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Stops accepting, leaves everything to the next gateway, and goes on with the sessions that are open. Says how it ended.
+async fn leave(
+    engine: &Engine,
+    witness: &Witness,
+    supervisor: Supervisor,
+    estate: Estate,
+    stop: &watch::Sender<Option<Duration>>,
+) -> &'static str {
+    notify(&[NotifyState::Stopping]);
+    let drain = engine.config().gateway.drain;
+    let _ = stop.send(Some(handover::SUCCESSOR_WITHIN + drain + CLOSING_TIME));
+    match hand_over(engine, witness, supervisor, estate).await {
+        Ok(Some(orders)) => {
+            tracing::info!("replaced; open sessions go on");
+            go_on(engine, orders, drain).await;
+            "replaced; its last session has ended"
+        }
+        Ok(None) => {
+            engine.kill_all(STOPPING);
+            "told to stop"
+        }
+        Err(error) => {
+            tracing::error!(%error, "no other gateway takes over");
+            engine.kill_all(STOPPING);
+            "failed to be replaced"
+        }
+    }
+}
+
+/// Gives the next gateway all it needs; `None` where none comes. Steps block the thread, which has nothing else to do: the
+/// sessions have theirs.
+async fn hand_over(
+    engine: &Engine,
+    witness: &Witness,
+    supervisor: Supervisor,
+    estate: Estate,
+) -> io::Result<Option<Receiver<Order>>> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    witness.retire().await.map_err(io::Error::other)?;
+    engine.approvals().close();
+    let offer = Offer::open(&engine.config().gateway.runtime_dir)?;
+    supervisor.let_go()?;
+    let come = async {
+        loop {
+            let heir = offer.next().await?;
+            // The next gateway has another configuration, perhaps, and what agents may know and do here has to follow.
+            engine.follow().await;
+            match heir.give(&estate, &engine.dns().told()) {
+                Ok(()) => return Ok::<_, io::Error>(heir),
+                Err(error) => tracing::warn!(%error, "a gateway went away while it took over"),
+            }
         }
     };
-    if timeout(DRAIN_TIME, ended).await.is_err() {
-        engine.kill_all("the gateway, which stops");
-    }
+    let heir = tokio::select! {
+        heir = timeout(handover::SUCCESSOR_WITHIN, come) => match heir {
+            Ok(heir) => heir?,
+            Err(_) => return Ok(None),
+        },
+        _ = term.recv() => return Ok(None),
+        _ = int.recv() => return Ok(None),
+    };
+    let predecessors = engine.predecessors().pass_on();
+    engine.store().release().map_err(io::Error::other)?;
+    // Not before: a session is listed before its first record is written, and no record is written any more.
+    let sessions: Vec<_> = engine.live_sessions().into_iter().map(|session| session.id).collect();
+    let (successor, orders) = Successor::new(heir.give_recording(&sessions, &predecessors)?)?;
+    engine.store().forward(successor).map_err(io::Error::other)?;
+    Ok(Some(orders))
+}
+
+/// Serves the sessions that are open to their end, for `drain` at most and only while the next gateway records.
+async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration) {
+    let signalled = async {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut term), Ok(mut int)) => {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+            }
+            _ => tracing::error!("cannot wait for signals"),
+        }
+    };
+    let ordered = async {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Kill { session, by } => _ = engine.kill(session, &by),
+                Order::Reload => engine.follow().await,
+            }
+        }
+    };
+    let by = tokio::select! {
+        () = last_session(engine) => return,
+        () = signalled => STOPPING,
+        () = ordered => "the gateway, since the one that took over is gone",
+        () = tokio::time::sleep(drain) => "the gateway, which was replaced some time ago",
+    };
+    engine.kill_all(by);
 }
 
 /// Tells the service manager how it goes (`sd_notify(3)`).

@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SkStorage};
@@ -222,6 +222,49 @@ fn parse_event(bytes: &[u8]) -> Option<DeniedEvent> {
     })
 }
 
+/// What the gateway is reached by in one network namespace: connections and queries.
+#[derive(Debug)]
+pub struct Doors {
+    pub listeners: [TcpListener; 2],
+    pub resolvers: [DnsSocket; 2],
+}
+
+impl Doors {
+    /// In the network namespace of the calling thread.
+    pub fn open(port: u16, dns_port: u16) -> io::Result<Self> {
+        Ok(Self { listeners: listeners(port)?, resolvers: dns_sockets(dns_port)? })
+    }
+
+    /// TCP on IPv4 and IPv6, UDP on IPv4 and IPv6.
+    pub(crate) fn from_descriptors([tcp4, tcp6, udp4, udp6]: [OwnedFd; Self::COUNT]) -> io::Result<Self> {
+        Ok(Self {
+            listeners: [tcp4.into(), tcp6.into()],
+            resolvers: [DnsSocket::new(udp4.into())?, DnsSocket::new(udp6.into())?],
+        })
+    }
+
+    /// Others that are the same sockets, in the order of [`Doors::from_descriptors`].
+    pub(crate) fn copies(&self) -> io::Result<[OwnedFd; Self::COUNT]> {
+        let [tcp4, tcp6] = &self.listeners;
+        let [udp4, udp6] = &self.resolvers;
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        Ok([copy(tcp4.as_fd())?, copy(tcp6.as_fd())?, copy(udp4.socket.as_fd())?, copy(udp6.socket.as_fd())?])
+    }
+
+    pub(crate) const COUNT: usize = 4;
+
+    /// The ports: connections', queries'.
+    pub(crate) fn ports(&self) -> io::Result<(u16, u16)> {
+        Ok((self.listeners[0].local_addr()?.port(), self.resolvers[0].socket.local_addr()?.port()))
+    }
+}
+
+impl From<Doors> for [OwnedFd; Doors::COUNT] {
+    fn from(Doors { listeners: [tcp4, tcp6], resolvers: [udp4, udp6] }: Doors) -> Self {
+        [tcp4.into(), tcp6.into(), udp4.socket.into(), udp6.socket.into()]
+    }
+}
+
 /// Listeners on 127.0.0.1 and ::1, non-blocking. The one on 127.0.0.1 also takes the v4-mapped connects of IPv6 sockets. On
 /// a host without IPv6 both are on 127.0.0.1.
 pub fn listeners(port: u16) -> io::Result<[TcpListener; 2]> {
@@ -285,12 +328,6 @@ pub struct DnsSocket {
     registered: OnceLock<tokio::net::UdpSocket>,
 }
 
-impl From<DnsSocket> for OwnedFd {
-    fn from(socket: DnsSocket) -> Self {
-        socket.socket.into()
-    }
-}
-
 /// One received query.
 #[derive(Clone, Copy, Debug)]
 pub struct DnsPeer {
@@ -302,7 +339,7 @@ pub struct DnsPeer {
 }
 
 impl DnsSocket {
-    pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
+    fn new(socket: UdpSocket) -> io::Result<Self> {
         Ok(Self { netns_cookie: crate::witness::netns_cookie(&socket)?, socket, registered: OnceLock::new() })
     }
 

@@ -5,6 +5,7 @@
 //! each sign of life from an unknown namespace (what it sends is held by the kernel half meanwhile), and each second.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::engine::Engine;
-use crate::intercept::{DeniedEvent, Interceptor};
+use crate::intercept::{DeniedEvent, Doors, Interceptor};
 use crate::record::event::Event;
 use crate::shards::Ears;
 use crate::witness::{Namespace, NamespaceLook, Witness};
@@ -77,24 +78,42 @@ impl Held {
     }
 }
 
-/// What listens in one namespace.
-struct Open(Vec<AbortHandle>);
+/// The namespaces in which the gateway listens, by their cookies.
+#[derive(Default)]
+pub(crate) struct Places(HashMap<u64, Open>);
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
+impl Places {
+    /// The same sockets, for the gateway that takes over. Nothing listens on them from now on, and nothing closes them.
+    pub(crate) fn leave(self) -> Vec<(u64, [OwnedFd; Doors::COUNT])> {
+        self.0.into_iter().filter_map(|(cookie, mut open)| Some((cookie, open.copies.take()?))).collect()
     }
 }
 
-/// Listens wherever agents are, for as long as it is polled.
+/// What listens in one namespace.
+struct Open {
+    tasks: Vec<AbortHandle>,
+    copies: Option<[OwnedFd; Doors::COUNT]>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Listens wherever agents are, for as long as it is polled; to begin with where another gateway did before.
 pub(crate) async fn listen_where_agents_are(
     engine: &Arc<Engine>,
     interceptor: &Interceptor,
     witness: &Witness,
     ears: &Ears,
     mut hints: mpsc::Receiver<DeniedEvent>,
+    (before, places): (Vec<Namespace>, &mut Places),
 ) {
-    let mut open: HashMap<u64, Open> = HashMap::new();
+    let Places(open) = places;
+    for namespace in before {
+        open.insert(namespace.cookie, listen(engine, interceptor, witness, ears, namespace));
+    }
     let mut held = Held::default();
     let mut looks = NEXT_LOOKS.into_iter();
     let mut pids = Vec::new();
@@ -157,11 +176,16 @@ fn listen(
     ears: &Ears,
     namespace: Namespace,
 ) -> Open {
-    let mut tasks = Vec::from(namespace.listeners.map(|listener| ears.listen(listener)));
-    for resolver in namespace.resolvers {
+    let copies = namespace.doors.copies();
+    if let Err(error) = &copies {
+        tracing::warn!(%error, netns = namespace.cookie, "a gateway that replaces this one will not get the listeners there");
+    }
+    let Doors { listeners, resolvers } = namespace.doors;
+    let mut tasks = Vec::from(listeners.map(|listener| ears.listen(listener)));
+    for resolver in resolvers {
         let (engine, interceptor, witness) = (Arc::clone(engine), interceptor.clone(), witness.clone());
         let serve = async move { engine.dns().serve_udp(resolver, interceptor, witness).await };
         tasks.push(tokio::spawn(serve).abort_handle());
     }
-    Open(tasks)
+    Open { tasks, copies: copies.ok() }
 }

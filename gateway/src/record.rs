@@ -5,11 +5,12 @@
 //! crash cuts the torn end ([`recover`]) and closes the sessions that the dead gateway left open. [`verify`] proves the chain
 //! offline.
 
+use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::config::RecordingConfig;
 use crate::ids::{OperationId, SessionId};
 
 pub mod event;
+pub(crate) mod forward;
 pub mod index;
 mod keep;
 pub mod read;
@@ -26,6 +28,7 @@ pub mod verify;
 pub mod writer;
 
 use event::{Event, GatewayStarted, Record};
+use forward::Successor;
 use index::{Extent, Filter, Index, SessionRow};
 use read::{ReadError, Reader};
 pub use writer::{Limits, Recorder};
@@ -50,6 +53,8 @@ pub enum RecordError {
     InUse(PathBuf),
     #[error("the recorder has stopped")]
     Stopped,
+    #[error("the gateway that took over cannot record")]
+    NotTaken,
     #[error("too many records wait to be written")]
     QueueFull,
     #[error("a record of {0} bytes is too large")]
@@ -101,24 +106,31 @@ impl Records {
 pub struct Store {
     directory: PathBuf,
     recorder: Recorder,
+    writer: Mutex<Option<JoinHandle<()>>>,
     index: Arc<Mutex<Index>>,
-    threads: Mutex<Option<Threads>>,
+    ownership: Mutex<Option<Ownership>>,
+}
+
+/// What only the one gateway has that writes to the directory.
+#[derive(Debug)]
+struct Ownership {
+    indexer: JoinHandle<()>,
+    /// Dropped to end the indexer.
+    indexing: mpsc::Sender<()>,
     /// Kept open: it holds the lock.
     _lock: File,
 }
 
-#[derive(Debug)]
-struct Threads {
-    writer: JoinHandle<()>,
-    indexer: JoinHandle<()>,
-    /// Dropped to end the indexer.
-    indexing: mpsc::Sender<()>,
-}
-
 impl Store {
     /// Opens or makes the store: cuts a torn end, brings the index up to date, starts the writer, records the start and
-    /// closes the sessions that were left open. Blocks; call it before anything is served.
-    pub fn open(config: &RecordingConfig, limits: Limits, started: GatewayStarted) -> Result<Self, RecordError> {
+    /// closes the sessions that were left open, but for those `living` in a gateway that this one replaces. Blocks; call it
+    /// before anything is served.
+    pub fn open(
+        config: &RecordingConfig,
+        limits: Limits,
+        started: GatewayStarted,
+        living: &HashSet<SessionId>,
+    ) -> Result<Self, RecordError> {
         let directory = config.directory.clone();
         std::fs::create_dir_all(&directory)
             .map_err(|error| RecordError::io(&format!("making {}", directory.display()), &error))?;
@@ -140,7 +152,7 @@ impl Store {
             recorder.append_now(&Event::Gap { reason });
         }
         recorder.append_now(&Event::GatewayStarted(started));
-        for closed in lost {
+        for closed in lost.into_iter().filter(|closed| !living.contains(&closed.id)) {
             recorder.append_now(&Event::SessionClosed(closed));
         }
         let index = Arc::new(Mutex::new(index));
@@ -150,8 +162,8 @@ impl Store {
             .name("indexer".to_owned())
             .spawn(move || indexer.run(&until))
             .map_err(|error| RecordError::io("starting the indexer's thread", &error))?;
-        let threads = Mutex::new(Some(Threads { writer, indexer, indexing }));
-        let store = Self { directory, recorder, index, threads, _lock: lock };
+        let ownership = Mutex::new(Some(Ownership { indexer, indexing, _lock: lock }));
+        let store = Self { directory, recorder, writer: Mutex::new(Some(writer)), index, ownership };
         store.sweep(config)?;
         Ok(store)
     }
@@ -216,7 +228,7 @@ impl Store {
 
     /// The number that the next approval gets.
     pub fn next_approval_number(&self) -> Result<u64, RecordError> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner).next_approval_number()
+        lock_of(&self.index).next_approval_number()
     }
 
     /// Runs a query over everything that was recorded before the call.
@@ -230,7 +242,7 @@ impl Store {
         }
         let (index, directory, durable) = (Arc::clone(&self.index), self.directory.clone(), self.recorder.durable());
         blocking(move || {
-            let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut index = lock_of(&index);
             catch_up(&mut index, &directory, durable);
             ask(&index, &directory)
         })
@@ -241,15 +253,62 @@ impl Store {
     pub fn close(&self, reason: &str) {
         self.recorder.append_now(&Event::GatewayStopped { reason: reason.to_owned() });
         self.recorder.stop();
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { writer, indexer, indexing }) = threads else { return };
-        drop(indexing);
-        if writer.join().is_err() | indexer.join().is_err() {
-            tracing::error!("a thread of the recorder panicked");
-        }
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        catch_up(&mut index, &self.directory, self.recorder.durable());
+        self.join_writer();
+        self.give_up();
     }
+
+    /// Makes durable what was recorded, and gives the directory up to another gateway. Records are taken on, and wait for
+    /// [`Store::forward`]. Blocks.
+    ///
+    /// # Errors
+    /// Recording has failed; so has every record from now on.
+    pub(crate) fn release(&self) -> Result<(), RecordError> {
+        self.recorder.release();
+        self.join_writer();
+        self.give_up();
+        self.recorder.health()
+    }
+
+    /// Records through the gateway that took over.
+    pub(crate) fn forward(&self, successor: Successor) -> Result<(), RecordError> {
+        let writer = self.recorder.forward(successor);
+        let writer = writer.map_err(|error| RecordError::io("starting the recorder's thread", &error))?;
+        *lock_of(&self.writer) = Some(writer);
+        Ok(())
+    }
+
+    /// Closes those of these sessions that are still open: the gateway that had them is gone. Returns how many. Blocks.
+    pub(crate) fn close_lost(&self, sessions: &HashSet<SessionId>) -> Result<usize, RecordError> {
+        self.recorder.flush_blocking()?;
+        let lost = {
+            let mut index = lock_of(&self.index);
+            index.catch_up(&self.directory, self.recorder.durable())?;
+            index.lost_sessions(&self.directory)?
+        };
+        let lost = lost.into_iter().filter(|closed| sessions.contains(&closed.id));
+        Ok(lost.map(|closed| self.recorder.append_now(&Event::SessionClosed(closed))).count())
+    }
+
+    fn join_writer(&self) {
+        let writer = lock_of(&self.writer).take();
+        if writer.is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the recorder's thread panicked");
+        }
+    }
+
+    /// Ends what only the owner of the directory does. No other gateway writes before the lock is gone.
+    fn give_up(&self) {
+        let Some(Ownership { indexer, indexing, _lock }) = lock_of(&self.ownership).take() else { return };
+        drop(indexing);
+        if indexer.join().is_err() {
+            tracing::error!("the indexer's thread panicked");
+        }
+        catch_up(&mut lock_of(&self.index), &self.directory, self.recorder.durable());
+    }
+}
+
+fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Store {
@@ -271,7 +330,7 @@ impl Indexer {
         while until.recv_timeout(INDEX_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
             let durable = self.recorder.durable();
             if durable != done {
-                catch_up(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner), &self.directory, durable);
+                catch_up(&mut lock_of(&self.index), &self.directory, durable);
                 done = durable;
             }
         }

@@ -557,6 +557,12 @@ impl<R> Held<R> {
                 let message = format!("approval {number} was not given in time");
                 HeldEvent::Denial(Denial { id, message, rule: None })
             }
+            ApprovalOutcome::Withdrawn => {
+                let message = format!(
+                    "the gateway was replaced while approval {number} was waited for; connect again and repeat it"
+                );
+                HeldEvent::Denial(Denial { id, message, rule: None })
+            }
         }
     }
 

@@ -75,15 +75,14 @@ impl Lane {
 }
 
 impl Shards {
-    /// Starts `count` shards and the thread that accepts for them, until `stopping` says true. Sessions that are open then
-    /// go on for `drain` at most.
+    /// Starts `count` shards and the thread that accepts for them, until `stopping` says for how long at most sessions that are
+    /// open then go on.
     pub(crate) fn start(
         engine: &Arc<Engine>,
         interceptor: &Interceptor,
         listeners: [TcpListener; 2],
         count: usize,
-        stopping: watch::Receiver<bool>,
-        drain: Duration,
+        stopping: watch::Receiver<Option<Duration>>,
     ) -> io::Result<Self> {
         let mut threads = Vec::with_capacity(count + 1);
         let mut lanes = Vec::with_capacity(count);
@@ -91,7 +90,8 @@ impl Shards {
             let (queue, accepted) = mpsc::channel(QUEUE);
             lanes.push(Lane { queue, load: Load::default() });
             let (engine, interceptor) = (Arc::clone(engine), interceptor.clone());
-            let serve = async move { serve(engine, interceptor, accepted, drain).await };
+            let stopping = stopping.clone();
+            let serve = async move { serve(engine, interceptor, accepted, stopping).await };
             threads.push(Thread::start(format!("shard-{number}"), serve)?);
         }
         let lanes = Arc::new(lanes);
@@ -167,7 +167,12 @@ async fn keep_beating(beat: Arc<AtomicU64>) {
 }
 
 /// A shard: serves what it is given, until nothing more comes and its sessions have ended.
-async fn serve(engine: Arc<Engine>, interceptor: Interceptor, mut queue: mpsc::Receiver<Accepted>, drain: Duration) {
+async fn serve(
+    engine: Arc<Engine>,
+    interceptor: Interceptor,
+    mut queue: mpsc::Receiver<Accepted>,
+    stopping: watch::Receiver<Option<Duration>>,
+) {
     while let Some(Accepted { stream, peer, load }) = queue.recv().await {
         let (engine, interceptor) = (Arc::clone(&engine), interceptor.clone());
         tokio::spawn(async move {
@@ -183,13 +188,18 @@ async fn serve(engine: Arc<Engine>, interceptor: Interceptor, mut queue: mpsc::R
             tokio::time::sleep(DRAIN_POLL).await;
         }
     };
-    if timeout(drain, drained).await.is_err() {
+    let within = stopping.borrow().unwrap_or_default();
+    if timeout(within, drained).await.is_err() {
         tracing::warn!("sessions were cut off at the end of the drain time");
     }
 }
 
 /// The accepting thread. At its end nothing is accepted any more, in no namespace.
-async fn accept_all(listeners: [TcpListener; 2], lanes: Arc<Vec<Lane>>, mut stopping: watch::Receiver<bool>) {
+async fn accept_all(
+    listeners: [TcpListener; 2],
+    lanes: Arc<Vec<Lane>>,
+    mut stopping: watch::Receiver<Option<Duration>>,
+) {
     if let Err(error) = intercept::take_no_cpu_from_others() {
         tracing::warn!(%error, "connects will take longer: the accepting thread runs like any other");
     }
@@ -197,7 +207,7 @@ async fn accept_all(listeners: [TcpListener; 2], lanes: Arc<Vec<Lane>>, mut stop
     tokio::select! {
         () = accept_on(v4, &lanes) => {}
         () = accept_on(v6, &lanes) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
+        _ = stopping.wait_for(Option::is_some) => {}
     }
 }
 

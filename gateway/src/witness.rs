@@ -22,7 +22,6 @@ mod usher;
 mod wire;
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use self::wire::{Answer, Question, SecretBytes};
 use crate::config::{AgentMatch, Config, TokenSource};
-use crate::intercept::{DnsSocket, Interceptor};
+use crate::intercept::{Doors, Interceptor};
 use crate::origin::{Evidence, Origin};
 use crate::secret::Secret;
 use crate::target::CredentialSource;
@@ -280,6 +279,11 @@ impl Witness {
         self.shared.ask(Question::Configure(config)).await.map(drop)
     }
 
+    /// Leaves the kernel half to the witness of another gateway, which takes over; answers to sessions go on.
+    pub async fn retire(&self) -> Result<(), WitnessError> {
+        self.shared.ask(Question::Retire).await.map(drop)
+    }
+
     /// Looks for network namespaces of agents that the gateway does not listen in, or need not any more. `hints` are processes
     /// that were seen in an unknown one; `serving` are the cookies of those that it listens in, so that an answer that was lost
     /// is given again.
@@ -317,19 +321,14 @@ pub struct NamespaceLook {
 #[derive(Debug)]
 pub struct Namespace {
     pub cookie: u64,
-    pub listeners: [TcpListener; 2],
-    pub resolvers: [DnsSocket; 2],
+    pub doors: Doors,
 }
 
 impl Namespace {
-    fn new(cookie: u64, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
-        let [listener4, listener6, resolver4, resolver6] = <[OwnedFd; wire::SOCKETS]>::try_from(descriptors)
+    pub(crate) fn new(cookie: u64, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let descriptors = <[OwnedFd; Doors::COUNT]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "they did not all arrive"))?;
-        Ok(Self {
-            cookie,
-            listeners: [listener4.into(), listener6.into()],
-            resolvers: [DnsSocket::new(resolver4.into())?, DnsSocket::new(resolver6.into())?],
-        })
+        Ok(Self { cookie, doors: Doors::from_descriptors(descriptors)? })
     }
 }
 

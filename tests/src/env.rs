@@ -210,20 +210,27 @@ impl Env {
         Ok(gateway)
     }
 
+    /// The same as weir.service does it: the gateway can be replaced, see [`Gateway::leave`].
+    pub fn serve_replaceable(&self) -> Result<Gateway> {
+        let gateway = self.start(None, &["--replaceable"])?;
+        gateway.wait_ready()?;
+        Ok(gateway)
+    }
+
     /// The same with a state directory of so many bytes, which only the gateway sees and which is gone with it: look at it
     /// by [`Gateway::state_dir`].
     pub fn serve_on_small_disk(&self, bytes: u64) -> Result<Gateway> {
-        let gateway = self.start(Some(bytes))?;
+        let gateway = self.start(Some(bytes), &[])?;
         gateway.wait_ready()?;
         Ok(gateway)
     }
 
     /// Starts `weir serve` and does not wait: for starts that are meant to fail.
     pub fn start_gateway(&self) -> Result<Gateway> {
-        self.start(None)
+        self.start(None, &[])
     }
 
-    fn start(&self, disk: Option<u64>) -> Result<Gateway> {
+    fn start(&self, disk: Option<u64>, words: &[&str]) -> Result<Gateway> {
         let notify_path = self.dir.join("notify");
         if notify_path.exists() {
             fs::remove_file(&notify_path)?;
@@ -239,7 +246,7 @@ impl Env {
         command.args(["--pdeathsig", "KILL", "sh", "-c", JOIN_AND_EXEC, "sh"]).arg(self.cgroup.join("gateway"));
         command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", OWN_HOSTS_AND_EXEC, "sh"]);
         command.arg(self.hosts_path()).arg(disk.map_or(String::new(), |bytes| bytes.to_string())).arg(self.state_dir());
-        command.arg(self.weir_path()).arg("serve").arg("--config").arg(self.config_path());
+        command.arg(self.weir_path()).arg("serve").args(words).arg("--config").arg(self.config_path());
         command.env("NOTIFY_SOCKET", &notify_path).env("CREDENTIALS_DIRECTORY", self.dir.join("credentials"));
         command.env("RUST_BACKTRACE", "1").env_remove("RUST_LOG");
         let log = fs::File::options().create(true).append(true).open(self.log_path())?;
@@ -250,6 +257,7 @@ impl Env {
             cgroup: self.cgroup.join("gateway"),
             state_dir: self.state_dir(),
             log: self.log_path(),
+            has_left: false,
         })
     }
 
@@ -451,6 +459,8 @@ pub struct Gateway {
     cgroup: PathBuf,
     state_dir: PathBuf,
     log: PathBuf,
+    /// What is left of it is not to be killed.
+    has_left: bool,
 }
 
 impl Gateway {
@@ -532,8 +542,44 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Tells a replaceable gateway to stop, as a restart begins: its main process ends, and what is left of it waits for the
+    /// next gateway, or serves its sessions.
+    pub fn leave(mut self) -> Result<Left> {
+        let pids = self.pids()?;
+        self.signal(nix::sys::signal::Signal::SIGTERM)?;
+        wait_until("the main process's end", STOP_LIMIT, || !matches!(self.child.try_wait(), Ok(None)))?;
+        let main = self.pid();
+        let pids = pids.into_iter().filter(|pid| *pid != main).collect();
+        self.has_left = true;
+        Ok(Left { pids })
+    }
+}
+
+/// The processes of a gateway that was told to stop and has sessions. Killed with the environment.
+pub struct Left {
+    pids: Vec<u32>,
+}
+
+impl Left {
+    pub fn is_gone(&self) -> bool {
+        self.pids.iter().all(|pid| state_of(*pid).is_none_or(|state| state == 'Z'))
+    }
+
+    /// To each of its processes, the witness too.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        for pid in &self.pids {
+            // An error means that it is gone already.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal);
+        }
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if self.has_left {
+            return;
+        }
         // Errors mean that it is gone already.
         drop(fs::write(self.cgroup.join("cgroup.kill"), "1"));
         drop(self.child.wait());

@@ -1,5 +1,6 @@
 //! A recording store without a gateway: events to record, and a search for what no recording may hold.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -33,8 +34,9 @@ pub fn open(directory: &Path) -> std::result::Result<Store, RecordError> {
         host: "host".to_owned(),
         boot_id: "boot".to_owned(),
         config_version: "0".to_owned(),
+        sessions_going_on: 0,
     };
-    Store::open(&config, LIMITS, started)
+    Store::open(&config, LIMITS, started, &HashSet::new())
 }
 
 /// An opened session of the agent "coder".

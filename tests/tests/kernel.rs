@@ -362,7 +362,7 @@ fn an_unknown_network_namespace_is_held_and_told_until_somebody_listens_there() 
     let look = block_on(scene.witness.namespaces(Vec::new(), vec![namespace.cookie])).unwrap();
     assert!(look.opened.is_none() && look.left.is_empty(), "{look:?}");
     assert_eq!(namespace.cookie, held.origin.netns_cookie);
-    let [listener, _] = namespace.listeners;
+    let [listener, _] = namespace.doors.listeners;
     listener.set_nonblocking(false).unwrap();
     let (stream, peer) = listener.accept().unwrap();
     let origin = scene.interceptor.origin(stream.as_fd(), peer).unwrap();

@@ -22,11 +22,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway/src/witness/privileges.rs", "prctl(2), capset(2)"),
     ("gateway/src/witness/serve.rs", "signal(2), to ignore some"),
     ("gateway/src/witness/usher.rs", "ioctl(2): the loopback device up"),
-    ("gateway/src/witness/wire.rs", "descriptors that arrive with a message"),
+    ("gateway/src/packets.rs", "descriptors that arrive with a message"),
     ("tests/bypass/", "tries the system calls that an agent must not succeed with"),
     ("tests/src/bin/probe.rs", "tries the system calls that an agent must not succeed with"),
     ("gateway-common/src/lib.rs", "marks the shared structs as plain data for aya"),
-    ("gateway/src/admin/sys.rs", "a peer's groups, pidfd_open, setxattr"),
     ("gateway/src/cli/time.rs", "localtime_r"),
     ("gateway/src/cli/run/seal.rs", "a system call filter"),
 ];

@@ -43,6 +43,9 @@ pub struct Status {
     /// Sessions that are open, approvals that wait.
     pub sessions: u64,
     pub approvals: u64,
+    /// Gateways that this one replaced and that still serve sessions.
+    #[serde(default)]
+    pub replaced: u64,
     /// None: the witness did not answer.
     pub kernel: Option<AttachmentReport>,
     /// What somebody should look at.
@@ -186,6 +189,7 @@ async fn status(engine: &Engine) -> Status {
         masks: count(config.masks.len()),
         sessions: count(engine.live_sessions().len()),
         approvals: count(engine.approvals().list().len()),
+        replaced: count(engine.predecessors().count()),
         kernel: kernel.ok(),
         problems,
     }

@@ -174,6 +174,7 @@ pub(super) mod tests {
                 dns_port: 2,
                 shards: 1,
                 max_sessions_per_agent: 1,
+                drain: Duration::ZERO,
             },
             access: Access::default(),
             recording: RecordingConfig { directory: PathBuf::new(), keep: Duration::ZERO, max_size: 0, reply_limit: 0 },

@@ -53,7 +53,7 @@ pub(super) fn run(config: &Path, out: &mut Out) -> Result<u8, Error> {
             ]
             .join(", "),
         ),
-        ("sessions", format!("{} open", status.sessions)),
+        ("sessions", sessions(&status)),
         ("approvals", format!("{} waiting", status.approvals)),
     ])?;
     if let Some(report) = &status.kernel {
@@ -67,6 +67,15 @@ pub(super) fn run(config: &Path, out: &mut Out) -> Result<u8, Error> {
         out.line(out.paint(Colour::Red, format!("problem: {}", clean(problem))))?;
     }
     Ok(code)
+}
+
+fn sessions(status: &Status) -> String {
+    match status.replaced {
+        0 => format!("{} open", status.sessions),
+        replaced => {
+            format!("{} open, and those of {} that this one replaced", status.sessions, plural(replaced, "gateway"),)
+        }
+    }
 }
 
 pub(super) fn reload(config: &Path, out: &mut Out) -> Result<u8, Error> {

@@ -88,6 +88,8 @@ pub(super) struct RawGateway {
     pub(super) shards: Option<At<u16>>,
     /// Sessions that one agent may have open at once; one more is refused. Default: 1000.
     pub(super) max_sessions_per_agent: Option<At<u32>>,
+    /// How long open sessions go on in a gateway that was replaced, by a restart or an upgrade of weir.service. Default: `10m`.
+    pub(super) drain: Option<At<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

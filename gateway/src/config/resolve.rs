@@ -37,6 +37,9 @@ const MAX_SHARDS: u16 = 256;
 const MAX_DNS_SERVERS: usize = 3;
 /// A tenth of what the gateway takes from all agents together.
 const DEFAULT_SESSIONS_PER_AGENT: usize = crate::engine::MAX_SESSIONS / 10;
+const DEFAULT_DRAIN: Duration = Duration::from_mins(10);
+/// Policy reaches what goes on there, approvers do not.
+const MAX_DRAIN: Duration = Duration::from_hours(24);
 const MAX_NAME: usize = 128;
 const MAX_TEXT: usize = 1_000;
 /// Agents, targets or rules of one configuration.
@@ -306,6 +309,7 @@ impl<'a> Resolver<'a> {
             dns_port,
             shards,
             max_sessions_per_agent,
+            drain: out.read_or(&scope, "drain", raw.drain.as_ref(), DEFAULT_DRAIN, drain),
         }
     }
 
@@ -468,6 +472,13 @@ fn issuer(text: &str, insecure: bool) -> Result<String, String> {
 
 fn is_below(path: &str, root: &str) -> bool {
     root.is_empty() || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn drain(text: &str) -> Result<Duration, String> {
+    match text::duration(text)? {
+        duration if duration <= MAX_DRAIN => Ok(duration),
+        _ => Err(format!("at most {} h", MAX_DRAIN.as_secs() / 3600)),
+    }
 }
 
 fn absolute(text: &str) -> Result<PathBuf, String> {

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// Who asked: the cgroup's id and the uid, as the kernel captured them.
 pub type AgentKey = (u64, u32);
 
@@ -16,6 +18,15 @@ pub(super) const GRACE: Duration = Duration::from_mins(10);
 const MAX_AGENTS: usize = 4096;
 /// Addresses remembered for one asker, of all names together; one more takes the place of the one that ends first.
 const MAX_ADDRESSES: usize = 512;
+
+/// One thing that an agent was told, and for how long it counts; for another gateway.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    agent: AgentKey,
+    name: String,
+    address: IpAddr,
+    remaining: Duration,
+}
 
 #[derive(Default)]
 pub(super) struct Memory(HashMap<AgentKey, Agent>);
@@ -36,15 +47,37 @@ impl Memory {
         ttl: Duration,
         now: Instant,
     ) {
-        let told = &mut self.agent(agent, now).told;
         for address in addresses {
-            let key = (address.to_canonical(), Arc::clone(name));
-            if told.len() >= MAX_ADDRESSES && !told.contains_key(&key) {
-                forget(told, now);
-            }
-            // What was told with a longer TTL before is still in the agent's hands.
-            let until = now + ttl + GRACE;
-            told.entry(key).and_modify(|old| *old = until.max(*old)).or_insert(until);
+            self.add(agent, (address.to_canonical(), Arc::clone(name)), now + ttl + GRACE, now);
+        }
+    }
+
+    fn add(&mut self, agent: AgentKey, key: (IpAddr, Arc<str>), until: Instant, now: Instant) {
+        let told = &mut self.agent(agent, now).told;
+        if told.len() >= MAX_ADDRESSES && !told.contains_key(&key) {
+            forget(told, now);
+        }
+        // What was told with a longer TTL before is still in the agent's hands.
+        told.entry(key).and_modify(|old| *old = until.max(*old)).or_insert(until);
+    }
+
+    /// All of it, for another gateway's [`Memory::take_over`].
+    pub(super) fn told(&self, now: Instant) -> Vec<Told> {
+        let each = |(&agent, known): (&AgentKey, &Agent)| {
+            let told = known.told.iter().map(move |((address, name), until)| Told {
+                agent,
+                name: name.to_string(),
+                address: *address,
+                remaining: until.saturating_duration_since(now),
+            });
+            told.collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(each).collect()
+    }
+
+    pub(super) fn take_over(&mut self, told: Vec<Told>, now: Instant) {
+        for Told { agent, name, address, remaining } in told {
+            self.add(agent, (address, name.into()), now + remaining, now);
         }
     }
 
@@ -128,6 +161,15 @@ mod tests {
         memory.remember(ONE, &"new".into(), &[address(1)], TTL, start);
         memory.retain(|name, at| name == "new" && at == address(1));
         assert_eq!(memory.names_for(ONE, address(1), start), ["new"]);
+    }
+
+    #[test]
+    fn another_gateway_takes_it_over() {
+        let (mut memory, mut next, start) = (Memory::default(), Memory::default(), Instant::now());
+        memory.remember(ONE, &"db".into(), &[address(1)], TTL, start);
+        next.take_over(memory.told(start + TTL / 2), start + TTL / 2);
+        assert_eq!(next.names_for(ONE, address(1), start + GRACE), ["db"]);
+        assert!(next.names_for(ONE, address(1), start + TTL + GRACE).is_empty());
     }
 
     #[test]

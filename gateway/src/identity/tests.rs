@@ -193,6 +193,7 @@ pub(crate) fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Conf
             dns_port: 0,
             shards: 1,
             max_sessions_per_agent: 1,
+            drain: std::time::Duration::ZERO,
         },
         access: Access::default(),
         recording: RecordingConfig {

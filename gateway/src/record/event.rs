@@ -83,6 +83,9 @@ pub struct GatewayStarted {
     pub host: String,
     pub boot_id: String,
     pub config_version: String,
+    /// Open sessions that go on in gateways that this one replaces.
+    #[serde(default)]
+    pub sessions_going_on: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -14,6 +14,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::ids::SessionId;
+
 pub const MAGIC: &[u8; 8] = b"WEIRLOG1";
 pub const HEADER_LEN: usize = 8 + 8 + 16 + 16 + 8 + 8 + 32 + 4;
 pub const FRAME_HEADER_LEN: usize = 4 + 4 + 32;
@@ -154,6 +156,12 @@ impl Prefix {
             at_unix_ns: u64_at(bytes, 21),
         })
     }
+}
+
+/// The session in the beginning of a payload; `Some(None)` where it belongs to none, `None` where it is no payload.
+pub fn session_of(payload: &[u8]) -> Option<Option<SessionId>> {
+    let prefix = Prefix::decode(payload.first_chunk()?)?;
+    Some((prefix.session != 0).then(|| SessionId::from_u64(prefix.session)))
 }
 
 /// Puts the record's number into a payload, and how many records before it are not durable yet.

@@ -3,6 +3,8 @@ use std::os::unix::fs::FileExt;
 
 use tempfile::TempDir;
 
+mod forward;
+
 use super::event::{
     ConnectionRefused, Deciding, OperationDecided, OperationReplied, Recordable as _, SessionClosed, SessionOpened,
 };
@@ -26,7 +28,7 @@ fn open(directory: &TempDir) -> Store {
 }
 
 fn open_with(directory: &TempDir, limits: Limits) -> Store {
-    Store::open(&config(directory.path()), limits, started()).unwrap()
+    Store::open(&config(directory.path()), limits, started(), &HashSet::new()).unwrap()
 }
 
 fn started() -> GatewayStarted {
@@ -35,6 +37,7 @@ fn started() -> GatewayStarted {
         host: "host".to_owned(),
         boot_id: "boot".to_owned(),
         config_version: "c".to_owned(),
+        sessions_going_on: 0,
     }
 }
 
@@ -306,7 +309,7 @@ async fn a_record_in_the_queue_is_seen_by_who_asks_after_it() {
 async fn only_one_gateway_writes_to_a_directory() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory);
-    let second = Store::open(&config(directory.path()), LIMITS, started());
+    let second = Store::open(&config(directory.path()), LIMITS, started(), &HashSet::new());
     assert!(matches!(second, Err(RecordError::InUse(_))));
     drop(store);
     open(&directory);

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 
 use super::event::{self, Event, Recordable};
+use super::forward::{Forwarder, Successor};
 use super::recover::Tail;
 use super::segment::{self, HEADER_LEN, Header, MAX_PAYLOAD};
 use super::{RecordError, segment_path};
@@ -61,10 +62,10 @@ impl Default for Limits {
 pub struct Recorder(Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
-    space: Notify,
+    pub(super) space: Notify,
     /// All records with lower numbers are durable.
     durable: AtomicU64,
 }
@@ -73,12 +74,14 @@ struct Shared {
 type Waiter = Box<dyn FnOnce(Result<(), RecordError>) + Send>;
 
 #[derive(Default)]
-struct Queue {
+pub(super) struct Queue {
     /// Length (4 bytes, little-endian) and payload, again and again.
-    payloads: Vec<u8>,
+    pub(super) payloads: Vec<u8>,
     waiters: Vec<Waiter>,
     failed: Option<RecordError>,
-    stop: bool,
+    pub(super) stop: bool,
+    /// The thread is to write what is queued, and to leave the rest to another one (see [`Recorder::release`]).
+    release: bool,
 }
 
 impl Recorder {
@@ -106,6 +109,39 @@ impl Recorder {
             .spawn(move || writer.run())
             .map_err(|error| RecordError::io("starting the recorder's thread", &error))?;
         Ok((Self(shared), thread))
+    }
+
+    /// Makes durable what is queued and ends the thread. Records are taken as before; they wait for [`Recorder::forward`].
+    pub(super) fn release(&self) {
+        self.0.lock().release = true;
+        self.0.work.notify_one();
+    }
+
+    /// Goes on where a released thread has ended: what is queued is recorded by another gateway.
+    pub(super) fn forward(&self, successor: Successor) -> io::Result<JoinHandle<()>> {
+        self.0.lock().release = false;
+        let forwarder = Forwarder::new(Arc::clone(&self.0), successor);
+        std::thread::Builder::new().name("recorder".to_owned()).spawn(move || forwarder.run())
+    }
+
+    /// Hands over a record that was encoded by another gateway: the payload of a frame, see [`segment`]. Waits while the queue
+    /// is full; for threads that may block.
+    ///
+    /// # Errors
+    /// It is not recorded, as after [`Recorder::append`].
+    pub(super) fn append_encoded(&self, payload: &[u8]) -> Result<(), RecordError> {
+        while !self.0.try_put(payload, &mut None)? {
+            self.flush_blocking()?;
+        }
+        Ok(())
+    }
+
+    /// [`Recorder::flush`] for threads that may block.
+    pub(super) fn flush_blocking(&self) -> Result<(), RecordError> {
+        let (waiter, done) = std::sync::mpsc::sync_channel(1);
+        self.0.lock().wait(Box::new(move |result| _ = waiter.send(result)))?;
+        self.0.work.notify_one();
+        done.recv().unwrap_or(Err(RecordError::Stopped))
     }
 
     /// Returns when the record, and all before it, are durable.
@@ -162,12 +198,7 @@ impl Recorder {
     /// Makes durable what was handed over before the call.
     pub async fn flush(&self) -> Result<(), RecordError> {
         let (waiter, done) = oneshot::channel();
-        let waiter: Waiter = Box::new(|result| _ = waiter.send(result));
-        {
-            let mut queue = self.0.lock();
-            queue.check()?;
-            queue.waiters.push(waiter);
-        }
+        self.0.lock().wait(Box::new(|result| _ = waiter.send(result)))?;
         self.0.work.notify_one();
         done.await.unwrap_or(Err(RecordError::Stopped))
     }
@@ -208,8 +239,26 @@ impl Recorder {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what is queued: when somebody waits for it, when it is much, or when it has lain long enough. `dirty`: the caller has
+    /// something to finish, and does not want to sleep for good.
+    pub(super) fn wait_for_work(&self, batch: &mut Queue, dirty: bool) {
+        let mut queue = self.lock();
+        let idle = |queue: &mut Queue| !dirty && queue.payloads.is_empty() && !queue.is_urgent();
+        queue = self.work.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+        let lingering = |queue: &mut Queue| !queue.is_urgent();
+        (queue, _) = self.work.wait_timeout_while(queue, LINGER, lingering).unwrap_or_else(PoisonError::into_inner);
+        queue.take(batch);
+        drop(queue);
+        self.space.notify_waiters();
+    }
+
+    /// Nothing is recorded any more.
+    pub(super) fn fail(&self, error: RecordError) {
+        self.lock().failed = Some(error);
     }
 
     /// False: the queue is full.
@@ -246,6 +295,12 @@ impl Queue {
         }
     }
 
+    fn wait(&mut self, waiter: Waiter) -> Result<(), RecordError> {
+        self.check()?;
+        self.waiters.push(waiter);
+        Ok(())
+    }
+
     /// Returns whether the thread has to be woken: somebody waits, there is much to do, or it may be asleep for good.
     fn put(&mut self, payload: &[u8], waiter: Option<Waiter>) -> bool {
         let was_empty = self.payloads.is_empty();
@@ -260,7 +315,7 @@ impl Queue {
 
     /// Whether the thread must not wait any longer.
     fn is_urgent(&self) -> bool {
-        self.stop || !self.waiters.is_empty() || self.payloads.len() >= BATCH
+        self.stop || self.release || !self.waiters.is_empty() || self.payloads.len() >= BATCH
     }
 }
 
@@ -421,27 +476,38 @@ struct Writer {
     synced_at: Instant,
 }
 
-/// Ends the waits of everybody when the thread ends, by a panic too.
-struct OnExit(Arc<Shared>);
+/// Ends the waits of everybody when the thread ends, by a panic too, unless another one goes on.
+pub(super) struct OnExit {
+    shared: Arc<Shared>,
+    pub(super) released: bool,
+}
+
+impl OnExit {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), released: false }
+    }
+}
 
 impl Drop for OnExit {
     fn drop(&mut self) {
-        let mut queue = self.0.lock();
+        if self.released {
+            return;
+        }
+        let mut queue = self.shared.lock();
         queue.failed.get_or_insert(RecordError::Stopped);
         queue.stop = true;
         queue.waiters.clear();
         drop(queue);
-        self.0.space.notify_waiters();
+        self.shared.space.notify_waiters();
     }
 }
 
 impl Writer {
     fn run(mut self) {
-        let _on_exit = OnExit(Arc::clone(&self.shared));
+        let mut on_exit = OnExit::new(&self.shared);
         let mut batch = Queue::default();
         loop {
-            self.wait_for_work(&mut batch);
-            self.shared.space.notify_waiters();
+            self.shared.wait_for_work(&mut batch, self.segment.is_dirty());
             let first = self.segment.next_sequence();
             match self.commit(&mut batch) {
                 Ok(()) => acknowledge(&mut batch, &Ok(())),
@@ -452,22 +518,12 @@ impl Writer {
                     }
                 }
             }
-            if batch.stop {
+            if batch.stop || batch.release {
+                on_exit.released = batch.release;
                 return;
             }
             batch.payloads.clear();
         }
-    }
-
-    /// Takes what is queued: when somebody waits for it, when it is much, or when it has lain long enough.
-    fn wait_for_work(&self, batch: &mut Queue) {
-        let (work, mut queue) = (&self.shared.work, self.shared.lock());
-        let clean = !self.segment.is_dirty();
-        let idle = |queue: &mut Queue| clean && queue.payloads.is_empty() && !queue.is_urgent();
-        queue = work.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
-        let lingering = |queue: &mut Queue| !queue.is_urgent();
-        (queue, _) = work.wait_timeout_while(queue, LINGER, lingering).unwrap_or_else(PoisonError::into_inner);
-        queue.take(batch);
     }
 
     /// Writes a batch; durable if asked for, or if it is time.
@@ -563,11 +619,11 @@ impl Writer {
 
     /// Sleeps until it is time to try again; true if the thread has to end.
     fn pause(&self) -> bool {
-        let running = |queue: &mut Queue| !queue.stop;
+        let running = |queue: &mut Queue| !queue.stop && !queue.release;
         let queue = self.shared.lock();
         let (queue, _) =
             self.shared.work.wait_timeout_while(queue, RETRY_AFTER, running).unwrap_or_else(PoisonError::into_inner);
-        queue.stop
+        queue.stop || queue.release
     }
 
     fn try_again(&mut self, error: &RecordError, lost: u64) -> Result<(), RecordError> {
@@ -594,11 +650,11 @@ impl Queue {
     fn take(&mut self, batch: &mut Queue) {
         std::mem::swap(&mut self.payloads, &mut batch.payloads);
         std::mem::swap(&mut self.waiters, &mut batch.waiters);
-        batch.stop = self.stop;
+        (batch.stop, batch.release) = (self.stop, self.release);
     }
 
     /// How many records there are.
-    fn records(&self) -> u64 {
+    pub(super) fn records(&self) -> u64 {
         let (mut records, mut rest) = (0, &self.payloads[..]);
         while let Some((length, after)) = rest.split_first_chunk() {
             rest = after.get(u32::from_le_bytes(*length) as usize..).unwrap_or_default();
@@ -607,13 +663,13 @@ impl Queue {
         records
     }
 
-    fn is_urgent_to_sync(&self) -> bool {
-        self.stop || !self.waiters.is_empty()
+    pub(super) fn is_urgent_to_sync(&self) -> bool {
+        self.stop || self.release || !self.waiters.is_empty()
     }
 }
 
 /// Tells everybody who waits what became of the batch.
-fn acknowledge(batch: &mut Queue, result: &Result<(), RecordError>) {
+pub(super) fn acknowledge(batch: &mut Queue, result: &Result<(), RecordError>) {
     for waiter in batch.waiters.drain(..) {
         waiter(result.clone());
     }

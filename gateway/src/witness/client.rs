@@ -15,6 +15,7 @@ use super::kernel::at;
 use super::wire::{self, Answer, Question, Reply, Request};
 use super::{TIMEOUT, WitnessConfig, WitnessError, WitnessProcess};
 use crate::intercept::Interceptor;
+use crate::packets;
 
 /// Questions without an answer; more wait, and time out with the rest.
 const MAX_IN_FLIGHT: usize = 64;
@@ -36,17 +37,17 @@ pub(super) struct Shared {
 }
 
 pub(super) fn spawn(mut command: Command, config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
-    let (ours, theirs) = wire::pair().map_err(at("the socket pair"))?;
+    let (ours, theirs) = packets::pair().map_err(at("the socket pair"))?;
     let child = command.stdin(Stdio::from(theirs)).spawn().map_err(at("starting the witness"))?;
     // Without the command's copy of the child's end, its death is an end of file here.
     drop(command);
     let request = Request { id: 0, question: Question::Configure(config.clone()) };
-    wire::send(ours.as_fd(), &request, &[], true).map_err(at("the witness"))?;
-    wire::set_receive_timeout(&ours, START_TIMEOUT).map_err(at("the witness"))?;
-    let received = wire::receive::<Reply>(ours.as_fd()).map_err(at("the witness"))?;
+    packets::send(ours.as_fd(), &request, &[], true).map_err(at("the witness"))?;
+    packets::set_receive_timeout(&ours, START_TIMEOUT).map_err(at("the witness"))?;
+    let received = packets::receive::<Reply>(ours.as_fd()).map_err(at("the witness"))?;
     let Some((Reply { answer, .. }, descriptors)) = received else { return Err(WitnessError::Lost) };
     let Answer::Ready(report) = answer? else { return Err(WitnessError::Lost) };
-    wire::set_receive_timeout(&ours, Duration::ZERO).map_err(at("the witness"))?;
+    packets::set_receive_timeout(&ours, Duration::ZERO).map_err(at("the witness"))?;
     let descriptors = <[OwnedFd; wire::DESCRIPTORS]>::try_from(descriptors).map_err(|_| WitnessError::Lost)?;
     let interceptor = Interceptor::new(descriptors).map_err(at("the witness's maps"))?;
     Ok(WitnessProcess { socket: ours, interceptor, report, pid: child.id() })
@@ -65,7 +66,7 @@ pub(super) fn start(socket: OwnedFd) -> io::Result<Arc<Shared>> {
     });
     let weak = Arc::downgrade(&shared);
     std::thread::Builder::new().name("witness-answers".to_owned()).spawn(move || {
-        while let Ok(Some((Reply { id, answer }, descriptors))) = wire::receive::<Reply>(reader.as_fd()) {
+        while let Ok(Some((Reply { id, answer }, descriptors))) = packets::receive::<Reply>(reader.as_fd()) {
             let Some(shared) = weak.upgrade() else { return };
             if id == wire::UNASKED {
                 shared.cgroups_changed.notify_one();
@@ -108,10 +109,12 @@ impl Shared {
         if *self.lost.borrow() {
             return Err(WitnessError::Lost);
         }
-        wire::send(self.socket.as_fd(), &Request { id, question }, &[], false).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => WitnessError::Busy,
-            io::ErrorKind::InvalidInput => at("a question to the witness")(error),
-            _ => WitnessError::Lost,
+        packets::send(self.socket.as_fd(), &Request { id, question }, &[], false).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::WouldBlock => WitnessError::Busy,
+                io::ErrorKind::InvalidInput => at("a question to the witness")(error),
+                _ => WitnessError::Lost,
+            }
         })?;
         answer.await.map_err(|_| WitnessError::Lost)?
     }

@@ -17,7 +17,7 @@ use super::KernelConfig;
 use super::WitnessError;
 use super::kernel::{Kernel, at, io_error};
 use super::usher::{Usher, Visited};
-use super::wire;
+use crate::intercept::Doors;
 
 /// Agents' cgroups and processes that one look takes in. What is beyond is found when it connects.
 const MAX_CGROUPS: usize = 10_000;
@@ -75,13 +75,15 @@ enum Opening {
     /// Its process is gone, or went elsewhere: the next look knows more.
     Gone,
     Refused(WitnessError),
-    Open(u64, [OwnedFd; wire::SOCKETS]),
+    /// The gateway has been listening there since before this witness: it took the sockets over from another gateway.
+    Served,
+    Open(u64, [OwnedFd; Doors::COUNT]),
 }
 
 /// What a look came to.
 pub(super) struct Look {
     /// A namespace in which the gateway listens from now on. There may be more: look again.
-    pub(super) opened: Option<(u64, [OwnedFd; wire::SOCKETS])>,
+    pub(super) opened: Option<(u64, [OwnedFd; Doors::COUNT])>,
     /// Namespaces that no agent is in any more; the gateway closes its sockets there.
     pub(super) left: Vec<u64>,
 }
@@ -93,6 +95,11 @@ impl Namespaces {
             .map_err(|error| at("watching agents' cgroups")(error.into()))?;
         let (known, hints, watched) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         Ok(Self { usher: Usher::start()?, own, known, hints, changes, watched, complaint: None })
+    }
+
+    /// No namespace is looked for any more.
+    pub(super) fn retire(&self) {
+        self.usher.dismiss();
     }
 
     pub(super) fn complaint(&self) -> Option<&WitnessError> {
@@ -117,8 +124,6 @@ impl Namespaces {
             known.served &= serving.contains(&known.cookie);
         }
         self.forget_the_empty(&present, kernel)?;
-        let is_known = |cookie: &&u64| self.known.values().any(|known| known.cookie == **cookie);
-        let left = serving.iter().filter(|cookie| !is_known(cookie)).copied().collect();
 
         // Those that were never tried come first, then the one whose last try is longest ago.
         let visited = |inode: &Inode| self.known.get(inode).map(|known| known.visited);
@@ -126,19 +131,29 @@ impl Namespaces {
         let mut waiting: Vec<(Inode, Found)> = present.into_iter().filter(|(inode, _)| !is_served(inode)).collect();
         waiting.sort_by_key(|(inode, _)| visited(inode));
         self.complaint = self.usher.check().err();
+        // Where one was not looked at, it may be one that is served.
+        let mut all_known = waiting.len() <= MAX_VISITS;
+        let mut opened = None;
         for (inode, found) in waiting.into_iter().take(MAX_VISITS) {
-            match self.open(config, kernel, inode, found) {
-                Ok(Opening::Gone) => {}
-                Ok(Opening::Open(cookie, sockets)) => return Ok(Look { opened: Some((cookie, sockets)), left }),
+            match self.open(config, kernel, inode, found, serving) {
+                Ok(Opening::Gone | Opening::Served) => {}
+                Ok(Opening::Open(cookie, sockets)) => {
+                    opened = Some((cookie, sockets));
+                    all_known = false;
+                    break;
+                }
                 Ok(Opening::Refused(error)) => self.complaint = Some(error),
                 // The usher's own trouble, which would be the same with the next.
                 Err(error) => {
                     self.complaint = Some(error);
+                    all_known = false;
                     break;
                 }
             }
         }
-        Ok(Look { opened: None, left })
+        let is_known = |cookie: &&u64| self.known.values().any(|known| known.cookie == **cookie);
+        let left = serving.iter().filter(|cookie| all_known && !is_known(cookie)).copied().collect();
+        Ok(Look { opened, left })
     }
 
     /// The namespaces that agents are in, but for the gateway's own.
@@ -194,6 +209,7 @@ impl Namespaces {
         kernel: &mut Kernel,
         inode: Inode,
         Found { pid, owner }: Found,
+        serving: &[u64],
     ) -> Result<Opening, WitnessError> {
         if !self.known.contains_key(&inode) {
             let of_owner = self.known.values().filter(|known| known.owner == owner).count();
@@ -207,12 +223,13 @@ impl Namespaces {
         if !namespace.metadata().is_ok_and(|metadata| metadata.ino() == inode) {
             return Ok(Opening::Gone);
         }
-        let Visited { cookie, sockets } = self.usher.visit(&namespace, config.port, config.dns_port)?;
+        let Visited { cookie, sockets } = self.usher.visit(&namespace, (config.port, config.dns_port), serving)?;
         let served = sockets.is_ok();
         kernel.set_netns(cookie, Some(if served { NETNS_SERVED } else { NETNS_CLOSED }))?;
         self.known.insert(inode, Known { cookie, owner, served, visited: Instant::now(), empty: false });
         Ok(match sockets {
-            Ok(sockets) => Opening::Open(cookie, sockets),
+            Ok(None) => Opening::Served,
+            Ok(Some(sockets)) => Opening::Open(cookie, sockets),
             Err(error) => Opening::Refused(error),
         })
     }

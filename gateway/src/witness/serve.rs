@@ -16,6 +16,7 @@ use super::namespaces::{Look, Namespaces};
 use super::privileges::{Capability, close_memory, keep_only};
 use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
 use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files};
+use crate::packets;
 
 /// Between two looks at the attachments.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub(super) fn run() -> io::Result<()> {
     close_memory()?;
     ignore_signals()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    let Some((Request { id, question: Question::Configure(config) }, _)) = wire::receive(socket.as_fd())? else {
+    let Some((Request { id, question: Question::Configure(config) }, _)) = packets::receive(socket.as_fd())? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the first message must be the configuration"));
     };
     match Witness::start(config) {
@@ -37,11 +38,11 @@ pub(super) fn run() -> io::Result<()> {
             let ready = witness.kernel.report().map(Answer::Ready);
             let descriptors = witness.kernel.descriptors().map_err(io::Error::other)?;
             let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            wire::send(socket.as_fd(), &Reply { id, answer: ready }, &borrowed, true)?;
+            packets::send(socket.as_fd(), &Reply { id, answer: ready }, &borrowed, true)?;
             drop(descriptors);
             witness.answer_until_the_gateway_is_gone(&socket)
         }
-        Err(error) => wire::send(socket.as_fd(), &Reply { id, answer: Err(error) }, &[], true),
+        Err(error) => packets::send(socket.as_fd(), &Reply { id, answer: Err(error) }, &[], true),
     }
 }
 
@@ -64,6 +65,8 @@ struct Witness {
     cgroups: Inotify,
     /// The last complaint of `look_after`, said once.
     complaint: Option<WitnessError>,
+    /// The kernel half is another witness's.
+    retired: bool,
 }
 
 impl Witness {
@@ -76,7 +79,7 @@ impl Witness {
         let cgroups = watch(&config.kernel)?;
         let namespaces = Namespaces::start()?;
         keep_only(&KEPT).map_err(at("dropping privileges"))?;
-        Ok(Self { config, kernel, namespaces, logger, cgroups, complaint: None })
+        Ok(Self { config, kernel, namespaces, logger, cgroups, complaint: None, retired: false })
     }
 
     fn answer_until_the_gateway_is_gone(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -105,7 +108,7 @@ impl Witness {
             if processes_changed {
                 self.namespaces.note_changes();
                 // One that finds no room is one of many.
-                let _ = wire::send(
+                let _ = packets::send(
                     socket.as_fd(),
                     &Reply { id: wire::UNASKED, answer: Ok(Answer::CgroupsChanged) },
                     &[],
@@ -115,13 +118,13 @@ impl Witness {
             if !asked {
                 continue;
             }
-            let Some((Request { id, question }, _)) = wire::receive(socket.as_fd())? else { return Ok(()) };
+            let Some((Request { id, question }, _)) = packets::receive(socket.as_fd())? else { return Ok(()) };
             let (answer, descriptors) = match self.answer(question) {
                 Ok((answer, descriptors)) => (Ok(answer), descriptors),
                 Err(error) => (Err(error), Vec::new()),
             };
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            if let Err(error) = wire::send(socket.as_fd(), &Reply { id, answer }, &descriptors, true) {
+            if let Err(error) = packets::send(socket.as_fd(), &Reply { id, answer }, &descriptors, true) {
                 return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) };
             }
         }
@@ -131,6 +134,15 @@ impl Witness {
     fn answer(&mut self, question: Question) -> Result<(Answer, Vec<OwnedFd>), WitnessError> {
         let secret = |secret| Answer::Secret(SecretBytes(secret));
         let answer = match question {
+            Question::Configure(config) if self.retired => {
+                self.config = config;
+                Answer::Retired
+            }
+            Question::Retire => {
+                self.retired = true;
+                self.namespaces.retire();
+                Answer::Retired
+            }
             Question::Configure(config) => {
                 let cgroups = watch(&config.kernel)?;
                 self.kernel.reconfigure(config.kernel.clone())?;
@@ -161,6 +173,9 @@ impl Witness {
     }
 
     fn look_after(&mut self) {
+        if self.retired {
+            return;
+        }
         let complaint = self.kernel.look_after().err();
         if complaint != self.complaint {
             if let Some(error) = &complaint {

@@ -18,8 +18,8 @@ use socket2::{Domain, Socket, Type};
 use super::WitnessError;
 use super::kernel::{at, io_error, netns_cookie};
 use super::privileges::{Capability, close_memory, keep_only};
-use super::wire;
-use crate::intercept;
+use crate::intercept::Doors;
+use crate::packets;
 
 const KEPT: [Capability; 2] = [Capability::SysAdmin, Capability::NetAdmin];
 /// The witness does not wait longer: it has other questions to answer.
@@ -28,15 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const GONE: &str = "it is gone: agents in network namespaces that are not known yet are shut out. It needs CAP_SYS_ADMIN; restart \
                     weir.service to start it again";
 
-/// Ports to open in the namespace whose descriptor comes along.
+/// Ports to open in the namespace whose descriptor comes along, unless it is one of those that are `served`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Open {
     id: u64,
     port: u16,
     dns_port: u16,
+    served: Vec<u64>,
 }
 
-/// The namespace's cookie, if it could be entered, and whether the sockets come along.
+/// The namespace's cookie, if it could be entered, and whether the sockets come along, if there are any.
 #[derive(Debug, Serialize, Deserialize)]
 struct Opened {
     id: u64,
@@ -47,8 +48,8 @@ struct Opened {
 /// What was found behind a namespace's descriptor.
 pub(super) struct Visited {
     pub(super) cookie: u64,
-    /// TCP on IPv4 and IPv6, UDP on IPv4 and IPv6.
-    pub(super) sockets: Result<[OwnedFd; wire::SOCKETS], WitnessError>,
+    /// None where the gateway has them.
+    pub(super) sockets: Result<Option<[OwnedFd; Doors::COUNT]>, WitnessError>,
 }
 
 /// The witness's end.
@@ -60,11 +61,17 @@ pub(super) struct Usher {
 impl Usher {
     /// Starts the process. Call it before the witness gives up its capabilities.
     pub(super) fn start() -> Result<Self, WitnessError> {
-        let (ours, theirs) = wire::pair().map_err(at("the usher's socket pair"))?;
+        let (ours, theirs) = packets::pair().map_err(at("the usher's socket pair"))?;
         let mut command = Command::new("/proc/self/exe");
         command.arg("usher").stdin(Stdio::from(theirs)).spawn().map_err(at("starting the usher"))?;
-        wire::set_receive_timeout(&ours, PATIENCE).map_err(at("the usher"))?;
+        packets::set_receive_timeout(&ours, PATIENCE).map_err(at("the usher"))?;
         Ok(Self { socket: ours, last_id: 0 })
+    }
+
+    /// Ends it.
+    pub(super) fn dismiss(&self) {
+        // An error means that it has ended by itself.
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 
     /// Whether it still runs.
@@ -76,15 +83,25 @@ impl Usher {
         }
     }
 
-    /// Opens the gateway's ports in a namespace.
-    pub(super) fn visit(&mut self, namespace: &File, port: u16, dns_port: u16) -> Result<Visited, WitnessError> {
+    /// Opens the gateway's ports in a namespace, unless it is one of those that are `served`.
+    pub(super) fn visit(
+        &mut self,
+        namespace: &File,
+        (port, dns_port): (u16, u16),
+        served: &[u64],
+    ) -> Result<Visited, WitnessError> {
         self.last_id += 1;
         let id = self.last_id;
         self.check()?;
-        wire::send(self.socket.as_fd(), &Open { id, port, dns_port }, &[namespace.as_fd()], false)
-            .map_err(at("the usher"))?;
+        packets::send(
+            self.socket.as_fd(),
+            &Open { id, port, dns_port, served: served.to_vec() },
+            &[namespace.as_fd()],
+            false,
+        )
+        .map_err(at("the usher"))?;
         loop {
-            let received = wire::receive::<Opened>(self.socket.as_fd()).map_err(at("the usher"))?;
+            let received = packets::receive::<Opened>(self.socket.as_fd()).map_err(at("the usher"))?;
             let Some((opened, descriptors)) = received else {
                 return Err(io_error("the usher", GONE));
             };
@@ -101,8 +118,9 @@ impl Visited {
         let Some(cookie) = opened.cookie else {
             return Err(opened.result.err().unwrap_or_else(|| io_error("the usher", "it does not say where it was")));
         };
-        let sockets = opened.result.and_then(|()| {
-            <[OwnedFd; wire::SOCKETS]>::try_from(descriptors).map_err(|_| io_error("the usher", "sockets are missing"))
+        let sockets = opened.result.and_then(|()| match descriptors {
+            none if none.is_empty() => Ok(None),
+            all => all.try_into().map(Some).map_err(|_| io_error("the usher", "sockets are missing")),
         });
         Ok(Self { cookie, sockets })
     }
@@ -115,15 +133,19 @@ pub(super) fn run() -> io::Result<()> {
     keep_only(&KEPT)?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let home = File::open("/proc/self/ns/net")?;
-    while let Some((Open { id, port, dns_port }, descriptors)) = wire::receive::<Open>(socket.as_fd())? {
+    while let Some((Open { id, port, dns_port, served }, descriptors)) = packets::receive::<Open>(socket.as_fd())? {
         let [namespace] =
             <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| io::Error::other("no namespace came along"))?;
         let mut cookie = None;
         let opened = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).and_then(|()| {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-            cookie = Some(netns_cookie(&socket)?);
+            let found = netns_cookie(&socket)?;
+            cookie = Some(found);
+            if served.contains(&found) {
+                return Ok(Vec::new());
+            }
             loopback_up(&socket)?;
-            open(port, dns_port)
+            Ok(Vec::from(<[OwnedFd; Doors::COUNT]>::from(Doors::open(port, dns_port)?)))
         });
         // Whoever cannot come back must not go on: what it opens next would be in the wrong place.
         setns(&home, CloneFlags::CLONE_NEWNET)?;
@@ -132,15 +154,9 @@ pub(super) fn run() -> io::Result<()> {
             Err(error) => (Err(at("listening in a network namespace")(error)), Vec::new()),
         };
         let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-        wire::send(socket.as_fd(), &Opened { id, cookie, result }, &borrowed, true)?;
+        packets::send(socket.as_fd(), &Opened { id, cookie, result }, &borrowed, true)?;
     }
     Ok(())
-}
-
-fn open(port: u16, dns_port: u16) -> io::Result<Vec<OwnedFd>> {
-    let listeners = intercept::listeners(port)?.into_iter().map(OwnedFd::from);
-    let resolvers = intercept::dns_sockets(dns_port)?.into_iter().map(OwnedFd::from);
-    Ok(listeners.chain(resolvers).collect())
 }
 
 /// A namespace begins with its loopback device down, and then not even a refusal would reach the agent.

@@ -1,0 +1,327 @@
+//! One gateway replaces another, as a restart or an upgrade of weir.service does: nothing passes, nothing is lost, and
+//! sessions go on.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use system_tests::env::{Gateway, Left};
+use system_tests::process::{Finished, PATIENCE, Running, wait_until};
+use system_tests::shop::{POLICY, Shop};
+
+const MASKED: &str = "*******1002";
+const SSN: &str = "SELECT ssn FROM customers WHERE id = 1;\n";
+/// A gateway that nobody replaces gives up after half a minute.
+const ALONE: Duration = Duration::from_secs(45);
+
+struct World {
+    shop: Shop,
+}
+
+impl World {
+    fn new() -> Self {
+        let shop = Shop::new().unwrap();
+        Self { shop }
+    }
+
+    /// Configures how long sessions may go on in a gateway that was replaced.
+    fn drain_for(&self, time: &str) {
+        let path = self.shop.env.config_path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replacen("[gateway]\n", &format!("[gateway]\ndrain = \"{time}\"\n"), 1);
+        std::fs::write(&path, text).unwrap();
+    }
+
+    fn serve(&self) -> Gateway {
+        self.shop.env.serve_replaceable().unwrap()
+    }
+
+    /// A restart; what is left of the old one, and the new one.
+    fn replace(&self, gateway: Gateway) -> (Left, Gateway) {
+        let left = gateway.leave().unwrap();
+        (left, self.serve())
+    }
+
+    /// psql that has had its first answer.
+    fn session(&self) -> Running {
+        let mut psql = self.shop.client("psql").args(["--no-psqlrc", "--tuples-only", "--no-align"]).start().unwrap();
+        psql.write(SSN).unwrap();
+        psql.wait_for(MASKED, PATIENCE).unwrap();
+        psql
+    }
+
+    fn psql(&self, sql: &str) -> Finished {
+        self.shop.psql(sql).run().unwrap()
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        let listed = self.weir(&["sessions", "--json"]);
+        serde_json::from_str::<Value>(&listed).unwrap().as_array().unwrap().clone()
+    }
+
+    fn weir(&self, words: &[&str]) -> String {
+        self.shop.env.weir(words).unwrap().expect_success().unwrap()
+    }
+
+    fn log(&self) -> String {
+        self.shop.env.log()
+    }
+
+    /// The recording is one chain, whoever wrote it.
+    fn assert_verifies(&self) {
+        let verified = self.shop.env.weir(["verify"]).unwrap();
+        assert_eq!(verified.code, Some(10), "{verified:?}");
+    }
+}
+
+/// The outcome of a session that is not open any more.
+fn outcome(sessions: &[Value], id: &str) -> Option<String> {
+    let session = sessions.iter().find(|session| session["id"] == id)?;
+    session["outcome"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_session_outlives_its_gateway_and_the_next_one_records_it() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
+    let (left, _gateway) = world.replace(gateway);
+
+    psql.write("BEGIN;\nDROP TABLE orders;\n").unwrap();
+    psql.wait_for("Schema changes go through migrations.", PATIENCE).unwrap();
+    psql.write(&format!("ROLLBACK;\n{SSN}\\echo done\n")).unwrap();
+    psql.wait_for("done", PATIENCE).unwrap();
+    assert_eq!(psql.stdout().matches(MASKED).count(), 2, "{}\n{}", psql.stdout(), world.log());
+    assert!(world.psql("SELECT 1").success());
+    let status = world.weir(&["status"]);
+    assert!(status.contains("1 gateway that this one replaced"), "{status}");
+    assert_eq!(outcome(&world.sessions(), &id), None);
+
+    // A denial of the old gateway is explained by the new one.
+    let stderr = psql.stderr();
+    let denied = stderr
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .find(|word| word.starts_with(&format!("{id}-")));
+    let why = world.weir(&["why", denied.unwrap_or_else(|| panic!("no ID in {stderr}"))]);
+    assert!(why.contains("no schema changes"), "{why}");
+
+    assert!(psql.finish(PATIENCE).unwrap().success());
+    wait_until("the old gateway's end", PATIENCE, || left.is_gone()).unwrap();
+    let shown = world.weir(&["sessions", "show", &id]);
+    assert!(shown.matches("SELECT ssn").count() == 2 && shown.contains("DROP TABLE"), "{shown}");
+    assert_eq!(outcome(&world.sessions(), &id).as_deref(), Some("the client closed the session"));
+    let status = world.weir(&["status"]);
+    assert!(!status.contains("replaced"), "{status}");
+    world.assert_verifies();
+}
+
+/// Connects without end, by an address that it looked up once, and says how many were not served.
+const PROBER: &str = r#"
+import os, socket, struct, sys, threading
+address = (socket.gethostbyname(os.environ["PGHOST"]), int(os.environ["PGPORT"]))
+tried, failed, going = 0, [], True
+def stop():
+    global going
+    sys.stdin.readline()
+    going = False
+threading.Thread(target=stop).start()
+print("begun", flush=True)
+while going:
+    tried += 1
+    try:
+        with socket.create_connection(address, timeout=20) as s:
+            s.sendall(struct.pack("!ii", 8, 80877103))
+            answer = s.recv(1)
+            if answer != b"S":
+                failed.append(repr(answer))
+    except OSError as error:
+        failed.append(str(error))
+print(tried, "tried", len(failed), "failed", failed[:5], flush=True)
+"#;
+
+/// Restarts in a row; `WEIR_RESTARTS` says how many.
+fn restarts() -> usize {
+    std::env::var("WEIR_RESTARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+#[test]
+fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
+    let world = World::new();
+    world.drain_for("1h");
+    let mut gateway = world.serve();
+    let python = |script: &str| world.shop.client("python3").args(["-u", "-c", script]).start().unwrap();
+    let mut prober = python(PROBER);
+    // The same from a network namespace, where the gateway has listeners of its own.
+    let inside = format!("import ctypes, os\nassert ctypes.CDLL(None).unshare(0x50000000) == 0\n{UP}\n{PROBER}");
+    let mut elsewhere = python(&inside);
+    prober.wait_for("begun", PATIENCE).unwrap();
+    elsewhere.wait_for("begun", PATIENCE).unwrap();
+    let mut lasting = world.session();
+    for _ in 0..restarts() {
+        (_, gateway) = world.replace(gateway);
+    }
+    lasting.write(SSN).unwrap();
+    wait_until("the lasting session", PATIENCE, || lasting.stdout().matches(MASKED).count() == 2).unwrap();
+    for prober in [&mut prober, &mut elsewhere] {
+        prober.write("\n").unwrap();
+        prober.wait_for("tried", PATIENCE).unwrap();
+        let said = prober.stdout();
+        println!("{said}");
+        assert!(said.contains(" 0 failed"), "{said}\n{}", world.log());
+        let tried: usize = said.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(tried > restarts(), "{said}");
+    }
+    assert!(lasting.finish(PATIENCE).unwrap().success());
+    drop(gateway);
+    world.assert_verifies();
+}
+
+/// Brings the loopback device up, and looks the name up, in a namespace that has just been made.
+const UP: &str = r#"
+import fcntl, socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", b"lo", 1))
+"#;
+
+#[test]
+fn sessions_of_a_replaced_gateway_that_is_killed_are_closed_as_lost() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
+    let (left, _gateway) = world.replace(gateway);
+    left.signal(Signal::SIGKILL);
+    wait_until("the closing record", PATIENCE, || outcome(&world.sessions(), &id).is_some()).unwrap();
+    assert_eq!(outcome(&world.sessions(), &id).as_deref(), Some("gateway lost"));
+    psql.write("SELECT 1;\n").unwrap();
+    psql.wait_for("connection to server was lost", PATIENCE).unwrap();
+    assert!(world.psql("SELECT 1").success());
+    world.assert_verifies();
+}
+
+#[test]
+fn sessions_end_with_the_gateway_that_records_them() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
+    let (left, gateway) = world.replace(gateway);
+    // The main process alone: what it started ends with it.
+    gateway.signal(Signal::SIGKILL).unwrap();
+    wait_until("both gateways' end", PATIENCE, || left.is_gone() && gateway.is_gone()).unwrap();
+    psql.write("SELECT 1;\n").unwrap();
+    wait_until("psql's error", PATIENCE, || !psql.stderr().is_empty()).unwrap();
+    assert!(!world.psql("SELECT 1").success());
+    let _gateway = world.serve();
+    assert_eq!(outcome(&world.sessions(), &id).as_deref(), Some("gateway lost"));
+    world.assert_verifies();
+}
+
+#[test]
+fn a_gateway_that_nobody_replaces_waits_and_then_ends() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let left = gateway.leave().unwrap();
+    // What is open goes on, what comes waits for the next gateway.
+    psql.write(&format!("{SSN}\\echo done\n")).unwrap();
+    psql.wait_for("done", PATIENCE).unwrap();
+    let mut waiting = world.shop.psql("SELECT 1").start().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(waiting.is_running());
+    wait_until("its end", ALONE, || left.is_gone()).unwrap();
+    let waited = waiting.finish(PATIENCE).unwrap();
+    assert!(!waited.success(), "{waited:?}");
+    assert!(!world.psql("SELECT 1").success());
+    let _gateway = world.serve();
+    let outcomes: Vec<_> = world.sessions().iter().map(|session| session["outcome"].to_string()).collect();
+    assert!(outcomes.iter().all(|outcome| outcome.contains("the gateway, which stops")), "{outcomes:?}");
+    world.assert_verifies();
+}
+
+/// `systemctl stop`, then `systemctl kill`.
+#[test]
+fn a_second_signal_ends_at_once_what_was_told_to_stop() {
+    let world = World::new();
+    let gateway = world.serve();
+    let _psql = world.session();
+    let left = gateway.leave().unwrap();
+    left.signal(Signal::SIGTERM);
+    wait_until("its end", Duration::from_secs(10), || left.is_gone()).unwrap();
+    let gateway = world.serve();
+    let _psql = world.session();
+    let (left, _gateway) = world.replace(gateway);
+    left.signal(Signal::SIGTERM);
+    wait_until("its end", Duration::from_secs(10), || left.is_gone()).unwrap();
+    assert!(world.psql("SELECT 1").success());
+    world.assert_verifies();
+}
+
+#[test]
+fn sessions_that_go_on_follow_the_policy_and_the_operators_of_the_new_gateway() {
+    let world = World::new();
+    let gateway = world.serve();
+    let (mut one, mut two) = (world.session(), world.session());
+    let ids: Vec<String> = world.sessions().iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect();
+    world.shop.configure(&POLICY.replace(r#"kinds   = ["select", "#, r#"kinds   = ["#)).unwrap();
+    let (_left, _gateway) = world.replace(gateway);
+    // A restart is how a new policy comes into force, too.
+    one.write("SELECT 1;\n").unwrap();
+    one.wait_for("ERROR", PATIENCE).unwrap();
+    // A reload of the new gateway reaches them.
+    world.shop.configure(POLICY).unwrap();
+    world.weir(&["reload"]);
+    wait_until("the policy", PATIENCE, || {
+        one.write("SELECT 'again';\n").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        one.stdout().contains("again")
+    })
+    .unwrap();
+    // And so does who ends a session.
+    for id in &ids {
+        world.weir(&["sessions", "kill", id]);
+    }
+    for psql in [&mut one, &mut two] {
+        psql.write("SELECT 1;\n").unwrap();
+        psql.wait_for("was ended by root", PATIENCE).unwrap();
+    }
+    world.assert_verifies();
+}
+
+#[test]
+fn a_statement_that_waits_for_approval_is_refused_when_the_gateway_is_replaced() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    psql.write("DELETE FROM orders;\n").unwrap();
+    psql.wait_for("waiting for approval", PATIENCE).unwrap();
+    let (_left, _gateway) = world.replace(gateway);
+    psql.wait_for("the gateway was replaced while approval", PATIENCE).unwrap();
+    psql.write("DELETE FROM orders;\n").unwrap();
+    psql.wait_for("connect again and repeat it", PATIENCE).unwrap();
+    // Numbers go on, and approvers are heard.
+    let mut next = world.shop.psql("DELETE FROM orders WHERE id = -1; DELETE FROM orders").start().unwrap();
+    next.wait_for("waiting for approval 2", PATIENCE).unwrap();
+    world.weir(&["deny", "2"]);
+    assert!(!next.finish(PATIENCE).unwrap().success());
+    drop(psql);
+    world.assert_verifies();
+    next = world.session();
+    assert!(next.finish(PATIENCE).unwrap().success());
+}
+
+#[test]
+fn sessions_end_when_the_time_to_drain_is_over() {
+    let world = World::new();
+    world.drain_for("2s");
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let (left, _gateway) = world.replace(gateway);
+    psql.write("SELECT 'still there';\n").unwrap();
+    psql.wait_for("still there", PATIENCE).unwrap();
+    wait_until("its end", Duration::from_secs(12), || left.is_gone()).unwrap();
+    psql.write("SELECT 1;\n").unwrap();
+    psql.wait_for("which was replaced some time ago", PATIENCE).unwrap();
+    world.assert_verifies();
+}

@@ -34,6 +34,8 @@ const LOOPBACK_DEVICE: u32 = 1;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_LISTEN: u32 = 10;
 const DROP: i32 = 0;
+/// As if a queue were full: a datagram's sender hears nothing of it, unless it asked to (`IP_RECVERR`).
+const DROP_UNHEARD: i32 = 2;
 const PASS: i32 = 1;
 
 /// The programs of a first start refuse all that agents send, until the real ones are attached.
@@ -121,14 +123,29 @@ fn is_forbidden_option(level: i32, name: i32) -> bool {
     )
 }
 
+/// Asks to hear of what becomes of datagrams.
+#[inline(always)]
+fn is_error_option(level: i32, name: i32) -> bool {
+    // IP_RECVERR, IPV6_RECVERR
+    matches!((level, name), (0, 11) | (41, 25))
+}
+
 #[inline(always)]
 pub fn setsockopt(ctx: &SockoptContext) -> i32 {
     let level = field!(ctx.sockopt, level);
     let name = field!(ctx.sockopt, optname);
+    let Some(settings) = settings() else { return 0 };
+    if is_error_option(level, name) {
+        // A resolver that hears of a held query gives the name up; one that hears nothing asks again.
+        if agent::is_current(settings) && netns(netns_cookie(ctx)).is_none() {
+            // SAFETY: the kernel hands the program a valid context, and takes -1 for "it is done".
+            unsafe { (*ctx.sockopt).optlen = -1 };
+        }
+        return ALLOW;
+    }
     if !is_forbidden_option(level, name) {
         return ALLOW;
     }
-    let Some(settings) = settings() else { return 0 };
     if !agent::is_current(settings) || detached() {
         return ALLOW;
     }
@@ -160,7 +177,7 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     let Some(packet) = Packet::read(ctx) else { return drop_packet() };
     let on_loopback = device == LOOPBACK_DEVICE && is_loopback(&packet.destination);
     if on_loopback && note.as_ref().is_some_and(|note| is_held(sk, note, packet.protocol)) {
-        return DROP;
+        return DROP_UNHEARD;
     }
     let pass = match packet.protocol {
         IPPROTO_TCP => on_loopback || note.is_some_and(|note| answers_others(note, packet.source_port)),

@@ -394,3 +394,25 @@ print(hello(socket.gethostbyname(os.environ['PGHOST'])), flush=True)
     let said = agent.finish(PATIENCE).unwrap();
     assert_eq!(said.stdout, "S\nECONNREFUSED\nS\n", "{said:?}\n{}", shop.env.log());
 }
+
+/// Nothing to do between the namespace and the name: the query is held, and not heard of, so that the resolver repeats it.
+#[test]
+fn a_name_that_is_looked_up_first_of_all_is_held_and_not_lost() {
+    let world = World::new();
+    let script = "
+children = []
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        enter()
+        start = time.monotonic()
+        print(hello(socket.gethostbyname(os.environ['PGHOST'])), round(time.monotonic() - start), flush=True)
+        os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+";
+    let said = world.python(script);
+    println!("{said}");
+    assert_eq!(said.matches('S').count(), 10, "{said}\n{}", world.shop.env.log());
+}

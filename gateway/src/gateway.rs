@@ -4,6 +4,7 @@
 //! anybody, and opens its doors, or takes over those of the gateway that it replaces. Then connections are accepted and served by threads of their own (see [`crate::shards`]); a
 //! control thread has the admin socket, the resolver, signals and the watchdog.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -11,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,6 +39,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const CLOSING_TIME: Duration = Duration::from_secs(6);
 /// How often the attachments are compared with what the kernel says is effective.
 const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// A witness that has said nothing for so long is hung, and the watchdog is left to bite.
+const WITNESS_PATIENCE: Duration = Duration::from_secs(15);
 /// How often recordings are held against the configured age and size.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// The service manager may be so slow to hear of a change. A sign of life does not wait: the next one follows.
@@ -222,6 +225,7 @@ impl Control<'_> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (hints, hinted) = Hints::new();
         let ears = shards.ears().clone();
+        let witness_spoke = Cell::new(Instant::now());
         let background = async {
             tokio::join!(
                 engine.dns().serve_udp(dns4, interceptor.clone(), witness.clone()),
@@ -231,7 +235,7 @@ impl Control<'_> {
                 listen_where_agents_are(engine, interceptor, witness, &ears, hinted, namespaces),
                 record_refused_names(engine),
                 sweep(engine),
-                watch_attachments(witness),
+                watch_attachments(witness, &witness_spoke),
             )
         };
         tokio::pin!(background);
@@ -248,10 +252,10 @@ impl Control<'_> {
                     if shards.any_ended() {
                         return Err(ServeError::ShardLost);
                     }
-                    if shards.all_beat() {
-                        notify(&[NotifyState::Watchdog]);
-                    } else {
-                        tracing::error!("a serving thread stands still");
+                    match (shards.all_beat(), witness_spoke.get().elapsed() < WITNESS_PATIENCE) {
+                        (true, true) => notify(&[NotifyState::Watchdog]),
+                        (false, _) => tracing::error!("a serving thread stands still"),
+                        (true, false) => tracing::error!("the witness stands still"),
                     }
                 }
                 _ = &mut background => return Err(ServeError::ShardLost),
@@ -323,12 +327,16 @@ async fn sweep(engine: &Arc<Engine>) {
 }
 
 /// Healthy status with nothing attached has happened to others: the kernel is asked, all the time.
-async fn watch_attachments(witness: &Witness) {
+async fn watch_attachments(witness: &Witness, spoke: &Cell<Instant>) {
     let mut tick = interval(ATTACHMENT_CHECK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match witness.attachments().await {
+        let report = witness.attachments().await;
+        if !matches!(report, Err(WitnessError::Timeout)) {
+            spoke.set(Instant::now());
+        }
+        match report {
             Ok(report) if report.enforcing() => {}
             Ok(report) => {
                 tracing::error!(detached = ?report.detached, hooks = ?report.hooks, "agents are not intercepted");

@@ -113,6 +113,7 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     packages.later_debian(&env.dir().join("later"), &tree.path("opt/smoke/later.deb").unwrap()).unwrap();
     fs::copy(packages.tarball(), tree.path("opt/smoke/static.tar.gz").unwrap()).unwrap();
     tree.put("opt/smoke/run", 0o755, include_str!("../vm/smoke")).unwrap();
+    tree.put("opt/smoke/lasting", 0o755, include_str!("../vm/lasting")).unwrap();
     tree.put("opt/smoke/lifecycle", 0o755, include_str!("../vm/lifecycle")).unwrap();
     machine.add(&tree).unwrap();
 
@@ -145,7 +146,7 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     assert_static(&third);
 }
 
-/// Another version, with an agent that tried to get by all the while: nothing stopped, nothing passed.
+/// Another version, with an agent that tried to get by all the while, and one with a session: nothing stopped, nothing passed.
 fn assert_upgrade(said: &Said) {
     said.assert_verdict("upgrade", "0");
     said.assert_verdict("upgrade.gateway", "active");
@@ -153,6 +154,7 @@ fn assert_upgrade(said: &Said) {
     said.assert_verdict("upgrade.restarted", "yes");
     said.assert_verdict("upgrade.swapped", "yes");
     said.assert_verdict("upgrade.agent-lives", "yes");
+    said.assert_verdict("upgrade.session", "*******1002 *******1002 psql: 0 ");
     said.assert_verdict("upgrade.configuration", "kept");
     said.assert_masked("upgraded");
     assert!(said.number("prober.tries") > 20, "{}", said.all);

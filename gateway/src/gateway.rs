@@ -108,11 +108,15 @@ pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), Serve
         .map_err(failed("cannot start a thread"))?;
     let mut places = Places::default();
     let mut control = Control { engine: &engine, interceptor: &interceptor, witness: &witness, shards: &mut shards };
-    let ended = runtime.block_on(control.run(resolvers, admin, (namespaces, &mut places)));
+    let mut signals = {
+        let _inside = runtime.enter();
+        StopSignals::new()?
+    };
+    let ended = runtime.block_on(control.run(resolvers, admin, (namespaces, &mut places), &mut signals));
     let reason = match (&ended, supervisor) {
         (Ok(Ending::Replaced), Some(supervisor)) => {
             let estate = Estate { doors: copies, namespaces: places.leave() };
-            runtime.block_on(leave(&engine, &witness, supervisor, estate, &stop))
+            runtime.block_on(leave(&engine, &witness, supervisor, estate, &stop, &mut signals))
         }
         (ended, _) => {
             drop((copies, places));
@@ -215,10 +219,10 @@ impl Control<'_> {
         resolvers: [DnsSocket; 2],
         admin: admin::Listener,
         namespaces: (Vec<Namespace>, &mut Places),
+        stop: &mut StopSignals,
     ) -> Result<Ending, ServeError> {
         let Self { engine, interceptor, witness, shards } = self;
-        let (mut term, mut int, mut hup) =
-            (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
+        let mut hup = signals(SignalKind::hangup())?;
         let mut hand_over = signals(SignalKind::from_raw(supervise::HAND_OVER as i32))?;
         let [dns4, dns6] = resolvers;
         let mut heartbeat = interval(2 * HEARTBEAT);
@@ -243,8 +247,7 @@ impl Control<'_> {
         tracing::info!("ready");
         loop {
             tokio::select! {
-                _ = term.recv() => return Ok(Ending::Stopped),
-                _ = int.recv() => return Ok(Ending::Stopped),
+                () = stop.told() => return Ok(Ending::Stopped),
                 _ = hand_over.recv() => return Ok(Ending::Replaced),
                 _ = hup.recv() => reload(engine).await,
                 () = witness.lost() => return Err(ServeError::WitnessLost),
@@ -260,6 +263,26 @@ impl Control<'_> {
                 }
                 _ = &mut background => return Err(ServeError::ShardLost),
             }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, from the start of the daemon to its end.
+struct StopSignals {
+    term: Signal,
+    int: Signal,
+}
+
+impl StopSignals {
+    /// On the runtime of this moment.
+    fn new() -> Result<Self, ServeError> {
+        Ok(Self { term: signals(SignalKind::terminate())?, int: signals(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
         }
     }
 }
@@ -368,14 +391,15 @@ async fn leave(
     supervisor: Supervisor,
     estate: Estate,
     stop: &watch::Sender<Option<Duration>>,
+    signals: &mut StopSignals,
 ) -> &'static str {
     notify(&[NotifyState::Stopping]);
     let drain = engine.config().gateway.drain;
     let _ = stop.send(Some(handover::SUCCESSOR_WITHIN + drain + CLOSING_TIME));
-    match hand_over(engine, witness, supervisor, estate).await {
+    match hand_over(engine, witness, supervisor, estate, signals).await {
         Ok(Some(orders)) => {
             tracing::info!("replaced; open sessions go on");
-            go_on(engine, orders, drain).await;
+            go_on(engine, orders, drain, signals).await;
             "replaced; its last session has ended"
         }
         Ok(None) => {
@@ -397,8 +421,8 @@ async fn hand_over(
     witness: &Witness,
     supervisor: Supervisor,
     estate: Estate,
+    signals: &mut StopSignals,
 ) -> io::Result<Option<Receiver<Order>>> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     witness.retire().await.map_err(io::Error::other)?;
     engine.approvals().close();
     let offer = Offer::open(&engine.config().gateway.runtime_dir)?;
@@ -419,8 +443,7 @@ async fn hand_over(
             Ok(heir) => heir?,
             Err(_) => return Ok(None),
         },
-        _ = term.recv() => return Ok(None),
-        _ = int.recv() => return Ok(None),
+        () = signals.told() => return Ok(None),
     };
     let predecessors = engine.predecessors().pass_on();
     engine.store().release().map_err(io::Error::other)?;
@@ -432,18 +455,7 @@ async fn hand_over(
 }
 
 /// Serves the sessions that are open to their end, for `drain` at most and only while the next gateway records.
-async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration) {
-    let signalled = async {
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(mut term), Ok(mut int)) => {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
-                }
-            }
-            _ => tracing::error!("cannot wait for signals"),
-        }
-    };
+async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration, signals: &mut StopSignals) {
     let ordered = async {
         while let Some(order) = orders.recv().await {
             match order {
@@ -454,7 +466,7 @@ async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration) {
     };
     let by = tokio::select! {
         () = last_session(engine) => return,
-        () = signalled => STOPPING,
+        () = signals.told() => STOPPING,
         () = ordered => "the gateway, since the one that took over is gone",
         () = tokio::time::sleep(drain) => "the gateway, which was replaced some time ago",
     };

@@ -44,7 +44,7 @@ const CHUNK: usize = 256;
 /// Replaced gateways that still have sessions. Of more, those that were replaced first end.
 const MAX_PREDECESSORS: usize = 32;
 /// Namespaces that a gateway takes over, which is more than the kernel half knows.
-const MAX_NAMESPACES: usize = gateway_common::MAX_NETNS as usize;
+const MAX_NAMESPACES: usize = gateway_common::MAX_NETNS;
 
 /// What the gateway that is replaced says, in this order. Descriptors come along.
 #[derive(Debug, Serialize, Deserialize)]
@@ -246,7 +246,7 @@ impl Predecessors {
             let thread = std::thread::Builder::new().name("predecessor".to_owned()).spawn(move || {
                 let reading = heard.record(engine_of_thread.recorder());
                 if reading == Reading::Ended {
-                    engine_of_thread.predecessors().ended(&engine_of_thread, &heard);
+                    ended(&engine_of_thread, &heard);
                 }
                 reading
             })?;
@@ -273,7 +273,9 @@ impl Predecessors {
     /// Ends the threads between two records; what is left is for the next gateway. Blocks.
     pub(crate) fn pass_on(&self) -> Vec<Arc<Predecessor>> {
         let listening = std::mem::take(&mut *self.listening());
-        listening.iter().for_each(|one| one.predecessor.pass_on());
+        for one in &listening {
+            one.predecessor.pass_on();
+        }
         let passed_on = listening.into_iter().filter_map(|one| {
             let reading = one.thread.join().unwrap_or(Reading::Ended);
             (reading == Reading::PassedOn).then_some(one.predecessor)
@@ -281,17 +283,17 @@ impl Predecessors {
         passed_on.collect()
     }
 
-    /// What it did not close itself is lost with it.
-    fn ended(&self, engine: &Engine, predecessor: &Predecessor) {
-        match engine.store().close_lost(&predecessor.sessions()) {
-            Ok(0) => tracing::info!("a gateway that was replaced has served its last session"),
-            Ok(lost) => tracing::error!(sessions = lost, "a gateway that was replaced was lost"),
-            Err(error) => tracing::error!(%error, "sessions of a gateway that was replaced cannot be closed"),
-        }
-    }
-
     fn listening(&self) -> MutexGuard<'_, Vec<Listening>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What it did not close itself is lost with it.
+fn ended(engine: &Engine, predecessor: &Predecessor) {
+    match engine.store().close_lost(&predecessor.sessions()) {
+        Ok(0) => tracing::info!("a gateway that was replaced has served its last session"),
+        Ok(lost) => tracing::error!(sessions = lost, "a gateway that was replaced was lost"),
+        Err(error) => tracing::error!(%error, "sessions of a gateway that was replaced cannot be closed"),
     }
 }
 

@@ -264,7 +264,7 @@ fn sessions_that_go_on_follow_the_policy_and_the_operators_of_the_new_gateway() 
     let gateway = world.serve();
     let (mut one, mut two) = (world.session(), world.session());
     let ids: Vec<String> = world.sessions().iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect();
-    world.shop.configure(&POLICY.replace(r#"kinds   = ["select", "#, r#"kinds   = ["#)).unwrap();
+    world.shop.configure(&POLICY.replace(r#"kinds   = ["select", "#, r"kinds   = [")).unwrap();
     let (_left, _gateway) = world.replace(gateway);
     // A restart is how a new policy comes into force, too.
     one.write("SELECT 1;\n").unwrap();

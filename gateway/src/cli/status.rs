@@ -73,7 +73,7 @@ fn sessions(status: &Status) -> String {
     match status.replaced {
         0 => format!("{} open", status.sessions),
         replaced => {
-            format!("{} open, and those of {} that this one replaced", status.sessions, plural(replaced, "gateway"),)
+            format!("{} open, and those of {} that this one replaced", status.sessions, plural(replaced, "gateway"))
         }
     }
 }

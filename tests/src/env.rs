@@ -275,8 +275,19 @@ impl Env {
 
     /// A command as the agent, begun by `words` as root: in a network namespace, say.
     pub fn agent_behind<'b>(&self, words: impl IntoIterator<Item = &'b str>, program: &str) -> Place<'_> {
-        let words: Vec<String> = words.into_iter().map(str::to_owned).chain(start_as(Some(AGENT_USER))).collect();
-        Place::wrapped(self, self.cgroup.join("agents").join(AGENT), &words, program)
+        Place::wrapped(self, self.cgroup.join("agents").join(AGENT), &start_behind(words), program)
+    }
+
+    /// The same in another cgroup, which is made if missing.
+    pub fn agent_in_behind<'b>(
+        &self,
+        group: &str,
+        words: impl IntoIterator<Item = &'b str>,
+        program: &str,
+    ) -> Result<Place<'_>> {
+        let cgroup = self.cgroup.join("agents").join(group);
+        fs::create_dir_all(&cgroup)?;
+        Ok(Place::wrapped(self, cgroup, &start_behind(words), program))
     }
 
     /// A command as an attacker that is an agent, with all that such an agent may have where nobody took it away.
@@ -391,6 +402,11 @@ fn start_as(user: Option<&str>) -> Vec<String> {
     }
     words.push("--");
     words.into_iter().map(str::to_owned).collect()
+}
+
+/// The words that start a command as the agent's user, after `words` as root.
+fn start_behind<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    words.into_iter().map(str::to_owned).chain(start_as(Some(AGENT_USER))).collect()
 }
 
 /// A command that is to run in one of the environment's cgroups.

@@ -29,6 +29,7 @@ pub mod postgres;
 pub mod process;
 pub mod recording;
 pub mod shop;
+pub mod storm;
 pub mod vm;
 
 /// A fixture's result; the error is a sentence for whoever runs the tests.

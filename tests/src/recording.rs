@@ -89,18 +89,24 @@ pub fn denied(operation: OperationId, text: &str) -> Event {
 
 /// Every event in the segments of a directory, which may still grow.
 pub fn events(directory: &Path) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    each_event(directory, |event| events.push(event))?;
+    Ok(events)
+}
+
+/// The same one by one, where there are many.
+pub fn each_event(directory: &Path, mut take: impl FnMut(Event)) -> Result {
     let mut segments: Vec<_> = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "segment"));
     segments.sort_unstable();
-    let mut events = Vec::new();
     for segment in segments {
         let mut reader = Reader::open(&segment)?;
         // A frame that is being written is as good as not there yet.
         while let Ok(Some(placed)) = reader.next(None) {
-            events.push(placed.decode()?.event);
+            take(placed.decode()?.event);
         }
     }
-    Ok(events)
+    Ok(())
 }
 
 /// Files below the directory that hold this text, in the clear. Recordings are not compressed: what is in them is found.

@@ -15,8 +15,20 @@ use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image, vm_ker
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 10] =
-    ["kernel", BYPASS, "namespaces", "identity", "postgres", "record", "failure", PACKAGE, VM_SMOKE, KERNELS];
+const REQUIRED: [&str; 12] = [
+    "kernel",
+    BYPASS,
+    "namespaces",
+    "attribution",
+    "identity",
+    "postgres",
+    "record",
+    "failure",
+    "handover",
+    PACKAGE,
+    VM_SMOKE,
+    KERNELS,
+];
 /// The attack corpus.
 const BYPASS: &str = "bypass";
 const SYSTEM_CRATE: &str = "system-tests";
@@ -30,14 +42,15 @@ const VM_SMOKE: &str = "vm-smoke";
 const KERNELS: &str = "kernels";
 
 /// How long one test program may take before it is killed and counted as failed.
-const TIME_LIMIT: &str = "20m";
-const LIMITED: [&str; 2] = ["--kill-after=10", TIME_LIMIT];
+const LIMITED: [&str; 2] = ["--kill-after=10", "20m"];
+const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
-    /// Suite kernels: every kernel, and every kind of attacker, instead of one
+    /// The long form: kernels has every kernel and every kind of attacker instead of one, attribution a million connections,
+    /// handover a thousand restarts
     #[arg(long)]
     all: bool,
     /// For the test programs themselves: a filter, --nocapture ...
@@ -139,7 +152,7 @@ fn program(message: &Value) -> Option<Program> {
 
 impl Program {
     fn run(&self, args: &Args) -> Result<Outcome> {
-        let mut command = self.command()?;
+        let mut command = self.command(args)?;
         command.args(&args.rest).current_dir(&self.package);
         run_counted(&self.name, self.suite.is_some(), &mut command)
     }
@@ -156,34 +169,38 @@ impl Program {
             ("WEIR_VM_SUITE", corpus.executable.clone()),
             ("WEIR_VM_ATTACKERS", PathBuf::from(if args.all { "all" } else { "user" })),
         ];
-        let mut command = self.system_command(BTreeMap::from(environment))?;
+        let mut command = self.system_command(args, BTreeMap::from(environment))?;
         command.args(&args.rest).current_dir(&self.package);
         run_counted(&format!("{} {}", self.name, kernel.name), true, &mut command)
     }
 
-    fn command(&self) -> Result<Command> {
+    fn command(&self, args: &Args) -> Result<Command> {
         if self.suite.is_none() {
             let mut command = shell::command("timeout", LIMITED);
             command.arg(&self.executable);
             return Ok(command);
         }
         let mut environment = BTreeMap::new();
+        if args.all {
+            environment.insert("WEIR_ALL", PathBuf::from("yes"));
+        }
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_PACKAGES", package::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
         }
-        self.system_command(environment)
+        self.system_command(args, environment)
     }
 
-    fn system_command(&self, mut environment: BTreeMap<&str, PathBuf>) -> Result<Command> {
+    fn system_command(&self, args: &Args, mut environment: BTreeMap<&str, PathBuf>) -> Result<Command> {
         // Through `env`, since sudo passes no environment on.
         environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
         environment.insert("WEIR_CACHE", paths::cache()?);
+        let limited = if args.all { LIMITED_ALL } else { LIMITED };
         let environment = environment.iter().map(|(name, value)| format!("{name}={}", value.display()));
         let mut command = shell::as_root("env", environment);
-        command.arg("RUST_BACKTRACE=1").arg("timeout").args(LIMITED).arg(&self.executable).arg("--test-threads=1");
+        command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable).arg("--test-threads=1");
         Ok(command)
     }
 }

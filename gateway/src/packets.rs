@@ -3,6 +3,8 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,6 +19,13 @@ use zeroize::Zeroizing;
 pub(crate) const MAX_MESSAGE: usize = 96 * 1024;
 /// Descriptors in any message.
 const MAX_DESCRIPTORS: usize = 4;
+
+/// This very program, as `ps` is to show it.
+pub(crate) fn same_program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("weir");
+    command
+}
 
 /// The two ends; close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

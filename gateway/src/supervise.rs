@@ -7,7 +7,7 @@
 
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ExitStatus};
 
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -16,6 +16,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use crate::config::{self, ConfigErrors};
 use crate::intercept::drop_privileges;
+use crate::packets;
 
 /// Sent to the gateway: to be replaced; sent by it: that it stands on its own.
 pub(crate) const HAND_OVER: Signal = Signal::SIGUSR1;
@@ -36,7 +37,7 @@ pub(crate) fn run(config_path: &Path) -> Result<(), SuperviseError> {
     let failed = |what| move |source| SuperviseError::Io { what, source };
     let user = config::load(config_path)?.gateway.user;
     let own = getpid().to_string();
-    let mut gateway = Command::new("/proc/self/exe")
+    let mut gateway = packets::same_program()
         .args(["serve", "--supervised-by", &own, "--config"])
         .arg(config_path)
         .spawn()
@@ -88,6 +89,7 @@ impl Supervisor {
     /// From now on this process ends with its supervisor. Call it on the main thread, after the privileges are dropped, which
     /// would undo it.
     pub(crate) fn hold_on(self) -> io::Result<()> {
+        prctl::set_name(c"weir")?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() == self.0 { Ok(()) } else { Err(io::Error::other("the supervisor is gone")) }
     }

@@ -34,6 +34,7 @@ use self::wire::{Answer, Question, SecretBytes};
 use crate::config::{AgentMatch, Config, TokenSource};
 use crate::intercept::{Doors, Interceptor};
 use crate::origin::{Evidence, Origin};
+use crate::packets;
 use crate::secret::Secret;
 use crate::target::CredentialSource;
 
@@ -179,7 +180,7 @@ impl From<&CredentialSource> for CredentialName {
 /// Starts `weir witness` as a child, waits until the programs are attached, and takes the map descriptors that it hands
 /// over. Call it as root, before any thread is started and before [`crate::intercept::drop_privileges`].
 pub fn spawn(config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = packets::same_program();
     command.arg("witness");
     spawn_as(command, config)
 }

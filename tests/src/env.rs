@@ -273,6 +273,11 @@ impl Env {
         Ok(Place::new(self, cgroup, Some(user), program))
     }
 
+    /// A command of nobody, in the cgroup that this process is in: no program is attached there.
+    pub fn outsider(&self, program: &str) -> Place<'_> {
+        Place { env: self, command: Command::new(program) }
+    }
+
     /// A command as the agent, begun by `words` as root: in a network namespace, say.
     pub fn agent_behind<'b>(&self, words: impl IntoIterator<Item = &'b str>, program: &str) -> Place<'_> {
         Place::wrapped(self, self.cgroup.join("agents").join(AGENT), &start_behind(words), program)

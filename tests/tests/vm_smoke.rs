@@ -134,6 +134,8 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     assert_eq!(first.agent("no-kernel"), "", "an agent ran without the kernel half\n{}", first.all);
     first.assert_masked("again");
     first.assert_masked("recreated");
+    first.assert_masked("hung supervised-by");
+    first.assert_masked("hung witness");
     first.assert_masked("private");
 
     let second = machine.boot(BOOT_LIMIT).unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::kernel::{Kernel, at};
@@ -27,6 +28,7 @@ const KEPT: [Capability; 4] = [Capability::Bpf, Capability::NetAdmin, Capability
 
 /// Runs until the gateway is gone. The socket is standard input.
 pub(super) fn run() -> io::Result<()> {
+    prctl::set_name(c"weir-witness")?;
     close_memory()?;
     ignore_signals()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;

@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
@@ -62,7 +63,7 @@ impl Usher {
     /// Starts the process. Call it before the witness gives up its capabilities.
     pub(super) fn start() -> Result<Self, WitnessError> {
         let (ours, theirs) = packets::pair().map_err(at("the usher's socket pair"))?;
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = packets::same_program();
         command.arg("usher").stdin(Stdio::from(theirs)).spawn().map_err(at("starting the usher"))?;
         packets::set_receive_timeout(&ours, PATIENCE).map_err(at("the usher"))?;
         Ok(Self { socket: ours, last_id: 0 })
@@ -128,6 +129,7 @@ impl Visited {
 
 /// The process's main loop, with the socket as its standard input. It returns when the witness is gone.
 pub(super) fn run() -> io::Result<()> {
+    prctl::set_name(c"weir-usher")?;
     close_memory()?;
     super::serve::ignore_signals()?;
     keep_only(&KEPT)?;

@@ -3,14 +3,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use system_tests::Result;
-use system_tests::env::{Env, free_port};
+use system_tests::env::{Env, Place, free_port};
 use system_tests::postgres::{self, Options, Postgres};
 use system_tests::process::{Running, wait_until};
 use system_tests::shop::{POLICY, Shop};
@@ -18,6 +19,8 @@ use system_tests::shop::{POLICY, Shop};
 /// Connects of one measurement, and the pause between them: latency is measured, not load.
 const CONNECTS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(1);
+/// Threads that connect at once: enough that no wait for the disk leaves a core idle.
+const FLOODERS: usize = 64;
 /// Starts of psql in one measurement.
 const STARTS: usize = 15;
 /// Rows of pgbench's accounts: 100,000 a scale.
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["connector", address] => connector(address),
+        ["flood", address, seconds] => flood(address, seconds),
         words => bench(words),
     };
     match outcome {
@@ -60,7 +64,8 @@ fn plan(words: &[&str]) -> Result<Plan> {
 fn bench(words: &[&str]) -> Result {
     let plan = plan(words)?;
     let stage = Stage::new()?;
-    let mut rows = vec![connect_row(&stage, &plan)?, psql_row(&stage, &plan)?];
+    let mut rows = vec![connect_row(&stage, &plan)?, others_row(&stage, &plan)?, flood_row(&stage, &plan)?];
+    rows.push(psql_row(&stage, &plan)?);
     for clients in [1, 8] {
         rows.extend(pgbench_rows(&stage, &plan, clients)?);
     }
@@ -95,7 +100,7 @@ impl Stage {
     }
 
     /// A client of libpq that goes straight to the server, or to `port`, with the held login.
-    fn direct(&self, program: &str, port: u16) -> system_tests::env::Place<'_> {
+    fn direct(&self, program: &str, port: u16) -> Place<'_> {
         self.shop
             .env
             .bystander(program)
@@ -108,7 +113,7 @@ impl Stage {
     }
 
     /// The same client as an agent, with nothing but the database's place.
-    fn agent(&self, program: &str) -> system_tests::env::Place<'_> {
+    fn agent(&self, program: &str) -> Place<'_> {
         self.shop.client(program).env("PGSSLMODE", "require")
     }
 }
@@ -224,14 +229,88 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
+/// This program where agents may read it.
+fn staged(stage: &Stage) -> Result<String> {
+    let staged = stage.shop.env.dir().join("bin/connector");
+    if !staged.exists() {
+        fs::copy(std::env::current_exe()?, &staged)?;
+    }
+    Ok(staged.to_string_lossy().into_owned())
+}
+
+/// What a connection costs a process that is no agent: with no program attached above it, and with all of them.
+fn others_row(stage: &Stage, plan: &Plan) -> Result<Row> {
+    let mut row = Row::new("connect and close, no agent", "us", "at most 1 us more", &["no hooks", "weir"], 0);
+    let (server, program) = (closing_server()?, staged(stage)?);
+    for round in 0..plan.rounds {
+        progress("connect of others", round, plan);
+        for (way, place) in [(0, stage.shop.env.outsider(&program)), (1, stage.shop.env.bystander(&program))] {
+            row.add(way, 1e6 / flooded(place, server, plan)?);
+        }
+    }
+    Ok(row)
+}
+
+/// Connections one after the other, as many as there are cores at a time, each to its end: here one that the gateway refuses,
+/// with a durable record.
+fn flood_row(stage: &Stage, plan: &Plan) -> Result<Row> {
+    let mut row = Row::new("connections to their end", "/s", "20,000 a second", &["direct", "weir"], 0);
+    let (server, program) = (closing_server()?, staged(stage)?);
+    let nowhere = SocketAddr::from(([198, 18, 0, 1], 9));
+    for round in 0..plan.rounds {
+        progress("connections", round, plan);
+        row.add(0, flooded(stage.shop.env.bystander(&program), server, plan)?);
+        row.add(1, flooded(stage.shop.env.agent(&program), nowhere, plan)?);
+    }
+    Ok(row)
+}
+
+/// Connections a second.
+fn flooded(place: Place<'_>, address: SocketAddr, plan: &Plan) -> Result<f64> {
+    let seconds = plan.seconds.to_string();
+    let limit = Duration::from_secs(u64::from(plan.seconds) + 30);
+    let place = place.args(["flood", &address.to_string(), &seconds]);
+    Ok(place.start()?.finish(limit)?.expect_success()?.trim().parse()?)
+}
+
+/// A server that closes what it has accepted.
+fn closing_server() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    Ok(address)
+}
+
+/// Connects and waits for the end, again and again; prints how often a second.
+fn flood(address: &str, seconds: &str) -> Result {
+    let (address, time): (SocketAddr, _) = (address.parse()?, Duration::from_secs(seconds.parse()?));
+    let start = Instant::now();
+    let threads: Vec<_> = (0..FLOODERS)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut count = 0_u32;
+                while start.elapsed() < time {
+                    let mut stream = TcpStream::connect(address)?;
+                    // A reset is an end, too.
+                    let _ = stream.read(&mut [0]);
+                    count += 1;
+                }
+                Ok::<_, std::io::Error>(count)
+            })
+        })
+        .collect();
+    let mut sum = 0.0;
+    for thread in threads {
+        sum += f64::from(thread.join().map_err(|_| "a thread panicked")??);
+    }
+    println!("{:.1}", sum / start.elapsed().as_secs_f64());
+    Ok(())
+}
+
 /// connect(2) of an agent through all hooks, against the same call of a process that is no agent.
 fn connect_row(stage: &Stage, plan: &Plan) -> Result<Row> {
     let mut row = Row::new("connect, p50", "us", "at most 1.5", &["direct", "weir"], 0);
-    let program = std::env::current_exe()?;
-    let program = program.to_string_lossy();
-    let staged = stage.shop.env.dir().join("bin/connector");
-    fs::copy(&*program, &staged)?;
-    let staged = staged.to_string_lossy();
+    let staged = staged(stage)?;
     let address = format!("127.0.0.1:{}", stage.shop.postgres.port());
     for round in 0..plan.rounds {
         progress("connect", round, plan);

@@ -1,8 +1,11 @@
 //! The gateway process: start-up order, its threads, reload, drain, and how it is replaced.
 //!
 //! It starts as root, starts the witness (which attaches the programs), drops every privilege before it reads a byte from
-//! anybody, and opens its doors, or takes over those of the gateway that it replaces. Then connections are accepted and served by threads of their own (see [`crate::shards`]); a
-//! control thread has the admin socket, the resolver, signals and the watchdog.
+//! anybody, and opens its doors, or takes over those of the gateway that it replaces. Then connections are accepted and served by
+//! threads of their own (see [`crate::shards`]); a control thread has the admin socket, the resolver, signals and the watchdog.
+//! How it is replaced itself is in [`leave`].
+
+mod leave;
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -16,18 +19,16 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admin;
 use crate::config::{self, Config, ConfigErrors};
 use crate::engine::{Engine, StartError};
-use crate::handover::{self, Estate, Offer, Predecessors, TakenOver};
+use crate::handover::{self, Estate, Predecessors, TakenOver};
 use crate::intercept::{self, DnsSocket, Doors, Interceptor};
 use crate::namespaces::{Hints, Places, listen_where_agents_are};
 use crate::record::event::Event;
-use crate::record::forward::{Order, Successor};
 use crate::shards::{HEARTBEAT, Shards};
 use crate::supervise::{self, Supervisor};
 use crate::witness::{self, Namespace, Witness, WitnessConfig, WitnessError};
@@ -82,41 +83,27 @@ pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), Serve
     // Now, so that it is the gateway's own: the unit grants no right to give files away.
     let admin = admin::Listener::bind(&config).map_err(failed("cannot open the admin socket"))?;
     let (witness, interceptor) = witness.into_parts().map_err(failed("the witness's socket"))?;
-    let taken_over = handover::take_over(&config.gateway.runtime_dir)
-        .map_err(failed("cannot take over from the gateway that is being replaced; start again"))?;
-    let living = taken_over.as_ref().map(TakenOver::living).unwrap_or_default();
-    let (doors, namespaces, names, predecessors) = match taken_over {
-        Some(TakenOver { doors, namespaces, names, predecessors }) => {
-            tracing::info!(sessions = living.len(), "taking over from a gateway, whose sessions go on there");
-            (usable(doors, &config)?, namespaces, names, predecessors)
-        }
-        None => (open_doors(&config)?, Vec::new(), Vec::new(), Vec::new()),
-    };
-    let copies = doors.copies().map_err(failed("cannot keep the listeners"))?;
+    let taken_over = take_over(&config)?;
+    let copies = taken_over.doors.copies().map_err(failed("cannot keep the listeners"))?;
 
     let runtime = runtime()?;
+    let _inside = runtime.enter();
     let shard_count = shard_count(&config);
-    let engine = {
-        let _inside = runtime.enter();
-        Engine::start(config_path, config, witness.clone(), &living)?
-    };
+    let engine = Engine::start(config_path, config, witness.clone(), &taken_over.living())?;
+    let TakenOver { doors: Doors { listeners, resolvers }, namespaces, names, predecessors } = taken_over;
     engine.dns().take_over(names);
     Predecessors::start(&engine, predecessors).map_err(failed("cannot start a thread"))?;
     let (stop, stopping) = watch::channel(None);
-    let Doors { listeners, resolvers } = doors;
     let mut shards = Shards::start(&engine, &interceptor, listeners, shard_count, stopping)
         .map_err(failed("cannot start a thread"))?;
     let mut places = Places::default();
+    let mut signals = StopSignals::new()?;
     let mut control = Control { engine: &engine, interceptor: &interceptor, witness: &witness, shards: &mut shards };
-    let mut signals = {
-        let _inside = runtime.enter();
-        StopSignals::new()?
-    };
     let ended = runtime.block_on(control.run(resolvers, admin, (namespaces, &mut places), &mut signals));
     let reason = match (&ended, supervisor) {
         (Ok(Ending::Replaced), Some(supervisor)) => {
             let estate = Estate { doors: copies, namespaces: places.leave() };
-            runtime.block_on(leave(&engine, &witness, supervisor, estate, &stop, &mut signals))
+            runtime.block_on(leave::leave(&engine, &witness, supervisor, estate, &stop, &mut signals))
         }
         (ended, _) => {
             drop((copies, places));
@@ -153,10 +140,18 @@ fn open_doors(config: &Config) -> Result<Doors, ServeError> {
     )))
 }
 
-/// Doors that were taken over, unless the configuration names other ports by now.
-fn usable(doors: Doors, config: &Config) -> Result<Doors, ServeError> {
-    let ports = doors.ports().map_err(failed("the listeners that were taken over"))?;
-    if ports == (config.gateway.port, config.gateway.dns_port) { Ok(doors) } else { open_doors(config) }
+/// What another gateway leaves, if one is being replaced; doors of its own if not, or if the ports are others by now.
+fn take_over(config: &Config) -> Result<TakenOver, ServeError> {
+    let taken_over = handover::take_over(&config.gateway.runtime_dir)
+        .map_err(failed("cannot take over from the gateway that is being replaced; start again"))?;
+    let Some(mut taken_over) = taken_over else { return Ok(TakenOver::nothing(open_doors(config)?)) };
+    tracing::info!(sessions = taken_over.living().len(), "taking over from a gateway, whose sessions go on there");
+    let ports = taken_over.doors.ports().map_err(failed("the listeners that were taken over"))?;
+    if ports != (config.gateway.port, config.gateway.dns_port) {
+        taken_over.doors = open_doors(config)?;
+        taken_over.namespaces.clear();
+    }
+    Ok(taken_over)
 }
 
 fn shard_count(config: &Config) -> usize {
@@ -382,95 +377,6 @@ async fn last_session(engine: &Engine) {
     while engine.has_sessions() {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-}
-
-/// Stops accepting, leaves everything to the next gateway, and goes on with the sessions that are open. Says how it ended.
-async fn leave(
-    engine: &Engine,
-    witness: &Witness,
-    supervisor: Supervisor,
-    estate: Estate,
-    stop: &watch::Sender<Option<Duration>>,
-    signals: &mut StopSignals,
-) -> &'static str {
-    notify(&[NotifyState::Stopping]);
-    let drain = engine.config().gateway.drain;
-    let _ = stop.send(Some(handover::SUCCESSOR_WITHIN + drain + CLOSING_TIME));
-    match hand_over(engine, witness, supervisor, estate, signals).await {
-        Ok(Some(orders)) => {
-            tracing::info!("replaced; open sessions go on");
-            go_on(engine, orders, drain, signals).await;
-            "replaced; its last session has ended"
-        }
-        Ok(None) => {
-            engine.kill_all(STOPPING);
-            "told to stop"
-        }
-        Err(error) => {
-            tracing::error!(%error, "no other gateway takes over");
-            engine.kill_all(STOPPING);
-            "failed to be replaced"
-        }
-    }
-}
-
-/// Gives the next gateway all it needs; `None` where none comes. Steps block the thread, which has nothing else to do: the
-/// sessions have theirs.
-async fn hand_over(
-    engine: &Engine,
-    witness: &Witness,
-    supervisor: Supervisor,
-    estate: Estate,
-    signals: &mut StopSignals,
-) -> io::Result<Option<Receiver<Order>>> {
-    witness.retire().await.map_err(io::Error::other)?;
-    engine.approvals().close();
-    let offer = Offer::open(&engine.config().gateway.runtime_dir)?;
-    supervisor.let_go()?;
-    let come = async {
-        loop {
-            let heir = offer.next().await?;
-            // The next gateway has another configuration, perhaps, and what agents may know and do here has to follow.
-            engine.follow().await;
-            match heir.give(&estate, &engine.dns().told()) {
-                Ok(()) => return Ok::<_, io::Error>(heir),
-                Err(error) => tracing::warn!(%error, "a gateway went away while it took over"),
-            }
-        }
-    };
-    let heir = tokio::select! {
-        heir = timeout(handover::SUCCESSOR_WITHIN, come) => match heir {
-            Ok(heir) => heir?,
-            Err(_) => return Ok(None),
-        },
-        () = signals.told() => return Ok(None),
-    };
-    let predecessors = engine.predecessors().pass_on();
-    engine.store().release().map_err(io::Error::other)?;
-    // Not before: a session is listed before its first record is written, and no record is written any more.
-    let sessions: Vec<_> = engine.live_sessions().into_iter().map(|session| session.id).collect();
-    let (successor, orders) = Successor::new(heir.give_recording(&sessions, &predecessors)?)?;
-    engine.store().forward(successor).map_err(io::Error::other)?;
-    Ok(Some(orders))
-}
-
-/// Serves the sessions that are open to their end, for `drain` at most and only while the next gateway records.
-async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration, signals: &mut StopSignals) {
-    let ordered = async {
-        while let Some(order) = orders.recv().await {
-            match order {
-                Order::Kill { session, by } => _ = engine.kill(session, &by),
-                Order::Reload => engine.follow().await,
-            }
-        }
-    };
-    let by = tokio::select! {
-        () = last_session(engine) => return,
-        () = signals.told() => STOPPING,
-        () = ordered => "the gateway, since the one that took over is gone",
-        () = tokio::time::sleep(drain) => "the gateway, which was replaced some time ago",
-    };
-    engine.kill_all(by);
 }
 
 /// Tells the service manager how it goes (`sd_notify(3)`).

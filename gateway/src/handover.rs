@@ -223,6 +223,11 @@ pub(crate) fn take_over(runtime_dir: &Path) -> io::Result<Option<TakenOver>> {
 }
 
 impl TakenOver {
+    /// Where there is no other gateway.
+    pub(crate) fn nothing(doors: Doors) -> Self {
+        Self { doors, namespaces: Vec::new(), names: Vec::new(), predecessors: Vec::new() }
+    }
+
     /// Sessions that go on elsewhere.
     pub(crate) fn living(&self) -> HashSet<SessionId> {
         self.predecessors.iter().flat_map(|predecessor| predecessor.sessions().clone()).collect()

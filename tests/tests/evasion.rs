@@ -468,3 +468,222 @@ fn resident_mib(world: &World) -> u64 {
     let pages = std::fs::read_to_string(format!("/proc/{}/statm", world.gateway.pid())).unwrap();
     pages.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4 / 1024
 }
+
+#[test]
+fn a_declare_that_is_only_explained_makes_no_cursor() {
+    let world = World::allowing(r#""declare", "fetch", "explain""#);
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def run(sql): show(s, stream, sql)
+for hidden in (b"SELECT ssn || '' FROM customers ORDER BY id", b"DELETE FROM payments WHERE id = 1 OR true RETURNING id"):
+    for texts in ((b"EXPLAIN DECLARE c CURSOR FOR SELECT 1; FETCH ALL FROM c",), (b"EXPLAIN DECLARE c CURSOR FOR SELECT 1", b"FETCH ALL FROM c")):
+        s, stream = session()
+        run(b"BEGIN")
+        s.sendall(parse(b"", hidden) + bind(b"c", b"") + sync)
+        errors(until(stream, b"Z"))
+        for text in texts[:-1]:
+            run(text)
+        s.sendall(query(texts[-1]))
+        # The last two wait for a human.
+        seen = until(stream, b"N" if b"DELETE" in hidden else b"Z")
+        errors(seen)
+        print([body for tag, body in seen if tag in b"DCN"])
+        s.close()
+"#,
+        )
+        .unwrap();
+    wait_until("the requests to be withdrawn", PATIENCE, || world.weir("approvals --json").trim() == "[]").unwrap();
+    assert!(!said.contains(SSN) && said.matches("42501").count() == 2, "{said}");
+    assert_eq!(said.matches("waiting for approval").count(), 2, "{said}");
+    assert_eq!(world.payments(), "3", "{said}");
+}
+
+#[test]
+fn texts_that_use_names_cost_what_they_are_long() {
+    let world = World::with(POLICY);
+    let script = r#"
+import time
+s, stream = session()
+s.sendall(parse(b"x", b"SELECT 1 /*" + b"y" * 1000000 + b"*/") + parse(b"z", b"SELECT 1") + sync)
+until(stream, b"Z")
+begun = time.monotonic()
+for text in (b"EXECUTE x;" * 3000, b"EXECUTE z;" * 80000):
+    s.sendall(query(text))
+    errors(until(stream, b"Z"))
+print("took", time.monotonic() - begun < 20, flush=True)
+sys.stdin.readline()
+"#;
+    let (grown, said) = grown_until(&world, script, "took");
+    assert!(said.contains("took True") && said.matches("42501").count() == 2, "{said}");
+    assert!(grown < 200, "{grown} MiB more");
+}
+
+#[test]
+fn settings_are_not_changed_by_a_name_that_is_computed() {
+    let policy = POLICY.replace("\"show\"]", "\"show\", \"set_role\"]");
+    let columns = "columns = [\"public.customers.ssn\", \"*.*.email\"]\nwith    = { partial = { keep_last = 4 } }";
+    let policy = policy.replace(columns, "detect = [\"credit_card\"]\nwith = \"redact\"");
+    assert!(!policy.contains("columns"));
+    let world = World::with(&policy);
+    let said = world
+        .shop
+        .raw(
+            r#"
+for call in (b"set_config('standard_' || 'conforming_strings', 'off', false)",
+             b"orders.pg_catalog.set_config('standard_conforming_strings', 'off', false)"):
+    s, stream = session()
+    # Sent together: were the first to change how strings are read, the second would be another text to the server.
+    s.sendall(query(b"SELECT " + call))
+    s.sendall(query(b"SELECT 'a\\', '; DELETE FROM payments; --'"))
+    errors(until(stream, b"Z") + until(stream, b"Z"))
+"#,
+        )
+        .unwrap();
+    assert_eq!(world.payments(), "3", "{said}");
+    assert_eq!(said.matches("42501").count(), 2, "{said}");
+}
+
+#[test]
+fn code_that_a_statement_does_not_name_shows_no_masked_values() {
+    let policy = with_definitions().replace("\"*.*.email\"]", "\"*.*.email\", \"*.*.pid\"]");
+    let shop = Shop::new().unwrap();
+    let reads = "LANGUAGE sql AS 'SELECT ssn FROM public.customers WHERE id = 1'";
+    for setup in [
+        // Words that the gateway's grammar knows, and this server does not.
+        &format!("CREATE FUNCTION json_value(text, text) RETURNS text {reads}"),
+        &format!("CREATE FUNCTION json_exists(text, text) RETURNS text {reads}"),
+        &format!("CREATE FUNCTION json_scalar(int) RETURNS text {reads}"),
+        &format!("CREATE FUNCTION json_object(int) RETURNS text {reads}"),
+        // A view that says what it reads in a text, and one that says it in an operator.
+        "CREATE VIEW by_text AS SELECT query_to_xml('SELECT ssn FROM public.customers', true, true, '') AS x",
+        &format!("CREATE FUNCTION looks(int, int) RETURNS text {reads}"),
+        "CREATE OPERATOR ## (LEFTARG = int, RIGHTARG = int, FUNCTION = looks)",
+        "CREATE VIEW by_operator AS SELECT 1 ## 2 AS x",
+        "CREATE VIEW harmless AS SELECT lower(item)::varchar(5) AS item, amount::int, count(*) OVER () FROM orders",
+        // What a parent shows is computed in its child (before PostgreSQL 16).
+        "CREATE TABLE parent (low text)",
+        "CREATE TABLE child (email text, low text GENERATED ALWAYS AS (lower(email)) STORED)",
+        "INSERT INTO child (email) VALUES ('zoe@child.example')",
+        "ALTER TABLE child INHERIT parent",
+        "CREATE TYPE person AS (id int, pid text)",
+        "CREATE TABLE persons OF person",
+        "INSERT INTO persons VALUES (1, '900-11-1002')",
+        "CREATE TYPE dressed AS (x text)",
+        "CREATE FUNCTION dress(int) RETURNS dressed LANGUAGE sql AS 'SELECT ROW(ssn)::dressed FROM public.customers WHERE id = 1'",
+        "RESET ROLE; CREATE CAST (int AS dressed) WITH FUNCTION dress(int)",
+    ] {
+        shop.postgres.sql(&format!("SET ROLE orders_rw; {setup}")).unwrap();
+    }
+    shop.configure(&policy).unwrap();
+    let world = World { gateway: shop.serve().unwrap(), shop };
+    for sql in [
+        "SELECT json_value('{}', '$')",
+        "SELECT * FROM json_exists('{}', '$')",
+        "SELECT json_scalar(1)",
+        "SELECT json_object(1)",
+        "SELECT * FROM by_text",
+        "SELECT * FROM by_operator",
+        "SELECT low || '' FROM parent",
+        "ALTER TYPE person ALTER ATTRIBUTE pid TYPE regclass CASCADE",
+        "SELECT 1::dressed",
+    ] {
+        let denied = world.shop.psql(sql).run().unwrap();
+        assert!(denied.stderr.contains("denied by policy") && denied.stdout.is_empty(), "{sql}: {denied:?}");
+        assert!(!denied.stderr.contains(SSN), "{denied:?}");
+    }
+    let masked = world.shop.psql("SELECT low FROM parent").run().unwrap().expect_success().unwrap();
+    assert!(masked.contains("*mple") && !masked.contains("zoe"), "{masked}");
+    let shown = world.shop.psql("SELECT * FROM harmless").run().unwrap().expect_success().unwrap();
+    assert!(shown.contains("kettl"), "{shown}");
+}
+
+#[test]
+fn a_temporary_view_shows_no_column_that_is_masked_by_now() {
+    let world = World::with(&with_definitions());
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def run(sql): show(s, stream, sql)
+run(b"CREATE TEMP VIEW v AS SELECT id, note FROM payments")
+run(b"SELECT note FROM pg_temp.v WHERE id = 1")
+run(b"ALTER TABLE payments RENAME COLUMN note TO email")
+for name in (b"v", b"pg_temp.v"):
+    run(b"SELECT note FROM " + name + b" WHERE id = 1")
+run(b"CREATE TEMP TABLE own (x text)")
+run(b"SELECT count(*) FROM pg_temp.own")
+"#,
+        )
+        .unwrap();
+    assert_eq!((said.matches("paid").count(), said.matches("42501").count()), (1, 2), "{said}");
+    assert_eq!(said.matches("SELECT 1").count(), 2, "its own table: {said}");
+}
+
+#[test]
+fn approvers_see_all_parameters_or_are_not_asked() {
+    let world = World::with(&POLICY.replace("has_where = false\n", ""));
+    let script = r#"
+s, stream = session()
+def deletes(*values):
+    body = b"\0\0" + struct.pack(">HHHH", 3, 0, 1, 0) + struct.pack(">H", 3)
+    for value in values:
+        body += struct.pack(">I", len(value)) + value
+    s.sendall(parse(b"", b"DELETE FROM payments WHERE note = $1 OR id = $2 OR note = $3") + msg(b"B", body + b"\0\0") + execute(b"") + sync)
+deletes(b"x" * 70000, struct.pack(">i", 2), b"paid")
+errors(until(stream, b"Z"))
+deletes(b"x', $2 = '1" + b"y" * 2000, struct.pack(">i", 2), b"paid")
+print([body for tag, body in until(stream, b"N") if tag in b"NE"], flush=True)
+sys.stdin.readline()
+"#;
+    let mut client = world.shop.raw_client(script).start().unwrap();
+    client.wait_for("waiting for approval", PATIENCE).unwrap();
+    assert!(client.stdout().contains("more than an approver can be shown"), "{}", client.stdout());
+    let listed: Value = serde_json::from_str(&world.weir("approvals --json")).unwrap();
+    let parameters = listed[0]["parameters"].as_str().unwrap();
+    assert!(parameters.starts_with("$1 = 'x'', $2 = ''1yyyy"), "{parameters}");
+    assert!(parameters.ends_with("yyy', $2 = binary 00000002, $3 = 'paid'"), "{parameters}");
+    client.kill();
+    assert_eq!(world.payments(), "3");
+}
+
+#[test]
+fn names_that_another_encoding_cuts_otherwise_are_not_understood() {
+    let shop = Shop::new().unwrap();
+    let latin = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'";
+    shop.postgres.sql(&format!("CREATE DATABASE latin OWNER orders_rw TEMPLATE template0 {latin}")).unwrap();
+    let columns = "columns = [\"public.customers.ssn\", \"*.*.email\"]\nwith    = { partial = { keep_last = 4 } }";
+    let policy = with_definitions().replace(columns, "detect = [\"credit_card\"]\nwith = \"redact\"");
+    shop.configure(&policy.replace("\"show\"", "\"show\", \"prepare\", \"execute\"")).unwrap();
+    let config = std::fs::read_to_string(shop.env.config_path()).unwrap();
+    let both = config.replace("databases = [\"orders\"]", "databases = [\"orders\", \"latin\"]");
+    assert_ne!(both, config);
+    std::fs::write(shop.env.config_path(), both).unwrap();
+    let world = World { gateway: shop.serve().unwrap(), shop };
+    let said = world
+        .shop
+        .raw(
+            r#"
+s = connect()
+body = struct.pack(">I", 196608) + b"user\0coder\0database\0latin\0\0"
+s.sendall(struct.pack(">I", len(body) + 4) + body)
+stream = messages(s)
+until(stream, b"Z")
+def run(sql): show(s, stream, sql)
+run(b"CREATE TABLE payments (id int)")
+run(b"INSERT INTO payments VALUES (1)")
+# 31 letters are 62 bytes here and 31 there; 40 are cut to the same 31 here and are 40 there.
+s.sendall(parse("é".encode() * 31, b"DELETE FROM payments WHERE id = 1 OR true") + sync)
+until(stream, b"Z")
+run('PREPARE "{}" AS SELECT 1'.format("é" * 40).encode())
+run('EXECUTE "{}"'.format("é" * 31).encode())
+run(b"SELECT id FROM payments")
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains("DELETE 1") && said.contains("INSERT 0 1") && said.contains("SELECT 1"), "{said}");
+    assert_eq!(said.matches("42501").count(), 2, "{said}");
+}

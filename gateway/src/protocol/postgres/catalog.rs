@@ -15,6 +15,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::mask::{ColumnPattern, MaskRule};
 use crate::policy::Glob;
+use crate::protocol::postgres::operation;
 
 /// More rows than this in any one catalog query deny the target, with an error that says so.
 const MAX_CATALOG_ROWS: usize = 500_000;
@@ -73,6 +74,7 @@ pub struct TaggedSet {
     ordinary: HashSet<u32>,
     functions: HashMap<String, UserFunction>,
     operators: HashSet<String>,
+    cast_types: HashSet<String>,
     fetched_at: SystemTime,
 }
 
@@ -108,11 +110,12 @@ pub struct UserFunction {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) relations: Vec<RelationRow>,
-    /// Columns that some mask's pattern names.
+    /// Columns that some mask's pattern names, or that are called as a generated one.
     pub(crate) columns: Vec<ColumnRow>,
     /// (relation with a view definition or rule, relation it reads or writes)
     pub(crate) rewrites: Vec<(u32, u32)>,
-    /// Relations whose view definition or rule calls a function that did not come with the server.
+    /// Relations whose view definition or rule calls a function or an operator that did not come with the server, or one that
+    /// did and is not known to be harmless.
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
     pub(crate) inherits: Vec<(u32, u32)>,
@@ -120,6 +123,8 @@ pub(crate) struct Snapshot {
     pub(crate) generated: Vec<(ColumnRow, i16)>,
     pub(crate) functions: Vec<(String, UserFunction)>,
     pub(crate) operators: Vec<String>,
+    /// Types that a function of somebody's casts from or to.
+    pub(crate) cast_types: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -147,6 +152,7 @@ impl TaggedSet {
             ordinary: HashSet::new(),
             functions: HashMap::new(),
             operators: HashSet::new(),
+            cast_types: HashSet::new(),
             fetched_at,
         }
     }
@@ -187,7 +193,8 @@ impl TaggedSet {
             known.takes_row |= function.takes_row;
         }
         let operators = snapshot.operators.into_iter().collect();
-        Ok(Self { masks: tags, relations, ordinary, functions, operators, fetched_at })
+        let cast_types = snapshot.cast_types.into_iter().collect();
+        Ok(Self { masks: tags, relations, ordinary, functions, operators, cast_types, fetched_at })
     }
 
     /// True where the target has no tagged column, so that no statement can touch one.
@@ -218,7 +225,7 @@ impl TaggedSet {
         }
         let mut seen = Exposure::Unknown;
         for relation in self.relations.get(name).into_iter().flatten() {
-            if schema.is_none_or(|it| it == relation.schema) {
+            if schema.is_none_or(|it| stands_for(it, &relation.schema)) {
                 seen = seen.worse(&relation.exposure);
             }
         }
@@ -248,6 +255,11 @@ impl TaggedSet {
         self.functions.get(name).copied().unwrap_or_default()
     }
 
+    /// True if somebody defined a cast from or to a type of that name by a function: casting may run any code.
+    pub fn is_cast_by_code(&self, type_name: &str) -> bool {
+        self.cast_types.contains(type_name)
+    }
+
     /// True if somebody defined an operator by that name: using it may run any code.
     pub fn is_user_operator(&self, name: &str) -> bool {
         self.operators.contains(name)
@@ -273,6 +285,11 @@ impl Exposure {
 
 fn is_ordinary(kind: char) -> bool {
     matches!(kind, 'r' | 'p')
+}
+
+/// `pg_temp` is what a session calls its own temporary schema, whose name has a number.
+fn stands_for(written: &str, schema: &str) -> bool {
+    written == schema || written == "pg_temp" && schema.starts_with("pg_temp_")
 }
 
 fn is_system_schema(schema: &str) -> bool {
@@ -419,7 +436,9 @@ const COLUMNS: &str = "\
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
     WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
       AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
-      AND ($2 OR a.attname::text OPERATOR(pg_catalog.=) ANY ($3))
+      AND ($2 OR a.attname::text OPERATOR(pg_catalog.=) ANY ($3)
+           OR a.attname OPERATOR(pg_catalog.=) ANY (SELECT g.attname FROM pg_catalog.pg_attribute g
+                                                    WHERE g.attgenerated OPERATOR(pg_catalog.<>) ''))
     LIMIT $1";
 
 const REWRITES: &str = "\
@@ -434,8 +453,22 @@ const OPAQUE: &str = "\
     SELECT DISTINCT r.ev_class
     FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
     WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) ANY
+          (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass]::oid[])
       AND d.refobjid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+/// The server's own functions in views and rules. Dependencies on these are not kept (they are pinned), so they are taken out
+/// of the stored trees.
+const VIEW_FUNCTIONS: &str = "\
+    SELECT DISTINCT v.ev_class, p.proname::text
+    FROM (SELECT r.ev_class, pg_catalog.substring(f.part, '^[0-9]+') AS number
+          FROM pg_catalog.pg_rewrite r,
+               pg_catalog.unnest(pg_catalog.string_to_array(
+                   r.ev_qual::text OPERATOR(pg_catalog.||) r.ev_action::text, ':funcid ')) AS f(part)
+          WHERE r.ev_class OPERATOR(pg_catalog.>=) $2) v
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) v.number::pg_catalog.oid
+    WHERE p.oid OPERATOR(pg_catalog.<) $2
     LIMIT $1";
 
 const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits LIMIT $1";
@@ -471,6 +504,16 @@ const OPERATORS: &str = "\
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                       WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
                         AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    LIMIT $1";
+
+const CASTS: &str = "\
+    SELECT DISTINCT t.typname::text
+    FROM pg_catalog.pg_cast c
+    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) ANY (ARRAY[c.castsource, c.casttarget])
+    WHERE c.castfunc OPERATOR(pg_catalog.>=) $2
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_cast'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
     LIMIT $1";
 
 /// Reads the catalog of the client's database and resolves the masks of this target in it.
@@ -512,15 +555,17 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
-    let (relations, columns, rewrites, opaque, inherits, generated, functions, operators) = tokio::try_join!(
+    let (relations, columns, rewrites, opaque, view_functions, inherits, generated, functions, operators, casts) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
         rows(client, "view dependencies", REWRITES, &[]),
         rows(client, "views with functions", OPAQUE, &users),
+        rows(client, "functions in views", VIEW_FUNCTIONS, &users),
         rows(client, "inheritance links", INHERITS, &[]),
         rows(client, "generated columns", GENERATED, &[]),
         rows(client, "functions", FUNCTIONS, &users),
         rows(client, "operators", OPERATORS, &users),
+        rows(client, "casts", CASTS, &users),
     )?;
     let relation = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         let kind: String = row.try_get(3)?;
@@ -534,17 +579,24 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
     };
+    let mut opaque: Vec<u32> = read(&opaque, |row| row.try_get(0))?;
+    for (relation, function) in read(&view_functions, |row| Ok((row.try_get(0)?, row.try_get::<_, String>(1)?)))? {
+        if !operation::is_harmless(&function) {
+            opaque.push(relation);
+        }
+    }
     Ok(Snapshot {
         relations: read(&relations, relation)?,
         columns: read(&columns, column)?,
         rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
-        opaque: read(&opaque, |row| row.try_get(0))?,
+        opaque,
         inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         generated: read(&generated, |row| Ok((column(row)?, row.try_get(3)?)))?,
         functions: read(&functions, |row| {
             Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
         })?,
         operators: read(&operators, |row| row.try_get(0))?,
+        cast_types: read(&casts, |row| row.try_get(0))?,
     })
 }
 

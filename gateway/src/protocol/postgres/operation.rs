@@ -26,6 +26,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+pub(super) use self::functions::is_harmless;
 pub use self::utility::PINNED_SETTINGS;
 
 use self::text::Hide;
@@ -44,6 +45,9 @@ pub const MAX_NESTING: usize = 8_000;
 const MAX_STEPS: usize = 500_000;
 /// The same for a text that is parsed where it is asked for; with more it goes to a thread. Some milliseconds.
 const INLINE_STEPS: usize = 20_000;
+/// Statements of a text that may make or use prepared statements and cursors: each is looked up, and compared with all that
+/// are before it.
+const MAX_NAMES: usize = 100;
 /// Tokens times repetitions that the parser may have to hold.
 const MAX_EXPANSION: usize = 4_000_000;
 /// Of each parsing thread. The parser itself gives up at some 100 KiB of its own stack, which the trees that come out of it
@@ -234,6 +238,9 @@ impl<'a> Lexed<'a> {
         let statements: Result<Vec<Statement>, String> =
             tree.stmts.iter().map(|it| self.statement(it, set, left)).collect();
         let statements = statements?;
+        if statements.iter().filter(|it| it.name.is_some()).count() > MAX_NAMES {
+            return Err(format!("more than {MAX_NAMES} of its statements make or use prepared statements or cursors"));
+        }
         Ok(if statements.is_empty() { Parsed::Empty } else { Parsed::Statements(statements) })
     }
 

@@ -460,7 +460,12 @@ pub struct Bind<'a> {
 pub fn bind(message: &[u8]) -> Result<Bind<'_>, Malformed> {
     let mut fields = Fields::of(message);
     let (portal, statement) = (fields.name()?, fields.name()?);
-    let values = fields.0;
+    bound(portal, statement, fields.0)
+}
+
+/// A Bind message again, from its names and what is behind them.
+pub fn bound<'a>(portal: &'a [u8], statement: &'a [u8], values: &'a [u8]) -> Result<Bind<'a>, Malformed> {
+    let mut fields = Fields(values);
     let parameter_formats = formats(&mut fields)?;
     let count = fields.count()?;
     let mut parameters = Vec::with_capacity(count.min(values.len() / 4 + 1));

@@ -33,9 +33,9 @@ pub(super) fn nature(parts: &[&str]) -> Nature {
     }
 }
 
-/// True for the server's own function of that name, as far as the text tells.
-pub(super) fn is_system(parts: &[&str], name: &str) -> bool {
-    matches!(parts, [it] | ["pg_catalog", it] if *it == name)
+/// True for a function of the server's own that is known to do no more than its name says.
+pub(in crate::protocol::postgres) fn is_harmless(name: &str) -> bool {
+    nature(&[name]) != Nature::Unknown
 }
 
 /// The kind of action that a call is besides the one it stands in.

@@ -93,6 +93,17 @@ impl Utility<'_> {
 pub(super) fn classify(node: NodeRef<'_>) -> Result<Option<Utility<'_>>, Unknown> {
     use Kind as K;
     let new = Utility::new;
+    let word = match node {
+        NodeRef::PrepareStmt(it) => &it.name,
+        NodeRef::ExecuteStmt(it) => &it.name,
+        NodeRef::DeclareCursorStmt(it) => &it.portalname,
+        NodeRef::FetchStmt(it) => &it.portalname,
+        _ => "",
+    };
+    if !word.is_ascii() {
+        // Cut and folded as this server's encoding has it: it may be another name there than here.
+        return Err(Unknown("a name of a prepared statement or cursor that is not plain ASCII"));
+    }
     Ok(Some(match node {
         NodeRef::ExplainStmt(_) => new(K::Explain, "EXPLAIN").reading(),
         NodeRef::PrepareStmt(it) => new(K::Prepare, "PREPARE").reading().named(Name::Prepares(it.name.clone())),
@@ -150,6 +161,8 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::CreateDomainStmt(_) => create("CREATE DOMAIN"),
         NodeRef::CreatedbStmt(_) => create("CREATE DATABASE"),
         NodeRef::CreateTableSpaceStmt(_) => create("CREATE TABLESPACE"),
+        // A new type for an attribute is computed on the values of every table of that type, as a domain's CHECK is.
+        NodeRef::AlterTableStmt(it) if it.objtype() == ObjectType::ObjectType => alter("ALTER TYPE").hazard(),
         NodeRef::AlterTableStmt(_) | NodeRef::ReplicaIdentityStmt(_) => alter("ALTER TABLE"),
         NodeRef::AlterTableMoveAllStmt(_) => alter("ALTER TABLE ALL IN TABLESPACE"),
         NodeRef::AlterSeqStmt(_) => alter("ALTER SEQUENCE"),

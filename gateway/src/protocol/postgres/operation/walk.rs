@@ -16,6 +16,7 @@ use pg_query::protobuf::{self, a_const};
 use pg_query::{Node, NodeEnum, NodeRef};
 
 use self::scope::{Item, Scopes, Source};
+use super::Name;
 use super::descent::{Unknown, Walked, parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::{Exposure, TaggedSet};
@@ -50,7 +51,7 @@ pub(super) struct Seen {
     pub(super) stores_tagged: Option<String>,
     /// A tagged relation used as a row.
     pub(super) whole_row: Option<String>,
-    pub(super) name: Option<super::Name>,
+    pub(super) name: Option<Name>,
     /// Byte offsets of literals and parameters that plainly belong to an untagged column.
     pub(super) shown: HashSet<i32>,
     /// Byte offsets of parameters.
@@ -131,6 +132,7 @@ pub(super) fn name_parts(nodes: &[Node]) -> Result<Vec<&str>, Unknown> {
 impl<'a> Walk<'a> {
     pub(super) fn visit(&mut self, node: NodeRef<'a>) -> Walked {
         self.in_bounds()?;
+        self.word_of_newer_servers(node);
         match node {
             NodeRef::SelectStmt(it) => self.query(it),
             NodeRef::InsertStmt(it) => self.nested(Kind::Insert, |walk| walk.insert(it)),
@@ -162,6 +164,7 @@ impl<'a> Walk<'a> {
             }
             NodeRef::ResTarget(it) => self.target(it),
             NodeRef::TypeName(it) => {
+                self.type_name(&name_parts(&it.names)?);
                 it.typmods.iter().for_each(|one| self.show(one));
                 self.children(node)
             }
@@ -247,6 +250,9 @@ impl<'a> Walk<'a> {
             self.hazard(why);
         }
         self.seen.pinned = self.seen.pinned.take().or(pinned);
+        // EXPLAIN of a DECLARE makes no cursor: whatever has the name keeps it.
+        let makes = |it: &Name| matches!(it, Name::Prepares(_) | Name::Declares(_));
+        let name = name.filter(|it| self.actions.is_empty() || !makes(it));
         self.seen.name = self.seen.name.take().or(name);
         self.seen.secret_strings |= secret;
         // A statement inside a CREATE SCHEMA or a rule is not inside a query.

@@ -13,8 +13,8 @@ use crate::session::ReplySummary;
 
 /// A text that no server takes for a statement: it makes a batch fail at the target that failed for the client.
 const NO_STATEMENT: &[u8] = b"denied by policy";
-/// Of parameters that are shown to people.
-const MAX_PARAMETERS_SHOWN: usize = 1_000;
+/// Of the parameters of a statement that nobody is asked about: these are for its record.
+const MAX_PARAMETERS_RECORDED: usize = 1_000;
 
 impl Relay<'_> {
     pub(super) fn sync(&mut self, range: Range<usize>) {
@@ -77,11 +77,12 @@ impl Relay<'_> {
         let statement = message.statement.to_vec();
         let Some(prepared) = self.certain_statement(&statement).await? else { return Ok(()) };
         let message = wire::bind(self.client.inbox.bytes(range.clone()))?;
-        let parameters = shown_parameters(&message, prepared.judged.redact_parameters);
+        let parameters =
+            shown_parameters(&message, MAX_PARAMETERS_RECORDED).filter(|_| !prepared.judged.redact_parameters);
         let portal = Portal {
             id: self.replies.names.fresh_id(),
             values: message.values.into(),
-            parameters,
+            parameters: parameters.map(Arc::from),
             result_formats: message.result_formats.into(),
             judged: prepared.judged,
             description: Description::default(),
@@ -270,9 +271,10 @@ impl Relay<'_> {
     }
 }
 
-/// Parameters as people see them; none where there are none or they may be compared with tagged data.
-fn shown_parameters(bind: &wire::Bind<'_>, redacted: bool) -> Option<Arc<str>> {
-    if bind.parameters.is_empty() || redacted {
+/// Parameters as people see them, none where there are none. Longer ones are cut, which is told.
+pub(super) fn shown_parameters(bind: &wire::Bind<'_>, most: usize) -> Option<String> {
+    use std::fmt::Write;
+    if bind.parameters.is_empty() {
         return None;
     }
     let format = |index: usize| match &bind.parameter_formats[..] {
@@ -282,22 +284,29 @@ fn shown_parameters(bind: &wire::Bind<'_>, redacted: bool) -> Option<Arc<str>> {
     };
     let mut shown = String::new();
     for (index, value) in bind.parameters.iter().enumerate() {
-        use std::fmt::Write;
-        let written = match value {
-            None => write!(shown, "${} = NULL, ", index + 1),
-            Some(value) if format(index) == 0 => {
-                write!(shown, "${} = '{}', ", index + 1, String::from_utf8_lossy(value))
-            }
-            Some(value) => write!(shown, "${} = {} bytes, ", index + 1, value.len()),
-        };
-        if written.is_err() || shown.len() > MAX_PARAMETERS_SHOWN {
+        if shown.len() > most {
             break;
         }
+        let separator = if index == 0 { "" } else { ", " };
+        let begin = |value: &&[u8]| value.len().min(most.saturating_add(1));
+        // Writing to a string cannot fail.
+        let _ = match value {
+            None => write!(shown, "{separator}${} = NULL", index + 1),
+            Some(value) if format(index) == 0 => {
+                // As the server reads strings: none can look like its end and another parameter.
+                let text = String::from_utf8_lossy(&value[..begin(value)]).replace('\'', "''");
+                write!(shown, "{separator}${} = '{text}'", index + 1)
+            }
+            Some(value) => {
+                let _ = write!(shown, "{separator}${} = binary ", index + 1);
+                value[..begin(value)].iter().try_for_each(|byte| write!(shown, "{byte:02x}"))
+            }
+        };
     }
-    let mut end = shown.trim_end_matches(", ").len().min(MAX_PARAMETERS_SHOWN);
-    while !shown.is_char_boundary(end) {
-        end -= 1;
+    if shown.len() > most {
+        let values: usize = bind.parameters.iter().flatten().map(|value| value.len()).sum();
+        shown.truncate(shown.floor_char_boundary(most));
+        let _ = write!(shown, "... (cut here: {} parameters with {values} bytes in all)", bind.parameters.len());
     }
-    shown.truncate(end);
-    Some(shown.into())
+    Some(shown)
 }

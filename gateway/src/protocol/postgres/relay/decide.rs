@@ -1,13 +1,16 @@
 //! From a text to a permit: what it does, what policy says of it, and what people say where policy asks them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use std::time::{Duration, Instant};
 
+use super::batch::shown_parameters;
 use super::{End, Front, Relay};
+use crate::approval;
 use crate::policy::{Action, Gate, Kind};
-use crate::protocol::postgres::operation::{Class, Name, Parsed};
+use crate::protocol::postgres::operation::{Class, MAX_STATEMENT_BYTES, Name, Parsed};
 use crate::protocol::postgres::reply::Running;
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Judged, Portal};
@@ -21,6 +24,8 @@ const MAX_MISSING: usize = 1_000;
 const MISSING_FOR: Duration = Duration::from_secs(1);
 /// How far names may stand for statements that use names.
 const MAX_NAMED: usize = 4;
+/// What stands behind the names of a text, as it is shown beside it: with more, the rest is not understood.
+const MAX_NAMED_BYTES: usize = MAX_STATEMENT_BYTES;
 const DENIED: &str = "42501";
 
 /// A request that got through, or not.
@@ -145,10 +150,14 @@ impl Relay<'_> {
         answer: Answer,
     ) -> Result<Outcome, End> {
         let values: &[u8] = portal.map_or(&[], |portal| &portal.values);
-        let exact = Exact {
-            bytes: &[judged.text.as_bytes(), values],
-            parameters: portal.and_then(|portal| portal.parameters.as_deref()),
-        };
+        let mut parameters = portal.and_then(|portal| portal.parameters.as_deref());
+        let all;
+        if parameters.is_some() && matches!(judgement.gate(), Gate::Hold { .. }) {
+            // Approvers see all of it: with more than they can be shown, they are not asked.
+            all = shown_parameters(&wire::bound(&[], &[], values)?, approval::MAX_TEXT);
+            parameters = all.as_deref();
+        }
+        let exact = Exact { bytes: &[judged.text.as_bytes(), values], parameters };
         match self.session.decide(judgement, range, exact).await? {
             Decision::Permit(permit) => Ok(Outcome::Permit(permit)),
             Decision::Denial(denial) => {
@@ -235,8 +244,13 @@ impl Relay<'_> {
         let mut operation = judged.judgement.operation().clone();
         let mut tagged = false;
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
+        let (mut looked_up, mut shown) = (HashSet::new(), 0);
         while let Some((name, depth)) = open.pop() {
-            let behind = self.replies.names.text_of(&name).filter(|_| depth <= MAX_NAMED);
+            if !looked_up.insert(name.clone()) {
+                continue;
+            }
+            let in_bounds = depth <= MAX_NAMED && shown <= MAX_NAMED_BYTES;
+            let behind = self.replies.names.text_of(&name).filter(|_| in_bounds);
             let Some((text, maker)) = behind else {
                 operation.actions.push(Action::of(Kind::Unparsed));
                 tagged = true;
@@ -251,7 +265,8 @@ impl Relay<'_> {
             for statement in statements {
                 let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
                 operation.actions.extend(statement.actions.iter().filter(runs).cloned());
-                operation.text = format!("{} [{}: {}]", operation.text, name.word(), statement.redacted);
+                operation.text.extend([" [", name.word(), ": ", &statement.redacted, "]"]);
+                shown += statement.redacted.len();
                 tagged |= statement.class != Class::Untouched;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));

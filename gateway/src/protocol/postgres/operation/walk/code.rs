@@ -1,5 +1,6 @@
 //! Functions and operators: code that a statement runs.
 
+use pg_query::protobuf::JsonExprOp;
 use pg_query::{Node, NodeRef, protobuf};
 
 use super::{Walk, name_parts, string};
@@ -24,7 +25,7 @@ impl<'a> Walk<'a> {
         } = call;
         let parts = name_parts(funcname)?;
         self.function(&parts)?;
-        if functions::is_system(&parts, "set_config") {
+        if parts.last() == Some(&"set_config") {
             self.set_config(args);
         }
         self.all(args)?;
@@ -57,6 +58,46 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// What this grammar knows by a word of its own is to an older server a call of whatever function has that name.
+    pub(super) fn word_of_newer_servers(&mut self, node: NodeRef<'_>) {
+        let word = match node {
+            NodeRef::JsonFuncExpr(it) => match it.op() {
+                JsonExprOp::JsonExistsOp => "json_exists",
+                JsonExprOp::JsonQueryOp => "json_query",
+                JsonExprOp::JsonValueOp => "json_value",
+                JsonExprOp::JsonTableOp | JsonExprOp::Undefined => "json_table",
+            },
+            NodeRef::JsonTable(_) => "json_table",
+            NodeRef::JsonScalarExpr(_) => "json_scalar",
+            NodeRef::JsonSerializeExpr(_) => "json_serialize",
+            NodeRef::JsonParseExpr(_) => "json",
+            NodeRef::JsonObjectConstructor(_) => "json_object",
+            NodeRef::JsonArrayConstructor(_) | NodeRef::JsonArrayQueryConstructor(_) => "json_array",
+            NodeRef::JsonObjectAgg(_) => "json_objectagg",
+            NodeRef::JsonArrayAgg(_) => "json_arrayagg",
+            NodeRef::MergeSupportFunc(_) => "merge_action",
+            // The grammar itself puts it into pg_catalog.
+            NodeRef::FuncCall(it)
+                if matches!(name_parts(&it.funcname).as_deref(), Ok(["pg_catalog", "json_object"])) =>
+            {
+                "json_object"
+            }
+            _ => return,
+        };
+        if self.set.user_function(word).shadows {
+            self.seen.opaque_code.get_or_insert_with(|| word.to_owned());
+        }
+    }
+
+    /// A cast can be a function's.
+    pub(super) fn type_name(&mut self, parts: &[&str]) {
+        if let Some(name) = parts.last()
+            && self.set.is_cast_by_code(name)
+        {
+            self.seen.opaque_code.get_or_insert_with(|| format!("a cast from or to {name}"));
+        }
+    }
+
     pub(super) fn note_function(&mut self, name: String) {
         self.spend(self.actions.get(self.at).map_or(0, |it| it.functions.len()));
         if let Some(action) = self.action()
@@ -76,6 +117,9 @@ impl<'a> Walk<'a> {
         } else {
             self.add_action(Kind::Set, Some("set_config"));
             self.add_action(Kind::SetRole, Some("set_config"));
+            // It could be one that decides how statements are read, and the next one may be on its way already.
+            let why = "set_config takes the setting's name as a plain literal, in the first place".to_owned();
+            self.seen.pinned.get_or_insert(why);
         }
     }
 

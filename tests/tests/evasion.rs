@@ -687,3 +687,37 @@ run(b"SELECT id FROM payments")
     assert!(!said.contains("DELETE 1") && said.contains("INSERT 0 1") && said.contains("SELECT 1"), "{said}");
     assert_eq!(said.matches("42501").count(), 2, "{said}");
 }
+
+#[test]
+fn what_is_described_by_a_name_is_what_the_name_stands_for() {
+    let world = World::allowing(r#""execute", "fetch""#);
+    let said = world
+        .shop
+        .raw(
+            r#"
+def portal(tag, name): return msg(tag, b"P" + name + b"\0")
+def told():
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag in b"DC"])
+plain, hidden = b"SELECT name FROM customers ORDER BY id", b"SELECT ssn || '' FROM customers ORDER BY id"
+s, stream = session()
+s.sendall(query(b"BEGIN") + parse(b"x", plain) + sync)
+told(), told()
+s.sendall(parse(b"e", b"EXECUTE x") + bind(b"p", b"e") + portal(b"D", b"p") + execute(b"p") + sync)
+told()
+s.sendall(bind(b"q", b"e") + portal(b"D", b"q") + sync + close(b"x") + parse(b"x", hidden) + sync + execute(b"q") + sync)
+told(), told(), told()
+s, stream = session()
+s.sendall(query(b"BEGIN") + parse(b"", plain) + bind(b"c", b"") + sync)
+told(), told()
+s.sendall(parse(b"f", b"FETCH ALL FROM c") + bind(b"q", b"f") + portal(b"D", b"q") + sync)
+told()
+s.sendall(portal(b"C", b"c") + parse(b"", hidden) + bind(b"c", b"") + sync + execute(b"q") + sync)
+told(), told()
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains(SSN) && said.contains("Ada Okafor"), "{said}");
+    assert_eq!(said.matches("42501").count(), 2, "{said}");
+}

@@ -317,6 +317,8 @@ pub(super) struct Portal {
     pub(super) statement_description: Description,
     /// Whether a description is on its way.
     pub(super) asked: bool,
+    /// [`Names::changes`] when it was bound: what it describes of a name is what the name stood for then.
+    pub(super) names: u64,
     pub(super) batch: u64,
     pub(super) confirmed: bool,
 }
@@ -349,9 +351,16 @@ pub(super) struct Names {
     /// The texts in which SQL has prepared statements and declared cursors.
     sql: HashMap<Name, Arc<str>>,
     next_id: u64,
+    /// Counts what made a name stand for something else.
+    changes: u64,
 }
 
 impl Names {
+    /// As long as it is the same, no name that SQL can use stands for anything else.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     pub(super) fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -390,6 +399,7 @@ impl Names {
                 return Err(Full::Bytes);
             }
             self.bytes += new.judged.text.len();
+            self.changes += u64::from(!name.is_empty());
             self.forget_sql(name, Name::Prepares);
         }
         let old = match new {
@@ -410,6 +420,7 @@ impl Names {
                 return Err(Full::Bytes);
             }
             self.bytes += new.values.len();
+            self.changes += u64::from(!name.is_empty());
             self.forget_sql(name, Name::Declares);
         }
         let old = match new {
@@ -477,6 +488,7 @@ impl Names {
     /// A statement is forwarded that may change names at the target: what they stand for is not known until it has succeeded.
     pub(super) fn forget(&mut self, judged: &Judged) {
         let effects = &judged.effects;
+        self.changes += u64::from(judged.makes_names());
         match &effects.deallocates {
             Some(Deallocated::One(name)) => {
                 // Taking away cannot fail.

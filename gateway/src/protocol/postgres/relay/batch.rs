@@ -88,6 +88,7 @@ impl Relay<'_> {
             description: Description::default(),
             statement_description: prepared.description,
             asked: false,
+            names: 0,
             batch: self.batch,
             confirmed: false,
         };
@@ -96,6 +97,10 @@ impl Relay<'_> {
             Ok(previous) => previous,
             Err(full) => return self.batch_problem(&Report::new(Severity::Error, "54000", full.to_string())).await,
         };
+        let names = self.replies.names.changes();
+        if let Some(portal) = self.replies.names.portal_mut(&name) {
+            portal.names = names;
+        }
         self.to_target.harmless(self.client.inbox.bytes(range));
         self.replies.bind(name, id, previous);
         self.in_batch();
@@ -165,7 +170,13 @@ impl Relay<'_> {
                 return Ok(());
             }
             let Some(columns) = portal.description.get() else { return Err(Fault::Unexpected('n').into()) };
-            if let Err(reason) = plain(&judged, columns.as_deref()) {
+            let checked = if named.is_some() && portal.names != self.replies.names.changes() {
+                // The target describes it by what the names stood for when it was bound, and runs what they stand for now.
+                Err("what it names may have become another statement since it was bound; bind it again".to_owned())
+            } else {
+                plain(&judged, columns.as_deref())
+            };
+            if let Err(reason) = checked {
                 refused = Some(judged.refused(self.session, reason));
             }
         } else if !portal.asked && portal.statement_description.get().is_none() {

@@ -161,6 +161,16 @@ impl Action {
     pub fn of(kind: Kind) -> Self {
         Self { kind, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None }
     }
+
+    /// Bytes of memory that it takes, more or less.
+    pub fn size(&self) -> usize {
+        let tables = self.tables.iter().map(|table| {
+            let names = table.name.len() + table.schema.as_ref().map_or(0, String::len);
+            size_of::<TableUse>() + names + table.columns.iter().map(|it| size_of::<String>() + it.len()).sum::<usize>()
+        });
+        let functions = self.functions.iter().map(|it| size_of::<String>() + it.len());
+        size_of::<Self>() + tables.chain(functions).sum::<usize>()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

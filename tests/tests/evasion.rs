@@ -721,3 +721,36 @@ told(), told()
     assert!(!said.contains(SSN) && said.contains("Ada Okafor"), "{said}");
     assert_eq!(said.matches("42501").count(), 2, "{said}");
 }
+
+#[test]
+fn what_is_remembered_of_texts_is_counted_as_what_it_takes() {
+    let world = World::with(POLICY);
+    // Half a megabyte of text each, and a hundred times that when it is understood.
+    let script = r#"
+s, stream = session()
+for number in range(12):
+    s.sendall(parse(b"n%d" % number, b"SELECT %d;" % number + b"SELECT;" * 82000) + sync)
+    until(stream, b"Z")
+print("parsed", flush=True)
+sys.stdin.readline()
+show(s, stream, b"SELECT 'served'")
+"#;
+    let (grown, said) = grown_until(&world, script, "parsed");
+    assert!(grown < 350, "{grown} MiB more");
+    assert!(said.contains("served"), "{said}");
+}
+
+#[test]
+fn settings_for_later_sessions_are_settings() {
+    let world = World::with(&with_definitions());
+    for sql in [
+        "ALTER ROLE orders_rw SET standard_conforming_strings = off",
+        "ALTER DATABASE orders SET standard_conforming_strings TO 'off'",
+        "ALTER ROLE orders_rw IN DATABASE orders SET debug_print_plan = on",
+    ] {
+        let denied = world.shop.psql(sql).run().unwrap();
+        assert!(denied.stderr.contains("denied by policy"), "{sql}: {denied:?}");
+    }
+    world.shop.psql("ALTER ROLE orders_rw SET statement_timeout = '1min'").run().unwrap().expect_success().unwrap();
+    world.shop.psql("SELECT 1").run().unwrap().expect_success().unwrap();
+}

@@ -164,12 +164,34 @@ impl Parsed {
         }
     }
 
+    /// Bytes of memory that it takes, more or less: a short text can say a lot.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Statements(statements) => statements.iter().map(Statement::size).sum(),
+            Self::Empty => 0,
+            Self::Unparsed { reason, redacted, .. } => reason.len() + redacted.len(),
+        }
+    }
+
     fn unparsed(reason: impl Into<String>, redacted: String, set: &TaggedSet) -> Self {
         Self::Unparsed { reason: reason.into(), redacted, refused: !set.is_empty() }
     }
 }
 
 impl Statement {
+    fn size(&self) -> usize {
+        let relations = match &self.class {
+            Class::Plain { relations } => relations.iter().map(|it| size_of::<String>() + it.len()).sum(),
+            Class::Refused { reason } => reason.len(),
+            Class::Untouched => 0,
+        };
+        let unknown = self.unknown_relations.iter().map(|(schema, name)| {
+            size_of::<(Option<String>, String)>() + name.len() + schema.as_ref().map_or(0, String::len)
+        });
+        let actions = self.actions.iter().map(Action::size);
+        size_of::<Self>() + self.redacted.len() + relations + actions.chain(unknown).sum::<usize>()
+    }
+
     /// True if what the catalog was read as may no longer hold after it.
     pub fn changes_catalog(&self) -> bool {
         let changes = |kind| matches!(kind, Kind::Create | Kind::Alter | Kind::Drop | Kind::Do | Kind::Call);

@@ -45,7 +45,7 @@ const PROBLEM_AGE: Duration = Duration::from_mins(10);
 const READ_EVERY: Duration = Duration::from_millis(250);
 /// Databases whose catalogs are held, each server's for itself; there is no use for more than a host's targets have.
 const MAX_CATALOGS: usize = 256;
-/// Statements that are remembered under one catalog, and how much text they may have: twice this at most.
+/// Statements that are remembered under one catalog, and how much memory they may take: twice this at most.
 const REMEMBERED: usize = 2_000;
 const REMEMBERED_BYTES: usize = 4 << 20;
 const PARSER_THREADS: usize = 2;
@@ -197,7 +197,7 @@ impl Catalog {
         }
         match analyser.analyse(text, &self.set).await {
             Ok(parsed) => {
-                self.known().put(Arc::clone(text), Arc::clone(&parsed), text.len());
+                self.known().put(Arc::clone(text), Arc::clone(&parsed), text.len() + parsed.size());
                 parsed
             }
             Err(given_up) => given_up,
@@ -447,8 +447,11 @@ impl<K: Eq + Hash + Clone, V: Clone> Remembered<K, V> {
         Some(value)
     }
 
-    /// `size`: bytes that the entry costs.
+    /// `size`: bytes that the entry costs. What costs more than there is for all is not remembered.
     pub(super) fn put(&mut self, key: K, value: V, size: usize) {
+        if size > REMEMBERED_BYTES {
+            return;
+        }
         if self.newer.len() >= REMEMBERED || self.bytes + size > REMEMBERED_BYTES {
             self.older = std::mem::take(&mut self.newer);
             self.bytes = 0;

@@ -17,7 +17,7 @@ use crate::session::{Judgement, Session};
 
 /// Prepared statements that a session may have.
 const MAX_STATEMENTS: usize = 10_000;
-/// Bytes that the texts of these and the values bound to portals may have together.
+/// Bytes that these, with what is known of their texts, and portals with their values may have together.
 const MAX_BYTES: usize = 64 << 20;
 /// The same of texts and values whose names stand for others already, while the target has not answered what brought them:
 /// with more, nothing is taken before it has.
@@ -36,6 +36,8 @@ pub(super) struct Judged {
     pub(super) catalog: Arc<Catalog>,
     pub(super) redact_parameters: bool,
     pub(super) effects: Effects,
+    /// Bytes of memory that it takes, more or less.
+    size: usize,
 }
 
 /// What a statement does to what is known here.
@@ -78,7 +80,9 @@ impl Judged {
             Parsed::Unparsed { .. } => !catalog.set.is_empty(),
         };
         let effects = Effects::of(&parsed, &text);
-        Self { text, parsed, judgement, catalog, redact_parameters, effects }
+        // What was judged is what was understood once more.
+        let size = text.len() + 2 * parsed.size();
+        Self { text, parsed, judgement, catalog, redact_parameters, effects, size }
     }
 
     /// The key under which this may stand for other texts too: see [`template`]. Only for one statement that touches nothing
@@ -101,6 +105,7 @@ impl Judged {
             catalog: Arc::clone(&self.catalog),
             effects: self.effects.clone(),
             redact_parameters: self.redact_parameters,
+            size: self.size,
             text,
         }
     }
@@ -170,11 +175,8 @@ impl Memory {
 
     pub(super) fn keep(&mut self, judged: &Arc<Judged>) {
         match judged.template() {
-            Some(template) => {
-                let size = template.len();
-                self.by_template.put(template, Arc::clone(judged), size);
-            }
-            None => self.by_text.put(Arc::clone(&judged.text), Arc::clone(judged), judged.text.len()),
+            Some(template) => self.by_template.put(template, Arc::clone(judged), judged.size),
+            None => self.by_text.put(Arc::clone(&judged.text), Arc::clone(judged), judged.size),
         }
     }
 }
@@ -323,6 +325,19 @@ pub(super) struct Portal {
     pub(super) confirmed: bool,
 }
 
+impl Prepared {
+    fn size(&self) -> usize {
+        self.judged.size
+    }
+}
+
+impl Portal {
+    /// Its statement may have lost its name: it is the portal's as well.
+    fn size(&self) -> usize {
+        self.judged.size + self.values.len()
+    }
+}
+
 /// A name that was closed, with what it stood for.
 pub(super) enum Closed {
     Statement(Vec<u8>, Option<Prepared>),
@@ -395,10 +410,10 @@ impl Names {
             if self.statements.len() >= MAX_STATEMENTS {
                 return Err(Full::Statements);
             }
-            if self.bytes + new.judged.text.len() > MAX_BYTES {
+            if self.bytes + new.size() > MAX_BYTES {
                 return Err(Full::Bytes);
             }
-            self.bytes += new.judged.text.len();
+            self.bytes += new.size();
             self.changes += u64::from(!name.is_empty());
             self.forget_sql(name, Name::Prepares);
         }
@@ -406,7 +421,7 @@ impl Names {
             Some(new) => self.statements.insert(name.to_vec(), new),
             None => self.statements.remove(name),
         };
-        self.displace(old.as_ref().map_or(0, |old| old.judged.text.len()));
+        self.displace(old.as_ref().map_or(0, Prepared::size));
         Ok(old)
     }
 
@@ -416,10 +431,10 @@ impl Names {
             if self.portals.len() >= MAX_PORTALS {
                 return Err(Full::Portals);
             }
-            if self.bytes + new.values.len() > MAX_BYTES {
+            if self.bytes + new.size() > MAX_BYTES {
                 return Err(Full::Bytes);
             }
-            self.bytes += new.values.len();
+            self.bytes += new.size();
             self.changes += u64::from(!name.is_empty());
             self.forget_sql(name, Name::Declares);
         }
@@ -427,7 +442,7 @@ impl Names {
             Some(new) => self.portals.insert(name.to_vec(), new),
             None => self.portals.remove(name),
         };
-        self.displace(old.as_ref().map_or(0, |old| old.values.len()));
+        self.displace(old.as_ref().map_or(0, Portal::size));
         Ok(old)
     }
 
@@ -449,14 +464,14 @@ impl Names {
     /// Takes a statement's name away.
     pub(super) fn close_statement(&mut self, name: Vec<u8>) -> Closed {
         let statement = self.statements.remove(&name);
-        self.displace(statement.as_ref().map_or(0, |it| it.judged.text.len()));
+        self.displace(statement.as_ref().map_or(0, Prepared::size));
         Closed::Statement(name, statement)
     }
 
     /// Takes a portal's name away.
     pub(super) fn close_portal(&mut self, name: Vec<u8>) -> Closed {
         let portal = self.portals.remove(&name);
-        self.displace(portal.as_ref().map_or(0, |it| it.values.len()));
+        self.displace(portal.as_ref().map_or(0, Portal::size));
         Closed::Portal(name, portal)
     }
 
@@ -479,7 +494,7 @@ impl Names {
         self.portals.retain(|_, portal| {
             let stays = portal.batch > batch;
             if !stays {
-                *bytes -= portal.values.len();
+                *bytes -= portal.size();
             }
             stays
         });
@@ -496,7 +511,7 @@ impl Names {
                 self.forget_sql(name.as_bytes(), Name::Prepares);
             }
             Some(Deallocated::All) => {
-                self.bytes -= self.statements.values().map(|it| it.judged.text.len()).sum::<usize>();
+                self.bytes -= self.statements.values().map(Prepared::size).sum::<usize>();
                 self.bytes -= self.sql.values().map(|text| text.len()).sum::<usize>();
                 self.statements.clear();
                 self.sql.clear();

@@ -257,7 +257,7 @@ fn copy(copy: &protobuf::CopyStmt) -> Utility<'_> {
     if copy.filename.is_empty() { utility } else { utility.hazard() }
 }
 
-fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknown> {
+pub(super) fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknown> {
     let value = set.args.first().and_then(string);
     let (kind, pinned) = match set.kind() {
         VariableSetKind::Undefined => return Err(Unknown("a SET of an unknown kind")),

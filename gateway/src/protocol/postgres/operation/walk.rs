@@ -293,7 +293,14 @@ impl<'a> Walk<'a> {
             NodeRef::AlterSystemStmt(protobuf::AlterSystemStmt { setstmt })
             | NodeRef::AlterRoleSetStmt(protobuf::AlterRoleSetStmt { role: _, database: _, setstmt })
             | NodeRef::AlterDatabaseSetStmt(protobuf::AlterDatabaseSetStmt { dbname: _, setstmt }) => {
-                setstmt.as_ref().map_or(Ok(()), |it| self.children(NodeRef::VariableSetStmt(it)))
+                let Some(setting) = setstmt else { return Ok(()) };
+                // For sessions to come, instead of this one.
+                let later = super::utility::set(setting)?;
+                self.seen.pinned = self.seen.pinned.take().or(later.pinned);
+                if let Some(why) = later.hazard {
+                    self.hazard(why);
+                }
+                self.children(NodeRef::VariableSetStmt(setting))
             }
             NodeRef::AlterDefaultPrivilegesStmt(protobuf::AlterDefaultPrivilegesStmt { options, action }) => {
                 self.all(options)?;

@@ -443,6 +443,14 @@ fn wrong_databases_and_settings_are_refused_at_the_start() {
         let refused = world.shop.psql("SELECT 1").env("PGOPTIONS", options).run().unwrap();
         assert!(refused.stderr.contains("does not pass through Weir"), "{options}: {}", refused.stderr);
     }
+    for (variable, value) in [("PGDATABASE", "postgres"), ("PGOPTIONS", "-c role=postgres")] {
+        let denied = world.shop.psql("SELECT 1").env(variable, value).run().unwrap();
+        let id = denied.stderr.split_once("(ID ").expect(&denied.stderr).1.split(')').next().unwrap();
+        let why = world.shop.env.weir(["why", id]).unwrap().expect_success().unwrap();
+        assert!(why.contains("No rule can allow this") && why.contains("postgres"), "{why}");
+        let session = world.shop.env.weir(["sessions", "list", "--limit", "1", "--json"]).unwrap();
+        assert!(session.expect_success().unwrap().contains("\"denied\": 1"));
+    }
     let kept = world.shop.psql("SHOW statement_timeout").env("PGOPTIONS", "-c statement_timeout=7s").run().unwrap();
     assert!(kept.expect_success().unwrap().contains("7s"));
     for sql in ["SET standard_conforming_strings = off", "SET client_encoding = 'LATIN1'"] {

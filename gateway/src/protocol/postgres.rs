@@ -35,6 +35,7 @@ use self::upstream::UpstreamError;
 use self::wire::{Report, Severity};
 use crate::ca::Authority;
 use crate::engine::Engine;
+use crate::policy::{Action, Kind};
 use crate::session::{Decision, Denial, Exact, HeldEvent, ReplySummary, Session, SessionError};
 use crate::target::{Host, Target};
 use crate::tls::{self, TlsError};
@@ -58,8 +59,8 @@ enum NotServed {
     Startup(#[from] StartupError),
     #[error("the target {0:?} has no login: give it one in the configuration")]
     NoLogin(String),
-    #[error("database {0:?} is not one of this target's; it has {1}")]
-    Database(String, String),
+    #[error("{0}")]
+    Unfit(String),
     #[error("{}", .0.sentence())]
     Denied(Denial),
     #[error("the credential of this target cannot be read: {0}")]
@@ -78,7 +79,7 @@ impl NotServed {
     fn report(&self) -> Report {
         let code = match self {
             Self::Upstream(error) => return error.report(),
-            Self::Denied(_) | Self::Database(..) => "42501",
+            Self::Denied(_) | Self::Unfit(_) => "42501",
             _ => "08004",
         };
         let report = Report::new(Severity::Fatal, code, self.to_string());
@@ -103,6 +104,11 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
                 error.to_string()
             }
         },
+        Ok((client, Request::Unfit { user, reason })) => {
+            let error = deny(session, format!("connect as {user:?}"), None, reason).await;
+            startup::turn_away(client, &error.report()).await;
+            error.to_string()
+        }
         Ok((_, Request::Cancel { process, key })) => cancel(session, process, &key).await,
         Err(error) => error.to_string(),
     }
@@ -156,7 +162,15 @@ struct Opened {
 async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Opened, NotServed> {
     let target = &session.target;
     let Some(login) = &target.login else { return Err(NotServed::NoLogin(target.name.clone())) };
-    let database = database(target, wish)?;
+    let database = match database(target, wish) {
+        Ok(database) => database,
+        Err(database) => {
+            let text = connection(&database, wish);
+            let has = target.databases.join(", ");
+            let reason = format!("database {database:?} is not one of this target's; it has {has}");
+            return Err(deny(session, text, Some(database), reason).await);
+        }
+    };
     connect_allowed(client, session, &database, wish).await?;
     let password = session.engine().witness().credential(&login.password).await?;
     let endpoint = Way::endpoint(session)?;
@@ -175,8 +189,8 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
     Ok(Opened { way, upstream, handle, user, greeting })
 }
 
-/// The database that the session is for: the one that the client names, if the target has it.
-fn database(target: &Target, wish: &Wish) -> Result<String, NotServed> {
+/// The database that the session is for: the one that the client names, if the target has it. Else it is the error.
+fn database(target: &Target, wish: &Wish) -> Result<String, String> {
     let database = match (&wish.database, &target.databases[..]) {
         (Some(name), _) => name.clone(),
         (None, [only]) => only.clone(),
@@ -184,14 +198,31 @@ fn database(target: &Target, wish: &Wish) -> Result<String, NotServed> {
         (None, _) => wish.user.clone(),
     };
     if !target.databases.is_empty() && !target.databases.contains(&database) {
-        return Err(NotServed::Database(database, target.databases.join(", ")));
+        return Err(database);
     }
     Ok(database)
 }
 
+fn connection(database: &str, wish: &Wish) -> String {
+    format!("connect to database {database:?} as {:?}", wish.user)
+}
+
+/// Has a session denied that no rule can allow, so that it is recorded and told as every denial is.
+async fn deny(session: &Session, text: String, database: Option<String>, reason: String) -> NotServed {
+    let actions = vec![Action::of(Kind::Connect)];
+    let operation = crate::policy::Operation { text, database, actions, refusal: Some(reason.clone()) };
+    let judgement = session.judge(Arc::new(operation));
+    match session.decide(&judgement, (), Exact { bytes: &[], parameters: None }).await {
+        Ok(Decision::Denial(denial)) => NotServed::Denied(denial),
+        // Where policy only observes there is still nothing that could be forwarded.
+        Ok(Decision::Permit(_) | Decision::Hold(_)) => NotServed::Unfit(reason),
+        Err(error) => error.into(),
+    }
+}
+
 /// Has the session itself decided: its first operation.
 async fn connect_allowed(client: &mut Stream, session: &Session, database: &str, wish: &Wish) -> Result<(), NotServed> {
-    let text = format!("connect to database {database:?} as {:?}", wish.user);
+    let text = connection(database, wish);
     let judgement = session.judge_connect(text, Some(database.to_owned()));
     let exact = Exact { bytes: &[database.as_bytes()], parameters: None };
     let permit = match session.decide(&judgement, (), exact).await? {

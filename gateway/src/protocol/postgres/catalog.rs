@@ -525,7 +525,8 @@ pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Res
     if masks.is_empty() {
         return Ok(TaggedSet::empty(fetched_at));
     }
-    let snapshot = fetch(client, &masks).await?;
+    // So many queries at once are large.
+    let snapshot = Box::pin(fetch(client, &masks)).await?;
     match TaggedSet::resolve(snapshot, &masks, fetched_at) {
         Err(CatalogError::Unresolved { mask, pattern, nearest: None }) => {
             let nearest = nearest(client, &pattern).await?;

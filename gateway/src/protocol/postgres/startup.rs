@@ -52,7 +52,15 @@ const SETTINGS: &[&str] = &[
 #[derive(Debug)]
 pub(super) enum Request {
     Session(Wish),
-    Cancel { process: u32, key: Vec<u8> },
+    /// A session as no client gets one here: who asks, and what is wrong.
+    Unfit {
+        user: String,
+        reason: String,
+    },
+    Cancel {
+        process: u32,
+        key: Vec<u8>,
+    },
 }
 
 /// The session that a client asks for.
@@ -82,17 +90,11 @@ pub(super) enum StartupError {
     Tls(#[source] io::Error),
     #[error("the client's TLS does not name the protocol \"postgresql\"")]
     Alpn,
-    #[error("{0}")]
-    Refused(String),
 }
 
 impl StartupError {
     fn report(&self) -> Report {
-        let code = match self {
-            Self::Refused(_) => "42501",
-            _ => "08P01",
-        };
-        Report::new(Severity::Fatal, code, self.to_string())
+        Report::new(Severity::Fatal, "08P01", self.to_string())
     }
 }
 
@@ -116,7 +118,7 @@ pub(super) async fn accept(stream: TcpStream, tls: &Arc<ServerConfig>) -> Result
 
 /// Tells a client that gets no session why, in the words that its own error line shows, encrypted if it asks for that.
 pub(super) async fn refuse(stream: TcpStream, tls: &Arc<ServerConfig>, message: &str) {
-    if let Ok((stream, Request::Session(_))) = accept(stream, tls).await {
+    if let Ok((stream, Request::Session(_) | Request::Unfit { .. })) = accept(stream, tls).await {
         turn_away(stream, &Report::new(Severity::Fatal, "28000", message)).await;
     }
 }
@@ -194,7 +196,9 @@ async fn negotiate(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Resu
             Startup::GssEncryption | Startup::Tls => return Err(StartupError::Twice),
             Startup::Cancel { process, key } => return Ok(Request::Cancel { process, key: key.to_vec() }),
             Startup::Session { minor, parameters } => {
-                return wish(minor, &parameters).map(Request::Session).map_err(StartupError::Refused);
+                let user = parameters.iter().find(|(name, _)| *name == "user").map_or("", |(_, user)| user);
+                return Ok(wish(minor, &parameters)
+                    .map_or_else(|reason| Request::Unfit { user: user.to_owned(), reason }, Request::Session));
             }
         }
     }

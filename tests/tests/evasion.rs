@@ -754,3 +754,23 @@ fn settings_for_later_sessions_are_settings() {
     world.shop.psql("ALTER ROLE orders_rw SET statement_timeout = '1min'").run().unwrap().expect_success().unwrap();
     world.shop.psql("SELECT 1").run().unwrap().expect_success().unwrap();
 }
+
+#[test]
+fn what_no_record_can_hold_is_denied_with_one() {
+    let world = World::with(POLICY);
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+for sql in (b"DROP TABLE orders;" + b"SELECT;" * 82000, b"SELECT FROM " + b",".join(b"t%d" % i for i in range(120000))):
+    s.sendall(query(sql))
+    errors(until(stream, b"Z"))
+show(s, stream, b"SELECT 'served'")
+"#,
+        )
+        .unwrap();
+    assert_eq!(said.matches("ERROR 42501 denied by policy").count(), 2, "{said}");
+    assert!(said.contains("served"), "{said}");
+    assert_eq!(world.sessions()[0]["denied"], 2, "{:?}", world.sessions());
+}

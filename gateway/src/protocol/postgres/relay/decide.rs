@@ -10,7 +10,7 @@ use super::batch::shown_parameters;
 use super::{End, Front, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
-use crate::protocol::postgres::operation::{Class, MAX_STATEMENT_BYTES, Name, Parsed};
+use crate::protocol::postgres::operation::{Class, MAX_FACTS, Name, Parsed};
 use crate::protocol::postgres::reply::Running;
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Judged, Portal};
@@ -24,8 +24,8 @@ const MAX_MISSING: usize = 1_000;
 const MISSING_FOR: Duration = Duration::from_secs(1);
 /// How far names may stand for statements that use names.
 const MAX_NAMED: usize = 4;
-/// What stands behind the names of a text, as it is shown beside it: with more, the rest is not understood.
-const MAX_NAMED_BYTES: usize = MAX_STATEMENT_BYTES;
+/// What stands behind the names of a text, as its record holds it beside the text's own: with more, it is not understood.
+const MAX_NAMED_BYTES: usize = MAX_FACTS / 2;
 const DENIED: &str = "42501";
 
 /// A request that got through, or not.
@@ -242,35 +242,42 @@ impl Relay<'_> {
         // What the names stand for is certain once the target has answered to all that may have changed them.
         self.drain().await.map_err(Err)?;
         let mut operation = judged.judgement.operation().clone();
-        let mut tagged = false;
+        let (mut tagged, mut unknown) = (false, false);
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
-        let (mut looked_up, mut shown) = (HashSet::new(), 0);
+        let (mut looked_up, mut left) = (HashSet::new(), MAX_NAMED_BYTES);
         while let Some((name, depth)) = open.pop() {
             if !looked_up.insert(name.clone()) {
                 continue;
             }
-            let in_bounds = depth <= MAX_NAMED && shown <= MAX_NAMED_BYTES;
-            let behind = self.replies.names.text_of(&name).filter(|_| in_bounds);
-            let Some((text, maker)) = behind else {
-                operation.actions.push(Action::of(Kind::Unparsed));
-                tagged = true;
-                continue;
+            let Some((text, maker)) = self.replies.names.text_of(&name).filter(|_| depth <= MAX_NAMED) else {
+                unknown = true;
+                break;
             };
             let inner = self.judged(text.as_bytes()).await?;
-            let Some(statements) = inner.behind(maker.as_ref()) else {
-                operation.actions.push(Action::of(Kind::Unparsed));
-                tagged = true;
-                continue;
-            };
+            let statements = inner.behind(maker.as_ref()).unwrap_or_default();
+            unknown |= statements.is_empty();
             for statement in statements {
                 let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
-                operation.actions.extend(statement.actions.iter().filter(runs).cloned());
+                let actions = statement.actions.iter().filter(runs);
+                let takes = statement.redacted.len() + actions.clone().map(Action::size).sum::<usize>();
+                unknown |= takes > left;
+                if unknown {
+                    break;
+                }
+                left -= takes;
+                operation.actions.extend(actions.cloned());
                 operation.text.extend([" [", name.word(), ": ", &statement.redacted, "]"]);
-                shown += statement.redacted.len();
                 tagged |= statement.class != Class::Untouched;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));
+            if unknown {
+                break;
+            }
             open.extend(inner.effects.uses.iter().map(|name| (name.clone(), depth + 1)));
+        }
+        if unknown {
+            operation.actions.push(Action::of(Kind::Unparsed));
+            tagged = true;
         }
         Ok(Some(Named { tagged, judgement: self.session.judge(Arc::new(operation)) }))
     }

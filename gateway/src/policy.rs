@@ -171,6 +171,17 @@ impl Action {
         let functions = self.functions.iter().map(|it| size_of::<String>() + it.len());
         size_of::<Self>() + tables.chain(functions).sum::<usize>()
     }
+
+    /// Bytes that it takes in a record, more or less: names in quotation marks, and the words around them.
+    pub fn record_size(&self) -> usize {
+        const WORDS: usize = 80;
+        let quoted = |it: &String| it.len() + 3;
+        let tables = self.tables.iter().map(|table| {
+            let names = quoted(&table.name) + table.schema.as_ref().map_or(0, quoted);
+            WORDS + names + table.columns.iter().map(quoted).sum::<usize>()
+        });
+        WORDS + tables.chain(self.functions.iter().map(quoted)).sum::<usize>()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -259,7 +259,7 @@ impl Relay<'_> {
             for statement in statements {
                 let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
                 let actions = statement.actions.iter().filter(runs);
-                let takes = statement.redacted.len() + actions.clone().map(Action::size).sum::<usize>();
+                let takes = statement.redacted.len() + actions.clone().map(Action::record_size).sum::<usize>();
                 unknown |= takes > left;
                 if unknown {
                     break;

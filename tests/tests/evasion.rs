@@ -691,6 +691,8 @@ run(b"SELECT id FROM payments")
 #[test]
 fn what_is_described_by_a_name_is_what_the_name_stands_for() {
     let world = World::allowing(r#""execute", "fetch""#);
+    let archive = "CREATE SCHEMA archive AUTHORIZATION orders_rw; CREATE TABLE archive.customers (ssn text)";
+    world.shop.postgres.sql(&format!("{archive}; ALTER TABLE archive.customers OWNER TO orders_rw")).unwrap();
     let said = world
         .shop
         .raw(
@@ -715,11 +717,21 @@ s.sendall(parse(b"f", b"FETCH ALL FROM c") + bind(b"q", b"f") + portal(b"D", b"q
 told()
 s.sendall(portal(b"C", b"c") + parse(b"", hidden) + bind(b"c", b"") + sync + execute(b"q") + sync)
 told(), told()
+# The same text, about another table of that name.
+s, stream = session()
+s.sendall(query(b"SET search_path = archive, public"))
+told()
+s.sendall(parse(b"x", b"SELECT ssn FROM customers ORDER BY 1") + sync + query(b"BEGIN"))
+told(), told()
+s.sendall(parse(b"e", b"EXECUTE x") + bind(b"q", b"e") + portal(b"D", b"q") + sync)
+told()
+s.sendall(query(b"SET search_path = public") + execute(b"q") + sync)
+told(), told()
 "#,
         )
         .unwrap();
     assert!(!said.contains(SSN) && said.contains("Ada Okafor"), "{said}");
-    assert_eq!(said.matches("42501").count(), 2, "{said}");
+    assert_eq!(said.matches("42501").count(), 3, "{said}");
 }
 
 #[test]

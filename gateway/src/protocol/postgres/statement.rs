@@ -366,12 +366,12 @@ pub(super) struct Names {
     /// The texts in which SQL has prepared statements and declared cursors.
     sql: HashMap<Name, Arc<str>>,
     next_id: u64,
-    /// Counts what made a name stand for something else.
+    /// Counts what may have made a name stand for something else.
     changes: u64,
 }
 
 impl Names {
-    /// As long as it is the same, no name that SQL can use stands for anything else.
+    /// As long as it is the same, every name that SQL can use stands for the same.
     pub(super) fn changes(&self) -> u64 {
         self.changes
     }
@@ -503,7 +503,8 @@ impl Names {
     /// A statement is forwarded that may change names at the target: what they stand for is not known until it has succeeded.
     pub(super) fn forget(&mut self, judged: &Judged) {
         let effects = &judged.effects;
-        self.changes += u64::from(judged.makes_names());
+        // A SET search_path is enough for a prepared statement to be about other tables.
+        self.changes += 1;
         match &effects.deallocates {
             Some(Deallocated::One(name)) => {
                 // Taking away cannot fail.

@@ -115,15 +115,26 @@ pub struct AgentConfig {
     pub listen: Vec<u16>,
 }
 
-/// How an agent is recognised by the path of its cgroup.
+/// How an agent is recognised by its cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentMatch {
     /// A systemd unit, `*` for the instance: matches a path component.
     Unit(String),
     /// A path below the cgroup2 mount; everything below it matches.
     Cgroup(String),
+    /// A container, by what its runtime says of it.
+    Container(ContainerMatch),
     /// Only the `user` decides.
     UserOnly,
+}
+
+/// What a container must be: all of what is given here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerMatch {
+    /// Its name; `*` for any part, which is the instance then.
+    pub name: Option<String>,
+    /// A label and its value.
+    pub label: Option<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

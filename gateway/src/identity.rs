@@ -161,7 +161,7 @@ impl Identifier {
             TokenSource::Environment(name) => tokens.token_environment(origin, name).await,
         };
         let token = token.map_err(|why| IdentityError::Unreadable { agent: agent.clone(), why })?;
-        let scope = Scope { cgroup: found.cgroup.to_owned(), uid: origin.uid };
+        let scope = Scope { cgroup: found.place(), uid: origin.uid };
         verifier.1.verify(&token, agent, &scope).await.map_err(|why| IdentityError::Token {
             agent: agent.clone(),
             place: match source {

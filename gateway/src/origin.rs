@@ -1,5 +1,6 @@
 //! Where a connection comes from: what the kernel captured, and what procfs says about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -32,9 +33,14 @@ pub struct Origin {
 pub struct Evidence {
     /// Path of the agent's cgroup below the cgroup2 mount, such as `/agents.slice/coder@a.service`.
     pub cgroup: String,
-    /// Id of the container that the cgroup belongs to, if it is named after one as Docker, containerd, CRI-O and Podman do.
+    /// Id of the container that the cgroup belongs to: see [`container_id`]. The outermost one, if there are more.
     #[serde(default)]
     pub container: Option<String>,
+    /// What the container's runtime says of it, as root wrote it down.
+    #[serde(default)]
+    pub container_name: Option<String>,
+    #[serde(default)]
+    pub container_labels: BTreeMap<String, String>,
     /// User name of the origin's uid, if it has one.
     pub user: Option<String>,
     /// Capabilities of the process that lead around the gateway.
@@ -42,6 +48,15 @@ pub struct Evidence {
     pub risks: Vec<Risk>,
     /// The process and its ancestors, nearest first, up to the agent's cgroup's edge. Bounded by the witness.
     pub tree: Vec<Process>,
+}
+
+/// The container that a component of a cgroup's path is named after: `docker-ID.scope`, `cri-containerd-ID.scope`,
+/// `crio-ID.scope`, `libpod-ID.scope` under systemd, and the bare ID elsewhere. 64 hexadecimal digits.
+pub fn container_id(component: &str) -> Option<&str> {
+    const DIGITS: usize = 64;
+    let name = component.strip_suffix(".scope").unwrap_or(component);
+    let id = name.rsplit('-').next().unwrap_or(name);
+    (id.len() == DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
 /// A capability with which a process can send past the gateway, or change what Weir is made of.
@@ -100,4 +115,23 @@ pub struct Process {
     pub executable: String,
     /// Arguments, secrets redacted, bounded.
     pub argv: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_known_by_their_cgroup() {
+        let id = "0123456789abcdef".repeat(4);
+        let known = |cgroup: &str| cgroup.split('/').find_map(container_id).map(str::to_owned);
+        for cgroup in
+            ["/agents.slice/docker-ID.scope", "/docker/ID", "/kubepods.slice/pod1.slice/cri-containerd-ID.scope/init"]
+        {
+            assert_eq!(known(&cgroup.replace("ID", &id)), Some(id.clone()), "{cgroup}");
+        }
+        for cgroup in ["/agents.slice/coder@a.service", "/docker/ID0", "/", "/docker-x.scope"] {
+            assert_eq!(known(&cgroup.replace("ID", &id)), None, "{cgroup}");
+        }
+    }
 }

@@ -8,6 +8,7 @@
 mod bpf;
 mod cgroup;
 mod client;
+mod container;
 mod evidence;
 mod files;
 mod kernel;
@@ -49,6 +50,8 @@ pub struct WitnessConfig {
     pub token_variables: Vec<String>,
     /// Held credentials that may be asked for.
     pub credentials: Vec<CredentialName>,
+    /// An agent is a container: what runtimes say of theirs is evidence.
+    pub containers: bool,
 }
 
 /// What the kernel half is told.
@@ -146,7 +149,8 @@ impl WitnessConfig {
         }
         let logins = config.targets.iter().filter_map(|target| target.login.as_ref());
         let credentials = logins.map(|login| CredentialName::from(&login.password)).collect();
-        Ok(Self { kernel, token_files, token_variables, credentials })
+        let containers = config.agents.iter().any(|agent| matches!(agent.matches, AgentMatch::Container(_)));
+        Ok(Self { kernel, token_files, token_variables, credentials, containers })
     }
 }
 

@@ -93,7 +93,7 @@ fn no_connection_is_taken_for_anothers() {
         let place = (origin.cgroup_id, origin.netns_cookie);
         let first = *cgroups.entry(number / share).or_insert(place);
         assert_eq!(first, place, "{refused:?}");
-        for process in refused.evidence.iter().flat_map(|evidence| evidence.tree.first()) {
+        for process in refused.evidence.iter().filter_map(|evidence| evidence.tree.first()) {
             assert_eq!(process.pid, origin.pid, "{refused:?}");
             assert!(process.started_at <= origin.connected_at, "{refused:?}");
             assert!(is_it(process.argv.as_slice(), *number), "another process: {refused:?}");

@@ -74,6 +74,7 @@ fn config(ground: &Ground) -> WitnessConfig {
         token_files: Vec::new(),
         token_variables: Vec::new(),
         credentials: Vec::new(),
+        containers: false,
     }
 }
 

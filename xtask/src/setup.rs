@@ -22,6 +22,7 @@ const TEST_PACKAGES: &[&str] = &[
     "curl",
     "debootstrap",
     "e2fsprogs",
+    "containerd",
     "iproute2",
     "musl-tools",
     "openssl",

@@ -72,7 +72,7 @@ impl Groups {
 pub(super) fn of(peer: &Facts, groups: &Groups, config: &Config) -> Result<Rights, Refused> {
     let of_agents = config.agents.iter().filter_map(|agent| match &agent.matches {
         AgentMatch::Cgroup(path) => Some(path),
-        AgentMatch::Unit(_) | AgentMatch::UserOnly => None,
+        AgentMatch::Unit(_) | AgentMatch::Container(_) | AgentMatch::UserOnly => None,
     });
     if config.gateway.agents.iter().chain(of_agents).any(|parent| is_below(parent, &peer.cgroup)) {
         return Err(Refused::AgentCgroup);

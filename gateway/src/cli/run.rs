@@ -102,6 +102,10 @@ impl Run {
                 intercepted()?.join(pattern.replace('*', instance))
             }
             AgentMatch::Unit(unit) => intercepted()?.join(unit),
+            AgentMatch::Container(_) => {
+                let message = format!("agent {:?} is a container: its runtime runs commands in it", agent.name);
+                return Err(Error::message(message));
+            }
             AgentMatch::UserOnly => intercepted()?,
         })
     }

@@ -166,6 +166,8 @@ pub(super) struct RawAgent {
     pub(super) unit: Option<At<String>>,
     /// A path below the cgroup2 mount; everything below it is the agent.
     pub(super) cgroup: Option<At<String>>,
+    /// A container whose cgroup is below the agents' (`docker run --cgroup-parent=agents.slice`): by its name, a label, or both.
+    pub(super) container: Option<At<RawContainer>>,
     /// A user of the agent's own; its processes are the agent wherever they run.
     pub(super) user: Option<At<String>>,
     pub(super) token: At<RawToken>,
@@ -174,6 +176,16 @@ pub(super) struct RawAgent {
     pub(super) accept_risk: Vec<Risk>,
     /// TCP ports at which others may reach its servers. Default: none; only the agent itself reaches them.
     pub(super) listen: Option<At<Vec<At<u16>>>>,
+}
+
+/// What the container's runtime says of it: Docker, containerd, Podman or runc, run by root.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawContainer {
+    /// Its name, `*` for any part of it: `"coder-*"`.
+    pub(super) name: Option<At<String>>,
+    /// A label that it has: `"weir.agent=coder"`. An annotation, where the runtime has no labels.
+    pub(super) label: Option<At<String>>,
 }
 
 /// Where an agent's token lies.

@@ -1,11 +1,12 @@
 //! Which agent a cgroup and a user belong to, and where its token lies. Pure.
 //!
 //! Nobody may become another agent by naming a cgroup of its own after that agent's unit. So a unit is looked for only
-//! where systemd puts units: as the first component below the agents' cgroups that is not a slice.
+//! where systemd puts units: as the first component below the agents' cgroups that is not a slice. A container is the outermost
+//! one, and what is said of it is what the witness found in files of root's.
 
 use super::IdentityError;
-use crate::config::{AgentConfig, AgentMatch, Config, TokenSource};
-use crate::origin::{Evidence, Origin};
+use crate::config::{AgentConfig, AgentMatch, Config, ContainerMatch, TokenSource};
+use crate::origin::{Evidence, Origin, container_id};
 
 /// The longest file name on Linux; an instance is part of one.
 const MAX_WORD: usize = 255;
@@ -17,6 +18,8 @@ pub(super) struct Found<'a> {
     /// The cgroup down to the component that matched, without leading slash; for a match by user alone, the whole.
     pub(super) cgroup: &'a str,
     instance: Option<&'a str>,
+    /// The container, where it has a name: it comes back in another cgroup.
+    container: Option<&'a str>,
 }
 
 /// The agent of an origin: the deepest match by cgroup, or the match by user. Two that contradict each other are none.
@@ -33,7 +36,7 @@ pub(super) fn find<'a>(
     };
     let mut best: Option<Found<'a>> = None;
     for agent in &config.agents {
-        let Some(found) = match_cgroup(agent, &config.gateway.agents, cgroup) else { continue };
+        let Some(found) = match_cgroup(agent, &config.gateway.agents, cgroup, evidence) else { continue };
         match &best {
             Some(other) if other.cgroup.len() > found.cgroup.len() => {}
             Some(other) if other.cgroup.len() == found.cgroup.len() => return Err(ambiguous(other.agent, agent)),
@@ -44,32 +47,62 @@ pub(super) fn find<'a>(
     match (best, by_user.next(), by_user.next()) {
         (Some(found), None, _) => Ok(found),
         (Some(found), Some(agent), None) if found.agent.name == agent.name => Ok(found),
-        (None, Some(agent), None) => Ok(Found { agent, cgroup, instance: None }),
+        (None, Some(agent), None) => Ok(Found { agent, cgroup, instance: None, container: None }),
         (None, None, _) => Err(IdentityError::NoAgent { cgroup: cgroup.to_owned(), uid: origin.uid }),
         (Some(found), Some(agent), None) => Err(ambiguous(found.agent, agent)),
         (_, Some(one), Some(other)) => Err(ambiguous(one, other)),
     }
 }
 
-fn match_cgroup<'a>(agent: &'a AgentConfig, roots: &[String], cgroup: &'a str) -> Option<Found<'a>> {
+fn match_cgroup<'a>(
+    agent: &'a AgentConfig,
+    roots: &[String],
+    cgroup: &'a str,
+    evidence: &'a Evidence,
+) -> Option<Found<'a>> {
+    let below_roots = || roots.iter().filter_map(|root| below(root.trim_matches('/'), cgroup)).min_by_key(|r| r.len());
     match &agent.matches {
         AgentMatch::UserOnly => None,
         AgentMatch::Cgroup(path) => {
             let path = path.trim_matches('/');
             below(path, cgroup)?;
-            Some(Found { agent, cgroup: &cgroup[..path.len()], instance: None })
+            Some(Found { agent, cgroup: &cgroup[..path.len()], instance: None, container: None })
         }
         AgentMatch::Unit(pattern) => {
-            let rest = roots.iter().filter_map(|root| below(root.trim_matches('/'), cgroup)).min_by_key(|r| r.len())?;
+            let rest = below_roots()?;
             let unit = rest.split('/').find(|component| component.strip_suffix(".slice").is_none())?;
             if !fits(pattern, unit) {
                 return None;
             }
-            // `unit` is a part of `cgroup`: what is left of it is the path's length up to its end.
-            let end = cgroup.len() - rest.len() + offset_of_end(rest, unit);
-            Some(Found { agent, cgroup: &cgroup[..end], instance: instance(pattern, unit) })
+            let end = end_of(cgroup, rest, unit);
+            Some(Found { agent, cgroup: &cgroup[..end], instance: instance(pattern, unit), container: None })
+        }
+        AgentMatch::Container(wanted) => {
+            let rest = below_roots()?;
+            let component = rest.split('/').find(|component| container_id(component).is_some())?;
+            if container_id(component) != evidence.container.as_deref() || !is_container(wanted, evidence) {
+                return None;
+            }
+            let end = end_of(cgroup, rest, component);
+            let container = evidence.container_name.as_deref();
+            let instance = wanted.name.as_deref().zip(container);
+            let instance = instance.and_then(|(pattern, name)| instance_of_star(pattern, name));
+            Some(Found { agent, cgroup: &cgroup[..end], instance, container })
         }
     }
+}
+
+/// What is said of the container is all that is wanted of it.
+fn is_container(wanted: &ContainerMatch, evidence: &Evidence) -> bool {
+    let named = |pattern: &String| evidence.container_name.as_deref().is_some_and(|name| fits(pattern, name));
+    let labelled = |(key, value): &(String, String)| evidence.container_labels.get(key) == Some(value);
+    let wants_something = wanted.name.is_some() || wanted.label.is_some();
+    wants_something && wanted.name.as_ref().is_none_or(named) && wanted.label.as_ref().is_none_or(labelled)
+}
+
+/// Where a component of `rest` ends in `cgroup`, of which `rest` is the end.
+fn end_of(cgroup: &str, rest: &str, component: &str) -> usize {
+    cgroup.len() - rest.len() + offset_of_end(rest, component)
 }
 
 /// The path of `cgroup` below `root`, if it is `root` or below it.
@@ -105,13 +138,24 @@ fn fits(pattern: &str, unit: &str) -> bool {
 
 /// The instance of a unit that fits: what `*` stands for, else systemd's (`name@INSTANCE.type`).
 fn instance<'a>(pattern: &str, unit: &'a str) -> Option<&'a str> {
-    match pattern.split_once('*') {
-        Some((prefix, suffix)) => unit.strip_prefix(prefix)?.strip_suffix(suffix),
-        None => Some(unit.split_once('@')?.1.rsplit_once('.')?.0),
+    if pattern.contains('*') {
+        return instance_of_star(pattern, unit);
     }
+    Some(unit.split_once('@')?.1.rsplit_once('.')?.0)
+}
+
+/// What `*` stands for.
+fn instance_of_star<'a>(pattern: &str, text: &'a str) -> Option<&'a str> {
+    let (prefix, suffix) = pattern.split_once('*')?;
+    text.strip_prefix(prefix)?.strip_suffix(suffix)
 }
 
 impl Found<'_> {
+    /// What a token is bound to: where the agent is each time it is started.
+    pub(super) fn place(&self) -> String {
+        self.container.map_or_else(|| self.cgroup.to_owned(), |name| format!("container {name}"))
+    }
+
     /// The token's place with `%i` and `%u` filled in.
     pub(super) fn token_source(&self, evidence: &Evidence) -> Result<TokenSource, IdentityError> {
         let path = match &self.agent.token {
@@ -134,7 +178,9 @@ fn expand(template: &str, instance: Option<&str>, user: Option<&str>) -> Result<
             continue;
         }
         match rest.next() {
-            Some('i') => path.push_str(word(instance.ok_or("it has %i, and this cgroup's unit has no instance")?)?),
+            Some('i') => {
+                path.push_str(word(instance.ok_or("it has %i, and this cgroup's unit or container has no instance")?)?);
+            }
             Some('u') => path.push_str(word(user.ok_or("it has %u, and this process's user has no name")?)?),
             Some('%') => path.push('%'),
             _ => return Err("it has a % that is neither %i, %u nor %%"),
@@ -158,11 +204,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_container_is_matched_by_its_name_and_label_and_only_the_outermost() {
+        let roots = ["agents.slice".to_owned()];
+        let (id, other) = ("0123456789abcdef".repeat(4), "fedcba9876543210".repeat(4));
+        let outer = format!("agents.slice/docker-{id}.scope");
+        let labels = [("weir.agent".to_owned(), "coder".to_owned())];
+        let evidence = Evidence {
+            cgroup: format!("/{outer}/docker-{other}.scope"),
+            container: Some(id.clone()),
+            container_name: Some("coder-7".to_owned()),
+            container_labels: labels.into(),
+            ..Evidence::default()
+        };
+        let found = |name: Option<&str>, label: Option<(&str, &str)>, evidence: &Evidence| {
+            let label = label.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let wanted = ContainerMatch { name: name.map(str::to_owned), label };
+            let agent = super::super::tests::agent("coder", AgentMatch::Container(wanted));
+            let found = match_cgroup(&agent, &roots, evidence.cgroup.trim_matches('/'), evidence);
+            found.map(|found| (found.cgroup.to_owned(), found.instance.map(str::to_owned)))
+        };
+        assert_eq!(found(Some("coder-*"), None, &evidence), Some((outer.clone(), Some("7".to_owned()))));
+        assert_eq!(found(Some("coder-7"), Some(("weir.agent", "coder")), &evidence), Some((outer, None)));
+        assert_eq!(found(None, Some(("weir.agent", "tester")), &evidence), None);
+        assert_eq!(found(Some("coder-*"), Some(("weir.agent", "tester")), &evidence), None);
+        assert_eq!(found(Some("tester"), None, &evidence), None);
+        assert_eq!(found(None, None, &evidence), None);
+        // The id is of another one than the path's outermost.
+        assert_eq!(found(Some("coder-*"), None, &Evidence { container: Some(other), ..evidence.clone() }), None);
+        let elsewhere = Evidence { cgroup: format!("/other.slice/docker-{id}.scope"), ..evidence };
+        assert_eq!(found(Some("coder-*"), None, &elsewhere), None);
+    }
+
+    #[test]
     fn a_unit_is_matched_where_systemd_puts_units_only() {
         let roots = ["agents.slice".to_owned()];
         let agent = super::super::tests::agent("coder", AgentMatch::Unit("coder@*.service".to_owned()));
+        let evidence = Evidence::default();
         let found = |cgroup: &'static str| {
-            match_cgroup(&agent, &roots, cgroup).map(|found| (found.cgroup, found.instance.unwrap().to_owned()))
+            match_cgroup(&agent, &roots, cgroup, &evidence)
+                .map(|found| (found.cgroup, found.instance.unwrap().to_owned()))
         };
         let a = Some(("agents.slice/coder@a.service", "a".to_owned()));
         assert_eq!(found("agents.slice/coder@a.service"), a);

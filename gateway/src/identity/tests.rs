@@ -233,13 +233,7 @@ pub(crate) fn origin(uid: u32) -> Origin {
 }
 
 pub(crate) fn evidence(cgroup: &str) -> Evidence {
-    Evidence {
-        cgroup: cgroup.to_owned(),
-        container: None,
-        user: Some("agent-coder".to_owned()),
-        risks: Vec::new(),
-        tree: Vec::new(),
-    }
+    Evidence { cgroup: cgroup.to_owned(), user: Some("agent-coder".to_owned()), ..Evidence::default() }
 }
 
 /// An issuer, an agent `coder`, and its token file.
@@ -533,7 +527,7 @@ async fn agents_are_told_apart_by_cgroup_and_user() {
         ("/agents.slice/team", 2000, "belong to the agents 'team' and 'runner'"),
         ("/agents.slice/coder@none.service", 1001, "cannot be read: /run/agents/none.token does not exist"),
         ("/agents.slice/coder@...service", 1001, "is not fit for a path"),
-        ("/agents.slice/other.service", 1001, "this cgroup's unit has no instance"),
+        ("/agents.slice/other.service", 1001, "this cgroup's unit or container has no instance"),
     ] {
         let line = pair.identify_in(cgroup, uid).await.unwrap_err().to_string();
         assert!(line.contains(expected), "{line}");

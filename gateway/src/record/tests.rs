@@ -61,10 +61,9 @@ fn opened(id: SessionId) -> Event {
         },
         evidence: Evidence {
             cgroup: "/agents.slice/coder@a.service".to_owned(),
-            container: None,
             user: Some("agent-coder".to_owned()),
-            risks: Vec::new(),
             tree: vec![Process { pid: 77, executable: "/usr/bin/psql".to_owned(), ..Process::default() }],
+            ..Evidence::default()
         },
         principal: Principal {
             agent: "coder".to_owned(),

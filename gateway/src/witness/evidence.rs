@@ -9,11 +9,12 @@ use procfs::ProcError;
 use procfs::process::{Process as Proc, Stat};
 
 use super::cgroup;
+use super::container::{self, Description};
 use super::files::MAX_SECRET;
 use super::kernel::io_error;
 use super::redact::redact;
 use super::{KernelConfig, WitnessConfig, WitnessError};
-use crate::origin::{Evidence, Origin, Process, Risk};
+use crate::origin::{Evidence, Origin, Process, Risk, container_id};
 use crate::secret::Secret;
 
 /// Ancestors that are told, the process itself included.
@@ -26,7 +27,8 @@ const MAX_ARGUMENT: usize = 512;
 const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 const MAX_PASSWD: u64 = 1024 * 1024;
 
-pub(super) fn evidence(config: &KernelConfig, origin: &Origin) -> Result<Evidence, WitnessError> {
+pub(super) fn evidence(config: &WitnessConfig, origin: &Origin) -> Result<Evidence, WitnessError> {
+    let WitnessConfig { kernel: config, containers, .. } = config;
     let cgroup = captured_cgroup(config, origin)?;
     let (process, stat) = connected_process(origin, &cgroup)?;
     let mut tree = vec![describe(&process, &stat)];
@@ -41,7 +43,18 @@ pub(super) fn evidence(config: &KernelConfig, origin: &Origin) -> Result<Evidenc
         parent = stat.ppid;
     }
     let risks = risks(&process).map_err(|error| gone(origin.pid, &error))?;
-    Ok(Evidence { container: container_of(&cgroup), cgroup, user: user_name(origin.uid), risks, tree })
+    let container = cgroup.split('/').find_map(container_id).map(str::to_owned);
+    let Description { name, labels } =
+        if *containers { container::describe(&config.cgroup_mount, &cgroup) } else { Description::default() };
+    Ok(Evidence {
+        container,
+        container_name: name,
+        container_labels: labels,
+        cgroup,
+        user: user_name(origin.uid),
+        risks,
+        tree,
+    })
 }
 
 /// What the process holds, or has back as soon as it executes something: root has its bounding set then, unless it may
@@ -127,17 +140,6 @@ fn cgroup_of(process: &Proc) -> Option<String> {
     cgroup::parse_proc(&text).map(|path| format!("/{path}"))
 }
 
-/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID.scope`, `libpod-ID.scope` under systemd, and the bare ID elsewhere: 64
-/// hexadecimal digits, in the innermost component that has them.
-fn container_of(cgroup: &str) -> Option<String> {
-    const DIGITS: usize = 64;
-    cgroup.rsplit('/').find_map(|component| {
-        let name = component.strip_suffix(".scope").unwrap_or(component);
-        let id = name.rsplit('-').next().unwrap_or(name);
-        (id.len() == DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
-    })
-}
-
 fn describe(process: &Proc, stat: &Stat) -> Process {
     let executable = process.exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     let command_line = read(process, "cmdline", MAX_COMMAND_LINE).unwrap_or_default();
@@ -193,24 +195,11 @@ fn user_in(passwd: &str, uid: u32) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn containers_are_known_by_their_cgroup() {
-        let id = "0123456789abcdef".repeat(4);
-        for cgroup in
-            ["/agents.slice/docker-ID.scope", "/docker/ID", "/kubepods.slice/pod1.slice/cri-containerd-ID.scope/init"]
-        {
-            assert_eq!(container_of(&cgroup.replace("ID", &id)), Some(id.clone()), "{cgroup}");
-        }
-        for cgroup in ["/agents.slice/coder@a.service", "/docker/ID0", "/", "/docker-x.scope"] {
-            assert_eq!(container_of(&cgroup.replace("ID", &id)), None, "{cgroup}");
-        }
-    }
-
-    fn own_origin() -> (KernelConfig, Origin) {
+    fn own_origin() -> (WitnessConfig, Origin) {
         let mount = cgroup::mount_point().unwrap();
         let own = cgroup::of_process("self").unwrap();
         let id = cgroup::look_up(&mount, &own).unwrap().id;
-        let config = KernelConfig {
+        let kernel = KernelConfig {
             cgroup_mount: mount,
             attach: String::new(),
             agents: Vec::new(),
@@ -220,6 +209,13 @@ mod tests {
             port: 0,
             dns_port: 0,
             bpf_dir: std::path::PathBuf::new(),
+        };
+        let config = WitnessConfig {
+            kernel,
+            token_files: Vec::new(),
+            token_variables: Vec::new(),
+            credentials: Vec::new(),
+            containers: true,
         };
         let address = "192.0.2.1:5432".parse().unwrap();
         let origin = Origin {

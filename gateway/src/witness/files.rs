@@ -169,6 +169,7 @@ mod tests {
             token_files: templates.to_vec(),
             token_variables: Vec::new(),
             credentials,
+            containers: false,
         }
     }
 

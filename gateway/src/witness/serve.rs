@@ -152,7 +152,7 @@ impl Witness {
                 self.cgroups = cgroups;
                 Answer::Ready(self.kernel.report()?)
             }
-            Question::Evidence(origin) => Answer::Evidence(evidence::evidence(&self.config.kernel, &origin)?),
+            Question::Evidence(origin) => Answer::Evidence(evidence::evidence(&self.config, &origin)?),
             Question::TokenFile(path) => secret(files::token(&self.config, &path)?),
             Question::TokenEnvironment(origin, name) => {
                 secret(evidence::token_environment(&self.config, &origin, &name)?)

@@ -134,10 +134,8 @@ fn connected(number: u32, port: Option<u16>) -> nix::Result<(TcpStream, Truth)> 
     let first = boot_ns()?;
     let (before, after) = loop {
         let before = boot_ns()?;
-        let connected = match is_v4 {
-            true => connect(fd.as_raw_fd(), &SockaddrIn::from(wanted)),
-            false => connect(fd.as_raw_fd(), &mapped),
-        };
+        let connected =
+            if is_v4 { connect(fd.as_raw_fd(), &SockaddrIn::from(wanted)) } else { connect(fd.as_raw_fd(), &mapped) };
         match connected {
             // A network namespace begins with its loopback device down, until the gateway comes.
             Err(Errno::ENETUNREACH) if before < first + DOWN_FOR_NS => std::thread::sleep(Duration::from_millis(20)),

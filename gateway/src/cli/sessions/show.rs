@@ -7,7 +7,7 @@ use super::super::time;
 use super::process_fields;
 use crate::approval::{Status, Transition};
 use crate::ids::SessionId;
-use crate::origin::Origin;
+use crate::origin::{Evidence, Origin};
 use crate::policy::Gate;
 use crate::record::event::{
     ConnectionRefused, Event, OperationDecided, OperationReplied, Record, SessionClosed, SessionOpened,
@@ -68,13 +68,22 @@ fn opened(at_unix_ns: u64, event: &SessionOpened) -> Fields {
     ];
     fields.extend(origin(&event.origin, event.evidence.user.as_deref()));
     fields.push(("cgroup", clean(&event.evidence.cgroup)));
-    fields.extend(event.evidence.container.iter().map(|id| ("container", clean(id))));
+    fields.extend(container(&event.evidence).map(|container| ("container", container)));
     fields.extend(process_fields(&event.evidence));
     fields.push((
         "policy",
         format!("{}{}", clean(&event.config_version), if event.observe { ", observed only" } else { "" }),
     ));
     fields
+}
+
+/// Its name, if the runtime said one, and its id.
+fn container(evidence: &Evidence) -> Option<String> {
+    let id = clean(evidence.container.as_ref()?);
+    Some(match &evidence.container_name {
+        Some(name) => format!("{} ({id})", clean(name)),
+        None => id,
+    })
 }
 
 /// The token's name, or enough of its digest to tell it from others.
@@ -113,7 +122,7 @@ fn refused(at_unix_ns: u64, event: &ConnectionRefused) -> Fields {
     }
     if let Some(evidence) = &event.evidence {
         fields.push(("cgroup", clean(&evidence.cgroup)));
-        fields.extend(evidence.container.iter().map(|id| ("container", clean(id))));
+        fields.extend(container(evidence).map(|container| ("container", container)));
         fields.extend(process_fields(evidence));
     }
     fields

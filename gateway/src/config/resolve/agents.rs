@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::raw::{At, RawAgent, RawToken};
-use super::super::{AgentConfig, AgentMatch, GatewayConfig, TokenSource, text};
+use super::super::raw::{At, RawAgent, RawContainer, RawToken};
+use super::super::{AgentConfig, AgentMatch, ContainerMatch, GatewayConfig, TokenSource, text};
 use super::{FIRST_UNPRIVILEGED_PORT, Names, Resolver, Scope, is_below};
 
 impl Resolver<'_> {
@@ -40,15 +40,17 @@ impl Resolver<'_> {
         span: &Range<usize>,
         gateway: &GatewayConfig,
     ) -> AgentMatch {
-        match (&raw.unit, &raw.cgroup) {
-            (Some(unit), Some(_)) => {
-                self.out.fault(scope, &unit.span, "unit", "has a unit and a cgroup; give one of them");
+        match (&raw.unit, &raw.cgroup, &raw.container) {
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+                let message = "has more than one of unit, cgroup and container; give one of them";
+                self.out.fault(scope, span, "", message);
                 AgentMatch::UserOnly
             }
-            (Some(unit), None) => {
+            (Some(unit), None, None) => {
                 self.out.read(scope, "unit", unit, self::unit).map_or(AgentMatch::UserOnly, AgentMatch::Unit)
             }
-            (None, Some(cgroup)) => {
+            (None, None, Some(container)) => self.container(scope, container),
+            (None, Some(cgroup), None) => {
                 let Some(path) = self.out.read(scope, "cgroup", cgroup, text::cgroup) else {
                     return AgentMatch::UserOnly;
                 };
@@ -63,14 +65,29 @@ impl Resolver<'_> {
                 }
                 AgentMatch::Cgroup(path)
             }
-            (None, None) => {
-                let is_cut = ["user", "unit", "cgroup"].iter().any(|key| self.out.is_cut(scope, key));
+            (None, None, None) => {
+                let is_cut = ["user", "unit", "cgroup", "container"].iter().any(|key| self.out.is_cut(scope, key));
                 if raw.user.is_none() && !is_cut {
-                    self.out.fault(scope, span, "", "needs a unit, a cgroup or a user: nothing would be this agent");
+                    self.out.fault(
+                        scope,
+                        span,
+                        "",
+                        "needs a unit, a cgroup, a container or a user: nothing would be this agent",
+                    );
                 }
                 AgentMatch::UserOnly
             }
         }
+    }
+
+    fn container(&mut self, scope: &Scope, At { value: raw, span }: &At<RawContainer>) -> AgentMatch {
+        if raw.name.is_none() && raw.label.is_none() {
+            self.out.fault(scope, span, "container", "needs a name or a label, or every container would be this agent");
+        }
+        let name = raw.name.as_ref().and_then(|name| self.out.read(scope, "container.name", name, container_name));
+        let label =
+            raw.label.as_ref().and_then(|label| self.out.read(scope, "container.label", label, container_label));
+        AgentMatch::Container(ContainerMatch { name, label })
     }
 
     fn agent_uid(&mut self, scope: &Scope, user: &At<String>, gateway: &GatewayConfig) -> Option<u32> {
@@ -111,8 +128,11 @@ impl Resolver<'_> {
     fn token(&mut self, scope: &Scope, raw: &At<RawToken>, matches: &AgentMatch, user: Option<&str>) -> TokenSource {
         match &raw.value {
             RawToken::File(path) => {
-                let has_instance =
-                    matches!(matches, AgentMatch::Unit(unit) if unit.contains('*') || unit.contains('@'));
+                let has_instance = match matches {
+                    AgentMatch::Unit(unit) => unit.contains('*') || unit.contains('@'),
+                    AgentMatch::Container(container) => container.name.as_ref().is_some_and(|name| name.contains('*')),
+                    AgentMatch::Cgroup(_) | AgentMatch::UserOnly => false,
+                };
                 let wrong = token_path(path, has_instance, user.is_some());
                 if let Some(wrong) = wrong {
                     self.out.fault(scope, &raw.span, "token.file", wrong);
@@ -143,6 +163,22 @@ fn unit(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The characters of containers' names in all runtimes, and one `*`.
+fn container_name(text: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '*');
+    if text.is_empty() || !text.chars().all(is_name) || text.matches('*').count() > 1 {
+        return Err(format!("{text:?} is no container's name, such as \"coder-*\", one `*` at most"));
+    }
+    Ok(text.to_owned())
+}
+
+fn container_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no label and its value, such as \"weir.agent=coder\"")),
+    }
+}
+
 fn token_path(path: &str, has_instance: bool, has_user: bool) -> Option<String> {
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
         return Some(format!("{path:?} is no absolute path"));
@@ -150,7 +186,9 @@ fn token_path(path: &str, has_instance: bool, has_user: bool) -> Option<String> 
     let mut rest = path;
     while let Some((_, after)) = rest.split_once('%') {
         match after.chars().next() {
-            Some('i') if !has_instance => return Some("has %i, but the agent has no unit with an instance".to_owned()),
+            Some('i') if !has_instance => {
+                return Some("has %i, but the agent has no unit or container with an instance".to_owned());
+            }
             Some('u') if !has_user => return Some("has %u, but the agent has no user".to_owned()),
             Some('i' | 'u' | '%') => rest = &after[1..],
             _ => {

@@ -140,6 +140,30 @@ while going:
 print(tried, "tried", len(failed), "failed", failed[:5], flush=True)
 "#;
 
+/// Wants the gateway's ports, and says how often it got one.
+const THIEF: &str = r#"
+import os, socket, sys, threading
+tried, got, going = 0, 0, True
+def stop():
+    global going
+    sys.stdin.readline()
+    going = False
+threading.Thread(target=stop).start()
+print("begun", flush=True)
+while going:
+    for kind, port in ((socket.SOCK_STREAM, os.environ["PORT"]), (socket.SOCK_DGRAM, os.environ["DNS_PORT"])):
+        with socket.socket(socket.AF_INET, kind) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            tried += 1
+            try:
+                s.bind(("127.0.0.1", int(port)))
+                got += 1
+            except OSError:
+                pass
+print(tried, "tried", got, "failed", flush=True)
+"#;
+
 /// Restarts in a row; in the long form with `cargo xtask test handover --all`.
 fn restarts() -> usize {
     if std::env::var_os("WEIR_ALL").is_some() { 1000 } else { 10 }
@@ -155,15 +179,20 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
     // The same from a network namespace, where the gateway has listeners of its own.
     let inside = format!("import ctypes, os\nassert ctypes.CDLL(None).unshare(0x50000000) == 0\n{UP}\n{PROBER}");
     let mut elsewhere = python(&inside);
-    prober.wait_for("begun", PATIENCE).unwrap();
-    elsewhere.wait_for("begun", PATIENCE).unwrap();
+    // Root, but not the gateway, and no agent.
+    let thief = world.shop.env.bystander("python3").args(["-u", "-c", THIEF]);
+    let (port, dns_port) = (world.shop.env.port().to_string(), world.shop.env.dns_port().to_string());
+    let mut thief = thief.env("PORT", port).env("DNS_PORT", dns_port).start().unwrap();
+    for running in [&prober, &elsewhere, &thief] {
+        running.wait_for("begun", PATIENCE).unwrap();
+    }
     let mut lasting = world.session();
     for _ in 0..restarts() {
         (_, gateway) = world.replace(gateway);
     }
     lasting.write(SSN).unwrap();
     wait_until("the lasting session", PATIENCE, || lasting.stdout().matches(MASKED).count() == 2).unwrap();
-    for prober in [&mut prober, &mut elsewhere] {
+    for prober in [&mut prober, &mut elsewhere, &mut thief] {
         prober.write("\n").unwrap();
         prober.wait_for("tried", PATIENCE).unwrap();
         let said = prober.stdout();

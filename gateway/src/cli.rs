@@ -78,6 +78,9 @@ enum Command {
     /// Enters network namespaces for the witness, which starts it.
     #[command(hide = true)]
     Usher,
+    /// An agent for a moment, for `doctor`, which starts it.
+    #[command(hide = true)]
+    Trial,
     /// Attach the kernel half, or say how it is.
     #[command(after_long_help = kernel::KERNEL_HELP)]
     Kernel(kernel::Kernel),
@@ -192,6 +195,7 @@ impl Cli {
                 crate::witness::run().map_err(Error::other).map(|()| 0)
             }
             Command::Usher => crate::witness::run_usher().map_err(Error::other).map(|()| 0),
+            Command::Trial => doctor::run_trial().map_err(Error::other).map(|()| 0),
             Command::Kernel(kernel) => kernel.run(&config, out),
             Command::Detach(detach) => detach.run(&config, out),
             Command::Run(run) => run.run(&config),

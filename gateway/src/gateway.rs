@@ -6,13 +6,10 @@
 //! How it is replaced itself is in [`leave`].
 
 mod leave;
+pub(crate) mod notify;
 
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::notify::Notifier;
 use crate::admin;
 use crate::config::{self, Config, ConfigErrors};
 use crate::engine::{Engine, StartError};
@@ -44,8 +42,6 @@ const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
 const WITNESS_PATIENCE: Duration = Duration::from_secs(15);
 /// How often recordings are held against the configured age and size.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// The service manager may be so slow to hear of a change. A sign of life does not wait: the next one follows.
-const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
 /// Who ends the sessions that are open then.
 const STOPPING: &str = "the gateway, which stops";
 /// How often it is looked whether the last session ended.
@@ -77,9 +73,11 @@ pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), Serve
     intercept::drop_privileges(&config.gateway.user)
         .map_err(failed(format!("cannot become the user {:?} without privileges", config.gateway.user)))?;
     let supervisor = supervised_by.map(Supervisor::new);
-    if let Some(supervisor) = supervisor {
-        supervisor.hold_on().map_err(failed("cannot be bound to the supervisor"))?;
-    }
+    let notifier = match supervisor {
+        Some(supervisor) => supervisor.hold_on(),
+        None => Notifier::of_service_manager(),
+    };
+    let notifier = notifier.map_err(failed("cannot be bound to the supervisor, or to the service manager"))?;
     // Now, so that it is the gateway's own: the unit grants no right to give files away.
     let admin = admin::Listener::bind(&config).map_err(failed("cannot open the admin socket"))?;
     let (witness, interceptor) = witness.into_parts().map_err(failed("the witness's socket"))?;
@@ -98,8 +96,15 @@ pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), Serve
         .map_err(failed("cannot start a thread"))?;
     let mut places = Places::default();
     let mut signals = StopSignals::new()?;
-    let mut control = Control { engine: &engine, interceptor: &interceptor, witness: &witness, shards: &mut shards };
+    let mut control = Control {
+        engine: &engine,
+        interceptor: &interceptor,
+        witness: &witness,
+        shards: &mut shards,
+        notifier: &notifier,
+    };
     let ended = runtime.block_on(control.run(resolvers, admin, (namespaces, &mut places), &mut signals));
+    notifier.tell(&[NotifyState::Stopping]);
     let reason = match (&ended, supervisor) {
         (Ok(Ending::Replaced), Some(supervisor)) => {
             let estate = Estate { doors: copies, namespaces: places.leave() };
@@ -198,6 +203,7 @@ struct Control<'a> {
     interceptor: &'a Interceptor,
     witness: &'a Witness,
     shards: &'a mut Shards,
+    notifier: &'a Notifier,
 }
 
 /// Why nothing is accepted any more.
@@ -216,7 +222,7 @@ impl Control<'_> {
         namespaces: (Vec<Namespace>, &mut Places),
         stop: &mut StopSignals,
     ) -> Result<Ending, ServeError> {
-        let Self { engine, interceptor, witness, shards } = self;
+        let Self { engine, interceptor, witness, shards, notifier } = self;
         let mut hup = signals(SignalKind::hangup())?;
         let mut hand_over = signals(SignalKind::from_raw(supervise::HAND_OVER as i32))?;
         let [dns4, dns6] = resolvers;
@@ -238,20 +244,20 @@ impl Control<'_> {
             )
         };
         tokio::pin!(background);
-        notify(&[NotifyState::Ready]);
+        notifier.tell(&[NotifyState::Ready]);
         tracing::info!("ready");
         loop {
             tokio::select! {
                 () = stop.told() => return Ok(Ending::Stopped),
                 _ = hand_over.recv() => return Ok(Ending::Replaced),
-                _ = hup.recv() => reload(engine).await,
+                _ = hup.recv() => reload(engine, notifier).await,
                 () = witness.lost() => return Err(ServeError::WitnessLost),
                 _ = heartbeat.tick() => {
                     if shards.any_ended() {
                         return Err(ServeError::ShardLost);
                     }
                     match (shards.all_beat(), witness_spoke.get().elapsed() < WITNESS_PATIENCE) {
-                        (true, true) => notify(&[NotifyState::Watchdog]),
+                        (true, true) => notifier.tell(&[NotifyState::Watchdog]),
                         (false, _) => tracing::error!("a serving thread stands still"),
                         (true, false) => tracing::error!("the witness stands still"),
                     }
@@ -286,13 +292,13 @@ fn signals(kind: SignalKind) -> Result<Signal, ServeError> {
     signal(kind).map_err(failed("cannot wait for signals"))
 }
 
-async fn reload(engine: &Arc<Engine>) {
-    notify(&[NotifyState::Reloading]);
+async fn reload(engine: &Arc<Engine>, notifier: &Notifier) {
+    notifier.tell(&[NotifyState::Reloading]);
     match engine.reload().await {
         Ok(version) => tracing::info!(%version, "configuration reloaded"),
         Err(error) => tracing::error!(%error, "the configuration was not reloaded; the one before stays in force"),
     }
-    notify(&[NotifyState::Ready]);
+    notifier.tell(&[NotifyState::Ready]);
 }
 
 /// What the kernel refused agents becomes records; what it holds is passed on to those who can help.
@@ -366,7 +372,6 @@ async fn watch_attachments(witness: &Witness, spoke: &Cell<Instant>) {
 
 /// Stops accepting, lets sessions end, then ends them.
 async fn drain(engine: &Engine, stop: &watch::Sender<Option<Duration>>) {
-    notify(&[NotifyState::Stopping]);
     let _ = stop.send(Some(DRAIN_TIME + CLOSING_TIME));
     if timeout(DRAIN_TIME, last_session(engine)).await.is_err() {
         engine.kill_all(STOPPING);
@@ -376,47 +381,5 @@ async fn drain(engine: &Engine, stop: &watch::Sender<Option<Duration>>) {
 async fn last_session(engine: &Engine) {
     while engine.has_sessions() {
         tokio::time::sleep(DRAIN_POLL).await;
-    }
-}
-
-/// Tells the service manager how it goes (`sd_notify(3)`).
-fn notify(states: &[NotifyState<'_>]) {
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = tell(&address, states) {
-        tracing::debug!(%error, "the service manager was not told");
-    }
-}
-
-/// One datagram. Who is slow to take it must not stop the resolver and the admin socket, which share the thread.
-fn tell(address: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
-    let socket = UnixDatagram::unbound()?;
-    match address.as_bytes().strip_prefix(b"@") {
-        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-        None => socket.connect(address)?,
-    }
-    if matches!(states, [NotifyState::Watchdog]) {
-        socket.set_nonblocking(true)?;
-    } else {
-        socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
-    }
-    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-    socket.send(lines.join("\n").as_bytes()).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_manager_that_does_not_listen_stops_nobody() {
-        let path = std::env::temp_dir().join(format!("weir-notify-{}", std::process::id()));
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let first = tell(path.as_os_str(), &[NotifyState::Watchdog]);
-        // Nobody reads: at some point there is no more room, and the sender must not wait for it.
-        let full = (0..100_000).find_map(|_| tell(path.as_os_str(), &[NotifyState::Watchdog]).err());
-        std::fs::remove_file(&path).unwrap();
-        drop(socket);
-        assert!(first.is_ok());
-        assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
     }
 }

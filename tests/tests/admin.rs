@@ -81,6 +81,33 @@ fn operators_see_the_state_of_the_moment() {
     );
 }
 
+/// What happens to an agent, and not only what is attached.
+#[test]
+fn doctor_tries_what_an_agent_would() {
+    let mut world = World::new();
+    let trial = |world: &World| {
+        let doctor = world.json("doctor --quick");
+        let findings = doctor.as_array().unwrap().iter().filter(|finding| finding["subject"] == "trial");
+        let said = |finding: &Value| format!("{} {}", finding["level"], finding["message"]).replace('"', "");
+        let said: Vec<String> = findings.map(said).collect();
+        assert!(!said.is_empty(), "{doctor}");
+        said
+    };
+    let said = trial(&world);
+    assert!(said.contains(&"ok a connection over IPv4 of an agent is intercepted".to_owned()), "{said:?}");
+    assert!(said.iter().all(|line| line.starts_with("ok ")), "{said:?}");
+    world.gateway.take().unwrap().kill().unwrap();
+    let said = trial(&world);
+    assert!(said.contains(&"ok a connection over IPv4 of an agent is refused".to_owned()), "{said:?}");
+    // Without the programs it goes wherever the host lets it.
+    let removed = world.weir("kernel remove");
+    assert!(removed.success(), "{removed:?}");
+    // Their cgroups are gone, too; somebody makes them again.
+    drop(world.env.agent_in(AGENT, "root", "true").unwrap());
+    let said = trial(&world);
+    assert!(said.contains(&"fail a datagram of an agent is not stopped: it was sent".to_owned()), "{said:?}");
+}
+
 #[test]
 fn agents_are_refused_whatever_they_may() {
     let world = World::new();

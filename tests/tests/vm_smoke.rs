@@ -156,7 +156,7 @@ fn assert_upgrade(said: &Said) {
     said.assert_verdict("upgrade.restarted", "yes");
     said.assert_verdict("upgrade.swapped", "yes");
     said.assert_verdict("upgrade.agent-lives", "yes");
-    said.assert_verdict("upgrade.session", "*******1002 *******1002 psql: 0 ");
+    said.assert_verdict("upgrade.session", "*******1002 *******1002 psql: 0");
     said.assert_verdict("upgrade.configuration", "kept");
     said.assert_masked("upgraded");
     assert!(said.number("prober.tries") > 20, "{}", said.all);

@@ -1,7 +1,7 @@
 //! `weir doctor`: is this host able to hold agents, and is anything a way around?
 //!
 //! Each check is a function from what it looks at to findings; a finding says what to do. The checks only look, and trust
-//! nothing that an agent could have written.
+//! nothing that an agent could have written; one of them tries what an agent would.
 
 use std::path::Path;
 
@@ -14,10 +14,14 @@ use crate::config::Config;
 mod agents;
 mod host;
 mod targets;
+mod trial;
 mod ways;
 
+pub(super) use trial::run as run_trial;
+
 pub(super) const HELP: &str = "\
-Run it as root, so that it sees all there is to see. It changes nothing. Exits with 1 if something fails; warnings are \
+Run it as root, so that it sees all there is to see. It changes nothing; for a moment there is a cgroup of its own below the \
+agents', with a process that tries to get out (to addresses that nobody has; the recording has the refusals). Exits with 1 if something fails; warnings are \
 for what a careful operator would change.
 
 Examples:
@@ -97,6 +101,7 @@ impl Doctor {
 
     fn look_with(&self, path: &Path, config: &Config) -> Vec<Finding> {
         let mut findings = host::attachments(config);
+        findings.extend(trial::findings(config));
         findings.extend(host::gateway(&runtime_dir(path), config));
         findings.extend(host::directories(config));
         findings.extend(agents::users(config));

@@ -4,12 +4,11 @@
 use std::io;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{CLOSING_TIME, STOPPING, StopSignals, last_session, notify};
+use super::{CLOSING_TIME, STOPPING, StopSignals, last_session};
 use crate::engine::Engine;
 use crate::handover::{Estate, Offer, SUCCESSOR_WITHIN};
 use crate::record::forward::{Order, Successor};
@@ -25,7 +24,6 @@ pub(super) async fn leave(
     stop: &watch::Sender<Option<Duration>>,
     signals: &mut StopSignals,
 ) -> &'static str {
-    notify(&[NotifyState::Stopping]);
     let drain = engine.config().gateway.drain;
     let _ = stop.send(Some(SUCCESSOR_WITHIN + drain + CLOSING_TIME));
     match hand_over(engine, witness, supervisor, estate, signals).await {

@@ -31,6 +31,7 @@ mod sys;
 pub use backend::{Status, Step, Why};
 pub use listener::Listener;
 pub use peer::Facts;
+pub(crate) use peer::{cgroup_of, own_cgroup};
 pub use rights::{Refused, Rights};
 
 /// Connections at once, over all peers that the socket's access list lets in, and of one user: nobody locks the others out.

@@ -85,6 +85,11 @@ impl Admission {
         Ok(Place { admission: Arc::clone(self), key, turns })
     }
 
+    /// Whether nobody is being admitted.
+    pub fn is_empty(&self) -> bool {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner).all == 0
+    }
+
     /// Whether one more reset is recorded now, and how many before it were not.
     pub fn may_record(&self, now: Instant) -> Option<u64> {
         let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);

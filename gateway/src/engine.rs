@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -55,6 +55,8 @@ pub struct Engine {
     protocols: protocol::State,
     predecessors: Predecessors,
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
+    /// Who ended all sessions: there are to be none any more. Set and read with `live` locked.
+    closed: OnceLock<String>,
 }
 
 /// A session as others see it while it lives.
@@ -259,6 +261,10 @@ impl Engine {
             wake: Notify::new(),
         });
         let mut sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(by) = self.closed.get() {
+            // It was accepted before, and would live on with nobody to end it.
+            return Err(Refusal::new(Reason::Gateway, format!("all sessions were ended by {by}; connect again")));
+        }
         if sessions.len() >= MAX_SESSIONS {
             return Err(Refusal::new(Reason::Gateway, format!("{MAX_SESSIONS} sessions are open; try again later")));
         }
@@ -334,6 +340,7 @@ impl Engine {
             witness,
             predecessors: Predecessors::default(),
             live: Mutex::default(),
+            closed: OnceLock::new(),
         }))
     }
 
@@ -395,13 +402,17 @@ impl Engine {
         Ok(version)
     }
 
+    /// Whether there are sessions, or connections that are becoming some.
     pub fn has_sessions(&self) -> bool {
-        !self.live.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        // In this order: a connection gives its place up when it is a session.
+        !self.admission.is_empty() || !self.live.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Ends every session at its next step.
+    /// Ends every session at its next step, and lets no more begin.
     pub fn kill_all(&self, by: &str) {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|live| live.kill(by));
+        let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.closed.get_or_init(|| by.to_owned());
+        sessions.values().for_each(|live| live.kill(by));
     }
 }
 

@@ -23,6 +23,7 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
+use crate::admin;
 use crate::dns::Told;
 use crate::engine::Engine;
 use crate::ids::SessionId;
@@ -123,6 +124,11 @@ fn greeted(socket: OwnedFd) -> io::Result<Heir> {
     if peer.uid() != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::other(format!("it is the user {}", peer.uid())));
     }
+    // An agent with capabilities may take any user. None is in this cgroup, by which the kernel half knows the gateway.
+    let cgroup = admin::cgroup_of(&socket)?;
+    if cgroup != admin::own_cgroup()? {
+        return Err(io::Error::other(format!("it is in the cgroup {cgroup}, and not in the gateway's")));
+    }
     packets::set_blocking(&socket)?;
     packets::set_receive_timeout(&socket, PATIENCE)?;
     packets::set_send_timeout(&socket, PATIENCE)?;
@@ -188,6 +194,8 @@ pub(crate) struct TakenOver {
 /// The other gateway died half-way, or is of another version: start again, and there is nothing to take over any more.
 pub(crate) fn take_over(runtime_dir: &Path) -> io::Result<Option<TakenOver>> {
     let socket = seqpacket(SockFlag::empty())?;
+    // Before, since it is for connect as well: one that hangs accepts nobody.
+    packets::set_send_timeout(&socket, PATIENCE)?;
     match connect(socket.as_raw_fd(), &UnixAddr::new(&runtime_dir.join(SOCKET))?) {
         Err(Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(None),
         connected => connected?,
@@ -324,5 +332,36 @@ fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_hangs_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = UnixAddr::new(&directory.path().join(SOCKET)).unwrap();
+        let hanging = seqpacket(SockFlag::empty()).unwrap();
+        bind(hanging.as_raw_fd(), &address).unwrap();
+        listen(&hanging, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            let socket = seqpacket(SockFlag::SOCK_NONBLOCK).unwrap();
+            match connect(socket.as_raw_fd(), &address) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, Errno::EAGAIN);
+        let (sender, taken_over) = std::sync::mpsc::channel();
+        let begun = Instant::now();
+        std::thread::spawn(move || sender.send(take_over(directory.path()).is_err()));
+        assert_eq!(taken_over.recv_timeout(2 * PATIENCE), Ok(true));
+        assert!(begun.elapsed() >= PATIENCE / 2);
+        drop(hanging);
     }
 }

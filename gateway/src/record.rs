@@ -277,6 +277,13 @@ impl Store {
         Ok(())
     }
 
+    /// Nobody records for this gateway any more, if the directory was given up and no other gateway took over.
+    pub(crate) fn abandon(&self) {
+        if lock_of(&self.writer).is_none() {
+            self.recorder.abandon();
+        }
+    }
+
     /// Closes those of these sessions that are still open: the gateway that had them is gone. Returns how many. Blocks.
     pub(crate) fn close_lost(&self, sessions: &HashSet<SessionId>) -> Result<usize, RecordError> {
         self.recorder.flush_blocking()?;

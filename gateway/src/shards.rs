@@ -184,6 +184,8 @@ async fn serve(
         });
     }
     let drained = async {
+        // Not at once: what was taken off the queue last has not begun yet.
+        tokio::time::sleep(DRAIN_POLL).await;
         while engine.has_sessions() {
             tokio::time::sleep(DRAIN_POLL).await;
         }

@@ -490,6 +490,12 @@ impl Gateway {
         self.child.id()
     }
 
+    /// The process that serves, of a gateway that can be replaced: the main process's only child.
+    pub fn serving_pid(&self) -> Result<u32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()))?;
+        Ok(children.trim().parse()?)
+    }
+
     /// All its processes.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let procs = fs::read_to_string(self.cgroup.join("cgroup.procs"))?;
@@ -568,18 +574,20 @@ impl Gateway {
     /// next gateway, or serves its sessions.
     pub fn leave(mut self) -> Result<Left> {
         let pids = self.pids()?;
+        let serving = self.serving_pid()?;
         self.signal(nix::sys::signal::Signal::SIGTERM)?;
         wait_until("the main process's end", STOP_LIMIT, || !matches!(self.child.try_wait(), Ok(None)))?;
         let main = self.pid();
         let pids = pids.into_iter().filter(|pid| *pid != main).collect();
         self.has_left = true;
-        Ok(Left { pids })
+        Ok(Left { pids, serving })
     }
 }
 
 /// The processes of a gateway that was told to stop and has sessions. Killed with the environment.
 pub struct Left {
     pids: Vec<u32>,
+    serving: u32,
 }
 
 impl Left {
@@ -593,6 +601,27 @@ impl Left {
             // An error means that it is gone already.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal);
         }
+    }
+}
+
+/// Sends a signal to one process.
+pub fn signal_process(pid: u32, signal: nix::sys::signal::Signal) -> Result {
+    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid)?), signal)?)
+}
+
+impl Left {
+    /// The process that serves its sessions.
+    pub fn serving_pid(&self) -> u32 {
+        self.serving
+    }
+
+    /// Its witness.
+    pub fn witness_pid(&self) -> Result<u32> {
+        let is_witness = |pid: &&u32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "weir-witness"
+        };
+        Ok(*self.pids.iter().find(is_witness).ok_or("no witness")?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -46,6 +46,7 @@ struct State {
     /// The newest of each algorithm signs; all are published.
     keys: Vec<SigningKey>,
     down: bool,
+    delay: Duration,
     requests: BTreeMap<String, usize>,
 }
 
@@ -99,7 +100,7 @@ impl Issuer {
         let port = listener.local_addr()?.port();
         let url = if tls.is_some() { format!("https://localhost:{port}") } else { format!("http://127.0.0.1:{port}") };
         let keys = vec![SigningKey::new(Algorithm::ES256)?, SigningKey::new(Algorithm::RS256)?];
-        let state = State { url: url.clone(), keys, down: false, requests: BTreeMap::new() };
+        let state = State { url: url.clone(), keys, down: false, delay: Duration::ZERO, requests: BTreeMap::new() };
         let state = Arc::new(Mutex::new(state));
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -152,6 +153,11 @@ impl Issuer {
     /// While down, every connection is dropped without an answer.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
+    }
+
+    /// From now on every answer takes so long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.lock().delay = delay;
     }
 
     /// The discovery document and the key set, for a server elsewhere that stands in for this one under another URL.
@@ -266,8 +272,12 @@ async fn serve(
 
 async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Mutex<State>>) {
     let service = service_fn(|request: Request<Incoming>| {
+        let delay = state.lock().unwrap_or_else(PoisonError::into_inner).delay;
         let reply = reply(request.uri().path(), &state).map_err(std::io::Error::other);
-        async move { reply }
+        async move {
+            tokio::time::sleep(delay).await;
+            reply
+        }
     });
     // The client decides when the connection ends, also in the middle.
     drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use system_tests::env::{Gateway, Left};
+use system_tests::env::{Attacker, Gateway, Left, signal_process};
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 use system_tests::shop::{POLICY, Shop};
 
@@ -352,5 +352,167 @@ fn sessions_end_when_the_time_to_drain_is_over() {
     wait_until("its end", Duration::from_secs(12), || left.is_gone()).unwrap();
     psql.write("SELECT 1;\n").unwrap();
     psql.wait_for("which was replaced some time ago", PATIENCE).unwrap();
+    world.assert_verifies();
+}
+
+#[test]
+fn a_connection_that_is_being_admitted_outlives_its_gateway() {
+    let world = World::new();
+    let gateway = world.serve();
+    // The only one, and no session yet: its token cannot be verified without the issuer's keys.
+    world.shop.issuer.set_delay(Duration::from_millis(1500));
+    let psql = world.shop.psql("SELECT 1").start().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let (_left, _gateway) = world.replace(gateway);
+    let finished = psql.finish(PATIENCE).unwrap();
+    assert!(finished.success(), "{finished:?}");
+    assert_eq!(world.sessions().len(), 1);
+    world.assert_verifies();
+}
+
+/// Longer than the gateway leaves between two fetches of an issuer's keys.
+const REFETCH: Duration = Duration::from_secs(11);
+
+#[test]
+fn a_connection_that_is_admitted_after_the_last_session_was_ended_is_refused() {
+    let world = World::new();
+    world.drain_for("1s");
+    let gateway = world.serve();
+    let mut slow = world.session();
+    // From now on no token is verified without the issuer, which is slow.
+    world.shop.issuer.rotate(true).unwrap();
+    world.shop.give_token(&world.shop.claims()).unwrap();
+    world.shop.issuer.set_delay(Duration::from_secs(2));
+    std::thread::sleep(REFETCH);
+    // A client that does not read, so that its session takes a while to end.
+    slow.write("SELECT repeat('x', 1000000) FROM generate_series(1, 200);\n").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    signal_process(slow.pid(), Signal::SIGSTOP).unwrap();
+    let psql = world.shop.psql("SELECT 'too late'").start().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let (left, _gateway) = world.replace(gateway);
+    let finished = psql.finish(PATIENCE).unwrap();
+    assert!(finished.stderr.contains("which was replaced some time ago; connect again"), "{finished:?}");
+    wait_until("the old gateway's end", PATIENCE, || left.is_gone()).unwrap();
+    let refused = world.sessions().into_iter().find(|session| session["refused"] == "gateway");
+    assert!(refused.is_some(), "{:?}", world.sessions());
+    world.assert_verifies();
+}
+
+/// Greets as the next gateway does (`{ protocol: 1 }` in MessagePack), says what it was given, and ends.
+const FALSE_HEIR: &str = r#"
+import os, socket, sys, time
+def inherit(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        for _ in range(1000):
+            try:
+                s.connect(path)
+                break
+            except OSError:
+                time.sleep(0.01)
+        s.send(b"\x91\x01")
+        try:
+            print("given", socket.recv_fds(s, 100000, 4), flush=True)
+        except OSError as error:
+            print("refused", error, flush=True)
+def become_weir():
+    import pwd
+    weir = pwd.getpwnam("weir")
+    os.setgid(weir.pw_gid)
+    os.setuid(weir.pw_uid)
+"#;
+
+#[test]
+fn an_agent_that_can_be_the_gateways_user_inherits_nothing() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let socket = world.shop.env.runtime_dir().join("handover.sock");
+    let script = format!("{FALSE_HEIR}\nbecome_weir()\ninherit(sys.argv[1])");
+    let container = world.shop.env.attacker(Attacker::Container, "/usr/bin/python3");
+    let attacker = container.args(["-u", "-c", &script]).arg(&socket).start().unwrap();
+    let left = gateway.leave().unwrap();
+    wait_until("an answer", PATIENCE, || !attacker.stdout().is_empty() || !attacker.stderr().is_empty()).unwrap();
+    assert!(!attacker.stdout().contains("given"), "{}", attacker.stdout());
+    assert!(world.log().contains("and not in the gateway's"), "{}\n{}", attacker.stdout(), attacker.stderr());
+    // The right one is let in after it.
+    let _gateway = world.serve();
+    psql.write("SELECT 'still there';\n").unwrap();
+    psql.wait_for("still there", PATIENCE).unwrap();
+    drop(left);
+    world.assert_verifies();
+}
+
+/// Statements without a pause that must be recorded before they run.
+const WRITER: &str = r#"
+import subprocess
+psql = subprocess.Popen(["psql", "--no-psqlrc"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+print("begun", flush=True)
+try:
+    while psql.poll() is None:
+        psql.stdin.write(b"UPDATE orders SET id = id WHERE id = -1;\n" * 10)
+        psql.stdin.flush()
+except OSError:
+    pass
+print("ended", flush=True)
+"#;
+
+#[test]
+fn statements_that_wait_for_their_record_end_when_the_next_gateway_dies_half_way() {
+    const WRITERS: usize = 8;
+    let world = World::new();
+    let gateway = world.serve();
+    let writers: Vec<_> =
+        (0..WRITERS).map(|_| world.shop.client("python3").args(["-u", "-c", WRITER]).start().unwrap()).collect();
+    writers.iter().for_each(|writer| writer.wait_for("begun", PATIENCE).unwrap());
+    wait_until("their sessions", PATIENCE, || world.sessions().len() == WRITERS).unwrap();
+    let (cgroup, socket) =
+        (world.shop.env.cgroup().join("gateway"), world.shop.env.runtime_dir().join("handover.sock"));
+    let join = r#"with open(sys.argv[2] + "/cgroup.procs", "w") as procs: procs.write("0")"#;
+    let script = format!("{FALSE_HEIR}\n{join}\nbecome_weir()\ninherit(sys.argv[1])");
+    let heir = world.shop.env.bystander("python3").args(["-u", "-c", &script]).arg(&socket).arg(&cgroup);
+    let heir = heir.start().unwrap();
+    let left = gateway.leave().unwrap();
+    heir.wait_for("given", PATIENCE).unwrap();
+    wait_until("the gateway's end", PATIENCE, || left.is_gone()).unwrap();
+    writers.iter().for_each(|writer| writer.wait_for("ended", PATIENCE).unwrap());
+    let _gateway = world.serve();
+    world.assert_verifies();
+}
+
+#[test]
+fn a_replaced_gateway_that_is_not_heard_any_more_serves_nobody() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
+    let (left, gateway) = world.replace(gateway);
+    // It stands still in the middle of a record, for longer than the next one waits for the rest.
+    signal_process(gateway.serving_pid().unwrap(), Signal::SIGSTOP).unwrap();
+    psql.write(&"SELECT repeat('x', 60000);\n".repeat(40)).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    signal_process(left.serving_pid(), Signal::SIGSTOP).unwrap();
+    signal_process(gateway.serving_pid().unwrap(), Signal::SIGCONT).unwrap();
+    wait_until("the closing record", PATIENCE, || outcome(&world.sessions(), &id).is_some()).unwrap();
+    assert_eq!(outcome(&world.sessions(), &id).as_deref(), Some("gateway lost"));
+    signal_process(left.serving_pid(), Signal::SIGCONT).unwrap();
+    wait_until("its end", PATIENCE, || left.is_gone()).unwrap();
+    psql.write("SELECT 'still', 'there';\n").unwrap();
+    psql.wait_for("connection to server was lost", PATIENCE).unwrap();
+    assert!(!psql.stdout().contains("still"));
+    world.assert_verifies();
+}
+
+#[test]
+fn a_replaced_gateway_ends_with_its_witness() {
+    let world = World::new();
+    let gateway = world.serve();
+    let mut psql = world.session();
+    let (left, _gateway) = world.replace(gateway);
+    signal_process(left.witness_pid().unwrap(), Signal::SIGKILL).unwrap();
+    wait_until("its end", PATIENCE, || left.is_gone()).unwrap();
+    psql.write("SELECT 1;\n").unwrap();
+    psql.wait_for("whose witness died", PATIENCE).unwrap();
+    assert!(world.psql("SELECT 1").success());
     world.assert_verifies();
 }

@@ -47,16 +47,22 @@ pub struct Facts {
 impl Peer {
     /// Takes hold of the process that connected, and has the kernel attach the sender's number to what is read.
     pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
-        let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+        let peer = Self::connected_to(stream)?;
+        setsockopt(stream, sockopt::PassCred, &true)?;
+        Ok(peer)
+    }
+
+    /// Takes hold of the process that connected.
+    fn connected_to(socket: &impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
         if credentials.pid() <= 0 {
             return Err(io::Error::other("the client's process is not visible from here"));
         }
-        setsockopt(stream, sockopt::PassCred, &true)?;
         Ok(Self {
             pid: credentials.pid(),
             uid: credentials.uid(),
             gid: credentials.gid(),
-            groups: sys::peer_groups(stream.as_fd())?,
+            groups: sys::peer_groups(socket.as_fd())?,
             pidfd: sys::pidfd_open(credentials.pid())?,
         })
     }
@@ -101,6 +107,17 @@ impl Peer {
     fn unreadable(&self, file: &str) -> io::Error {
         io::Error::other(format!("/proc/{}/{file} does not have what it should", self.pid))
     }
+}
+
+/// The cgroup of the process that connected to this socket, where it lives and is visible. Blocks.
+pub(crate) fn cgroup_of(socket: &impl AsFd) -> io::Result<String> {
+    Ok(Peer::connected_to(socket)?.facts()?.cgroup)
+}
+
+/// The cgroup of this process.
+pub(crate) fn own_cgroup() -> io::Result<String> {
+    let file = std::fs::read_to_string("/proc/self/cgroup")?;
+    unified_cgroup(&file).ok_or_else(|| io::Error::other("/proc/self/cgroup does not have what it should"))
 }
 
 impl Facts {

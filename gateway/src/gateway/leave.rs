@@ -29,7 +29,7 @@ pub(super) async fn leave(
     match hand_over(engine, witness, supervisor, estate, signals).await {
         Ok(Some(orders)) => {
             tracing::info!("replaced; open sessions go on");
-            go_on(engine, orders, drain, signals).await;
+            go_on(engine, witness, orders, drain, signals).await;
             "replaced; its last session has ended"
         }
         Ok(None) => {
@@ -39,6 +39,7 @@ pub(super) async fn leave(
         Err(error) => {
             tracing::error!(%error, "no other gateway takes over");
             engine.kill_all(STOPPING);
+            engine.store().abandon();
             "failed to be replaced"
         }
     }
@@ -74,6 +75,7 @@ async fn hand_over(
             Err(_) => return Ok(None),
         },
         () = signals.told() => return Ok(None),
+        () = witness.lost() => return Err(io::Error::other("the witness died")),
     };
     let predecessors = engine.predecessors().pass_on();
     engine.store().release().map_err(io::Error::other)?;
@@ -85,7 +87,13 @@ async fn hand_over(
 }
 
 /// Serves the sessions that are open to their end, for `drain` at most and only while the next gateway records.
-async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration, signals: &mut StopSignals) {
+async fn go_on(
+    engine: &Engine,
+    witness: &Witness,
+    mut orders: Receiver<Order>,
+    drain: Duration,
+    signals: &mut StopSignals,
+) {
     let ordered = async {
         while let Some(order) = orders.recv().await {
             match order {
@@ -98,6 +106,7 @@ async fn go_on(engine: &Engine, mut orders: Receiver<Order>, drain: Duration, si
         () = last_session(engine) => return,
         () = signals.told() => STOPPING,
         () = ordered => "the gateway, since the one that took over is gone",
+        () = witness.lost() => "the gateway, whose witness died",
         () = tokio::time::sleep(drain) => "the gateway, which was replaced some time ago",
     };
     engine.kill_all(by);

@@ -232,6 +232,15 @@ impl Predecessor {
 
     /// Records what the other gateway sends, until it ends or is passed on. Blocks.
     pub(crate) fn record(&self, recorder: &Recorder) -> Reading {
+        let reading = self.record_until_the_end(recorder);
+        if reading == Reading::Ended {
+            // One that still lives must not take for recorded what it sends from now on. An error means that it does not live.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        reading
+    }
+
+    fn record_until_the_end(&self, recorder: &Recorder) -> Reading {
         let mut state = Recorded::default();
         loop {
             let next = self.wait().and_then(|reading| match reading {

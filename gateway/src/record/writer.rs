@@ -124,6 +124,11 @@ impl Recorder {
         std::thread::Builder::new().name("recorder".to_owned()).spawn(move || forwarder.run())
     }
 
+    /// Ends the waits of everybody where a released thread has ended, and no other one goes on.
+    pub(super) fn abandon(&self) {
+        drop(OnExit::new(&self.0));
+    }
+
     /// Hands over a record that was encoded by another gateway: the payload of a frame, see [`segment`]. Waits while the queue
     /// is full; for threads that may block.
     ///

@@ -154,6 +154,34 @@ fn a_token_is_good_in_one_place_only() {
     assert_selected(world.select());
 }
 
+/// The other signature that ECDSA has for the same text: anybody can make it of the first (P-256: s becomes n - s).
+const TWIN: &str = r#"
+import base64, sys
+n = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
+text, _, signature = sys.argv[1].rpartition(".")
+signature = base64.urlsafe_b64decode(signature + "==")
+s = n - int.from_bytes(signature[32:], "big")
+print(text + "." + base64.urlsafe_b64encode(signature[:32] + s.to_bytes(32, "big")).rstrip(b"=").decode())
+"#;
+
+#[test]
+fn a_token_with_its_other_signature_is_the_same_token() {
+    let world = World::new();
+    let token = world.good_token();
+    assert_selected(world.select_with(&token));
+    let twin = world.shop.env.bystander("python3").args(["-c", TWIN, &token]).run().unwrap().expect_success().unwrap();
+    assert_ne!(twin.trim(), token);
+    world.shop.env.set_token(twin.trim()).unwrap();
+    let refused = world.select_in("elsewhere", AGENT_USER);
+    assert_refused(&refused);
+    assert!(refused.stderr.contains("is in use by"), "{}", refused.stderr);
+    // It is good, where it belongs; and no other signature is.
+    assert_selected(world.select());
+    let text = token.rsplit_once('.').unwrap().0;
+    let refused = world.select_with(&format!("{text}.{}", "A".repeat(86)));
+    assert!(refused.stderr.contains("wrong signature"), "{}", refused.stderr);
+}
+
 #[test]
 fn who_is_no_configured_agent_gets_nothing() {
     let world = World::new();

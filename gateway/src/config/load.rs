@@ -24,6 +24,8 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// Files in `conf.d`.
 const MAX_FILES: usize = 256;
+/// What is in `conf.d`, with what is no part of the configuration.
+const MAX_ENTRIES: usize = 4 * MAX_FILES;
 
 /// Problems that are reported; more are counted.
 const MAX_PROBLEMS: usize = 200;
@@ -154,7 +156,12 @@ fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut more = Vec::new();
     match fs::read_dir(&directory) {
         Ok(entries) => {
-            for entry in entries.take(4 * MAX_FILES) {
+            for (number, entry) in entries.enumerate() {
+                if number >= MAX_ENTRIES {
+                    // The rest may have a rule that denies.
+                    problems.push(Problem::of_file(&directory, format!("has more than {MAX_ENTRIES} entries")));
+                    break;
+                }
                 match entry {
                     Ok(entry) => more.push(entry.path()),
                     Err(error) => problems.push(Problem::of_file(&directory, format!("cannot be listed: {error}"))),

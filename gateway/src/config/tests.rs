@@ -447,6 +447,21 @@ fn conf_d_is_read_in_order_and_with_the_same_care() {
 }
 
 #[test]
+fn a_file_of_conf_d_is_not_lost_among_others() {
+    let directory = Scratch::new("conf-d-crowded");
+    let main = directory.0.join("weir.toml");
+    std::fs::write(&main, whole_but("user  = \"agent-coder\"\n", "")).unwrap();
+    let conf_d = directory.0.join("conf.d");
+    std::fs::create_dir(&conf_d).unwrap();
+    for number in 0..1024 {
+        std::fs::write(conf_d.join(format!("{number}.toml~")), "").unwrap();
+    }
+    load(&main).unwrap_or_else(|errors| panic!("{errors}"));
+    std::fs::write(conf_d.join("deny.toml"), "[[rule]]\nname = \"x\"\nkinds = [\"show\"]\nthen = \"deny\"\n").unwrap();
+    assert!(load(&main).unwrap_err().to_string().ends_with("conf.d: has more than 1024 entries"));
+}
+
+#[test]
 fn the_schema_is_json_and_knows_every_table() {
     let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
     for table in ["gateway", "access", "recording", "identity", "agent", "target", "rule", "mask"] {

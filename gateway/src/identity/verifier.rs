@@ -2,7 +2,8 @@
 //!
 //! A token that was verified is known by its SHA-256 until it expires: later sessions cost a look-up, its signature is
 //! checked again when the keys may have changed, and it stays bound to the place that showed it first. A copy that
-//! turns up in another agent's hands is refused.
+//! turns up in another agent's hands is refused. What is bound is the text that was signed: ECDSA lets anybody make a
+//! second signature of a first, and a token with that one is the same token.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -63,7 +64,8 @@ pub enum TokenError {
 pub struct Verifier {
     shared: Arc<Shared>,
     wanted: Requirements,
-    verified: Mutex<HashMap<[u8; 32], Verified>>,
+    /// By the digest of the text that was signed.
+    verified: Mutex<HashMap<Digest32, Verified>>,
 }
 
 /// What a fetch needs that goes on although nobody waits for it any more.
@@ -74,7 +76,11 @@ struct Shared {
     fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
+type Digest32 = [u8; 32];
+
 struct Verified {
+    /// Of the token with the signature that was checked.
+    token: Digest32,
     claims: Claims,
     scope: Scope,
     checked_at: Instant,
@@ -103,12 +109,13 @@ impl Verifier {
             return Err(TokenError::TooLarge);
         }
         let token = token.expose().trim_ascii();
-        let digest = <[u8; 32]>::from(Sha256::digest(token));
-        let claims = if let Some(claims) = self.known(&digest, scope)? {
+        let digest = Digest32::from(Sha256::digest(token));
+        let signed = Digest32::from(Sha256::digest(signed_text(token)));
+        let claims = if let Some(claims) = self.known(&signed, &digest, scope)? {
             claims
         } else {
             let claims = self.check(token).await?;
-            self.remember(digest, &claims, scope)?;
+            self.remember(signed, digest, &claims, scope)?;
             claims
         };
         Ok(Principal {
@@ -123,12 +130,13 @@ impl Verifier {
     }
 
     /// What is known of a token; `None` where its signature has to be checked.
-    fn known(&self, digest: &[u8; 32], scope: &Scope) -> Result<Option<Claims>, TokenError> {
+    fn known(&self, signed: &Digest32, token: &Digest32, scope: &Scope) -> Result<Option<Claims>, TokenError> {
         let verified = lock(&self.verified);
-        let Some(entry) = verified.get(digest) else { return Ok(None) };
+        let Some(entry) = verified.get(signed) else { return Ok(None) };
         check_not_expired(entry.claims.expires_at, unix_now())?;
         entry.admit(scope)?;
-        Ok((entry.checked_at.elapsed() < RECHECK).then(|| entry.claims.clone()))
+        let is_checked = entry.token == *token && entry.checked_at.elapsed() < RECHECK;
+        Ok(is_checked.then(|| entry.claims.clone()))
     }
 
     async fn check(&self, token: &[u8]) -> Result<Claims, TokenError> {
@@ -144,23 +152,25 @@ impl Verifier {
         Ok(Claims::judge(&payload, &self.wanted, unix_now())?)
     }
 
-    fn remember(&self, digest: [u8; 32], claims: &Claims, scope: &Scope) -> Result<(), TokenError> {
+    fn remember(&self, signed: Digest32, token: Digest32, claims: &Claims, scope: &Scope) -> Result<(), TokenError> {
         let mut verified = lock(&self.verified);
-        if verified.len() >= MAX_VERIFIED && !verified.contains_key(&digest) {
+        if verified.len() >= MAX_VERIFIED && !verified.contains_key(&signed) {
             let now = unix_now();
             verified.retain(|_, entry| check_not_expired(entry.claims.expires_at, now).is_ok());
             if verified.len() >= MAX_VERIFIED {
                 return Err(TokenError::TooMany);
             }
         }
-        match verified.entry(digest) {
+        match verified.entry(signed) {
             // Somebody else may have shown it while this one was being checked.
             Entry::Occupied(mut entry) => {
                 entry.get().admit(scope)?;
-                entry.get_mut().checked_at = Instant::now();
+                let entry = entry.get_mut();
+                (entry.token, entry.checked_at) = (token, Instant::now());
             }
             Entry::Vacant(entry) => {
-                entry.insert(Verified { claims: claims.clone(), scope: scope.clone(), checked_at: Instant::now() });
+                let checked_at = Instant::now();
+                entry.insert(Verified { token, claims: claims.clone(), scope: scope.clone(), checked_at });
             }
         }
         Ok(())
@@ -220,6 +230,11 @@ impl Shared {
         // A task that was cut off leaves the cache as it was, and the caller's plan says what that means.
         let _ = task.await;
     }
+}
+
+/// A JWT without its signature; all of what is none.
+fn signed_text(token: &[u8]) -> &[u8] {
+    token.iter().rposition(|&byte| byte == b'.').map_or(token, |end| &token[..end])
 }
 
 /// The payload, if the signature is good. Claims are judged elsewhere.

@@ -20,6 +20,24 @@ pub fn escape(text: &str) -> String {
     shown(text.as_bytes()).to_string()
 }
 
+/// JSON with the same characters escaped as JSON does it: another text of the same value, for whoever looks at it in a
+/// terminal.
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Line ends are between the values: in a string they are escaped already.
+        if c != '\n' && deceives(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 /// Text or bytes to be shown.
 pub fn shown<T: AsRef<[u8]> + ?Sized>(text: &T) -> Shown<'_> {
     Shown { bytes: text.as_ref(), lines: false, limit: usize::MAX }
@@ -113,6 +131,16 @@ mod tests {
             assert_eq!(escape(text), expected);
             assert_eq!(shown(text).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn json_is_the_same_value_and_nothing_in_it_deceives() {
+        let value =
+            serde_json::json!({ "a\u{202e}": ["\u{1b}[2J\u{9b}31m\u{7f}\n\\", "tag\u{e0041}", "Grüße, 東京, 🌊"] });
+        let text = escape_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || !deceives(c)), "{text:?}");
+        assert!(text.contains(r"\u202e") && text.contains(r"\udb40\udc41") && text.contains("東京, 🌊"), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

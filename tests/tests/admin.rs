@@ -270,6 +270,20 @@ fn what_explain_says_is_what_happens() {
 }
 
 #[test]
+fn json_in_a_terminal_deceives_nobody() {
+    let shop = Shop::new().unwrap();
+    let _gateway = shop.serve().unwrap();
+    // Whose direction is turned, and which begins a terminal sequence in eight bits.
+    let mut psql = shop.psql("DELETE FROM orders -- \u{202e}\u{9b}31m\u{e0041}").start().unwrap();
+    psql.wait_for("waiting for approval", PATIENCE).unwrap();
+    let shown = shop.env.weir(["approvals", "--json"]).unwrap().expect_success().unwrap();
+    assert!(shown.is_ascii() && shown.contains(r"-- \u202e\u009b31m\udb40\udc41"), "{shown}");
+    let value: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(value[0]["text"], "DELETE FROM orders -- \u{202e}\u{9b}31m\u{e0041}");
+    psql.kill();
+}
+
+#[test]
 fn init_writes_what_runs_and_check_takes_it() {
     let env = Env::new().unwrap();
     // Of what is on the host's loopback only servers by their well-known ports are targets.

@@ -99,8 +99,8 @@ impl Out {
 
     /// The whole answer of a command, where JSON was asked for.
     pub(super) fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        serde_json::to_writer_pretty(&mut self.to, value).map_err(io::Error::from)?;
-        self.line("")
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+        self.line(show::escape_json(&text))
     }
 
     pub(super) fn paint(&self, colour: Colour, text: impl Display) -> String {

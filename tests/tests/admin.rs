@@ -284,6 +284,21 @@ fn json_in_a_terminal_deceives_nobody() {
 }
 
 #[test]
+fn an_agent_cannot_make_a_session_that_nobody_can_look_at() {
+    let shop = Shop::new().unwrap();
+    let _gateway = shop.serve().unwrap();
+    // Names of control characters, each of which takes six bytes in JSON, in the text and as facts.
+    let tables: Vec<String> = (0..1700).map(|number| format!("\"{}{number:05}\"", "\u{1}".repeat(57))).collect();
+    assert!(!shop.psql(&format!("SELECT 1 FROM {}", tables.join(", "))).run().unwrap().success());
+    let listed = shop.env.weir(["sessions", "--json"]).unwrap().expect_success().unwrap();
+    let id = serde_json::from_str::<Value>(&listed).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    for words in [["sessions", "show", &id].as_slice(), &["why", &format!("{id}-1")]] {
+        let shown = shop.env.weir(words).unwrap();
+        assert!(shown.success() && shown.stdout.contains(r"\u{1}00001"), "{:?} {}", words, shown.stderr);
+    }
+}
+
+#[test]
 fn init_writes_what_runs_and_check_takes_it() {
     let env = Env::new().unwrap();
     // Of what is on the host's loopback only servers by their well-known ports are targets.

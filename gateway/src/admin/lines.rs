@@ -11,13 +11,15 @@ use tokio::time::timeout;
 
 use super::peer::Peer;
 use super::{ConnectionError, Failure, Reply, Request, WRITE_TIME};
+use crate::record::segment;
 
 /// Version of this protocol.
 pub(super) const VERSION: u32 = 1;
 /// Bytes of a request with everything around it.
 pub(super) const MAX_REQUEST: usize = 64 * 1024;
-/// Bytes of one line of an answer.
-pub(super) const MAX_REPLY: usize = 1024 * 1024;
+/// Bytes of one line of an answer: any record fits, also where JSON needs six bytes for one, or an agent could make a session
+/// that nobody can look at.
+pub(super) const MAX_REPLY: usize = 6 * segment::MAX_PAYLOAD;
 
 /// The gateway's first line.
 #[derive(Debug, Serialize, Deserialize)]

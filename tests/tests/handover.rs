@@ -464,7 +464,9 @@ fn statements_that_wait_for_their_record_end_when_the_next_gateway_dies_half_way
     let gateway = world.serve();
     let writers: Vec<_> =
         (0..WRITERS).map(|_| world.shop.client("python3").args(["-u", "-c", WRITER]).start().unwrap()).collect();
-    writers.iter().for_each(|writer| writer.wait_for("begun", PATIENCE).unwrap());
+    for writer in &writers {
+        writer.wait_for("begun", PATIENCE).unwrap();
+    }
     wait_until("their sessions", PATIENCE, || world.sessions().len() == WRITERS).unwrap();
     let (cgroup, socket) =
         (world.shop.env.cgroup().join("gateway"), world.shop.env.runtime_dir().join("handover.sock"));
@@ -475,7 +477,9 @@ fn statements_that_wait_for_their_record_end_when_the_next_gateway_dies_half_way
     let left = gateway.leave().unwrap();
     heir.wait_for("given", PATIENCE).unwrap();
     wait_until("the gateway's end", PATIENCE, || left.is_gone()).unwrap();
-    writers.iter().for_each(|writer| writer.wait_for("ended", PATIENCE).unwrap());
+    for writer in &writers {
+        writer.wait_for("ended", PATIENCE).unwrap();
+    }
     let _gateway = world.serve();
     world.assert_verifies();
 }

@@ -1,6 +1,7 @@
 //! How a gateway is replaced: it stops accepting, gives what it has to the next one (see [`crate::handover`]), and goes on with
 //! its sessions.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
@@ -78,9 +79,13 @@ async fn hand_over(
         () = witness.lost() => return Err(io::Error::other("the witness died")),
     };
     let predecessors = engine.predecessors().pass_on();
+    let open = || engine.live_sessions().into_iter().map(|session| session.id);
+    // Before and after the last record that is written here: those that end in between have their closing record in the queue,
+    // and those that begin are listed before their first record is written.
+    let before: Vec<_> = open().collect();
     engine.store().release().map_err(io::Error::other)?;
-    // Not before: a session is listed before its first record is written, and no record is written any more.
-    let sessions: Vec<_> = engine.live_sessions().into_iter().map(|session| session.id).collect();
+    let sessions: HashSet<_> = before.into_iter().chain(open()).collect();
+    let sessions: Vec<_> = sessions.into_iter().collect();
     let (successor, orders) = Successor::new(heir.give_recording(&sessions, &predecessors)?)?;
     engine.store().forward(successor).map_err(io::Error::other)?;
     Ok(Some(orders))

@@ -249,6 +249,8 @@ impl Predecessor {
             });
             match next {
                 Ok(None) => {}
+                // The next gateway would say that all is durable.
+                Ok(Some(Reading::PassedOn)) if state.failed => return Reading::Ended,
                 Ok(Some(reading)) => return reading,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::UnexpectedEof {

@@ -629,3 +629,12 @@ fn a_gateway_that_stands_still_lets_nothing_pass() {
     world.gateway.signal(Signal::SIGCONT).unwrap();
     world.unharmed();
 }
+
+#[test]
+fn a_row_that_is_too_large_to_be_checked_is_told_as_that() {
+    let shop = Shop::new().unwrap();
+    let _gateway = shop.serve().unwrap();
+    let told = shop.psql("SELECT repeat('x', 17 << 20)").run().unwrap();
+    assert!(told.stderr.contains("a row of the result has 17825803 bytes"), "{told:?}");
+    assert!(told.stderr.contains("the limit is 16777216") && !told.stderr.contains("does not speak"), "{told:?}");
+}

@@ -41,6 +41,9 @@ const VALUE_CATALOGS: &[&str] = &[
     "pg_subscription",
 ];
 
+/// The catalog of columns, which everybody reads, and its column with the values of rows that are older than their column.
+pub(super) const MISSING_VALUES: (&str, &str) = ("pg_attribute", "attmissingval");
+
 /// Why a target's tagged columns are not known. Each denies the target.
 #[derive(Debug, Error)]
 pub enum CatalogError {
@@ -82,6 +85,8 @@ pub struct TaggedSet {
 struct Relation {
     schema: String,
     exposure: Exposure,
+    /// A row security policy reads tagged data when it is read.
+    guarded: bool,
 }
 
 /// What a relation shows of tagged data.
@@ -114,13 +119,16 @@ pub(crate) struct Snapshot {
     pub(crate) columns: Vec<ColumnRow>,
     /// (relation with a view definition or rule, relation it reads or writes)
     pub(crate) rewrites: Vec<(u32, u32)>,
+    /// (relation with a row security policy, relation that the policy reads)
+    pub(crate) policies: Vec<(u32, u32)>,
     /// Relations whose view definition or rule calls a function or an operator that did not come with the server, or one that
     /// did and is not known to be harmless.
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
     pub(crate) inherits: Vec<(u32, u32)>,
-    /// Generated columns, each with the number of a column that it is computed from.
-    pub(crate) generated: Vec<(ColumnRow, i16)>,
+    /// Columns that show another one, as (relation, number): generated ones what they are computed from, and those of a
+    /// composite type what is in it.
+    pub(crate) made_of: Vec<(ColumnRow, (u32, i16))>,
     pub(crate) functions: Vec<(String, UserFunction)>,
     pub(crate) operators: Vec<String>,
     /// Types that a function of somebody's casts from or to.
@@ -136,7 +144,7 @@ pub(crate) struct RelationRow {
     pub(crate) kind: char,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ColumnRow {
     pub(crate) relation: u32,
     pub(crate) number: i16,
@@ -165,10 +173,16 @@ impl TaggedSet {
     ) -> Result<Self, CatalogError> {
         let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
         let mut tags = tag(&snapshot.columns, &by_oid, masks)?;
-        spread_over_inheritance(&mut tags, &snapshot.columns, &snapshot.inherits);
-        spread_over_generated(&mut tags, &mut snapshot.columns, std::mem::take(&mut snapshot.generated));
-        spread_over_inheritance(&mut tags, &snapshot.columns, &snapshot.inherits);
+        let made_of = std::mem::take(&mut snapshot.made_of);
+        snapshot.columns.extend(made_of.iter().map(|(column, _)| column.clone()));
+        loop {
+            spread_over_inheritance(&mut tags, &snapshot.columns, &snapshot.inherits);
+            if !spread_over_parts(&mut tags, &made_of) {
+                break;
+            }
+        }
         let derived = derived(&tags, &by_oid, &snapshot);
+        let guarded = guarded(&tags, &derived, &snapshot);
 
         let mut tagged_names: HashMap<u32, BTreeSet<String>> = HashMap::new();
         for column in &snapshot.columns {
@@ -184,7 +198,8 @@ impl TaggedSet {
             } else {
                 tagged_names.remove(&row.oid).map_or(Exposure::Clear, Exposure::Tagged)
             };
-            relations.entry(row.name).or_default().push(Relation { schema: row.schema, exposure });
+            let guarded = guarded.contains(&row.oid);
+            relations.entry(row.name).or_default().push(Relation { schema: row.schema, exposure, guarded });
         }
         let mut functions: HashMap<String, UserFunction> = HashMap::new();
         for (name, function) in snapshot.functions {
@@ -235,6 +250,13 @@ impl TaggedSet {
             return Exposure::Derived;
         }
         seen
+    }
+
+    /// True if using the relation, as a statement names it, may run a row security policy that reads tagged data: the policy
+    /// is a part of the statement then, and so are its errors.
+    pub fn is_guarded(&self, schema: Option<&str>, name: &str) -> bool {
+        let mut named = self.relations.get(name).into_iter().flatten();
+        named.any(|it| it.guarded && schema.is_none_or(|schema| stands_for(schema, &it.schema)))
     }
 
     /// True if some tagged or derived relation has this name, whatever its schema.
@@ -385,17 +407,16 @@ fn spread_over_inheritance(tags: &mut Tags, columns: &[ColumnRow], inherits: &[(
     }
 }
 
-/// A generated column shows what it is computed from; PostgreSQL lets none be computed from another generated one.
-fn spread_over_generated(tags: &mut Tags, columns: &mut Vec<ColumnRow>, generated: Vec<(ColumnRow, i16)>) {
-    for (column, source) in generated {
-        let masks = tags.get(&(column.relation, source)).cloned().unwrap_or_default();
-        for mask in &masks {
-            add(tags, (column.relation, column.number), mask);
-        }
-        if !masks.is_empty() {
-            columns.push(column);
+/// A generated column shows what it is computed from, and a row of another table in a column what is in that. What is
+/// generated in one table is a plain column in its kin, from which others may be generated. True if it made a difference.
+fn spread_over_parts(tags: &mut Tags, made_of: &[(ColumnRow, (u32, i16))]) -> bool {
+    let mut changed = false;
+    for (column, part) in made_of {
+        for mask in tags.get(part).cloned().unwrap_or_default() {
+            changed |= add(tags, (column.relation, column.number), &mask);
         }
     }
+    changed
 }
 
 /// Relations that show tagged values under names of their own: views, materialized views, tables with rules, tagged
@@ -425,6 +446,27 @@ fn derived(tags: &Tags, relations: &HashMap<u32, &RelationRow>, snapshot: &Snaps
     derived
 }
 
+/// Relations whose row security policies read tagged values, and all that builds on these.
+fn guarded(tags: &Tags, derived: &HashSet<u32>, snapshot: &Snapshot) -> HashSet<u32> {
+    let mut guarded = HashSet::new();
+    if snapshot.policies.is_empty() {
+        return guarded;
+    }
+    let mut users: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(user, used) in snapshot.policies.iter().chain(&snapshot.rewrites) {
+        users.entry(used).or_default().push(user);
+    }
+    let mut todo: Vec<u32> = tags.keys().map(|(relation, _)| *relation).chain(derived.iter().copied()).collect();
+    while let Some(relation) = todo.pop() {
+        for &user in users.get(&relation).into_iter().flatten() {
+            if guarded.insert(user) {
+                todo.push(user);
+            }
+        }
+    }
+    guarded
+}
+
 const RELATIONS: &str = "\
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -449,6 +491,14 @@ const REWRITES: &str = "\
       AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class
     LIMIT $1";
 
+const POLICIES: &str = "\
+    SELECT DISTINCT p.polrelid, d.refobjid
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.<>) p.polrelid
+    LIMIT $1";
+
 const OPAQUE: &str = "\
     SELECT DISTINCT r.ev_class
     FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
@@ -471,6 +521,26 @@ const VIEW_FUNCTIONS: &str = "\
     WHERE p.oid OPERATOR(pg_catalog.<) $2
     LIMIT $1";
 
+/// Views and rules that read a system catalog with values of user columns: on most of these no dependency is kept either. Of
+/// the catalog of columns only the one column, or whole rows.
+const VALUE_READERS: &str = "\
+    SELECT DISTINCT r.ev_class
+    FROM (SELECT ev_class, ev_qual::text OPERATOR(pg_catalog.||) ev_action::text AS tree
+          FROM pg_catalog.pg_rewrite WHERE ev_class OPERATOR(pg_catalog.>=) $2) r
+    JOIN (SELECT c.oid, NULL::int2 AS attnum
+          FROM pg_catalog.pg_class c
+          WHERE c.relnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
+            AND c.relname::text OPERATOR(pg_catalog.=) ANY ($3)
+          UNION ALL
+          SELECT a.attrelid, pg_catalog.unnest(ARRAY[0, a.attnum])
+          FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attribute'::pg_catalog.regclass
+            AND a.attname OPERATOR(pg_catalog.=) 'attmissingval') v
+      ON pg_catalog.strpos(r.tree, pg_catalog.concat(' :relid ', v.oid, ' ')) OPERATOR(pg_catalog.>) 0
+     AND (v.attnum IS NULL
+          OR pg_catalog.strpos(r.tree, pg_catalog.concat(' :varattno ', v.attnum, ' ')) OPERATOR(pg_catalog.>) 0)
+    LIMIT $1";
+
 const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits LIMIT $1";
 
 const GENERATED: &str = "\
@@ -485,6 +555,18 @@ const GENERATED: &str = "\
      AND d.refobjid OPERATOR(pg_catalog.=) a.attrelid
     WHERE a.attgenerated OPERATOR(pg_catalog.<>) '' AND d.refobjsubid OPERATOR(pg_catalog.>) 0
       AND d.refobjsubid OPERATOR(pg_catalog.<>) a.attnum
+    LIMIT $1";
+
+/// Columns of a relation's row type, or of arrays or domains of it, each with the columns of that relation.
+const COMPOSITES: &str = "\
+    SELECT DISTINCT a.attrelid, a.attnum, a.attname::text, f.attrelid, f.attnum
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+    JOIN pg_catalog.pg_type b ON b.oid OPERATOR(pg_catalog.=) ANY (ARRAY[t.oid, t.typelem, t.typbasetype])
+    JOIN pg_catalog.pg_type c ON c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[b.oid, b.typelem, b.typbasetype])
+    JOIN pg_catalog.pg_attribute f ON f.attrelid OPERATOR(pg_catalog.=) c.typrelid
+    WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.typrelid OPERATOR(pg_catalog.>=) $2 AND f.attnum OPERATOR(pg_catalog.>) 0 AND NOT f.attisdropped
     LIMIT $1";
 
 const FUNCTIONS: &str = "\
@@ -556,14 +638,32 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
-    let (relations, columns, rewrites, opaque, view_functions, inherits, generated, functions, operators, casts) = tokio::try_join!(
+    let values: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &VALUE_CATALOGS];
+    let (
+        relations,
+        columns,
+        rewrites,
+        policies,
+        opaque,
+        view_functions,
+        value_readers,
+        inherits,
+        generated,
+        composites,
+        functions,
+        operators,
+        casts,
+    ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
         rows(client, "view dependencies", REWRITES, &[]),
+        rows(client, "row security policies", POLICIES, &[]),
         rows(client, "views with functions", OPAQUE, &users),
         rows(client, "functions in views", VIEW_FUNCTIONS, &users),
+        rows(client, "views of system catalogs", VALUE_READERS, &values),
         rows(client, "inheritance links", INHERITS, &[]),
         rows(client, "generated columns", GENERATED, &[]),
+        rows(client, "columns of composite types", COMPOSITES, &users),
         rows(client, "functions", FUNCTIONS, &users),
         rows(client, "operators", OPERATORS, &users),
         rows(client, "casts", CASTS, &users),
@@ -580,7 +680,11 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
     };
+    let generated = read(&generated, |row| Ok((column(row)?, (row.try_get(0)?, row.try_get(3)?))))?;
+    let mut made_of = read(&composites, |row| Ok((column(row)?, (row.try_get(3)?, row.try_get(4)?))))?;
+    made_of.extend(generated);
     let mut opaque: Vec<u32> = read(&opaque, |row| row.try_get(0))?;
+    opaque.extend(read(&value_readers, |row| row.try_get::<_, u32>(0))?);
     for (relation, function) in read(&view_functions, |row| Ok((row.try_get(0)?, row.try_get::<_, String>(1)?)))? {
         if !operation::is_harmless(&function) {
             opaque.push(relation);
@@ -590,9 +694,10 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         relations: read(&relations, relation)?,
         columns: read(&columns, column)?,
         rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        policies: read(&policies, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         opaque,
         inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
-        generated: read(&generated, |row| Ok((column(row)?, row.try_get(3)?)))?,
+        made_of,
         functions: read(&functions, |row| {
             Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
         })?,
@@ -831,9 +936,54 @@ mod tests {
     }
 
     #[test]
+    fn what_kin_generates_from_an_inherited_column_is_tagged() {
+        let snapshot = Snapshot {
+            relations: vec![
+                relation(1, "public", "people", 'r'),
+                relation(2, "public", "a", 'r'),
+                relation(3, "public", "b", 'r'),
+            ],
+            columns: vec![
+                column(1, 1, "email"),
+                column(1, 2, "low"),
+                column(2, 1, "email"),
+                column(2, 2, "low"),
+                column(3, 1, "email"),
+                column(3, 2, "low"),
+            ],
+            inherits: vec![(2, 1), (3, 1)],
+            made_of: vec![(column(3, 3, "lower"), (3, 2)), (column(2, 2, "low"), (2, 1))],
+            ..Snapshot::default()
+        };
+        let set = resolve(snapshot, &[mask(&["public.people.email"])]).unwrap();
+        for at in [(2, 2), (1, 2), (3, 2), (3, 3)] {
+            assert_eq!(set.masks(at.0, at.1).len(), 1, "{at:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_reads_tagged_data_guards_what_is_built_on_its_table() {
+        let mut snapshot = two_schemas();
+        snapshot.relations.extend([
+            relation(20_001, "public", "guarded", 'r'),
+            relation(20_002, "public", "of_guarded", 'v'),
+            relation(20_003, "public", "guarded_by_guarded", 'r'),
+            relation(20_004, "public", "harmless", 'r'),
+        ]);
+        snapshot.policies = vec![(20_003, 20_002), (20_001, 2), (20_004, 3)];
+        snapshot.rewrites = vec![(20_002, 20_001)];
+        let set = resolve(snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
+        for name in ["guarded", "of_guarded", "guarded_by_guarded"] {
+            assert!(set.is_guarded(None, name) && set.exposure(None, name) == Exposure::Clear, "{name}");
+        }
+        assert!(set.is_guarded(Some("public"), "guarded") && !set.is_guarded(Some("crm"), "guarded"));
+        assert!(!set.is_guarded(None, "harmless") && !set.is_guarded(None, "orders"));
+    }
+
+    #[test]
     fn a_column_generated_from_a_tagged_one_is_tagged() {
         let mut snapshot = two_schemas();
-        snapshot.generated = vec![(column(1, 9, "email_lower"), 2), (column(3, 9, "next"), 1)];
+        snapshot.made_of = vec![(column(1, 9, "email_lower"), (1, 2)), (column(3, 9, "next"), (3, 1))];
         let set = resolve(snapshot, &[mask(&["public.people.email"])]).unwrap();
         assert_eq!(set.masks(1, 9).len(), 1);
         assert!(set.masks(3, 9).is_empty());

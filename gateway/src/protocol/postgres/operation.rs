@@ -97,6 +97,8 @@ pub struct Statement {
     pub unknown_relations: Vec<(Option<String>, String)>,
     /// The prepared statement or cursor that it makes or uses.
     pub name: Option<Name>,
+    /// A row security policy may read tagged data in it: its texts may show what no mask is applied to.
+    pub guarded: bool,
 }
 
 /// How a statement relates to the target's tagged data.
@@ -289,7 +291,16 @@ impl<'a> Lexed<'a> {
         };
         let redacted = text::redact(self.sql, text_range.clone(), &self.tokens, hide);
         let unknown_relations = seen.unknown.into_iter().collect();
-        Ok(Statement { text_range, actions, class, redacted, redact_parameters, unknown_relations, name: seen.name })
+        Ok(Statement {
+            text_range,
+            actions,
+            class,
+            redacted,
+            redact_parameters,
+            unknown_relations,
+            name: seen.name,
+            guarded: seen.guarded,
+        })
     }
 
     /// A statement's place in the text, without the white space around it.

@@ -78,9 +78,10 @@ impl End {
         let code = match self {
             Self::Terminated | Self::ClientLeft | Self::Client(_) => return None,
             Self::ClientMalformed(_) | Self::ClientUnexpected(_) => "08P01",
+            Self::NoRoom(_) | Self::TargetFault(Fault::Full(_)) => "53200",
+            Self::TargetFault(Fault::TooLarge { .. }) => "54000",
             Self::TargetLeft | Self::Target(_) | Self::TargetFault(_) => "08006",
             Self::Session(_) | Self::Killed(_) => "57P01",
-            Self::NoRoom(_) => "53200",
         };
         Some(Report::new(Severity::Fatal, code, self.to_string()))
     }

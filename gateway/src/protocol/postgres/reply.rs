@@ -5,12 +5,14 @@
 //! masked by the description that came before them, error texts of statements that touch tagged tables are withheld, and
 //! what is left is passed on in runs, without a copy of its own. Bytes in, bytes out: no socket, no clock.
 
+mod fault;
 mod plan;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(super) use self::fault::Fault;
 use self::plan::{Plan, plan};
 use super::catalog::TaggedSet;
 use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared};
@@ -24,6 +26,7 @@ use crate::session::{Forwarded, ReplySummary};
 pub(super) const HIGH_WATER: usize = 64 << 10;
 /// Why a text that could show values is withheld.
 const BY_STATEMENT: &str = "the statement touches masked columns";
+const BY_POLICY: &str = "a row security policy of the target's may have read masked columns in the statement";
 const BY_CODE: &str = "code of the target's ran in the statement (a trigger, a function, the action of a foreign key), \
                        which may have read masked columns";
 /// How lines of a report's context begin that tell of the client's own data and not of code that ran. In another language
@@ -32,23 +35,6 @@ const OWN_CONTEXT: &[&str] =
     &["COPY ", "JSON data, line ", "unnamed portal ", "portal \"", "extended query with parameters"];
 /// Instead of the codes of data and syntax errors, which tell values apart too (`1/0` where a condition holds).
 const COLLAPSED: &str = "22000";
-
-/// The target did what the protocol, or its own word, does not allow.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("the target does not speak PostgreSQL's protocol: {0}")]
-    Malformed(#[from] Malformed),
-    #[error("the target sent a message of type {0:?} where none can be")]
-    Unexpected(char),
-    #[error("the target sent a row that does not have the columns that it described")]
-    Row,
-    #[error("the columns of a result are not those that were checked before its statement ran")]
-    Disagreement,
-    #[error("the target set {0} to another value, under which statements mean something else")]
-    Setting(&'static str),
-    #[error("the client sent more messages while the target waited for its data")]
-    CopyOrder,
-}
 
 /// What the target owes for one message.
 enum Expected {
@@ -92,6 +78,8 @@ pub(super) struct Running {
     pub(super) set: Arc<TaggedSet>,
     /// It touches a tagged table: its texts are withheld.
     pub(super) tagged: bool,
+    /// A row security policy may touch one in it: its texts are withheld too.
+    pub(super) guarded: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
     /// Of each statement of a simple query: the columns that were checked, if they had to be.
@@ -130,6 +118,7 @@ impl Running {
             batch: u64::MAX,
             set,
             tagged: false,
+            guarded: false,
             ends_transaction: false,
             checked: Vec::new(),
             portal: None,
@@ -191,7 +180,7 @@ impl<'s> Replies<'s> {
     }
 
     pub(super) fn query(&mut self, running: Box<Running>) {
-        self.transaction_tagged |= running.tagged;
+        self.transaction_tagged |= running.tagged || running.guarded;
         self.expected.push_back(Expected::Query(running));
     }
 
@@ -216,7 +205,7 @@ impl<'s> Replies<'s> {
     }
 
     pub(super) fn execute(&mut self, running: Box<Running>) {
-        self.transaction_tagged |= running.tagged;
+        self.transaction_tagged |= running.tagged || running.guarded;
         self.expected.push_back(Expected::Execute(running));
     }
 
@@ -488,11 +477,11 @@ impl<'s> Replies<'s> {
             }
             (b't', Some(Expected::DescribeStatement(_))) => {}
             (b'T' | b'n', Some(Expected::DescribeStatement(description))) => {
-                description.set(described(tag, message)?);
+                self.names.describe(description, described(tag, message)?)?;
                 self.answered_one();
             }
             (b'T' | b'n', Some(Expected::DescribePortal { description, hidden })) => {
-                description.set(described(tag, message)?);
+                self.names.describe(description, described(tag, message)?)?;
                 let shown = if *hidden { Shown::Hidden } else { Shown::ToClient };
                 self.answered_one();
                 return Ok(shown);
@@ -696,6 +685,9 @@ impl<'s> Replies<'s> {
         }
         if !self.columns_are_masked() {
             return Ok(None);
+        }
+        if self.running().is_some_and(|running| running.guarded) {
+            return Ok(Some(BY_POLICY));
         }
         let own = |line: &[u8]| OWN_CONTEXT.iter().any(|begin| line.starts_with(begin.as_bytes()));
         let fields = wire::report_fields(message)?;

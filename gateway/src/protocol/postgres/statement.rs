@@ -7,6 +7,7 @@
 //! known when it has succeeded. A name that may have changed is forgotten, and using it is an error or denied.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::operation::{Class, Name, Parsed, Statement};
@@ -17,8 +18,10 @@ use crate::session::{Judgement, Session};
 
 /// Prepared statements that a session may have.
 const MAX_STATEMENTS: usize = 10_000;
-/// Bytes that these, with what is known of their texts, and portals with their values may have together.
+/// Bytes that these, with what is known of their texts and results, and portals with their values may have together.
 const MAX_BYTES: usize = 64 << 20;
+/// Of these, what is known of results: it comes when it was let in already, so that there may be more than there is room for.
+const MAX_DESCRIBED: usize = 2 * MAX_BYTES;
 /// The same of texts and values whose names stand for others already, while the target has not answered what brought them:
 /// with more, nothing is taken before it has.
 const MAX_DISPLACED: usize = 16 << 20;
@@ -290,19 +293,34 @@ pub(super) struct Prepared {
 /// The columns of a result, once the target has described it: shared by all that was sent for one statement or portal, also
 /// when its name stands for another one already. None inside: it has no result.
 #[derive(Clone, Default)]
-pub(super) struct Description(Arc<Mutex<Option<Columns>>>);
+pub(super) struct Description(Arc<Mutex<Option<Described>>>);
 
 /// The columns of a result; None: there is none.
 pub(super) type Columns = Option<Arc<[Column]>>;
 
+/// Columns that are counted for as long as they are held.
+struct Described {
+    columns: Columns,
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Described {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Description {
     pub(super) fn get(&self) -> Option<Columns> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map(|held| held.columns.clone())
     }
+}
 
-    pub(super) fn set(&self, columns: Columns) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(columns);
-    }
+/// Bytes of memory that columns take, more or less.
+pub(super) fn size_of_columns(columns: &Columns) -> usize {
+    columns.iter().flat_map(|columns| columns.iter()).map(|it| size_of::<Column>() + it.name.len()).sum()
 }
 
 /// A statement with its parameters, ready to be executed.
@@ -351,7 +369,7 @@ pub(super) enum Full {
     Statements,
     #[error("a session through Weir may have {MAX_PORTALS} portals; close some")]
     Portals,
-    #[error("the prepared statements and portals of this session have more than {} MiB of text and values", MAX_BYTES >> 20)]
+    #[error("the prepared statements and portals of this session have more than {} MiB of texts, values and columns", MAX_BYTES >> 20)]
     Bytes,
 }
 
@@ -361,6 +379,8 @@ pub(super) struct Names {
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Portal>,
     bytes: usize,
+    /// Of what is known of results.
+    described: Arc<AtomicUsize>,
     /// Of what lost its name since the target last owed nothing; it is held until the target has answered.
     displaced: usize,
     /// The texts in which SQL has prepared statements and declared cursors.
@@ -410,7 +430,7 @@ impl Names {
             if self.statements.len() >= MAX_STATEMENTS {
                 return Err(Full::Statements);
             }
-            if self.bytes + new.size() > MAX_BYTES {
+            if self.bytes + self.described.load(Ordering::Relaxed) + new.size() > MAX_BYTES {
                 return Err(Full::Bytes);
             }
             self.bytes += new.size();
@@ -431,7 +451,7 @@ impl Names {
             if self.portals.len() >= MAX_PORTALS {
                 return Err(Full::Portals);
             }
-            if self.bytes + new.size() > MAX_BYTES {
+            if self.bytes + self.described.load(Ordering::Relaxed) + new.size() > MAX_BYTES {
                 return Err(Full::Bytes);
             }
             self.bytes += new.size();
@@ -444,6 +464,18 @@ impl Names {
         };
         self.displace(old.as_ref().map_or(0, Portal::size));
         Ok(old)
+    }
+
+    /// Takes in what the target says of a result.
+    pub(super) fn describe(&self, description: &Description, columns: Columns) -> Result<(), Full> {
+        let (bytes, all) = (size_of_columns(&columns), Arc::clone(&self.described));
+        let before = all.fetch_add(bytes, Ordering::Relaxed);
+        let described = Described { columns, bytes, all };
+        if before + bytes > MAX_DESCRIBED {
+            return Err(Full::Bytes);
+        }
+        *description.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(described);
+        Ok(())
     }
 
     fn displace(&mut self, bytes: usize) {

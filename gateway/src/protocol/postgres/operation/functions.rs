@@ -77,10 +77,10 @@ const ROW: &str = "\
 const SERVER_FILE: &str = "\
     lo_export lo_import pg_current_logfile pg_logdir_ls pg_stat_file";
 
-/// They run a statement that their argument holds.
+/// They run a statement that their argument holds, some of them (pg_cron's) later.
 const HIDDEN_SQL: &str = "\
-    connectby database_to_xml database_to_xml_and_xmlschema database_to_xmlschema schema_to_xml \
-    schema_to_xml_and_xmlschema schema_to_xmlschema table_to_xml table_to_xml_and_xmlschema table_to_xmlschema \
+    alter_job connectby database_to_xml database_to_xml_and_xmlschema database_to_xmlschema schedule \
+    schedule_in_database schema_to_xml schema_to_xml_and_xmlschema schema_to_xmlschema table_to_xml table_to_xml_and_xmlschema table_to_xmlschema \
     ts_rewrite ts_stat xpath_table";
 
 /// They administer the server or other people's sessions.
@@ -182,7 +182,7 @@ const PURE_WORDS: &str = "\
     session_user set_bit set_byte set_masklen setweight sha224 sha256 sha384 sha512 shobj_description sign \
     similar_escape similar_to_escape similarity sin sind sinh slope split_part sqrt starts_with statement_timestamp \
     stddev stddev_pop stddev_samp strict_word_similarity string_agg string_to_array string_to_table strip strpos \
-    substr substring sum system system_user tan tand tanh text time timeofday timestamp timestamptz timetz timezone \
+    substr substring sum system tan tand tanh text time timeofday timestamp timestamptz timetz timezone \
     to_ascii to_bin to_char to_date to_hex to_json to_jsonb to_number to_oct to_regclass to_regcollation \
     to_regnamespace to_regoper to_regoperator to_regproc to_regprocedure to_regrole to_regtype to_regtypemod \
     to_timestamp to_tsquery to_tsvector transaction_timestamp translate trim_array trim_scale trunc ts_debug \
@@ -201,6 +201,14 @@ mod tests {
     #[test]
     fn no_function_is_on_both_lists() {
         assert_eq!(PURE.intersection(&EFFECT).collect::<Vec<_>>(), Vec::<&&str>::new());
+    }
+
+    #[test]
+    fn functions_that_run_a_text_are_known_by_name() {
+        for name in ["dblink_exec", "crosstab4", "connectby", "xpath_table", "ts_stat", "schedule", "alter_job"] {
+            assert_eq!(also(name), Some(Kind::Do), "{name}");
+        }
+        assert_eq!(also("lower"), None);
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Relay<'_> {
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
-        let mut running = running(&judged, forwarded, tagged);
+        let mut running = running(&judged, named.as_ref(), forwarded, tagged);
         running.portal = Some(portal);
         self.replies.execute(running);
         self.in_batch();

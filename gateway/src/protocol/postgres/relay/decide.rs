@@ -39,6 +39,8 @@ pub(super) enum Outcome {
 pub(super) struct Named {
     /// It may touch tagged tables.
     tagged: bool,
+    /// A row security policy in it may.
+    guarded: bool,
     /// On the statement with all that.
     judgement: Judgement,
 }
@@ -242,7 +244,7 @@ impl Relay<'_> {
         // What the names stand for is certain once the target has answered to all that may have changed them.
         self.drain().await.map_err(Err)?;
         let mut operation = judged.judgement.operation().clone();
-        let (mut tagged, mut unknown) = (false, false);
+        let (mut tagged, mut guarded, mut unknown) = (false, false, false);
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
         let (mut looked_up, mut left) = (HashSet::new(), MAX_NAMED_BYTES);
         while let Some((name, depth)) = open.pop() {
@@ -268,6 +270,7 @@ impl Relay<'_> {
                 operation.actions.extend(actions.cloned());
                 operation.text.extend([" [", name.word(), ": ", &statement.redacted, "]"]);
                 tagged |= statement.class != Class::Untouched;
+                guarded |= statement.guarded;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));
             if unknown {
@@ -279,7 +282,7 @@ impl Relay<'_> {
             operation.actions.push(Action::of(Kind::Unparsed));
             tagged = true;
         }
-        Ok(Some(Named { tagged, judgement: self.session.judge(Arc::new(operation)) }))
+        Ok(Some(Named { tagged, guarded, judgement: self.session.judge(Arc::new(operation)) }))
     }
 
     /// A statement is on its way: what is known here follows.
@@ -348,10 +351,11 @@ pub(super) fn touches_tagged(judged: &Judged, index: usize, named: Option<&Named
     }
 }
 
-pub(super) fn running(judged: &Arc<Judged>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
+pub(super) fn running(judged: &Arc<Judged>, named: Option<&Named>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
     let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
     running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
+    running.guarded = named.is_some_and(|it| it.guarded) || judged.statements().iter().any(|it| it.guarded);
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);
     running

@@ -8,9 +8,12 @@ use super::{End, PROBE, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::reply::{Fault, Running, Until};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
-use crate::protocol::postgres::statement::{Columns, Judged};
+use crate::protocol::postgres::statement::{Columns, Judged, size_of_columns};
 use crate::protocol::postgres::wire::{self, Report, Severity};
 use crate::session::{Decision, Exact, Forwarded, Judgement, ReplySummary};
+
+/// Bytes that the columns of a text's results may take until it has run.
+const MAX_CHECKED: usize = 16 << 20;
 
 /// What looking at a statement before it runs has brought.
 enum Probed {
@@ -120,7 +123,7 @@ impl Relay<'_> {
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-        let mut running = running(judged, forwarded, tagged);
+        let mut running = running(judged, named, forwarded, tagged);
         running.checked = checked;
         running.batch = self.batch;
         self.replies.query(running);
@@ -156,7 +159,7 @@ impl Relay<'_> {
     /// Has the target describe the results of statements that touch tagged tables, before they run.
     async fn probe(&mut self, judged: &Judged, named: Option<&Named>) -> Result<Probed, End> {
         let statements = judged.statements();
-        let mut checked = vec![None; statements.len()];
+        let (mut checked, mut left) = (vec![None; statements.len()], MAX_CHECKED);
         for (index, statement) in statements.iter().enumerate() {
             if !touches_tagged(judged, index, named) {
                 continue;
@@ -189,6 +192,12 @@ impl Relay<'_> {
             if let Err(reason) = plain(judged, columns.as_deref()) {
                 return Ok(Probed::Unclean(reason));
             }
+            let bytes = size_of_columns(&columns);
+            if bytes > left {
+                let reason = "its statements have too many columns to be checked together; send them one at a time";
+                return Ok(Probed::Unclean(reason.to_owned()));
+            }
+            left -= bytes;
             checked[index] = Some(columns);
         }
         Ok(Probed::Clean(checked))

@@ -24,6 +24,9 @@ impl<'a> Walk<'a> {
             location: _,
         } = call;
         let parts = name_parts(funcname)?;
+        if parts == ["pg_catalog", "system_user"] {
+            return Err(Unknown("SYSTEM_USER, which is a column or a table of that name to older servers"));
+        }
         self.function(&parts)?;
         if parts.last() == Some(&"set_config") {
             self.set_config(args);

@@ -320,7 +320,6 @@ impl<'a> Walk<'a> {
                 }
                 self.storing(|walk| walk.visit(known(value)?))?;
             }
-            self.all(&target.indirection)?;
         }
         Ok(())
     }
@@ -331,6 +330,8 @@ impl<'a> Walk<'a> {
                 return Err(Unknown("a target of another kind"));
             };
             self.write_column(table, &target.name);
+            // A subscript is stored as well: as the key of an object, or the place in an array.
+            self.storing(|walk| walk.all(&target.indirection))?;
         }
         Ok(())
     }

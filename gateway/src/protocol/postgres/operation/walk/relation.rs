@@ -8,7 +8,7 @@ use pg_query::{NodeEnum, NodeRef, protobuf};
 use super::scope::Of;
 use super::{Item, Source, Touched, Walk, known, name_parts};
 use crate::policy::{Access, TableUse};
-use crate::protocol::postgres::catalog::Exposure;
+use crate::protocol::postgres::catalog::{Exposure, MISSING_VALUES};
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
 use crate::protocol::postgres::operation::functions;
 
@@ -31,6 +31,10 @@ impl<'a> Walk<'a> {
             self.may_belong(column);
         }
         self.maybe(quals.as_deref())?;
+        if alias.is_some() {
+            // It hides what the columns are called.
+            self.missing_values_of(Of::Innermost);
+        }
         for alias in [join_using_alias, alias].into_iter().flatten() {
             self.add_item(&alias.aliasname, Source::Other);
         }
@@ -86,7 +90,23 @@ impl<'a> Walk<'a> {
             None => (&range.relname, true),
         };
         self.add_item(name, Source::Table { at, exposure, bare });
+        if !bare {
+            self.missing_values_of(Of::Innermost);
+        }
         Ok(at)
+    }
+
+    /// Notes that any column may be read of the catalog that holds values of columns, if that is there.
+    fn missing_values_of(&mut self, of: Of<'_>) {
+        let table = |it: &Item<'_>| if let Source::Table { at, .. } = it.source { Some(at) } else { None };
+        let tables: Vec<_> = self.scopes.of(of).filter_map(table).collect();
+        self.spend(tables.len());
+        for (action, table) in tables {
+            let used = self.actions.get(action).and_then(|it| it.tables.get(table));
+            if used.is_some_and(|it| it.name == MISSING_VALUES.0) {
+                self.touch(MISSING_VALUES.0, &Exposure::Derived);
+            }
+        }
     }
 
     pub(super) fn table_by_parts(&mut self, parts: &[&str], access: Access) -> Walked {
@@ -100,6 +120,7 @@ impl<'a> Walk<'a> {
 
     pub(super) fn table(&mut self, schema: Option<&str>, name: &str, access: Access) -> ((usize, usize), Exposure) {
         let exposure = self.set.exposure(schema, name);
+        self.seen.guarded |= self.set.is_guarded(schema, name);
         if access == Access::Write && is_systems(schema, name) {
             // A rule of the view pg_settings makes an UPDATE of it a SET.
             let why = format!("{name} belongs to the system: settings and catalogs are not written as tables here");
@@ -256,6 +277,14 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn add_column(&mut self, table: (usize, usize), column: &str) {
+        let (catalog, values) = MISSING_VALUES;
+        let used = self.actions.get(table.0).and_then(|it| it.tables.get(table.1));
+        if (column == "*" || column == values)
+            && !self.set.is_empty()
+            && used.is_some_and(|it| it.name == catalog && it.schema.as_deref().is_none_or(|it| it == "pg_catalog"))
+        {
+            self.touch(catalog, &Exposure::Derived);
+        }
         if let Some(used) = self.actions.get_mut(table.0).and_then(|it| it.tables.get_mut(table.1))
             && !used.columns.contains(column)
         {

@@ -125,7 +125,7 @@ pub(in crate::cli) fn run() -> io::Result<()> {
         let version = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         match Socket::new(Domain::for_address(address), Type::STREAM, None) {
             // No IPv6 in this kernel is nothing that an agent lacks.
-            Err(error) if address.is_ipv6() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
+            Err(error) if address.is_ipv6() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
             Err(error) => tried.push((format!("TCP over {version}"), Outcome::NoSocket(error.to_string()))),
             Ok(_) => tried.push((format!("a connection over {version}"), connect(address))),
         }

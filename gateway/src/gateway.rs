@@ -29,7 +29,7 @@ use crate::namespaces::{Hints, Places, listen_where_agents_are};
 use crate::record::event::Event;
 use crate::shards::{HEARTBEAT, Shards};
 use crate::supervise::{self, Supervisor};
-use crate::witness::{self, Namespace, Witness, WitnessConfig, WitnessError};
+use crate::witness::{self, Witness, WitnessConfig, WitnessError};
 
 /// How long sessions may go on after the gateway was told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), Serve
     let (stop, stopping) = watch::channel(None);
     let mut shards = Shards::start(&engine, &interceptor, listeners, shard_count, stopping)
         .map_err(failed("cannot start a thread"))?;
-    let mut places = Places::default();
+    let mut places = Places::taken_over(namespaces, &engine, &interceptor, &witness, shards.ears());
     let mut signals = StopSignals::new()?;
     let mut control = Control {
         engine: &engine,
@@ -103,7 +103,7 @@ pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), Serve
         shards: &mut shards,
         notifier: &notifier,
     };
-    let ended = runtime.block_on(control.run(resolvers, admin, (namespaces, &mut places), &mut signals));
+    let ended = runtime.block_on(control.run(resolvers, admin, &mut places, &mut signals));
     notifier.tell(&[NotifyState::Stopping]);
     let reason = match (&ended, supervisor) {
         (Ok(Ending::Replaced), Some(supervisor)) => {
@@ -219,7 +219,7 @@ impl Control<'_> {
         &mut self,
         resolvers: [DnsSocket; 2],
         admin: admin::Listener,
-        namespaces: (Vec<Namespace>, &mut Places),
+        places: &mut Places,
         stop: &mut StopSignals,
     ) -> Result<Ending, ServeError> {
         let Self { engine, interceptor, witness, shards, notifier } = self;
@@ -237,7 +237,7 @@ impl Control<'_> {
                 engine.dns().serve_udp(dns6, interceptor.clone(), witness.clone()),
                 admin::serve(admin, Arc::clone(engine)),
                 record_denied(engine, interceptor, hints),
-                listen_where_agents_are(engine, interceptor, witness, &ears, hinted, namespaces),
+                listen_where_agents_are(engine, interceptor, witness, &ears, hinted, places),
                 record_refused_names(engine),
                 sweep(engine),
                 watch_attachments(witness, &witness_spoke),

@@ -79,10 +79,23 @@ impl Held {
 }
 
 /// The namespaces in which the gateway listens, by their cookies.
-#[derive(Default)]
 pub(crate) struct Places(HashMap<u64, Open>);
 
 impl Places {
+    /// Listens where another gateway did before. On the runtime of this moment: whatever comes next, they are here to be left to
+    /// the next gateway.
+    pub(crate) fn taken_over(
+        before: Vec<Namespace>,
+        engine: &Arc<Engine>,
+        interceptor: &Interceptor,
+        witness: &Witness,
+        ears: &Ears,
+    ) -> Self {
+        let listening =
+            |namespace: Namespace| (namespace.cookie, listen(engine, interceptor, witness, ears, namespace));
+        Self(before.into_iter().map(listening).collect())
+    }
+
     /// The same sockets, for the gateway that takes over. Nothing listens on them from now on, and nothing closes them.
     pub(crate) fn leave(self) -> Vec<(u64, [OwnedFd; Doors::COUNT])> {
         self.0.into_iter().filter_map(|(cookie, mut open)| Some((cookie, open.copies.take()?))).collect()
@@ -101,19 +114,15 @@ impl Drop for Open {
     }
 }
 
-/// Listens wherever agents are, for as long as it is polled; to begin with where another gateway did before.
+/// Listens wherever agents are, for as long as it is polled.
 pub(crate) async fn listen_where_agents_are(
     engine: &Arc<Engine>,
     interceptor: &Interceptor,
     witness: &Witness,
     ears: &Ears,
     mut hints: mpsc::Receiver<DeniedEvent>,
-    (before, places): (Vec<Namespace>, &mut Places),
+    Places(open): &mut Places,
 ) {
-    let Places(open) = places;
-    for namespace in before {
-        open.insert(namespace.cookie, listen(engine, interceptor, witness, ears, namespace));
-    }
     let mut held = Held::default();
     let mut looks = NEXT_LOOKS.into_iter();
     let mut pids = Vec::new();

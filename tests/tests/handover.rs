@@ -199,7 +199,8 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
         println!("{said}");
         assert!(said.contains(" 0 failed"), "{said}\n{}", world.log());
         let tried: usize = said.split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert!(tried > restarts(), "{said}");
+        // A connect waits as long as a restart takes.
+        assert!(tried > restarts() / 2, "{said}");
     }
     assert!(lasting.finish(PATIENCE).unwrap().success());
     drop(gateway);

@@ -34,7 +34,7 @@ use tokio::sync::{Notify, Semaphore};
 use self::limits::{Holder, Kind, Limits};
 pub use self::memory::AgentKey;
 use self::memory::Memory;
-pub(crate) use self::memory::Told;
+pub(crate) use self::memory::{MAX_TOLD, Told};
 use self::message::{Question, Transport, Unanswerable, Wanted};
 use self::names::{Asked, Judgement, Names};
 use self::rebinding::NOBODY;

@@ -147,8 +147,10 @@ fn open_doors(config: &Config) -> Result<Doors, ServeError> {
 
 /// What another gateway leaves, if one is being replaced; doors of its own if not, or if the ports are others by now.
 fn take_over(config: &Config) -> Result<TakenOver, ServeError> {
-    let taken_over = handover::take_over(&config.gateway.runtime_dir)
-        .map_err(failed("cannot take over from the gateway that is being replaced; start again"))?;
+    let taken_over = handover::take_over(&config.gateway.runtime_dir).map_err(failed(
+        "cannot take over from the gateway that is being replaced; start again, and if it stays so, \
+             `systemctl kill --signal=KILL weir` ends the old one",
+    ))?;
     let Some(mut taken_over) = taken_over else { return Ok(TakenOver::nothing(open_doors(config)?)) };
     tracing::info!(sessions = taken_over.living().len(), "taking over from a gateway, whose sessions go on there");
     let ports = taken_over.doors.ports().map_err(failed("the listeners that were taken over"))?;

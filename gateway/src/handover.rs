@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::admin;
-use crate::dns::Told;
+use crate::dns::{self, Told};
 use crate::engine::Engine;
 use crate::ids::SessionId;
 use crate::intercept::Doors;
@@ -46,6 +46,8 @@ const CHUNK: usize = 256;
 const MAX_PREDECESSORS: usize = 32;
 /// Namespaces that a gateway takes over, which is more than the kernel half knows.
 const MAX_NAMESPACES: usize = gateway_common::MAX_NETNS;
+/// Sessions of one gateway that go on: those that were open when it was replaced, and those that were being admitted.
+const MAX_SESSIONS: usize = 2 * crate::engine::MAX_SESSIONS;
 
 /// What the gateway that is replaced says, in this order. Descriptors come along.
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,6 +106,8 @@ impl Offer {
             let (accepted, _) = self.socket.accept().await?;
             match accepted.into_std().map(OwnedFd::from).and_then(greeted) {
                 Ok(heir) => return Ok(heir),
+                // The next gateway, of another version: it can begin when this one has ended, and not before.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error),
                 Err(error) => tracing::warn!(%error, "what asked to take over is no gateway that could"),
             }
         }
@@ -134,7 +138,10 @@ fn greeted(socket: OwnedFd) -> io::Result<Heir> {
     packets::set_send_timeout(&socket, PATIENCE)?;
     match packets::receive::<Hello>(socket.as_fd())? {
         Some((Hello { protocol: PROTOCOL }, _)) => Ok(Heir(socket)),
-        Some((Hello { protocol }, _)) => Err(io::Error::other(format!("it speaks protocol {protocol}"))),
+        Some((Hello { protocol }, _)) => {
+            let what = format!("the next gateway speaks protocol {protocol}, and this one {PROTOCOL}");
+            Err(io::Error::new(io::ErrorKind::Unsupported, what))
+        }
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
@@ -213,9 +220,12 @@ pub(crate) fn take_over(runtime_dir: &Path) -> io::Result<Option<TakenOver>> {
             Message::Doors => doors = Some(Doors::from_descriptors(all(descriptors)?)?),
             Message::Namespace(_) if namespaces.len() >= MAX_NAMESPACES => return Err(too_much()),
             Message::Namespace(cookie) => namespaces.push(Namespace::new(cookie, descriptors)?),
+            Message::Names(_) if names.len() >= dns::MAX_TOLD => return Err(too_much()),
             Message::Names(some) => names.extend(some),
-            Message::Sessions(_) if sessions.len() >= crate::engine::MAX_SESSIONS => return Err(too_much()),
+            Message::Sessions(_) if sessions.len() >= MAX_SESSIONS => return Err(too_much()),
             Message::Sessions(some) => sessions.extend(some),
+            // The one that left, and those before it.
+            Message::Records if predecessors.len() > MAX_PREDECESSORS => return Err(too_much()),
             Message::Records => {
                 let [stream] = all(descriptors)?;
                 predecessors.push(Predecessor::new(stream.into(), std::mem::take(&mut sessions))?);

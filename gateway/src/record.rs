@@ -145,14 +145,14 @@ impl Store {
             index = Index::anew(&directory)?;
         }
         index.catch_up(&directory, recovered.tail.next_sequence)?;
-        let lost = index.lost_sessions(&directory)?;
+        let lost = index.lost_sessions(&directory, |id| !living.contains(&id))?;
         let (recorder, writer) = Recorder::start(&directory, recovered.tail, limits)?;
         for reason in recovered.findings {
             tracing::warn!(%reason, "the recordings were not as a clean end leaves them; `weir verify` tells more");
             recorder.append_now(&Event::Gap { reason });
         }
         recorder.append_now(&Event::GatewayStarted(started));
-        for closed in lost.into_iter().filter(|closed| !living.contains(&closed.id)) {
+        for closed in lost {
             recorder.append_now(&Event::SessionClosed(closed));
         }
         let index = Arc::new(Mutex::new(index));
@@ -290,10 +290,9 @@ impl Store {
         let lost = {
             let mut index = lock_of(&self.index);
             index.catch_up(&self.directory, self.recorder.durable())?;
-            index.lost_sessions(&self.directory)?
+            index.lost_sessions(&self.directory, |id| sessions.contains(&id))?
         };
-        let lost = lost.into_iter().filter(|closed| sessions.contains(&closed.id));
-        Ok(lost.map(|closed| self.recorder.append_now(&Event::SessionClosed(closed))).count())
+        Ok(lost.into_iter().map(|closed| self.recorder.append_now(&Event::SessionClosed(closed))).count())
     }
 
     fn join_writer(&self) {

@@ -50,6 +50,24 @@ impl World {
         psql
     }
 
+    /// A gateway that was replaced, the next one, and a session of the first with its ID.
+    fn replaced(&self) -> (Left, Gateway, Running, String) {
+        let gateway = self.serve();
+        let psql = self.session();
+        let id = self.sessions()[0]["id"].as_str().unwrap().to_owned();
+        let (left, gateway) = self.replace(gateway);
+        (left, gateway, psql, id)
+    }
+
+    /// A process that the gateway takes for the next one, with this line of Python for what it does.
+    fn heir(&self, line: &str) -> Running {
+        let env = &self.shop.env;
+        let script = format!("{FALSE_HEIR}\njoin(sys.argv[2])\nbecome_weir()\n{line}");
+        let python = env.bystander("python3").args(["-u", "-c", &script]);
+        let python = python.arg(env.runtime_dir().join("handover.sock")).arg(env.cgroup().join("gateway"));
+        python.start().unwrap()
+    }
+
     fn psql(&self, sql: &str) -> Finished {
         self.shop.psql(sql).run().unwrap()
     }
@@ -83,10 +101,7 @@ fn outcome(sessions: &[Value], id: &str) -> Option<String> {
 #[test]
 fn a_session_outlives_its_gateway_and_the_next_one_records_it() {
     let world = World::new();
-    let gateway = world.serve();
-    let mut psql = world.session();
-    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
-    let (left, _gateway) = world.replace(gateway);
+    let (left, _gateway, mut psql, id) = world.replaced();
 
     psql.write("BEGIN;\nDROP TABLE orders;\n").unwrap();
     psql.wait_for("Schema changes go through migrations.", PATIENCE).unwrap();
@@ -217,10 +232,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 #[test]
 fn sessions_of_a_replaced_gateway_that_is_killed_are_closed_as_lost() {
     let world = World::new();
-    let gateway = world.serve();
-    let mut psql = world.session();
-    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
-    let (left, _gateway) = world.replace(gateway);
+    let (left, _gateway, mut psql, id) = world.replaced();
     left.signal(Signal::SIGKILL);
     wait_until("the closing record", PATIENCE, || outcome(&world.sessions(), &id).is_some()).unwrap();
     assert_eq!(outcome(&world.sessions(), &id).as_deref(), Some("gateway lost"));
@@ -233,10 +245,7 @@ fn sessions_of_a_replaced_gateway_that_is_killed_are_closed_as_lost() {
 #[test]
 fn sessions_end_with_the_gateway_that_records_them() {
     let world = World::new();
-    let gateway = world.serve();
-    let mut psql = world.session();
-    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
-    let (left, gateway) = world.replace(gateway);
+    let (left, gateway, mut psql, id) = world.replaced();
     // The main process alone: what it started ends with it.
     gateway.signal(Signal::SIGKILL).unwrap();
     wait_until("both gateways' end", PATIENCE, || left.is_gone() && gateway.is_gone()).unwrap();
@@ -400,10 +409,11 @@ fn a_connection_that_is_admitted_after_the_last_session_was_ended_is_refused() {
     world.assert_verifies();
 }
 
-/// Greets as the next gateway does (`{ protocol: 1 }` in MessagePack), says what it was given, and ends.
+/// Greets as the next gateway does (`{ protocol: 1 }` in MessagePack), says what it was given, and ends; where it is told of a
+/// lock, when that is free.
 const FALSE_HEIR: &str = r#"
-import os, socket, sys, time
-def inherit(path):
+import fcntl, os, socket, sys, time
+def inherit(path, hello=b"\x91\x01", lock=None):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
         for _ in range(1000):
             try:
@@ -411,11 +421,16 @@ def inherit(path):
                 break
             except OSError:
                 time.sleep(0.01)
-        s.send(b"\x91\x01")
+        s.send(hello)
         try:
             print("given", socket.recv_fds(s, 100000, 4), flush=True)
+            if lock:
+                fcntl.flock(open(lock, "w"), fcntl.LOCK_EX)
         except OSError as error:
             print("refused", error, flush=True)
+def join(cgroup):
+    with open(cgroup + "/cgroup.procs", "w") as procs:
+        procs.write("0")
 def become_weir():
     import pwd
     weir = pwd.getpwnam("weir")
@@ -469,12 +484,9 @@ fn statements_that_wait_for_their_record_end_when_the_next_gateway_dies_half_way
         writer.wait_for("begun", PATIENCE).unwrap();
     }
     wait_until("their sessions", PATIENCE, || world.sessions().len() == WRITERS).unwrap();
-    let (cgroup, socket) =
-        (world.shop.env.cgroup().join("gateway"), world.shop.env.runtime_dir().join("handover.sock"));
-    let join = r#"with open(sys.argv[2] + "/cgroup.procs", "w") as procs: procs.write("0")"#;
-    let script = format!("{FALSE_HEIR}\n{join}\nbecome_weir()\ninherit(sys.argv[1])");
-    let heir = world.shop.env.bystander("python3").args(["-u", "-c", &script]).arg(&socket).arg(&cgroup);
-    let heir = heir.start().unwrap();
+    // It dies when the recording is free, and nobody's: before that, another one is waited for.
+    let lock = world.shop.env.state_dir().join("recordings/lock");
+    let heir = world.heir(&format!("inherit(sys.argv[1], lock={:?})", lock.display().to_string()));
     let left = gateway.leave().unwrap();
     heir.wait_for("given", PATIENCE).unwrap();
     wait_until("the gateway's end", PATIENCE, || left.is_gone()).unwrap();
@@ -485,13 +497,27 @@ fn statements_that_wait_for_their_record_end_when_the_next_gateway_dies_half_way
     world.assert_verifies();
 }
 
+/// An upgrade to one that hands over otherwise: it begins when the old one has ended, which does not wait for another.
 #[test]
-fn a_replaced_gateway_that_is_not_heard_any_more_serves_nobody() {
+fn a_gateway_of_another_version_is_made_room_for_at_once() {
     let world = World::new();
     let gateway = world.serve();
     let mut psql = world.session();
-    let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
-    let (left, gateway) = world.replace(gateway);
+    let _heir = world.heir(r#"inherit(sys.argv[1], b"\x91\x7f")"#);
+    let left = gateway.leave().unwrap();
+    wait_until("its end", Duration::from_secs(15), || left.is_gone()).unwrap();
+    assert!(world.log().contains("the next gateway speaks protocol 127"), "{}", world.log());
+    psql.write("SELECT 1;\n").unwrap();
+    psql.wait_for("the gateway, which stops", PATIENCE).unwrap();
+    let _gateway = world.serve();
+    assert!(world.psql("SELECT 1").success());
+    world.assert_verifies();
+}
+
+#[test]
+fn a_replaced_gateway_that_is_not_heard_any_more_serves_nobody() {
+    let world = World::new();
+    let (left, gateway, mut psql, id) = world.replaced();
     // It stands still in the middle of a record, for longer than the next one waits for the rest.
     signal_process(gateway.serving_pid().unwrap(), Signal::SIGSTOP).unwrap();
     psql.write(&"SELECT repeat('x', 60000);\n".repeat(40)).unwrap();

@@ -28,6 +28,9 @@ pub(crate) struct Told {
     remaining: Duration,
 }
 
+/// Of all askers together.
+pub(crate) const MAX_TOLD: usize = MAX_AGENTS * MAX_ADDRESSES;
+
 #[derive(Default)]
 pub(super) struct Memory(HashMap<AgentKey, Agent>);
 

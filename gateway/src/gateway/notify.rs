@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of one message.
 const MAX_MESSAGE: usize = 1024;
+const SIGN_OF_LIFE: &[u8] = b"WATCHDOG=1";
 
 /// Tells the service manager how it goes, if there is one.
 #[derive(Debug)]
@@ -32,23 +33,25 @@ impl Notifier {
 
     pub(crate) fn tell(&self, states: &[NotifyState<'_>]) {
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-        self.send(lines.join("\n").as_bytes(), matches!(states, [NotifyState::Watchdog]));
+        let message = lines.join("\n");
+        self.send(message.as_bytes());
     }
 
-    /// Passes on what the gateway says, without waiting: this is the supervisor, which has signals to hear.
+    /// Passes on what the gateway says.
     pub(crate) fn pass_on(&self, gateway: &UnixDatagram) {
         let mut message = [0; MAX_MESSAGE];
         match gateway.recv(&mut message) {
-            Ok(length) => self.send(&message[..length], true),
+            Ok(length) => self.send(&message[..length]),
             Err(error) => tracing::debug!(%error, "the gateway is not heard"),
         }
     }
 
-    /// One datagram. Who is slow to take it must not stop the resolver and the admin socket, which share the thread.
-    fn send(&self, message: &[u8], at_once: bool) {
+    /// One datagram. Who is slow to take it must not stop what shares the thread: the resolver and the admin socket, or the
+    /// supervisor's signals.
+    fn send(&self, message: &[u8]) {
         let Some(socket) = &self.0 else { return };
         let sent = socket
-            .set_nonblocking(at_once)
+            .set_nonblocking(message == SIGN_OF_LIFE)
             .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
             .and_then(|()| socket.send(message));
         if let Err(error) = sent {
@@ -82,7 +85,7 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(10));
         let mut message = [0; MAX_MESSAGE];
         let length = manager.recv(&mut message).unwrap();
-        assert_eq!(&message[..length], b"WATCHDOG=1");
+        assert_eq!(&message[..length], SIGN_OF_LIFE);
     }
 
     #[test]

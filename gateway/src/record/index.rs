@@ -262,8 +262,13 @@ impl Index {
         Ok(highest.map_or(1, |number| unsigned(number) + 1))
     }
 
-    /// Closing records for the sessions that have none, with what their other records sum up to.
-    pub fn lost_sessions(&self, directory: &Path) -> Result<Vec<SessionClosed>, RecordError> {
+    /// Closing records for those `lost` sessions that have none, with what their other records sum up to. Reads the segments
+    /// since the oldest of them, and none where there is none.
+    pub fn lost_sessions(
+        &self,
+        directory: &Path,
+        is_lost: impl Fn(SessionId) -> bool,
+    ) -> Result<Vec<SessionClosed>, RecordError> {
         let mut query = self.db.prepare(
             "SELECT id, (SELECT min(segment) FROM extents WHERE session = id) FROM sessions WHERE closed_ns IS NULL",
         )?;
@@ -274,6 +279,9 @@ impl Index {
         })?;
         for row in rows {
             let (id, first) = row?;
+            if !is_lost(id) {
+                continue;
+            }
             from = from.min(first.unwrap_or(u64::MAX));
             lost.insert(id, SessionClosed::new(id, GATEWAY_LOST));
         }

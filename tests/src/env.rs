@@ -98,6 +98,14 @@ impl Env {
         Ok(())
     }
 
+    /// A copy of a test's program where agents can execute it.
+    pub fn staged(&self, program: impl AsRef<Path>, name: &str, mode: u32) -> Result<PathBuf> {
+        let (program, staged) = (program.as_ref(), self.dir.join("bin").join(name));
+        fs::copy(program, &staged).map_err(|error| format!("{}: {error}", program.display()))?;
+        fs::set_permissions(&staged, fs::Permissions::from_mode(mode))?;
+        Ok(staged)
+    }
+
     /// World-readable; everything in it is gone with the environment.
     pub fn dir(&self) -> &Path {
         &self.dir

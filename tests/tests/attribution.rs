@@ -15,7 +15,6 @@ use system_tests::storm::{Truth, number_of};
 use weir::origin::Origin;
 use weir::record::event::{ConnectionRefused, Event};
 
-const STORM: &str = env!("CARGO_BIN_EXE_storm");
 /// Connections, in the short form and with `cargo xtask test attribution --all`.
 const SHORT: u32 = 6_000;
 const ALL: u32 = 1_000_000;
@@ -61,12 +60,17 @@ fn no_connection_is_taken_for_anothers() {
     let user = nix::unistd::User::from_name(AGENT_USER).unwrap().unwrap();
     std::os::unix::fs::chown(&truths, Some(user.uid.as_raw()), None).unwrap();
 
+    let storm = env.staged(env!("CARGO_BIN_EXE_storm"), "storm", 0o755).unwrap().display().to_string();
     let few_pids = FewPids::begin();
     let started = Instant::now();
     let share = count / CROWDS;
     let crowds = (0..CROWDS).map(|crowd| {
-        let place =
-            place(env, crowd).args(["crowd", &(crowd * share).to_string(), &share.to_string(), &WIDTH.to_string()]);
+        let place = place(env, crowd, &storm).args([
+            "crowd",
+            &(crowd * share).to_string(),
+            &share.to_string(),
+            &WIDTH.to_string(),
+        ]);
         place.arg(&truths).start().unwrap()
     });
     let crowds: Vec<_> = crowds.collect();
@@ -107,12 +111,12 @@ fn no_connection_is_taken_for_anothers() {
 }
 
 /// Half of them in network namespaces of their own.
-fn place(env: &Env, crowd: u32) -> Place<'_> {
+fn place<'e>(env: &'e Env, crowd: u32, storm: &str) -> Place<'e> {
     let group = format!("crowd-{crowd}");
     if crowd.is_multiple_of(2) {
-        env.agent_in(&group, AGENT_USER, STORM).unwrap()
+        env.agent_in(&group, AGENT_USER, storm).unwrap()
     } else {
-        env.agent_in_behind(&group, ["unshare", "--net", "--"], STORM).unwrap()
+        env.agent_in_behind(&group, ["unshare", "--net", "--"], storm).unwrap()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -76,8 +76,8 @@ impl Scene {
         let witness = gateway.pids().unwrap().into_iter().find(|pid| *pid != gateway.pid()).unwrap();
         let pids = [gateway.pid(), witness];
         let env = &shop.env;
-        let bypass = stage(env, "bypass", 0o755);
-        let setuid = stage(env, "bypass-setuid", 0o4755);
+        let bypass = env.staged(corpus(), "bypass", 0o755).unwrap();
+        let setuid = env.staged(corpus(), "bypass-setuid", 0o4755).unwrap();
         delegate(&env.cgroup().join("agents/coder"));
         let bystander = bystander_server();
         let path = env.dir().join("accomplice");
@@ -208,15 +208,11 @@ impl Scene {
     }
 }
 
-/// The corpus beside the `weir` that agents can execute.
-fn stage(env: &Env, name: &str, mode: u32) -> PathBuf {
+/// The corpus, beside the `weir` under test.
+fn corpus() -> PathBuf {
     let built = std::env::var_os("WEIR_BIN").map(PathBuf::from);
     let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("weir");
-    let built = built.unwrap_or(beside).with_file_name("bypass");
-    let staged = env.dir().join("bin").join(name);
-    std::fs::copy(&built, &staged).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
-    std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(mode)).unwrap();
-    staged
+    built.unwrap_or(beside).with_file_name("bypass")
 }
 
 /// What `Delegate=yes` with a `User=` does.

@@ -518,20 +518,28 @@ fn a_gateway_of_another_version_is_made_room_for_at_once() {
 fn a_replaced_gateway_that_is_not_heard_any_more_serves_nobody() {
     let world = World::new();
     let (left, gateway, mut psql, id) = world.replaced();
-    // It stands still in the middle of a record, for longer than the next one waits for the rest.
+    // It stands still in the middle of a record that no socket takes at once, for longer than the next one waits for the rest.
     signal_process(gateway.serving_pid().unwrap(), Signal::SIGSTOP).unwrap();
-    psql.write(&"SELECT repeat('x', 60000);\n".repeat(40)).unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    psql.write(&format!("SELECT length('{}');\n", "x".repeat(900_000))).unwrap();
+    wait_until("a record that is half sent", PATIENCE, || is_sending(left.serving_pid())).unwrap();
     signal_process(left.serving_pid(), Signal::SIGSTOP).unwrap();
     signal_process(gateway.serving_pid().unwrap(), Signal::SIGCONT).unwrap();
     wait_until("the closing record", PATIENCE, || outcome(&world.sessions(), &id).is_some()).unwrap();
     assert_eq!(outcome(&world.sessions(), &id).as_deref(), Some("gateway lost"));
+    psql.write("SELECT 'still', 'there';\n").unwrap();
     signal_process(left.serving_pid(), Signal::SIGCONT).unwrap();
     wait_until("its end", PATIENCE, || left.is_gone()).unwrap();
-    psql.write("SELECT 'still', 'there';\n").unwrap();
     psql.wait_for("connection to server was lost", PATIENCE).unwrap();
     assert!(!psql.stdout().contains("still"));
     world.assert_verifies();
+}
+
+/// True if a thread of the process waits for somebody to read what it sends through a socket of this host.
+fn is_sending(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // A thread may end meanwhile.
+    let waits = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("wchan")).unwrap_or_default());
+    waits.into_iter().any(|wait| wait.starts_with("sock_alloc_send"))
 }
 
 #[test]

@@ -876,6 +876,37 @@ show(s, stream, b"SELECT count(*) FROM pg_attribute a JOIN names USING (attname)
 }
 
 #[test]
+fn code_of_the_database_that_puts_masked_values_elsewhere_makes_a_table_derived() {
+    let world = World::with(POLICY);
+    for setup in [
+        "CREATE FUNCTION first_ssn() RETURNS text LANGUAGE sql AS 'SELECT min(ssn) FROM customers';
+         CREATE FUNCTION note() RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN first_ssn(); END'",
+        "SET ROLE orders_rw; CREATE TABLE by_default (id int, note text DEFAULT note())",
+        "SET ROLE orders_rw; CREATE DOMAIN noted AS text DEFAULT note(); CREATE TABLE by_domain (id int, note noted)",
+        "SET ROLE orders_rw; CREATE TABLE by_trigger (id int, note text);
+         CREATE FUNCTION put() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.note := note(); RETURN NEW; END';
+         CREATE TRIGGER t BEFORE INSERT ON by_trigger FOR EACH ROW EXECUTE FUNCTION put()",
+        "SET ROLE orders_rw; CREATE TABLE harmless (id int, made timestamptz DEFAULT now(), note text);
+         CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM phone FROM customers WHERE id = NEW.id; NEW.note := 1; RETURN NEW; END';
+         CREATE TRIGGER t BEFORE INSERT ON harmless FOR EACH ROW EXECUTE FUNCTION stamp()",
+    ] {
+        world.shop.postgres.sql(setup).unwrap();
+    }
+    for table in ["by_default", "by_domain", "by_trigger"] {
+        for sql in [format!("INSERT INTO {table} (id) VALUES (1) RETURNING note"), format!("SELECT note FROM {table}")]
+        {
+            let said = world.shop.psql(&sql).run().unwrap();
+            let denied = said.stderr.contains("denied by policy") && !said.stdout.contains(SSN);
+            assert!(denied, "{sql}: {}{}", said.stdout, said.stderr);
+        }
+    }
+    for sql in ["INSERT INTO harmless (id) VALUES (1) RETURNING note, made", "SELECT * FROM harmless"] {
+        world.shop.psql(sql).run().unwrap().expect_success().unwrap();
+    }
+}
+
+#[test]
 fn the_errors_of_a_row_security_policy_tell_no_masked_values() {
     let world = World::allowing(r#""prepare", "execute", "declare", "fetch", "explain""#);
     let setup = "SET ROLE orders_rw; CREATE TABLE guarded (id int, x text); INSERT INTO guarded VALUES (1, 'a');

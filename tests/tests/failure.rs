@@ -373,6 +373,79 @@ fn targets_that_lie_are_given_nothing() {
 }
 
 #[test]
+fn a_login_is_bound_to_the_certificate_of_the_database_itself() {
+    let shop = Shop::new().unwrap();
+    let leaf = shop.postgres.ca().issue(&[NAME]).unwrap();
+    let (certificate, key) = (shop.env.dir().join("middle.pem"), shop.env.dir().join("middle.key"));
+    fs::write(&certificate, &leaf.certificate).unwrap();
+    fs::write(&key, &leaf.key).unwrap();
+    let tls = format!("ca = \"{}\"", shop.postgres.ca_path().display());
+    let middles = [("passes", free_port().unwrap(), None), ("strips", free_port().unwrap(), Some("strip"))];
+    let config: String = middles.iter().map(|(name, port, _)| target(name, *port, &tls)).collect();
+    let running = middles.map(|(_, port, deed)| {
+        let middle = shop.env.bystander("python3").args(["-c", include_str!("failure/middle.py")]);
+        let middle = middle.args([port.to_string(), shop.postgres.port().to_string()]).arg(&certificate).arg(&key);
+        let middle = middle.args(deed).start().unwrap();
+        middle.wait_for("ready", PATIENCE).unwrap();
+        middle
+    });
+    shop.configure(&format!("{config}{POLICY}")).unwrap();
+    let mut world = World::of(shop, Shop::serve);
+    for (name, port, _) in middles {
+        // A client that binds nothing is read by whoever has a certificate that it trusts.
+        let url = format!("host=127.0.0.1 port={port} user=orders_rw dbname=orders channel_binding=disable");
+        let direct = world.shop.env.bystander("psql").env("PGPASSWORD", PASSWORD).args([&url, "-c", "SELECT 1"]);
+        direct.run().unwrap().expect_success().unwrap();
+        let psql = world.psql_at(port, "SELECT 1");
+        assert!(!psql.success() && psql.stderr.contains("channel binding"), "{name}: {psql:?}");
+    }
+    drop(running);
+    world.unharmed();
+}
+
+#[test]
+fn what_the_kernel_half_says_is_logged_and_not_without_end() {
+    const CONNECTS: usize = 300;
+    let world = World::new();
+    // As many connects as may be under way at once, none of which anybody makes.
+    let fill = format!(
+        r#"
+import ctypes, os, struct, sys
+key, value, most = {}, {}, {}
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attributes):
+    size = len(attributes)
+    return libc.syscall(321, command, attributes, size)
+path = ctypes.create_string_buffer(sys.argv[1].encode())
+fd = bpf(7, struct.pack("QII", ctypes.addressof(path), 0, 0))
+assert fd >= 0, os.strerror(ctypes.get_errno())
+one, note = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
+for number in range(most):
+    struct.pack_into("I", one, 0, number)
+    if bpf(2, struct.pack("IIQQQ", fd, 0, ctypes.addressof(one), ctypes.addressof(note), 0)) != 0:
+        break
+print("full at", number)
+"#,
+        size_of::<gateway_common::Flow>(),
+        size_of::<gateway_common::Note>(),
+        gateway_common::MAX_PENDING + 1,
+    );
+    let pin = world.shop.env.bpf_dir().join(format!("v{}/maps/PENDING", gateway_common::LAYOUT));
+    let filled = world.shop.env.bystander("python3").args(["-c", &fill]).arg(pin).run().unwrap();
+    assert!(filled.stdout.contains(&format!("full at {}", gateway_common::MAX_PENDING)), "{filled:?}");
+    let connect = format!(
+        "import socket\nfor _ in range({CONNECTS}):\n s = socket.socket()\n try:\n  s.connect(('192.0.2.1', 443)); s.recv(1)\n except OSError: pass"
+    );
+    let began = Instant::now();
+    world.shop.env.agent("python3").args(["-c", &connect]).run().unwrap().expect_success().unwrap();
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
+    let log = world.shop.env.log();
+    let lines = count(&log, "too many connects are under way");
+    assert!(lines >= 1 && lines <= 10 * seconds, "{lines} in {seconds} s: {log}");
+    assert!(seconds * 10 >= CONNECTS || log.contains("more messages in this second are not logged"), "{log}");
+}
+
+#[test]
 fn targets_that_break_off_end_their_own_sessions() {
     let shop = Shop::new().unwrap();
     let crook = Crook::new(shop.postgres.port());

@@ -104,6 +104,7 @@ fn shop() -> TaggedSet {
         functions: vec![function("leak", true, true), function("initcap", true, false)],
         operators: vec!["~~~".to_owned()],
         cast_types: vec!["dressed".to_owned()],
+        ..Snapshot::default()
     };
     let mask = Arc::new(MaskRule {
         name: "PII".to_owned(),
@@ -112,7 +113,7 @@ fn shop() -> TaggedSet {
         detectors: Vec::new(),
         with: MaskKind::Redact,
     });
-    TaggedSet::resolve(snapshot, &[mask], SystemTime::UNIX_EPOCH).expect("every pattern resolves")
+    TaggedSet::resolve(&snapshot, &[mask], SystemTime::UNIX_EPOCH).expect("every pattern resolves")
 }
 
 /// `update w:orders r:log where` and so on, one for each action.

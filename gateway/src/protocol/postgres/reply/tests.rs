@@ -25,7 +25,7 @@ fn set() -> Arc<TaggedSet> {
     let relation = RelationRow { oid: CUSTOMERS, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r' };
     let columns = vec![ColumnRow { relation: CUSTOMERS, number: SSN.1, name: "ssn".to_owned() }];
     let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
-    Arc::new(TaggedSet::resolve(snapshot, &rules(), SystemTime::UNIX_EPOCH).unwrap())
+    Arc::new(TaggedSet::resolve(&snapshot, &rules(), SystemTime::UNIX_EPOCH).unwrap())
 }
 
 /// Both ends of the target's side.

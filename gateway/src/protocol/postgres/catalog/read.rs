@@ -1,0 +1,457 @@
+//! Reading the catalog of one database.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use super::code::{self, Body, CodeRow};
+use super::{CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
+use crate::mask::MaskRule;
+use crate::policy::Glob;
+use crate::protocol::postgres::operation;
+
+/// What [`load`] reads, before any thinking.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) relations: Vec<RelationRow>,
+    /// Columns that some mask's pattern names, or that are called as a generated one.
+    pub(crate) columns: Vec<ColumnRow>,
+    /// (relation with a view definition or rule, relation it reads or writes)
+    pub(crate) rewrites: Vec<(u32, u32)>,
+    /// (relation with a row security policy, relation that the policy reads)
+    pub(crate) policies: Vec<(u32, u32)>,
+    /// Relations whose view definition or rule calls a function or an operator that did not come with the server, or one that
+    /// did and is not known to be harmless.
+    pub(crate) opaque: Vec<u32>,
+    /// (child, parent), of inheritance and of partitions.
+    pub(crate) inherits: Vec<(u32, u32)>,
+    /// Columns that show another one, as (relation, number): generated ones what they are computed from, and those of a
+    /// composite type what is in it.
+    pub(crate) made_of: Vec<(ColumnRow, (u32, i16))>,
+    pub(crate) functions: Vec<(String, UserFunction)>,
+    pub(crate) operators: Vec<String>,
+    /// Types that a function of somebody's casts from or to.
+    pub(crate) cast_types: Vec<String>,
+    /// What runs when rows are written, of functions that did not come with the server or an extension.
+    pub(crate) code: Vec<CodeRow>,
+    /// These functions, and those that their texts name, by oid.
+    pub(crate) bodies: HashMap<u32, Body>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RelationRow {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// `pg_class.relkind`
+    pub(crate) kind: char,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ColumnRow {
+    pub(crate) relation: u32,
+    pub(crate) number: i16,
+    pub(crate) name: String,
+}
+
+const RELATIONS: &str = "\
+    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f', 'S']::\"char\"[])
+    LIMIT $1";
+
+const COLUMNS: &str = "\
+    SELECT a.attrelid, a.attnum, a.attname::text
+    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
+      AND ($2 OR a.attname::text OPERATOR(pg_catalog.=) ANY ($3)
+           OR a.attname OPERATOR(pg_catalog.=) ANY (SELECT g.attname FROM pg_catalog.pg_attribute g
+                                                    WHERE g.attgenerated OPERATOR(pg_catalog.<>) ''))
+    LIMIT $1";
+
+const REWRITES: &str = "\
+    SELECT DISTINCT r.ev_class, d.refobjid
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class
+    LIMIT $1";
+
+const POLICIES: &str = "\
+    SELECT DISTINCT p.polrelid, d.refobjid
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.<>) p.polrelid
+    LIMIT $1";
+
+const OPAQUE: &str = "\
+    SELECT DISTINCT r.ev_class
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) ANY
+          (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass]::oid[])
+      AND d.refobjid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+/// The server's own functions in views and rules. Dependencies on these are not kept (they are pinned), so they are taken out
+/// of the stored trees.
+const VIEW_FUNCTIONS: &str = "\
+    SELECT DISTINCT v.ev_class, p.proname::text
+    FROM (SELECT r.ev_class, pg_catalog.substring(f.part, '^[0-9]+') AS number
+          FROM pg_catalog.pg_rewrite r,
+               pg_catalog.unnest(pg_catalog.string_to_array(
+                   r.ev_qual::text OPERATOR(pg_catalog.||) r.ev_action::text, ':funcid ')) AS f(part)
+          WHERE r.ev_class OPERATOR(pg_catalog.>=) $2) v
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) v.number::pg_catalog.oid
+    WHERE p.oid OPERATOR(pg_catalog.<) $2
+    LIMIT $1";
+
+/// Views and rules that read a system catalog with values of user columns: on most of these no dependency is kept either. Of
+/// the catalog of columns only the one column, or whole rows.
+const VALUE_READERS: &str = "\
+    SELECT DISTINCT r.ev_class
+    FROM (SELECT ev_class, ev_qual::text OPERATOR(pg_catalog.||) ev_action::text AS tree
+          FROM pg_catalog.pg_rewrite WHERE ev_class OPERATOR(pg_catalog.>=) $2) r
+    JOIN (SELECT c.oid, NULL::int2 AS attnum
+          FROM pg_catalog.pg_class c
+          WHERE c.relnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
+            AND c.relname::text OPERATOR(pg_catalog.=) ANY ($3)
+          UNION ALL
+          SELECT a.attrelid, pg_catalog.unnest(ARRAY[0, a.attnum])
+          FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attribute'::pg_catalog.regclass
+            AND a.attname OPERATOR(pg_catalog.=) 'attmissingval') v
+      ON pg_catalog.strpos(r.tree, pg_catalog.concat(' :relid ', v.oid, ' ')) OPERATOR(pg_catalog.>) 0
+     AND (v.attnum IS NULL
+          OR pg_catalog.strpos(r.tree, pg_catalog.concat(' :varattno ', v.attnum, ' ')) OPERATOR(pg_catalog.>) 0)
+    LIMIT $1";
+
+const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits LIMIT $1";
+
+const GENERATED: &str = "\
+    SELECT a.attrelid, a.attnum, a.attname::text, d.refobjsubid::int2
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_attrdef e
+      ON e.adrelid OPERATOR(pg_catalog.=) a.attrelid AND e.adnum OPERATOR(pg_catalog.=) a.attnum
+    JOIN pg_catalog.pg_depend d
+      ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+     AND d.objid OPERATOR(pg_catalog.=) e.oid
+     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.refobjid OPERATOR(pg_catalog.=) a.attrelid
+    WHERE a.attgenerated OPERATOR(pg_catalog.<>) '' AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+      AND d.refobjsubid OPERATOR(pg_catalog.<>) a.attnum
+    LIMIT $1";
+
+/// Columns of a relation's row type, or of arrays or domains of it, each with the columns of that relation.
+const COMPOSITES: &str = "\
+    SELECT DISTINCT a.attrelid, a.attnum, a.attname::text, f.attrelid, f.attnum
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+    JOIN pg_catalog.pg_type b ON b.oid OPERATOR(pg_catalog.=) ANY (ARRAY[t.oid, t.typelem, t.typbasetype])
+    JOIN pg_catalog.pg_type c ON c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[b.oid, b.typelem, b.typbasetype])
+    JOIN pg_catalog.pg_attribute f ON f.attrelid OPERATOR(pg_catalog.=) c.typrelid
+    WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.typrelid OPERATOR(pg_catalog.>=) $2 AND f.attnum OPERATOR(pg_catalog.>) 0 AND NOT f.attisdropped
+    LIMIT $1";
+
+const FUNCTIONS: &str = "\
+    SELECT p.proname::text,
+           NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                       WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                         AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'),
+           COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'p']::\"char\"[]), false)
+    FROM pg_catalog.pg_proc p LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0]
+    WHERE p.oid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+const OPERATORS: &str = "\
+    SELECT DISTINCT o.oprname::text
+    FROM pg_catalog.pg_operator o
+    WHERE o.oid OPERATOR(pg_catalog.>=) $2
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    LIMIT $1";
+
+const CASTS: &str = "\
+    SELECT DISTINCT t.typname::text
+    FROM pg_catalog.pg_cast c
+    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) ANY (ARRAY[c.castsource, c.casttarget])
+    WHERE c.castfunc OPERATOR(pg_catalog.>=) $2
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_cast'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    LIMIT $1";
+
+/// Functions of defaults and generated columns (a domain's too, and those behind operators), and of triggers that come before
+/// the row is written: these choose what is in it.
+const CODE: &str = "\
+    WITH uses AS (
+        SELECT e.adrelid AS relation, false AS by_trigger, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_attrdef e JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) e.oid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+        UNION ALL
+        SELECT a.attrelid, false, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) a.atttypid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+          AND EXISTS (SELECT FROM pg_catalog.pg_type t
+                      WHERE t.oid OPERATOR(pg_catalog.=) a.atttypid AND t.typtype OPERATOR(pg_catalog.=) 'd')
+        UNION ALL
+        SELECT g.tgrelid, true, 'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
+        FROM pg_catalog.pg_trigger g
+        WHERE NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
+    SELECT DISTINCT u.relation, p.oid, u.by_trigger
+    FROM uses u
+    LEFT JOIN pg_catalog.pg_operator o
+      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
+    JOIN pg_catalog.pg_proc p
+      ON p.oid OPERATOR(pg_catalog.=) CASE
+             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
+             ELSE o.oprcode::pg_catalog.oid END
+    WHERE p.oid OPERATOR(pg_catalog.>=) $2
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    LIMIT $1";
+
+/// The texts of functions, by oid or by name. Those in machine code have none.
+const BODIES: &str = "\
+    SELECT b.oid, b.name, CASE WHEN pg_catalog.length(b.text) OPERATOR(pg_catalog.<=) $5 THEN b.text END
+    FROM (SELECT p.oid, p.proname::text AS name,
+                 CASE WHEN l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['c', 'internal'])
+                       AND p.prokind OPERATOR(pg_catalog.=) ANY (ARRAY['f', 'p']::\"char\"[])
+                      THEN pg_catalog.pg_get_functiondef(p.oid) END AS text
+          FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+          WHERE p.oid OPERATOR(pg_catalog.>=) $2
+            AND (p.oid OPERATOR(pg_catalog.=) ANY ($3) OR p.proname::text OPERATOR(pg_catalog.=) ANY ($4))
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                              AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')) b
+    LIMIT $1";
+
+/// Reads the catalog of the client's database and resolves the masks of this target in it.
+///
+/// The queries are sent together and cost about one round trip; an ordinary role may run them, whatever its search path.
+pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, CatalogError> {
+    let masks: Vec<Arc<MaskRule>> = masks.iter().filter(|it| concerns(it, target)).cloned().collect();
+    let fetched_at = SystemTime::now();
+    if masks.is_empty() {
+        return Ok(TaggedSet::empty(fetched_at));
+    }
+    // So many queries at once are large.
+    let snapshot = Box::pin(fetch(client, &masks)).await?;
+    match TaggedSet::resolve(&snapshot, &masks, fetched_at) {
+        Err(CatalogError::Unresolved { mask, pattern, nearest: None }) => {
+            let nearest = nearest(client, &pattern).await?;
+            Err(CatalogError::Unresolved { mask, pattern, nearest })
+        }
+        Ok(set) => match set.fragile_name() {
+            Some(name) => unless_utf8(client, name).await.map(|()| set),
+            None => Ok(set),
+        },
+        other => other,
+    }
+}
+
+async fn unless_utf8(client: &Client, name: &str) -> Result<(), CatalogError> {
+    let row = client.query_one("SELECT pg_catalog.current_setting('server_encoding')", &[]).await?;
+    let encoding: String = row.try_get(0)?;
+    if encoding == "UTF8" { Ok(()) } else { Err(CatalogError::Encoding { encoding, name: name.to_owned() }) }
+}
+
+fn concerns(mask: &MaskRule, target: &str) -> bool {
+    !mask.columns.is_empty() && (mask.targets.is_empty() || mask.targets.iter().any(|it| Glob::new(it).matches(target)))
+}
+
+async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, CatalogError> {
+    let patterns = || masks.iter().flat_map(|it| &it.columns);
+    let all = patterns().any(|it| it.column.contains('*'));
+    let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
+    let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
+    let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
+    let values: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &VALUE_CATALOGS];
+    let (
+        relations,
+        columns,
+        rewrites,
+        policies,
+        opaque,
+        view_functions,
+        value_readers,
+        inherits,
+        generated,
+        composites,
+        functions,
+        operators,
+        casts,
+        code,
+    ) = tokio::try_join!(
+        rows(client, "relations", RELATIONS, &[]),
+        rows(client, "columns", COLUMNS, &named),
+        rows(client, "view dependencies", REWRITES, &[]),
+        rows(client, "row security policies", POLICIES, &[]),
+        rows(client, "views with functions", OPAQUE, &users),
+        rows(client, "functions in views", VIEW_FUNCTIONS, &users),
+        rows(client, "views of system catalogs", VALUE_READERS, &values),
+        rows(client, "inheritance links", INHERITS, &[]),
+        rows(client, "generated columns", GENERATED, &[]),
+        rows(client, "columns of composite types", COMPOSITES, &users),
+        rows(client, "functions", FUNCTIONS, &users),
+        rows(client, "operators", OPERATORS, &users),
+        rows(client, "casts", CASTS, &users),
+        rows(client, "functions of defaults and triggers", CODE, &users),
+    )?;
+    let code = read(&code, |row| {
+        Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, by_trigger: row.try_get(2)? })
+    })?;
+    let functions = read(&functions, |row| {
+        Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
+    })?;
+    let bodies = bodies(client, &code, &functions).await?;
+    let relation = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
+        let kind: String = row.try_get(3)?;
+        Ok(RelationRow {
+            oid: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            name: row.try_get(2)?,
+            kind: kind.chars().next().unwrap_or(' '),
+        })
+    };
+    let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
+        Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
+    };
+    let generated = read(&generated, |row| Ok((column(row)?, (row.try_get(0)?, row.try_get(3)?))))?;
+    let mut made_of = read(&composites, |row| Ok((column(row)?, (row.try_get(3)?, row.try_get(4)?))))?;
+    made_of.extend(generated);
+    let mut opaque: Vec<u32> = read(&opaque, |row| row.try_get(0))?;
+    opaque.extend(read(&value_readers, |row| row.try_get::<_, u32>(0))?);
+    for (relation, function) in read(&view_functions, |row| Ok((row.try_get(0)?, row.try_get::<_, String>(1)?)))? {
+        if !operation::is_harmless(&function) {
+            opaque.push(relation);
+        }
+    }
+    Ok(Snapshot {
+        relations: read(&relations, relation)?,
+        columns: read(&columns, column)?,
+        rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        policies: read(&policies, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        opaque,
+        inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        made_of,
+        functions,
+        operators: read(&operators, |row| row.try_get(0))?,
+        cast_types: read(&casts, |row| row.try_get(0))?,
+        code,
+        bodies,
+    })
+}
+
+/// Functions whose texts are read, of [`code::MAX_TEXT`] each.
+const MAX_BODIES: usize = 5_000;
+
+/// The functions that run when rows are written, and all that these can call by name.
+async fn bodies(
+    client: &Client,
+    code: &[CodeRow],
+    functions: &[(String, UserFunction)],
+) -> Result<HashMap<u32, Body>, CatalogError> {
+    let mut callable: HashMap<String, Vec<String>> = HashMap::new();
+    for (name, _) in functions.iter().filter(|(_, it)| it.shadows) {
+        callable.entry(code::last_word(name)).or_default().push(name.clone());
+    }
+    let mut oids: Vec<u32> = code.iter().map(|it| it.function).collect();
+    let mut names: Vec<String> = Vec::new();
+    let mut bodies = HashMap::new();
+    let what = "functions behind defaults and triggers";
+    while !oids.is_empty() || !names.is_empty() {
+        let parameters: [&(dyn ToSql + Sync); 4] = [&FIRST_USER_OID, &oids, &names, &code::MAX_TEXT];
+        let found = rows_up_to(MAX_BODIES, client, what, BODIES, &parameters).await?;
+        (oids, names) = (Vec::new(), Vec::new());
+        for row in &found {
+            let (oid, name, text): (u32, String, Option<String>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let body = Body::new(&name, text.as_deref());
+            names.extend(body.called().filter_map(|it| callable.remove(it)).flatten());
+            bodies.insert(oid, body);
+        }
+        if bodies.len() > MAX_BODIES {
+            return Err(CatalogError::TooLarge { what, most: MAX_BODIES });
+        }
+    }
+    Ok(bodies)
+}
+
+/// The rows of one catalog query, or an error if there are more than anybody should hold.
+async fn rows(
+    client: &Client,
+    what: &'static str,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<tokio_postgres::Row>, CatalogError> {
+    rows_up_to(MAX_CATALOG_ROWS, client, what, query, parameters).await
+}
+
+async fn rows_up_to(
+    most: usize,
+    client: &Client,
+    what: &'static str,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<tokio_postgres::Row>, CatalogError> {
+    let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
+    let mut all: Vec<&(dyn ToSql + Sync)> = vec![&limit];
+    all.extend(parameters);
+    let rows = client.query(query, &all).await?;
+    if rows.len() > most { Err(CatalogError::TooLarge { what, most }) } else { Ok(rows) }
+}
+
+fn read<T>(
+    rows: &[tokio_postgres::Row],
+    one: impl Fn(&tokio_postgres::Row) -> Result<T, tokio_postgres::Error>,
+) -> Result<Vec<T>, tokio_postgres::Error> {
+    rows.iter().map(one).collect()
+}
+
+/// Columns looked at for a "did you mean".
+const MAX_CANDIDATES: i64 = 20_000;
+/// How alike two names must be to be worth a mention (Jaro-Winkler).
+const LIKENESS: f64 = 0.7;
+
+const CANDIDATES: &str = "\
+    SELECT n.nspname::text, c.relname::text, a.attname::text
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
+      AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema', 'pg_toast'])
+    LIMIT $1";
+
+async fn nearest(client: &Client, pattern: &str) -> Result<Option<String>, CatalogError> {
+    let wanted: Vec<&str> = pattern.split('.').collect();
+    let mut best: Option<(f64, String)> = None;
+    for row in client.query(CANDIDATES, &[&MAX_CANDIDATES]).await? {
+        let parts: [String; 3] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?];
+        let likeness = likeness(&wanted, &parts);
+        if likeness >= LIKENESS && best.as_ref().is_none_or(|(so_far, _)| likeness > *so_far) {
+            let shown: Vec<&str> = wanted
+                .iter()
+                .zip(&parts)
+                .map(|(wanted, part)| if *wanted == "*" { "*" } else { part.as_str() })
+                .collect();
+            best = Some((likeness, shown.join(".")));
+        }
+    }
+    Ok(best.map(|(_, shown)| shown))
+}
+
+/// How alike a pattern and a column are: as much as the parts that differ most.
+fn likeness(wanted: &[&str], column: &[String; 3]) -> f64 {
+    let parts = wanted.iter().zip(column).filter(|(wanted, _)| **wanted != "*");
+    parts.map(|(wanted, part)| strsim::jaro_winkler(wanted, part)).fold(1.0, f64::min)
+}

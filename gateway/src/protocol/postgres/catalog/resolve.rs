@@ -1,0 +1,246 @@
+//! From the rows of a catalog to what is known of it: which columns are tagged, and what else shows their values.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::code::{self, Sensitive};
+use super::read::{ColumnRow, RelationRow, Snapshot};
+use super::{
+    CatalogError, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
+    is_value_catalog,
+};
+use crate::mask::{ColumnPattern, MaskRule};
+use crate::policy::Glob;
+
+impl TaggedSet {
+    /// From a catalog's rows to the set. A pattern that names no column is an error.
+    pub(crate) fn resolve(
+        snapshot: &Snapshot,
+        masks: &[Arc<MaskRule>],
+        fetched_at: SystemTime,
+    ) -> Result<Self, CatalogError> {
+        let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
+        let mut tags = tag(&snapshot.columns, &by_oid, masks)?;
+        let made = snapshot.made_of.iter().map(|(column, _)| column.clone());
+        let columns: Vec<ColumnRow> = snapshot.columns.iter().cloned().chain(made).collect();
+        loop {
+            spread_over_inheritance(&mut tags, &columns, &snapshot.inherits);
+            if !spread_over_parts(&mut tags, &snapshot.made_of) {
+                break;
+            }
+        }
+        let mut tagged_names: HashMap<u32, BTreeSet<String>> = HashMap::new();
+        for column in &columns {
+            if tags.contains_key(&(column.relation, column.number)) {
+                tagged_names.entry(column.relation).or_default().insert(column.name.clone());
+            }
+        }
+        let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
+        let guarded = guarded(&tags, &derived, snapshot);
+        let ordinary = snapshot.relations.iter().filter(|it| is_ordinary(it.kind)).map(|it| it.oid).collect();
+        let mut relations: HashMap<String, Vec<Relation>> = HashMap::new();
+        for row in &snapshot.relations {
+            let exposure = if derived.contains(&row.oid) || is_value_catalog(&row.schema, &row.name) {
+                Exposure::Derived
+            } else {
+                tagged_names.remove(&row.oid).map_or(Exposure::Clear, Exposure::Tagged)
+            };
+            let guarded = guarded.contains(&row.oid);
+            let relation = Relation { schema: row.schema.clone(), exposure, guarded };
+            relations.entry(row.name.clone()).or_default().push(relation);
+        }
+        let mut functions: HashMap<String, UserFunction> = HashMap::new();
+        for (name, function) in &snapshot.functions {
+            let known = functions.entry(name.clone()).or_default();
+            known.shadows |= function.shadows;
+            known.takes_row |= function.takes_row;
+        }
+        let operators = snapshot.operators.iter().cloned().collect();
+        let cast_types = snapshot.cast_types.iter().cloned().collect();
+        Ok(Self { masks: tags, relations, ordinary, functions, operators, cast_types, fetched_at })
+    }
+}
+
+type Tags = HashMap<(u32, i16), Vec<Arc<MaskRule>>>;
+
+/// The columns that the patterns name, with the masks of each.
+fn tag(
+    columns: &[ColumnRow],
+    relations: &HashMap<u32, &RelationRow>,
+    masks: &[Arc<MaskRule>],
+) -> Result<Tags, CatalogError> {
+    let mut tags = Tags::new();
+    for mask in masks {
+        for pattern in &mask.columns {
+            let mut resolved = false;
+            for column in columns {
+                let Some(relation) = relations.get(&column.relation) else { continue };
+                if matches(pattern, relation, &column.name) {
+                    resolved = true;
+                    add(&mut tags, (column.relation, column.number), mask);
+                }
+            }
+            if !resolved {
+                return Err(CatalogError::Unresolved {
+                    mask: mask.name.clone(),
+                    pattern: written(pattern),
+                    nearest: None,
+                });
+            }
+        }
+    }
+    Ok(tags)
+}
+
+fn add(tags: &mut Tags, column: (u32, i16), mask: &Arc<MaskRule>) -> bool {
+    let masks = tags.entry(column).or_default();
+    let new = !masks.iter().any(|it| Arc::ptr_eq(it, mask));
+    if new {
+        masks.push(Arc::clone(mask));
+    }
+    new
+}
+
+fn matches(pattern: &ColumnPattern, relation: &RelationRow, column: &str) -> bool {
+    let fits = |part: &str, name: &str| Glob::new(part).matches(name);
+    // A wildcard does not reach into the server's own schemas.
+    let schema = pattern.schema.as_deref().filter(|it| !it.contains('*') || !is_system_schema(&relation.schema));
+    let anywhere = pattern.schema.is_none() && !is_system_schema(&relation.schema);
+    (anywhere || schema.is_some_and(|it| fits(it, &relation.schema)))
+        && pattern.table.as_deref().is_none_or(|it| fits(it, &relation.name))
+        && fits(&pattern.column, column)
+}
+
+fn written(pattern: &ColumnPattern) -> String {
+    let part = |it: &Option<String>| it.clone().unwrap_or_else(|| "*".to_owned());
+    format!("{}.{}.{}", part(&pattern.schema), part(&pattern.table), pattern.column)
+}
+
+/// A partition holds its parent's rows and is read through it: both have the tags of either, by column name.
+fn spread_over_inheritance(tags: &mut Tags, columns: &[ColumnRow], inherits: &[(u32, u32)]) {
+    let mut kin: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(child, parent) in inherits {
+        kin.entry(child).or_default().push(parent);
+        kin.entry(parent).or_default().push(child);
+    }
+    let number: HashMap<(u32, &str), i16> =
+        columns.iter().map(|it| ((it.relation, it.name.as_str()), it.number)).collect();
+    let name: HashMap<(u32, i16), &str> =
+        columns.iter().map(|it| ((it.relation, it.number), it.name.as_str())).collect();
+
+    let mut todo: Vec<(u32, i16)> = tags.keys().copied().collect();
+    while let Some(column) = todo.pop() {
+        let Some(name) = name.get(&column) else { continue };
+        let masks = tags.get(&column).cloned().unwrap_or_default();
+        for relative in kin.get(&column.0).into_iter().flatten() {
+            let Some(&number) = number.get(&(*relative, *name)) else { continue };
+            let mut changed = false;
+            for mask in &masks {
+                changed |= add(tags, (*relative, number), mask);
+            }
+            if changed {
+                todo.push((*relative, number));
+            }
+        }
+    }
+}
+
+/// A generated column shows what it is computed from, and a row of another table in a column what is in that. What is
+/// generated in one table is a plain column in its kin, from which others may be generated. True if it made a difference.
+fn spread_over_parts(tags: &mut Tags, made_of: &[(ColumnRow, (u32, i16))]) -> bool {
+    let mut changed = false;
+    for (column, part) in made_of {
+        for mask in tags.get(part).cloned().unwrap_or_default() {
+            changed |= add(tags, (column.relation, column.number), &mask);
+        }
+    }
+    changed
+}
+
+/// Relations that show tagged values under names of their own: views, materialized views, tables with rules, tagged
+/// relations that are no ordinary table, foreign tables (which may lead back here), tables into whose rows the database's own
+/// code puts what it reads elsewhere, and all that builds on these.
+fn derived(
+    tags: &Tags,
+    tagged: &HashMap<u32, BTreeSet<String>>,
+    relations: &HashMap<u32, &RelationRow>,
+    snapshot: &Snapshot,
+) -> HashSet<u32> {
+    if tags.is_empty() {
+        return HashSet::new();
+    }
+    let mut readers: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(reader, read) in &snapshot.rewrites {
+        readers.entry(read).or_default().push(reader);
+    }
+    // Rows of a partition are its parent's too, and those written through the parent are in a partition.
+    let mut kin: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(child, parent) in &snapshot.inherits {
+        kin.entry(child).or_default().push(parent);
+        kin.entry(parent).or_default().push(child);
+    }
+    let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
+    let foreign = snapshot.relations.iter().filter(|it| it.kind == 'f').map(|it| it.oid);
+    let opaque = snapshot.opaque.iter().copied().filter(|it| *it >= FIRST_USER_OID);
+    let unordinary = tagged.keys().copied().filter(|it| relations.get(it).is_none_or(|row| !is_ordinary(row.kind)));
+    let mut derived: HashSet<u32> = foreign.chain(opaque).chain(unordinary).collect();
+    let mut todo: Vec<u32> = derived.iter().copied().chain(tagged.keys().copied()).chain(values).collect();
+    loop {
+        while let Some(relation) = todo.pop() {
+            let kin = kin.get(&relation).filter(|_| derived.contains(&relation));
+            for &reader in readers.get(&relation).into_iter().chain(kin).flatten() {
+                if derived.insert(reader) {
+                    todo.push(reader);
+                }
+            }
+        }
+        let written = written_by_code(tagged, &derived, relations, snapshot);
+        todo.extend(written.into_iter().filter(|it| derived.insert(*it)));
+        if todo.is_empty() {
+            return derived;
+        }
+    }
+}
+
+/// Tables into whose rows a default, a generated column or a trigger puts what it reads of tagged or derived relations.
+/// Whoever tags a table has looked at it: its own triggers, which may well compare the tagged values, change nothing.
+fn written_by_code(
+    tagged: &HashMap<u32, BTreeSet<String>>,
+    derived: &HashSet<u32>,
+    relations: &HashMap<u32, &RelationRow>,
+    snapshot: &Snapshot,
+) -> Vec<u32> {
+    if snapshot.code.is_empty() {
+        return Vec::new();
+    }
+    let name = |oid: &u32| relations.get(oid).map(|it| it.name.as_str());
+    let sensitive = Sensitive {
+        tagged: tagged.iter().filter_map(|(oid, columns)| Some((name(oid)?, columns))).collect(),
+        derived: derived.iter().filter_map(name).collect(),
+    };
+    let readers = code::readers(&snapshot.bodies, &sensitive);
+    let code = snapshot.code.iter().filter(|it| readers.contains(&it.function));
+    code.filter(|it| !(it.by_trigger && tagged.contains_key(&it.relation))).map(|it| it.relation).collect()
+}
+
+/// Relations whose row security policies read tagged values, and all that builds on these.
+fn guarded(tags: &Tags, derived: &HashSet<u32>, snapshot: &Snapshot) -> HashSet<u32> {
+    let mut guarded = HashSet::new();
+    if snapshot.policies.is_empty() {
+        return guarded;
+    }
+    let mut users: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(user, used) in snapshot.policies.iter().chain(&snapshot.rewrites) {
+        users.entry(used).or_default().push(user);
+    }
+    let mut todo: Vec<u32> = tags.keys().map(|(relation, _)| *relation).chain(derived.iter().copied()).collect();
+    while let Some(relation) = todo.pop() {
+        for &user in users.get(&relation).into_iter().flatten() {
+            if guarded.insert(user) {
+                todo.push(user);
+            }
+        }
+    }
+    guarded
+}

@@ -7,6 +7,7 @@ mod apt;
 mod build;
 mod ci;
 mod clean_kernel;
+mod clients;
 mod demo;
 mod deny;
 mod fmt;

@@ -31,6 +31,7 @@ const TEST_PACKAGES: &[&str] = &[
     "postgresql-contrib",
     "procps",
     "python3",
+    "python3-pip",
     "python3-psycopg",
     "python3-pycares",
     "qemu-system-x86",

@@ -11,17 +11,18 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, package, paths, setup, shell, vm_image, vm_kernel};
+use crate::{Result, clean_kernel, clients, package, paths, setup, shell, vm_image, vm_kernel};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 13] = [
     "kernel",
     BYPASS,
     "namespaces",
     "attribution",
     "identity",
     "postgres",
+    CLIENTS,
     "record",
     "failure",
     "handover",
@@ -29,6 +30,8 @@ const REQUIRED: [&str; 12] = [
     VM_SMOKE,
     KERNELS,
 ];
+/// Needs clients of others, with their suites.
+const CLIENTS: &str = "postgres-clients";
 /// The attack corpus.
 const BYPASS: &str = "bypass";
 const SYSTEM_CRATE: &str = "system-tests";
@@ -47,7 +50,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, attribution a million connections,
     /// handover a thousand restarts
@@ -186,6 +189,9 @@ impl Program {
         }
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_PACKAGES", package::ensure()?);
+        }
+        if self.suite.as_deref() == Some(CLIENTS) {
+            environment.insert("WEIR_CLIENTS", clients::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);

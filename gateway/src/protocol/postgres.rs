@@ -247,14 +247,10 @@ async fn connect_allowed(client: &mut Stream, session: &Session, database: &str,
 impl Opened {
     async fn serve(self, client: Stream, session: &Session) -> String {
         let Self { way, upstream, handle, user, mut greeting } = self;
-        relay::greet(&mut greeting, &upstream.parameters, &user, handle.process, &handle.key);
-        let ends = Ends {
-            client,
-            target: upstream.stream,
-            target_inbox: upstream.inbox,
-            greeting,
-            waiting: Arc::clone(&handle.waiting),
-        };
+        let (process, key) = handle.told();
+        relay::greet(&mut greeting, &upstream.parameters, &user, process, &key);
+        let ends =
+            Ends { client, target: upstream.stream, target_inbox: upstream.inbox, greeting, waiting: handle.waiting() };
         let end = Relay::new(session, &session.engine().protocols().postgres, &way, ends).run().await;
         drop(handle);
         end.to_string()

@@ -1,7 +1,7 @@
 //! Cancelling what runs: PostgreSQL's clients do it over a connection of its own, by a key that they got at start-up.
 //!
-//! The gateway hands out keys of its own, and knows for each whose session it is. Only the agent that opened a session can
-//! cancel in it.
+//! The gateway hands out keys of its own beside the target's number of the process, which clients compare with that of
+//! notifications. It knows for each whose session it is: only the agent that opened a session can cancel in it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,14 @@ const KEY: usize = 4;
 /// The keys of all live sessions.
 #[derive(Default)]
 pub(super) struct Keys {
-    next: std::sync::atomic::AtomicU32,
-    live: Mutex<HashMap<u32, Arc<Entry>>>,
+    live: Mutex<Live>,
+}
+
+/// By the target's number of the process, which several targets may give at once.
+#[derive(Default)]
+struct Live {
+    count: usize,
+    entries: HashMap<u32, Vec<Arc<Entry>>>,
 }
 
 /// What a cancel request for one session does.
@@ -45,9 +51,7 @@ pub(super) struct Waiting {
 /// A session's key; its end takes it back.
 pub(super) struct Handle {
     keys: Arc<Keys>,
-    pub(super) process: u32,
-    pub(super) key: [u8; KEY],
-    pub(super) waiting: Arc<Waiting>,
+    entry: Arc<Entry>,
 }
 
 impl Waiting {
@@ -83,30 +87,24 @@ impl Keys {
         key: [u8; KEY],
     ) -> Result<Handle, Full> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if live.len() >= MAX_KEYS {
+        if live.count >= MAX_KEYS {
             return Err(Full);
         }
-        // Process numbers are positive 32-bit numbers to clients. With fewer keys than numbers one is free.
-        let ours = loop {
-            let candidate = (self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff).max(1);
-            if !live.contains_key(&candidate) {
-                break candidate;
-            }
-        };
         let waiting = Arc::new(Waiting::default());
         let (cgroup_id, uid) = (origin.cgroup_id, origin.uid);
-        let entry = Entry { key, cgroup_id, uid, endpoint, process, target_key, waiting: Arc::clone(&waiting) };
-        live.insert(ours, Arc::new(entry));
+        let entry = Arc::new(Entry { key, cgroup_id, uid, endpoint, process, target_key, waiting });
+        live.entries.entry(process).or_default().push(Arc::clone(&entry));
+        live.count += 1;
         drop(live);
-        Ok(Handle { keys: Arc::clone(self), process: ours, key, waiting })
+        Ok(Handle { keys: Arc::clone(self), entry })
     }
 
     fn find(&self, origin: &Origin, process: u32, key: &[u8]) -> Option<Arc<Entry>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = live.get(&process)?;
-        let same =
-            equal_in_constant_time(&entry.key, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid;
-        same.then(|| Arc::clone(entry))
+        let is_meant = |entry: &&Arc<Entry>| {
+            equal_in_constant_time(&entry.key, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid
+        };
+        live.entries.get(&process)?.iter().find(is_meant).cloned()
     }
 
     /// Does what a cancel request asks for; false if it is nobody's, or another agent's.
@@ -121,9 +119,27 @@ impl Keys {
     }
 }
 
+impl Handle {
+    /// What the client is told: the process, and the key.
+    pub(super) fn told(&self) -> (u32, [u8; KEY]) {
+        (self.entry.process, self.entry.key)
+    }
+
+    pub(super) fn waiting(&self) -> Arc<Waiting> {
+        Arc::clone(&self.entry.waiting)
+    }
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.keys.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.process);
+        let mut live = self.keys.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = self.entry.process;
+        let Some(entries) = live.entries.get_mut(&process) else { return };
+        entries.retain(|entry| !Arc::ptr_eq(entry, &self.entry));
+        if entries.is_empty() {
+            live.entries.remove(&process);
+        }
+        live.count -= 1;
     }
 }
 
@@ -157,14 +173,22 @@ mod tests {
         let endpoint = Endpoint { address: "127.0.0.1:1".parse().unwrap(), tls: None };
         let issue = |key| keys.issue(&origin(7, 1000), endpoint.clone(), (42, vec![1]), key).unwrap();
         let (first, second) = (issue([1; 4]), issue([2; 4]));
-        assert_ne!(first.process, second.process);
-        assert!(keys.find(&origin(7, 1000), first.process, &[1; 4]).is_some());
-        assert!(keys.find(&origin(8, 1000), first.process, &[1; 4]).is_none());
-        assert!(keys.find(&origin(7, 1001), first.process, &[1; 4]).is_none());
-        assert!(keys.find(&origin(7, 1000), first.process, &[2; 4]).is_none());
-        assert!(keys.find(&origin(7, 1000), first.process, &[1; 3]).is_none());
-        let gone = first.process;
+        assert_eq!((first.told(), second.told()), ((42, [1; 4]), (42, [2; 4])), "of two servers");
+        for (origin, key, is_found) in [
+            (origin(7, 1000), &[1; 4][..], true),
+            (origin(7, 1000), &[2; 4], true),
+            (origin(8, 1000), &[1; 4], false),
+            (origin(7, 1001), &[1; 4], false),
+            (origin(7, 1000), &[3; 4], false),
+            (origin(7, 1000), &[1; 3], false),
+        ] {
+            assert_eq!(keys.find(&origin, 42, key).is_some(), is_found, "{origin:?} {key:?}");
+        }
+        assert!(keys.find(&origin(7, 1000), 43, &[1; 4]).is_none());
         drop(first);
-        assert!(keys.find(&origin(7, 1000), gone, &[1; 4]).is_none());
+        assert!(keys.find(&origin(7, 1000), 42, &[1; 4]).is_none());
+        assert!(keys.find(&origin(7, 1000), 42, &[2; 4]).is_some());
+        drop(second);
+        assert!(keys.live.lock().unwrap().entries.is_empty());
     }
 }

@@ -56,6 +56,9 @@ pub(super) enum End {
     ClientUnexpected(&'static str),
     #[error("the target closed the connection")]
     TargetLeft,
+    /// After it has told the client why.
+    #[error("the target ended the session")]
+    TargetEnded,
     #[error("the connection with the target broke: {0}")]
     Target(#[source] io::Error),
     #[error(transparent)]
@@ -74,9 +77,14 @@ impl End {
         error.downcast::<NoRoom>().map_or_else(Self::Client, Self::from)
     }
 
+    fn client_is_gone(&self) -> bool {
+        matches!(self, Self::Terminated | Self::ClientLeft | Self::Client(_))
+    }
+
+    /// What the client is told beside what it was told already.
     fn report(&self) -> Option<Report> {
         let code = match self {
-            Self::Terminated | Self::ClientLeft | Self::Client(_) => return None,
+            Self::Terminated | Self::ClientLeft | Self::Client(_) | Self::TargetEnded => return None,
             Self::ClientMalformed(_) | Self::ClientUnexpected(_) => "08P01",
             Self::NoRoom(_) | Self::TargetFault(Fault::Full(_)) => "53200",
             Self::TargetFault(Fault::TooLarge { .. }) => "54000",
@@ -242,12 +250,17 @@ impl<'s> Relay<'s> {
             }
         };
         let _ = timeout(CLOSING_TIMEOUT, closing).await;
-        let Some(report) = end.report() else { return };
+        if end.client_is_gone() {
+            return;
+        }
         let told = self.to_client.as_masked();
         let unsent = told.get().get(self.to_client_sent..).unwrap_or_default();
         let flushed = timeout(CLOSING_TIMEOUT, self.client.stream.write_all(unsent)).await;
         if matches!(flushed, Ok(Ok(()))) {
-            super::startup::farewell(self.client.stream, &report).await;
+            match end.report() {
+                Some(report) => super::startup::farewell(self.client.stream, &report).await,
+                None => super::startup::close(self.client.stream).await,
+            }
         }
     }
 
@@ -305,6 +318,7 @@ impl<'s> Relay<'s> {
             was_full.0 && self.to_client.len() < HIGH_WATER || was_full.1 && self.to_target.pending() < HIGH_WATER;
         if self.to_client.len() < HIGH_WATER {
             match self.target.poll_read(cx) {
+                Poll::Ready(Ok(0)) if self.replies.ended => return Poll::Ready(Err(End::TargetEnded)),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::TargetLeft)),
                 Poll::Ready(Ok(_)) => moved = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(End::Target(error))),

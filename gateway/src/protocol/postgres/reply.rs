@@ -132,6 +132,7 @@ impl Running {
 }
 
 /// The target's side of the conversation.
+#[expect(clippy::struct_excessive_bools, reason = "states that have nothing to do with each other")]
 pub(super) struct Replies<'s> {
     masker: &'s Masker,
     pub(super) names: Names,
@@ -142,6 +143,8 @@ pub(super) struct Replies<'s> {
     pub(super) skipping: bool,
     /// The target takes COPY data.
     pub(super) copying_in: bool,
+    /// The target has said that it ends the session, and the client was told.
+    pub(super) ended: bool,
     /// Some statement of this transaction touches a tagged table.
     transaction_tagged: bool,
     /// Operations whose replies are complete.
@@ -162,6 +165,7 @@ impl<'s> Replies<'s> {
             state: TransactionState::Idle,
             skipping: false,
             copying_in: false,
+            ended: false,
             transaction_tagged: false,
             finished: Vec::new(),
             known: None,
@@ -711,7 +715,7 @@ impl<'s> Replies<'s> {
     }
 
     fn error(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        wire::report_fields(message)?;
+        self.ended |= wire::report_fields(message)?.iter().any(|field| matches!(field, (b'V', b"FATAL" | b"PANIC")));
         let code = wire::sqlstate(message).unwrap_or("XX000").to_owned();
         if let Some(running) = self.running_mut() {
             running.summary.outcome = format!("ERROR {code}");

@@ -214,12 +214,13 @@ impl Catalog {
     }
 
     fn serves(&self, masks_version: u64, freshness: Freshness) -> bool {
+        let is_new_enough = match freshness {
+            Freshness::Usual => true,
+            Freshness::AsNewAs(time) => self.read_at >= time,
+        };
+        // Where no mask names a column there is nothing to read, whatever was changed.
         self.masks_version == masks_version
-            && self.read_at.elapsed() < MAX_AGE
-            && match freshness {
-                Freshness::Usual => true,
-                Freshness::AsNewAs(time) => self.read_at >= time,
-            }
+            && (self.set.is_empty() || self.read_at.elapsed() < MAX_AGE && is_new_enough)
     }
 }
 
@@ -464,6 +465,8 @@ impl<K: Eq + Hash + Clone, V: Clone> Remembered<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mask::{ColumnPattern, MaskKind};
+    use crate::protocol::postgres::catalog::{ColumnRow, RelationRow, Snapshot};
 
     #[test]
     fn memory_is_bounded_and_keeps_what_is_used() {
@@ -482,13 +485,31 @@ mod tests {
         Catalog { set, read_at, masks_version, known: Mutex::default() }
     }
 
+    fn tagged() -> TaggedSet {
+        let relation = RelationRow { oid: 1, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r' };
+        let columns = vec![ColumnRow { relation: 1, number: 1, name: "ssn".to_owned() }];
+        let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
+        let pattern = ColumnPattern { schema: None, table: None, column: "ssn".to_owned() };
+        let mask = MaskRule {
+            name: "PII".to_owned(),
+            targets: Vec::new(),
+            columns: vec![pattern],
+            detectors: Vec::new(),
+            with: MaskKind::Redact,
+        };
+        TaggedSet::resolve(&snapshot, &[Arc::new(mask)], std::time::SystemTime::UNIX_EPOCH).unwrap()
+    }
+
     #[test]
     fn a_catalog_that_was_begun_to_be_read_before_a_change_does_not_serve_after_it() {
         let read_at = Instant::now();
-        let catalog = catalog(1, read_at);
+        let nothing = catalog(1, read_at);
+        let catalog = Catalog { set: Arc::new(tagged()), ..catalog(1, read_at) };
+        let later = Freshness::AsNewAs(read_at + Duration::from_nanos(1));
+        assert!(nothing.serves(1, later) && !nothing.serves(2, later), "no column is masked, whatever was changed");
         assert!(catalog.serves(1, Freshness::Usual));
         assert!(catalog.serves(1, Freshness::AsNewAs(read_at)));
-        assert!(!catalog.serves(1, Freshness::AsNewAs(read_at + Duration::from_nanos(1))));
+        assert!(!catalog.serves(1, later));
     }
 
     #[test]

@@ -139,6 +139,17 @@ pub(super) async fn farewell(stream: Stream, report: &Report) {
     last_words(stream, &out).await;
 }
 
+/// Ends a session whose client has been told why: at once, as whoever told it would.
+pub(super) async fn close(mut stream: Stream) {
+    let closing = async {
+        stream.shutdown().await?;
+        until_closed(&mut stream, &mut [0; 1 << 10], FAREWELL_BYTES).await
+    };
+    if let Ok(Err(error)) = timeout(FAREWELL_TIMEOUT, closing).await {
+        tracing::debug!(%error, "a client left before it read why");
+    }
+}
+
 /// Sends a last message and sees to it that the client can read it: closing with unread bytes would throw it away.
 async fn last_words(mut stream: Stream, out: &[u8]) {
     let told = async {
@@ -157,18 +168,27 @@ async fn last_words(mut stream: Stream, out: &[u8]) {
 async fn linger(stream: &mut Stream) -> io::Result<()> {
     let mut scratch = [0; 8 << 10];
     let mut left = FAREWELL_BYTES;
-    let mut closed = false;
     while left > 0 {
-        let reading = stream.read(&mut scratch);
-        match if closed { Ok(reading.await) } else { timeout(QUIET, reading).await } {
+        match timeout(QUIET, stream.read(&mut scratch)).await {
             Ok(read) => match read? {
                 0 => return Ok(()),
                 read => left = left.saturating_sub(read),
             },
             Err(_quiet) => {
                 stream.shutdown().await?;
-                closed = true;
+                return until_closed(stream, &mut scratch, left).await;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Reads until the client has closed its side, or has sent that much.
+async fn until_closed(stream: &mut Stream, scratch: &mut [u8], mut left: usize) -> io::Result<()> {
+    while left > 0 {
+        match stream.read(scratch).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
         }
     }
     Ok(())

@@ -26,10 +26,8 @@ enum Probed {
 
 impl Relay<'_> {
     pub(super) async fn query(&mut self, range: Range<usize>) -> Result<(), End> {
-        if self.forwarded.any {
-            return Err(End::ClientUnexpected(
-                "a simple query in a batch of the extended protocol; send Sync before it",
-            ));
+        if !self.ends_batch().await? {
+            return Ok(());
         }
         let judged = match self.judged_query(range.clone()).await {
             Ok(judged) => judged,
@@ -49,12 +47,37 @@ impl Relay<'_> {
         Ok(())
     }
 
+    /// A request of the simple protocol ends an open batch of the extended one, as clients rely on that prepare with a Flush. If
+    /// nothing of it has run, a Sync of the gateway's own changes nothing. False: this request is not to be looked at.
+    async fn ends_batch(&mut self) -> Result<bool, End> {
+        if !self.forwarded.any {
+            return Ok(true);
+        }
+        self.drain().await?;
+        if self.replies.skipping {
+            return Ok(false);
+        }
+        let executed = self.forwarded.executed;
+        if executed {
+            // It would run in the batch's transaction, and what the gateway asks before it would end that.
+            self.fail_batch().await?;
+        }
+        let mut sync = Vec::new();
+        wire::message(&mut sync, b'S', |_| {});
+        self.ask(&sync, Until::Ready).await?;
+        self.next_batch();
+        if executed {
+            let why = "a simple query cannot follow statements that ran in an open batch here; send Sync before it";
+            self.tell(&Report::new(Severity::Error, "0A000", why));
+            self.tell_ready();
+        }
+        Ok(!executed)
+    }
+
     /// Calls by oid, without a text: what the function does is not known here.
     pub(super) async fn function_call(&mut self, range: Range<usize>) -> Result<(), End> {
-        if self.forwarded.any {
-            return Err(End::ClientUnexpected(
-                "a function call in a batch of the extended protocol; send Sync before it",
-            ));
+        if !self.ends_batch().await? {
+            return Ok(());
         }
         let oid = wire::Fields::of(self.client.inbox.bytes(range.clone())).u32()?;
         self.drain().await?;

@@ -1,0 +1,150 @@
+//! Clients that others wrote, judged by the suites that they wrote for them: each suite runs twice, straight at a database
+//! and through a gateway that allows everything, and what becomes of each test must be the same. What is not is listed
+//! here with its reason.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use system_tests::env::{Env, Place};
+use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
+use system_tests::shop::Shop;
+
+/// One run of one suite.
+const LIMIT: Duration = Duration::from_mins(8);
+/// One test of a suite, in seconds.
+const ONE_TEST: &str = "60";
+const REPORT: &str = include_str!("postgres_clients/report.py");
+
+const ALLOW_ALL: &str = "
+[access]
+admin = [\"root\"]
+audit = [\"root\"]
+
+[[rule]]
+name    = \"everything\"
+targets = [\"orders\"]
+then    = \"allow\"
+";
+
+/// A client's own suite.
+struct Suite {
+    /// Its directory below `src`.
+    source: &'static str,
+    /// What pytest is told besides.
+    words: &'static [&'static str],
+    /// More variables, by which this suite is told where the database is.
+    variables: &'static [(&'static str, &'static str)],
+    /// Fewer tests than this would mean that it did not run.
+    least: usize,
+    /// Tests that may end in another way through the gateway, and why that is right.
+    different: &'static [(&'static str, &'static str)],
+}
+
+#[test]
+fn asyncpg() {
+    same(&Suite { source: "asyncpg-0.32.0", words: &["tests"], variables: &[], least: 300, different: &[] });
+}
+
+#[test]
+fn psycopg2() {
+    same(&Suite {
+        source: "psycopg2-2.9.10",
+        words: &["tests"],
+        variables: &[("PSYCOPG2_TESTDB", DATABASE)],
+        least: 500,
+        different: &[],
+    });
+}
+
+/// Runs a suite both ways.
+fn same(suite: &Suite) {
+    let shop = Shop::new().unwrap();
+    let other = Postgres::start(&shop.env).unwrap();
+    shop.configure(ALLOW_ALL).unwrap();
+    for server in [&shop.postgres, &other] {
+        // The suites make extensions, roles and databases.
+        server.sql(&format!("ALTER ROLE {ROLE} SUPERUSER; GRANT ALL ON DATABASE {DATABASE} TO {ROLE}")).unwrap();
+    }
+    let config = fs::read_to_string(shop.env.config_path()).unwrap();
+    let open = config.replace(&format!("databases = [\"{DATABASE}\"]\n"), "");
+    assert_ne!(open, config);
+    fs::write(shop.env.config_path(), open).unwrap();
+    let _gateway = shop.serve().unwrap();
+    let direct = run(&shop.env, suite, "direct", |place| {
+        place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()).env("PGPASSWORD", PASSWORD)
+    });
+    let through = run(&shop.env, suite, "through", |place| {
+        place.env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string())
+    });
+    assert!(direct.len() >= suite.least, "only {} tests ran", direct.len());
+    let passed = direct.values().filter(|it| *it == "passed").count();
+    println!("{}: {} tests, {passed} passed straight", suite.source, direct.len());
+    let mut complaints = Vec::new();
+    for test in direct.keys().chain(through.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let (straight, through) = (direct.get(test), through.get(test));
+        if straight != through {
+            match suite.different.iter().find(|(name, _)| test.ends_with(name)) {
+                Some((_, why)) => println!("    {test}: {straight:?} straight, {through:?} through the gateway: {why}"),
+                None => complaints.push(format!("{test}: {straight:?} straight, {through:?} through the gateway")),
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "{}\n{}", complaints.join("\n"), shop.env.log());
+}
+
+/// What became of each test.
+fn run(env: &Env, suite: &Suite, name: &str, reach: impl FnOnce(Place<'_>) -> Place<'_>) -> BTreeMap<String, String> {
+    let clients = staged(env);
+    let report = clients.join("reports").join(name);
+    // As a user who is no agent, and as one who is.
+    let python = "/usr/bin/python3";
+    let place = if name == "direct" { env.bystander_as("daemon", python) } else { env.agent(python) };
+    let home = clients.join("reports").join(format!("home-{name}"));
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+    let place = reach(place)
+        .env("HOME", home)
+        .env("PGDATABASE", DATABASE)
+        .env("PGUSER", ROLE)
+        .env("PYTHONPATH", clients.join("site"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("WEIR_REPORT", &report)
+        .args(["-m", "pytest", "-p", "weir_report", "-p", "no:cacheprovider", "--quiet", "--tb=native"])
+        .args(["--timeout", ONE_TEST, "--rootdir"])
+        .arg(clients.join("src").join(suite.source))
+        .args(suite.words.iter().map(|word| clients.join("src").join(suite.source).join(word)));
+    let place = suite.variables.iter().fold(place, |place, (name, value)| place.env(name, value));
+    let finished = place.start().unwrap().finish(LIMIT).unwrap();
+    let lines = fs::read_to_string(&report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
+        let path = PathBuf::from(log).join(format!("{}-{name}.log", suite.source));
+        fs::write(path, finished.stdout + &finished.stderr).unwrap();
+    }
+    let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
+    lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
+}
+
+/// The clients where an agent can read them.
+fn staged(env: &Env) -> PathBuf {
+    let from =
+        PathBuf::from(std::env::var_os("WEIR_CLIENTS").expect("WEIR_CLIENTS: run `cargo xtask test postgres-clients`"));
+    let to = env.dir().join("clients");
+    if !to.exists() {
+        copy(&from, &to);
+        fs::write(to.join("site/weir_report.py"), REPORT).unwrap();
+        fs::create_dir(to.join("reports")).unwrap();
+        fs::set_permissions(to.join("reports"), fs::Permissions::from_mode(0o1777)).unwrap();
+    }
+    to
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut cp = Command::new("cp");
+    cp.args(["--archive", "--no-preserve=ownership"]).arg(from).arg(to);
+    assert!(cp.status().unwrap().success());
+    assert!(Command::new("chmod").args(["--recursive", "a+rX"]).arg(to).status().unwrap().success());
+}

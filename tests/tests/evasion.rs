@@ -1,6 +1,9 @@
 //! Agents that try to have one statement judged and another one run, or to be told what a mask hides by another way than
 //! rows. Each test is a break that once worked.
 
+#[path = "evasion/disguises.rs"]
+mod disguises;
+
 use std::time::Duration;
 
 use serde_json::Value;

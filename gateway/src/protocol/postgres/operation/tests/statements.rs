@@ -232,6 +232,8 @@ pub(super) const STATEMENTS: &[(Relation, &str, &str)] = &[
     (Refused, "INSERT INTO customers VALUES (1, 'x')", "insert w:customers"),
     (Refused, "INSERT INTO customers (id, ssn) VALUES (1, 'x')", "insert w:customers"),
     (Refused, "INSERT INTO customers (id, name) SELECT id, ssn FROM customers", "insert w:customers r:customers"),
+    (Refused, "UPDATE public.customers SET name = (SELECT public.customers.ssn FROM (SELECT 1) AS customers)", "update w:public.customers r:public.customers all"),
+    (Refused, "UPDATE customers SET name = (SELECT customers.ssn FROM (orders JOIN (SELECT 1) AS customers ON true) AS j)", "update w:customers r:orders r:customers all"),
     (Refused, "INSERT INTO customers (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET name = customers.ssn", "insert w:customers r:customers"),
     (Refused, "UPDATE customers SET name = customers.to_jsonb->>'ssn' WHERE id = 1", "update w:customers r:customers where"),
     (Untouched, "UPDATE orders SET note = orders.to_jsonb->>'note' WHERE id = 1", "update w:orders r:orders where"),

@@ -12,6 +12,9 @@ use crate::protocol::postgres::catalog::{Exposure, MISSING_VALUES};
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
 use crate::protocol::postgres::operation::functions;
 
+/// In the place of a column's name, which is never empty: the row itself.
+const WHOLE_ROW: &str = "";
+
 impl<'a> Walk<'a> {
     pub(super) fn join(&mut self, join: &'a protobuf::JoinExpr) -> Walked {
         let protobuf::JoinExpr {
@@ -231,7 +234,7 @@ impl<'a> Walk<'a> {
 
     fn qualified(&mut self, item: &'a str, column: &'a str) {
         if self.scopes.has(item) {
-            self.refer(Of::Nearest(item), column);
+            self.refer(Of::Named(item), column);
         } else {
             // A name that this walk does not follow (OLD, NEW, a join's alias) may be any table's.
             self.may_belong(column);
@@ -240,7 +243,7 @@ impl<'a> Walk<'a> {
 
     /// A table's name where a value is expected is its whole row.
     fn row_of(&mut self, name: &'a str) {
-        if !self.scopes.is_news(self.storing, Of::Named(name), "*") {
+        if !self.scopes.is_news(self.storing, Of::Named(name), WHOLE_ROW) {
             return;
         }
         let (mut tables, mut is_tagged) = (BTreeSet::new(), false);

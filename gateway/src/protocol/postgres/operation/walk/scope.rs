@@ -32,10 +32,8 @@ pub(super) enum Of<'a> {
     Any,
     /// Those of the innermost query.
     Innermost,
-    /// All of that name.
+    /// All of that name, of whatever query: an inner one may be hidden, by the alias of a join or since a schema is written.
     Named(&'a str),
-    /// Those of that name in the innermost query that has any.
-    Nearest(&'a str),
 }
 
 /// All that is in scope.
@@ -129,15 +127,6 @@ impl<'a> Scopes<'a> {
             Of::Any => (&self.items, &[]),
             Of::Innermost => (&self.items[self.levels.last().map_or(0, |it| it.items)..], &[]),
             Of::Named(name) => (&[], self.places(name)),
-            Of::Nearest(name) => {
-                let places = self.places(name);
-                // The level that the last one of the name is in, and where its first one is.
-                let begins = places.last().map_or(0, |last| {
-                    let levels = self.levels.partition_point(|it| it.items <= *last);
-                    self.levels[..levels].last().map_or(0, |it| it.items)
-                });
-                (&[], &places[places.partition_point(|it| *it < begins)..])
-            }
         };
         run.iter().chain(places.iter().filter_map(|at| self.items.get(*at)))
     }
@@ -176,7 +165,7 @@ mod tests {
             scopes.add(item(name));
         }
         scopes.open();
-        assert_eq!(names(&scopes, Of::Nearest("a")), ["a"], "of the query around it");
+        assert_eq!(names(&scopes, Of::Named("a")), ["a"], "of the query around it");
         for name in ["a", "c", "a"] {
             scopes.add(item(name));
         }
@@ -184,8 +173,7 @@ mod tests {
         assert_eq!(names(&scopes, Of::Innermost), [""; 0]);
         assert_eq!(names(&scopes, Of::Any), ["a", "b", "a", "c", "a"]);
         assert_eq!(names(&scopes, Of::Named("a")).len(), 3);
-        assert_eq!(names(&scopes, Of::Nearest("a")).len(), 2);
-        assert_eq!(names(&scopes, Of::Nearest("nosuch")), [""; 0]);
+        assert_eq!(names(&scopes, Of::Named("nosuch")), [""; 0]);
         scopes.close();
         assert_eq!(names(&scopes, Of::Innermost), ["a", "c", "a"]);
         scopes.close();

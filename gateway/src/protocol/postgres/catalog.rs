@@ -89,7 +89,7 @@ pub struct TaggedSet {
 struct Relation {
     schema: String,
     exposure: Exposure,
-    /// A row security policy reads tagged data when it is read.
+    /// A row security policy reads tagged data when it is used, or a child of it has tagged data of its own.
     guarded: bool,
 }
 
@@ -169,8 +169,8 @@ impl TaggedSet {
         seen
     }
 
-    /// True if using the relation, as a statement names it, may run a row security policy that reads tagged data: the policy
-    /// is a part of the statement then, and so are its errors.
+    /// True if using the relation, as a statement names it, may run a row security policy that reads tagged data, or write
+    /// to a child that has some: that is a part of the statement then, and so are its errors.
     pub fn is_guarded(&self, schema: Option<&str>, name: &str) -> bool {
         let mut named = self.relations.get(name).into_iter().flatten();
         named.any(|it| it.guarded && schema.is_none_or(|schema| stands_for(schema, &it.schema)))

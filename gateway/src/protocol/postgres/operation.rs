@@ -97,7 +97,8 @@ pub struct Statement {
     pub unknown_relations: Vec<(Option<String>, String)>,
     /// The prepared statement or cursor that it makes or uses.
     pub name: Option<Name>,
-    /// A row security policy may read tagged data in it: its texts may show what no mask is applied to.
+    /// A row security policy, or a child of a table in it, may read tagged data in it: its texts may show what no mask is
+    /// applied to.
     pub guarded: bool,
 }
 

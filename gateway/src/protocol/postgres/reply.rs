@@ -26,7 +26,8 @@ use crate::session::{Forwarded, ReplySummary};
 pub(super) const HIGH_WATER: usize = 64 << 10;
 /// Why a text that could show values is withheld.
 const BY_STATEMENT: &str = "the statement touches masked columns";
-const BY_POLICY: &str = "a row security policy of the target's may have read masked columns in the statement";
+const BY_POLICY: &str = "a row security policy of the target's, or a table that inherits from one in the statement, may have \
+                         read masked columns";
 const BY_CODE: &str = "code of the target's ran in the statement (a trigger, a function, the action of a foreign key), \
                        which may have read masked columns";
 /// How lines of a report's context begin that tell of the client's own data and not of code that ran. In another language
@@ -78,7 +79,7 @@ pub(super) struct Running {
     pub(super) set: Arc<TaggedSet>,
     /// It touches a tagged table: its texts are withheld.
     pub(super) tagged: bool,
-    /// A row security policy may touch one in it: its texts are withheld too.
+    /// A row security policy may touch one in it, or a parent's name stand for one: its texts are withheld too.
     pub(super) guarded: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,

@@ -224,14 +224,16 @@ fn written_by_code(
     code.filter(|it| !(it.by_trigger && tagged.contains_key(&it.relation))).map(|it| it.relation).collect()
 }
 
-/// Relations whose row security policies read tagged values, and all that builds on these.
+/// Relations whose row security policies read tagged values, or whose children have some of which they know nothing, and all
+/// that builds on these.
 fn guarded(tags: &Tags, derived: &HashSet<u32>, snapshot: &Snapshot) -> HashSet<u32> {
     let mut guarded = HashSet::new();
-    if snapshot.policies.is_empty() {
+    if snapshot.policies.is_empty() && snapshot.inherits.is_empty() {
         return guarded;
     }
     let mut users: HashMap<u32, Vec<u32>> = HashMap::new();
-    for &(user, used) in snapshot.policies.iter().chain(&snapshot.rewrites) {
+    let parents = snapshot.inherits.iter().map(|&(child, parent)| (parent, child));
+    for (user, used) in snapshot.policies.iter().chain(&snapshot.rewrites).copied().chain(parents) {
         users.entry(used).or_default().push(user);
     }
     let mut todo: Vec<u32> = tags.keys().map(|(relation, _)| *relation).chain(derived.iter().copied()).collect();

@@ -208,6 +208,13 @@ fn a_policy_that_reads_tagged_data_guards_what_is_built_on_its_table() {
     for name in ["guarded", "of_guarded", "guarded_by_guarded"] {
         assert!(set.is_guarded(None, name) && set.exposure(None, name) == Exposure::Clear, "{name}");
     }
+    snapshot.policies.clear();
+    snapshot.rewrites = vec![(20_002, 20_001)];
+    snapshot.inherits = vec![(2, 20_003), (20_003, 20_001), (3, 20_004)];
+    let set = resolve(&snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
+    for name in ["guarded", "of_guarded", "guarded_by_guarded"] {
+        assert!(set.is_guarded(None, name) && set.exposure(None, name) == Exposure::Clear, "{name}: of a parent");
+    }
     assert!(set.is_guarded(Some("public"), "guarded") && !set.is_guarded(Some("crm"), "guarded"));
     assert!(!set.is_guarded(None, "harmless") && !set.is_guarded(None, "orders"));
 }

@@ -52,7 +52,7 @@ pub(super) struct Seen {
     /// A tagged relation used as a row.
     pub(super) whole_row: Option<String>,
     pub(super) name: Option<Name>,
-    /// A relation whose row security policy reads tagged data.
+    /// A relation whose row security policy, or whose child, reads tagged data.
     pub(super) guarded: bool,
     /// Byte offsets of literals and parameters that plainly belong to an untagged column.
     pub(super) shown: HashSet<i32>,

@@ -56,3 +56,65 @@ for sql in (b"UPDATE parent SET id = 2 WHERE id = 1", b"UPDATE of_parent SET id 
     assert!(!said.contains("zoe@") && said.matches("ERROR 23505").count() == 2, "{said}");
     assert!(said.contains("inherits") && said.contains("\\x01a"), "{said}");
 }
+
+#[test]
+fn rows_in_types_of_types_are_masked() {
+    let world = World::with(POLICY);
+    let setup = "SET ROLE orders_rw; CREATE DOMAIN one AS customers; CREATE DOMAIN several AS one[]; CREATE DOMAIN again AS one;
+        CREATE DOMAIN thrice AS again; CREATE TYPE span AS RANGE (subtype = customers, multirange_type_name = spans);
+        CREATE TABLE audit (id int, a several, b thrice, c span, d spans);
+        INSERT INTO audit SELECT 1, ARRAY[c]::several, c::one::again::thrice, span(c, c, '[]'), spans(span(c, c, '[]'))
+            FROM customers c WHERE id = 1;
+        CREATE VIEW joined AS SELECT id, ssn || '' AS s FROM customers;
+        CREATE TABLE kept (r joined); INSERT INTO kept SELECT joined FROM joined";
+    world.shop.postgres.sql(setup).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+for column in (b"a", b"b", b"c", b"d"):
+    show(s, stream, b"SELECT " + column + b" FROM audit")
+for sql in (b"SELECT (b).ssn FROM audit", b"SELECT lower(c) FROM audit", b"SELECT r FROM kept", b"SELECT (r).s FROM kept"):
+    show(s, stream, sql)
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains(SSN) && !said.contains("ada@shop"), "{said}");
+    assert!(said.matches("SELECT 1").count() == 4 && said.matches("42501").count() == 4, "{said}");
+}
+
+#[test]
+fn a_cast_by_code_is_one_in_every_type_with_its_own_in_it() {
+    let world = World::with(POLICY);
+    let setup = "SET ROLE orders_rw; CREATE TYPE dressed AS (x text);
+        CREATE FUNCTION dress(int) RETURNS dressed LANGUAGE sql AS
+            'SELECT ROW(ssn)::dressed FROM public.customers WHERE id = 1';
+        CREATE DOMAIN domained AS dressed; CREATE TYPE holder AS (h domained);
+        RESET ROLE; CREATE CAST (int AS dressed) WITH FUNCTION dress(int)";
+    world.shop.postgres.sql(setup).unwrap();
+    for sql in [
+        "SELECT 1::domained",
+        "SELECT ARRAY[1]::_dressed",
+        "SELECT ROW(1)::holder",
+        "SELECT ARRAY[ROW(1)]::holder[]",
+    ] {
+        let denied = world.shop.psql(sql).run().unwrap();
+        assert!(denied.stderr.contains("denied by policy") && denied.stdout.is_empty(), "{sql}: {denied:?}");
+    }
+    for sql in ["SELECT NULL::orders", "SELECT ARRAY['1']::text[]"] {
+        world.shop.psql(sql).run().unwrap().expect_success().unwrap();
+    }
+}
+
+#[test]
+fn a_function_of_a_domain_over_a_row_is_called_by_its_name_alone() {
+    let world = World::with(POLICY);
+    let setup = "SET ROLE orders_rw; CREATE DOMAIN ordered AS orders; CREATE FUNCTION peek(ordered) RETURNS text LANGUAGE sql AS
+        'SELECT ssn FROM public.customers WHERE id = 1'";
+    world.shop.postgres.sql(setup).unwrap();
+    for sql in ["SELECT o.peek FROM orders o", "SELECT (o).peek FROM orders o"] {
+        let denied = world.shop.psql(sql).run().unwrap();
+        assert!(denied.stderr.contains("denied by policy") && denied.stdout.is_empty(), "{sql}: {denied:?}");
+    }
+}

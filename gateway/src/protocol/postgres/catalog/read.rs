@@ -28,8 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
     pub(crate) inherits: Vec<(u32, u32)>,
-    /// Columns that show another one, as (relation, number): generated ones what they are computed from, and those of a
-    /// composite type what is in it.
+    /// Columns that show another one, as (relation, number): generated ones what they are computed from, and those with a row
+    /// of a relation in them that ([`WHOLE_ROW`]).
     pub(crate) made_of: Vec<(ColumnRow, (u32, i16))>,
     pub(crate) functions: Vec<(String, UserFunction)>,
     pub(crate) operators: Vec<String>,
@@ -40,6 +40,9 @@ pub(crate) struct Snapshot {
     /// These functions, and those that their texts name, by oid.
     pub(crate) bodies: HashMap<u32, Body>,
 }
+
+/// In the place of a column's number: all of them.
+pub(crate) const WHOLE_ROW: i16 = 0;
 
 #[derive(Debug)]
 pub(crate) struct RelationRow {
@@ -147,16 +150,29 @@ const GENERATED: &str = "\
       AND d.refobjsubid OPERATOR(pg_catalog.<>) a.attnum
     LIMIT $1";
 
-/// Columns of a relation's row type, or of arrays or domains of it, each with the columns of that relation.
+/// Columns with a relation's row type in their own, at whatever depth of arrays, domains and ranges. (Servers before
+/// PostgreSQL 14 have no multiranges, nor the column that tells of them.)
 const COMPOSITES: &str = "\
-    SELECT DISTINCT a.attrelid, a.attnum, a.attname::text, f.attrelid, f.attnum
+    WITH RECURSIVE parts (whole, part) AS (
+        SELECT t.oid, t.typelem FROM pg_catalog.pg_type t WHERE t.typelem OPERATOR(pg_catalog.<>) 0
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.typbasetype OPERATOR(pg_catalog.<>) 0
+        UNION ALL
+        SELECT r.rngtypid, r.rngsubtype FROM pg_catalog.pg_range r
+        UNION ALL
+        SELECT (pg_catalog.to_jsonb(r) OPERATOR(pg_catalog.->>) 'rngmultitypid')::pg_catalog.oid, r.rngtypid
+        FROM pg_catalog.pg_range r),
+    held (type, part) AS (
+        SELECT DISTINCT a.atttypid, a.atttypid FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+        UNION
+        SELECT h.type, p.part FROM held h JOIN parts p ON p.whole OPERATOR(pg_catalog.=) h.part)
+    SELECT DISTINCT a.attrelid, a.attnum, a.attname::text, c.typrelid
     FROM pg_catalog.pg_attribute a
-    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
-    JOIN pg_catalog.pg_type b ON b.oid OPERATOR(pg_catalog.=) ANY (ARRAY[t.oid, t.typelem, t.typbasetype])
-    JOIN pg_catalog.pg_type c ON c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[b.oid, b.typelem, b.typbasetype])
-    JOIN pg_catalog.pg_attribute f ON f.attrelid OPERATOR(pg_catalog.=) c.typrelid
+    JOIN held h ON h.type OPERATOR(pg_catalog.=) a.atttypid
+    JOIN pg_catalog.pg_type c ON c.oid OPERATOR(pg_catalog.=) h.part
     WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
-      AND c.typrelid OPERATOR(pg_catalog.>=) $2 AND f.attnum OPERATOR(pg_catalog.>) 0 AND NOT f.attisdropped
+      AND c.typrelid OPERATOR(pg_catalog.>=) $2
     LIMIT $1";
 
 const FUNCTIONS: &str = "\
@@ -164,7 +180,7 @@ const FUNCTIONS: &str = "\
            NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
                          AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'),
-           COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'p']::\"char\"[]), false)
+           COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'd', 'p']::\"char\"[]), false)
     FROM pg_catalog.pg_proc p LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0]
     WHERE p.oid OPERATOR(pg_catalog.>=) $2
     LIMIT $1";
@@ -178,14 +194,31 @@ const OPERATORS: &str = "\
                         AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
     LIMIT $1";
 
+/// Types that somebody's function casts from or to, and all that are cast to part by part: domains, arrays and rows.
 const CASTS: &str = "\
+    WITH RECURSIVE casts AS (
+        SELECT c.castsource, c.casttarget FROM pg_catalog.pg_cast c
+        WHERE c.castfunc OPERATOR(pg_catalog.>=) $2
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                          WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_cast'::pg_catalog.regclass
+                            AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')),
+    targets (oid) AS (
+        SELECT casttarget FROM casts
+        UNION
+        SELECT w.whole
+        FROM targets p
+        JOIN (SELECT t.oid AS whole, t.typelem AS part FROM pg_catalog.pg_type t
+              UNION ALL
+              SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t
+              UNION ALL
+              SELECT t.oid, a.atttypid
+              FROM pg_catalog.pg_type t
+              JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) t.typrelid
+              WHERE t.typrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0) w
+          ON w.part OPERATOR(pg_catalog.=) p.oid)
     SELECT DISTINCT t.typname::text
-    FROM pg_catalog.pg_cast c
-    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) ANY (ARRAY[c.castsource, c.casttarget])
-    WHERE c.castfunc OPERATOR(pg_catalog.>=) $2
-      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_cast'::pg_catalog.regclass
-                        AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    FROM pg_catalog.pg_type t
+    JOIN (SELECT oid FROM targets UNION SELECT castsource FROM casts) c ON c.oid OPERATOR(pg_catalog.=) t.oid
     LIMIT $1";
 
 /// Functions of defaults and generated columns (a domain's too, and those behind operators), and of triggers that come before
@@ -327,7 +360,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
     };
     let generated = read(&generated, |row| Ok((column(row)?, (row.try_get(0)?, row.try_get(3)?))))?;
-    let mut made_of = read(&composites, |row| Ok((column(row)?, (row.try_get(3)?, row.try_get(4)?))))?;
+    let mut made_of = read(&composites, |row| Ok((column(row)?, (row.try_get(3)?, WHOLE_ROW))))?;
     made_of.extend(generated);
     let mut opaque: Vec<u32> = read(&opaque, |row| row.try_get(0))?;
     opaque.extend(read(&value_readers, |row| row.try_get::<_, u32>(0))?);

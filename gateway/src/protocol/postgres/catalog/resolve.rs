@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::code::{self, Sensitive};
-use super::read::{ColumnRow, RelationRow, Snapshot};
+use super::read::{ColumnRow, RelationRow, Snapshot, WHOLE_ROW};
 use super::{
     CatalogError, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
     is_value_catalog,
@@ -150,8 +150,16 @@ fn spread_over_inheritance(tags: &mut Tags, columns: &[ColumnRow], inherits: &[(
 /// generated in one table is a plain column in its kin, from which others may be generated. True if it made a difference.
 fn spread_over_parts(tags: &mut Tags, made_of: &[(ColumnRow, (u32, i16))]) -> bool {
     let mut changed = false;
+    let mut rows: HashMap<u32, Vec<Arc<MaskRule>>> = HashMap::new();
+    for ((relation, _), masks) in &*tags {
+        let row = rows.entry(*relation).or_default();
+        let new = masks.iter().filter(|mask| !row.iter().any(|it| Arc::ptr_eq(it, mask))).cloned();
+        let new: Vec<_> = new.collect();
+        row.extend(new);
+    }
     for (column, part) in made_of {
-        for mask in tags.get(part).cloned().unwrap_or_default() {
+        let masks = if part.1 == WHOLE_ROW { rows.get(&part.0) } else { tags.get(part) };
+        for mask in masks.cloned().unwrap_or_default() {
             changed |= add(tags, (column.relation, column.number), &mask);
         }
     }
@@ -179,6 +187,12 @@ fn derived(
     for &(child, parent) in &snapshot.inherits {
         kin.entry(child).or_default().push(parent);
         kin.entry(parent).or_default().push(child);
+    }
+    // What a view showed may be kept in a column, as a row of its type; rows of tagged relations are masked as such.
+    for (column, (relation, _)) in snapshot.made_of.iter().filter(|(_, part)| part.1 == WHOLE_ROW) {
+        if !tagged.contains_key(relation) {
+            kin.entry(*relation).or_default().push(column.relation);
+        }
     }
     let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
     let foreign = snapshot.relations.iter().filter(|it| it.kind == 'f').map(|it| it.oid);

@@ -1,4 +1,5 @@
 use super::code::{Body, CodeRow};
+use super::read::WHOLE_ROW;
 use super::*;
 use crate::mask::ColumnPattern;
 use crate::mask::MaskKind;
@@ -227,6 +228,30 @@ fn a_column_generated_from_a_tagged_one_is_tagged() {
     assert_eq!(set.masks(1, 9).len(), 1);
     assert!(set.masks(3, 9).is_empty());
     assert_eq!(set.exposure(None, "people"), tagged(&["email", "email_lower"]));
+}
+
+#[test]
+fn a_column_with_a_row_in_it_shows_what_that_has() {
+    let mut snapshot = two_schemas();
+    snapshot.relations.extend([
+        relation(20_001, "public", "view", 'v'),
+        relation(20_003, "public", "of_rows", 'r'),
+        relation(20_004, "public", "of_types", 'r'),
+        relation(20_005, "public", "of_view", 'r'),
+    ]);
+    snapshot.rewrites = vec![(20_001, 2)];
+    // 20_002 is a type, which is no relation.
+    snapshot.made_of = vec![
+        (column(20_004, 1, "kept"), (20_002, WHOLE_ROW)),
+        (column(20_002, 1, "old"), (2, WHOLE_ROW)),
+        (column(20_003, 1, "old"), (2, WHOLE_ROW)),
+        (column(20_003, 2, "other"), (3, WHOLE_ROW)),
+        (column(20_005, 1, "shown"), (20_001, WHOLE_ROW)),
+    ];
+    let set = resolve(&snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
+    assert_eq!(set.exposure(None, "of_rows"), tagged(&["old"]));
+    assert_eq!(set.exposure(None, "of_types"), tagged(&["kept"]));
+    assert_eq!(set.exposure(None, "of_view"), Exposure::Derived);
 }
 
 #[test]

@@ -118,3 +118,25 @@ fn a_function_of_a_domain_over_a_row_is_called_by_its_name_alone() {
         assert!(denied.stderr.contains("denied by policy") && denied.stdout.is_empty(), "{sql}: {denied:?}");
     }
 }
+
+#[test]
+fn a_transaction_that_is_sent_ahead_is_known_for_what_it_touches() {
+    let world = World::allowing(r#""declare""#);
+    let setup = "SET ROLE orders_rw; CREATE TABLE guarded (id int, x text); INSERT INTO guarded VALUES (1, 'a');
+        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; ALTER TABLE guarded FORCE ROW LEVEL SECURITY;
+        CREATE POLICY p ON guarded USING ((SELECT ssn::int FROM customers c WHERE c.id = guarded.id) > 0)";
+    world.shop.postgres.sql(setup).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+# The cursor is read when its transaction ends; the one before it ends while all is under way.
+s.sendall(query(b"SELECT pg_sleep(1)") + query(b"BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT x FROM guarded") + query(b"COMMIT"))
+for _ in range(3):
+    errors(until(stream, b"Z"))
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains(SSN) && said.matches("withheld").count() == 1, "{said}");
+}

@@ -146,7 +146,7 @@ pub(super) struct Replies<'s> {
     pub(super) copying_in: bool,
     /// The target has said that it ends the session, and the client was told.
     pub(super) ended: bool,
-    /// Some statement of this transaction touches a tagged table.
+    /// Some statement of this transaction, of those that are answered, touches a tagged table.
     transaction_tagged: bool,
     /// Operations whose replies are complete.
     pub(super) finished: Vec<(Forwarded, ReplySummary)>,
@@ -185,7 +185,6 @@ impl<'s> Replies<'s> {
     }
 
     pub(super) fn query(&mut self, running: Box<Running>) {
-        self.transaction_tagged |= running.tagged || running.guarded;
         self.expected.push_back(Expected::Query(running));
     }
 
@@ -210,7 +209,6 @@ impl<'s> Replies<'s> {
     }
 
     pub(super) fn execute(&mut self, running: Box<Running>) {
-        self.transaction_tagged |= running.tagged || running.guarded;
         self.expected.push_back(Expected::Execute(running));
     }
 
@@ -448,6 +446,8 @@ impl<'s> Replies<'s> {
     }
 
     fn finish(&mut self, running: Box<Running>, outcome: Option<&str>) {
+        // Only now: a transaction before its own may have been open when it was sent ahead.
+        self.transaction_tagged |= running.tagged || running.guarded;
         let Running { forwarded, mut summary, hits, makes_names, .. } = *running;
         if let (Some(judged), None, false) = (makes_names, outcome, summary.outcome.starts_with("ERROR")) {
             self.names.remember(&judged);

@@ -140,3 +140,40 @@ for _ in range(3):
         .unwrap();
     assert!(!said.contains(SSN) && said.matches("withheld").count() == 1, "{said}");
 }
+
+#[test]
+fn code_that_takes_rows_whole_reads_every_column() {
+    let world = World::with(POLICY);
+    let bodies = [
+        "SELECT c::text FROM customers c WHERE id = i",
+        "SELECT concat(customers) FROM customers WHERE id = i",
+        "SELECT k.v FROM customers AS k(i, n, e, v) LIMIT 1",
+        "SELECT t::text FROM (TABLE customers) t LIMIT 1",
+        "SELECT c.looked_up FROM customers c WHERE id = i",
+        "SELECT table_to_xml(''customers'', true, true, '''')::text",
+        // Not one of these.
+        "SELECT c.name || c.phone FROM customers c WHERE c.id = i",
+    ];
+    let look = "CREATE FUNCTION looked_up(customers) RETURNS text LANGUAGE sql AS 'SELECT $1.ssn'";
+    world.shop.postgres.sql(look).unwrap();
+    for (number, body) in bodies.iter().enumerate() {
+        let made = format!(
+            "CREATE FUNCTION f{number}(i int) RETURNS text LANGUAGE sql AS '{body}';
+             SET ROLE orders_rw; CREATE TABLE t{number} (id int, note text DEFAULT f{number}(1))"
+        );
+        world.shop.postgres.sql(&made).unwrap();
+    }
+    let own = "SET ROLE orders_rw;
+        CREATE TABLE own (id int, note xml DEFAULT query_to_xml('SELECT ssn FROM customers', true, true, ''));
+        CREATE DOMAIN shown AS xml DEFAULT table_to_xml('customers', true, true, '');
+        CREATE TABLE own_domain (id int, note shown)";
+    world.shop.postgres.sql(own).unwrap();
+    let tables: Vec<String> = (0..bodies.len() - 1).map(|number| format!("t{number}")).collect();
+    for table in tables.iter().map(String::as_str).chain(["own", "own_domain"]) {
+        let said = world.shop.psql(&format!("INSERT INTO {table} (id) VALUES (1) RETURNING note")).run().unwrap();
+        let denied = said.stderr.contains("denied by policy") && !said.stdout.contains(SSN);
+        assert!(denied, "{table}: {said:?}");
+    }
+    let plain = format!("INSERT INTO t{} (id) VALUES (1) RETURNING note", bodies.len() - 1);
+    world.shop.psql(&plain).run().unwrap().expect_success().unwrap();
+}

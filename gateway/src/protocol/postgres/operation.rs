@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub(super) use self::functions::is_harmless;
+pub(super) use self::functions::{is_harmless, reads_beyond_arguments};
 pub use self::utility::PINNED_SETTINGS;
 
 use self::text::Hide;

@@ -2,7 +2,8 @@
 //!
 //! Nothing in the catalog tells which tables a function reads. Its text names them, if whoever wrote it does not hide them:
 //! agents do not write functions that the gateway does not see. So a function counts as a reader of a tagged table where it
-//! names the table and one of the tagged columns, or the table and something that takes rows whole.
+//! names the table and one of the tagged columns, or the table and something that takes rows whole: a star, a word such as
+//! `to_json`, or the table's name, or its alias, where a value is.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,19 +26,23 @@ pub(crate) struct Body {
     name: String,
     /// None: it is not known what is in it.
     words: Option<HashSet<String>>,
-    /// Those with an argument list after them: other functions may be among them.
+    /// Those that may be other functions: with an argument list after them, or a dot before that of a function of rows.
     called: HashSet<String>,
+    /// Those that stand where a value may, of an alias the relation's name: rows may be among them.
+    values: HashSet<String>,
     takes_rows: bool,
 }
 
 impl Body {
-    /// Of a function by its definition; without one, or with one that is too long, it may read anything.
-    pub(crate) fn new(name: &str, definition: Option<&str>) -> Self {
+    /// Of a function by its definition; without one, or with one that is too long, it may read anything. `of_rows`: the
+    /// functions that can be called as `t.f`.
+    pub(crate) fn new(name: &str, definition: Option<&str>, of_rows: &HashSet<String>) -> Self {
         let words: Option<HashSet<String>> = definition.map(|it| words(it).collect());
-        let whole = |word: &String| ["json", "record", "row", "hstore"].iter().any(|it| word.contains(it));
+        let whole = |word: &String| ["json", "record", "row", "hstore", "xml"].iter().any(|it| word.contains(it));
         let takes_rows = definition.is_some_and(|it| it.contains('*')) || words.iter().flatten().any(whole);
-        let called = definition.map(called).unwrap_or_default();
-        Self { name: last_word(name), words, called, takes_rows }
+        let called = definition.map(|it| called(it, of_rows)).unwrap_or_default();
+        let values = definition.map(values).unwrap_or_default();
+        Self { name: last_word(name), words, called, values, takes_rows }
     }
 
     /// What it may call, by name.
@@ -50,9 +55,17 @@ impl Body {
         words(name).all(|word| known.contains(&word))
     }
 
+    /// Whether a row of a relation that it mentions may be among its values. A name of several words is not followed.
+    fn takes_row_of(&self, relation: &str) -> bool {
+        let mut words = words(relation);
+        let name = words.next().filter(|_| words.next().is_none());
+        self.takes_rows || name.is_none_or(|it| self.values.contains(&it))
+    }
+
     fn reads(&self, sensitive: &Sensitive<'_>) -> bool {
         let tagged = sensitive.tagged.iter().any(|(relation, columns)| {
-            self.mentions(relation) && (self.takes_rows || columns.iter().any(|column| self.mentions(column)))
+            self.mentions(relation)
+                && (self.takes_row_of(relation) || columns.iter().any(|column| self.mentions(column)))
         });
         tagged || self.words.is_none() || sensitive.derived.iter().any(|relation| self.mentions(relation))
     }
@@ -64,10 +77,78 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c| !is_in_word(c)).filter(|it| !it.is_empty()).map(str::to_lowercase)
 }
 
-/// The words that stand before an argument list.
-fn called(text: &str) -> HashSet<String> {
+/// The words that stand before an argument list, and those of `of_rows` that stand after a dot.
+fn called(text: &str, of_rows: &HashSet<String>) -> HashSet<String> {
     let before = text.split('(').map(|it| last_word(it.trim_end().trim_end_matches('"')));
-    before.filter(|it| !it.is_empty()).collect()
+    let after = text.split('.').skip(1).filter_map(|it| words(it).next()).filter(|it| of_rows.contains(it));
+    before.filter(|it| !it.is_empty()).chain(after).collect()
+}
+
+/// Words behind which a relation's name is expected, and those that can follow one without being its alias.
+const BEFORE_RELATION: &[&str] = &["from", "into", "join", "only", "update"];
+const NO_ALIAS: &[&str] = &[
+    "and", "cross", "default", "end", "except", "fetch", "for", "full", "group", "having", "inner", "intersect", "into",
+    "join", "left", "limit", "loop", "natural", "offset", "on", "or", "order", "overriding", "returning", "right", "select",
+    "set", "tablesample", "then", "union", "using", "values", "where", "window",
+];
+
+/// The words of a text that may stand for values, which rows are too: all but those that a dot follows, and the names and
+/// aliases of relations where they are read or written. An alias stands for its relation, and columns that get other names
+/// are as good as a row.
+fn values(text: &str) -> HashSet<String> {
+    let parts: Vec<(String, &str)> = with_gaps(text).collect();
+    let is = |at: usize, among: &[&str]| parts.get(at).is_some_and(|(word, _)| among.contains(&word.as_str()));
+    let dotted = |at: usize| parts.get(at).is_some_and(|(_, gap)| gap.trim_matches(is_space).starts_with('.'));
+    let joined = |at: usize| parts.get(at).is_some_and(|(_, gap)| gap.trim_matches(is_space).is_empty());
+    let (mut values, mut aliases) = (HashSet::new(), Vec::new());
+    let mut at = 0;
+    while let Some((word, _)) = parts.get(at) {
+        if !dotted(at) {
+            values.insert(word.clone());
+        }
+        at += 1;
+        if !BEFORE_RELATION.contains(&word.as_str()) || is(at, BEFORE_RELATION) || !joined(at - 1) {
+            continue;
+        }
+        while dotted(at) {
+            at += 1;
+        }
+        let Some((relation, _)) = parts.get(at) else { break };
+        let mut alias = at + 1;
+        if joined(at) && is(alias, &["as"]) {
+            alias += 1;
+        }
+        let follows = joined(at) && joined(alias - 1) && !is(alias, NO_ALIAS);
+        at = alias;
+        if let Some((name, gap)) = parts.get(alias).filter(|_| follows) {
+            aliases.push((relation, if gap.trim_matches(is_space).starts_with('(') { relation } else { name }));
+            at += 1;
+        }
+    }
+    // Of an alias that is no value the relation is none either.
+    for (relation, alias) in aliases {
+        if relation == alias || values.contains(alias) {
+            values.insert(relation.clone());
+        }
+    }
+    values
+}
+
+/// White space, and what may stand around a name.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || c == '"'
+}
+
+/// The words of a text, each with what is between it and the next one.
+fn with_gaps(text: &str) -> impl Iterator<Item = (String, &str)> {
+    let mut rest = text.trim_start_matches(|c| !is_in_word(c));
+    std::iter::from_fn(move || {
+        let end = rest.find(|c| !is_in_word(c)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        let gap = behind.find(is_in_word).unwrap_or(behind.len());
+        rest = &behind[gap..];
+        (!word.is_empty()).then(|| (word.to_lowercase(), &behind[..gap]))
+    })
 }
 
 /// The word that the text ends with, if it does.
@@ -106,7 +187,8 @@ mod tests {
     fn reads(definitions: &[(&str, &str)]) -> Vec<u32> {
         let columns = BTreeSet::from(["ssn".to_owned()]);
         let sensitive = Sensitive { tagged: vec![("customers", &columns)], derived: vec!["Odd View"] };
-        let bodies = definitions.iter().zip(1..).map(|((name, text), oid)| (oid, Body::new(name, Some(*text))));
+        let of_rows = HashSet::from(["look".to_owned()]);
+        let bodies = definitions.iter().zip(1..).map(|((name, text), oid)| (oid, Body::new(name, Some(*text), &of_rows)));
         let mut readers: Vec<u32> = readers(&bodies.collect(), &sensitive).into_iter().collect();
         readers.sort_unstable();
         readers
@@ -127,6 +209,37 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_a_value_by_the_name_of_its_table_or_by_an_alias() {
+        for whole in [
+            "SELECT c::text FROM customers c",
+            "SELECT concat(customers) FROM public.customers",
+            "SELECT k.v FROM customers AS k(i, n, e, v)",
+            "SELECT t::text FROM (TABLE \"customers\") t",
+            "DECLARE c customers; BEGIN",
+            "SELECT o.id, c FROM orders o LEFT JOIN public.\"customers\" AS c ON true",
+            "SELECT table_to_xml('customers')",
+            "UPDATE customers AS c SET name = c",
+        ] {
+            assert_eq!(reads(&[("f", whole)]), [1], "{whole}");
+        }
+        for part in [
+            "SELECT c.name FROM customers c WHERE c.id = i",
+            "SELECT name FROM public.customers WHERE id = 1",
+            "INSERT INTO customers (name) VALUES (x)",
+            "UPDATE customers SET name = 'x' FROM orders o WHERE o.id = customers.id",
+            "DELETE FROM ONLY customers USING orders o",
+            "SELECT customers.name FROM orders o JOIN customers USING (id) JOIN log l ON l.id = o.id",
+        ] {
+            assert_eq!(reads(&[("f", part)]), [0; 0], "{part}");
+        }
+    }
+
+    #[test]
+    fn a_function_of_a_row_is_called_by_a_dot() {
+        assert_eq!(reads(&[("f", "SELECT o.look FROM orders o"), ("look", "SELECT min(ssn) FROM customers")]), [1, 2]);
+    }
+
+    #[test]
     fn what_uses_a_reader_is_one() {
         let said = reads(&[
             ("a", "SELECT ssn FROM customers"),
@@ -141,6 +254,6 @@ mod tests {
     fn what_is_not_known_may_read_anything() {
         let columns = BTreeSet::new();
         let sensitive = Sensitive { tagged: vec![("customers", &columns)], derived: Vec::new() };
-        assert_eq!(readers(&HashMap::from([(1, Body::new("a", None))]), &sensitive), HashSet::from([1]));
+        assert_eq!(readers(&HashMap::from([(1, Body::new("a", None, &HashSet::new()))]), &sensitive), HashSet::from([1]));
     }
 }

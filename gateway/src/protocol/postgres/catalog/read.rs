@@ -1,6 +1,6 @@
 //! Reading the catalog of one database.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -24,7 +24,7 @@ pub(crate) struct Snapshot {
     /// (relation with a row security policy, relation that the policy reads)
     pub(crate) policies: Vec<(u32, u32)>,
     /// Relations whose view definition or rule calls a function or an operator that did not come with the server, or one that
-    /// did and is not known to be harmless.
+    /// did and is not known to be harmless; and those whose defaults call one that runs a text or reads files.
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
     pub(crate) inherits: Vec<(u32, u32)>,
@@ -110,6 +110,22 @@ const VIEW_FUNCTIONS: &str = "\
                pg_catalog.unnest(pg_catalog.string_to_array(
                    r.ev_qual::text OPERATOR(pg_catalog.||) r.ev_action::text, ':funcid ')) AS f(part)
           WHERE r.ev_class OPERATOR(pg_catalog.>=) $2) v
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) v.number::pg_catalog.oid
+    WHERE p.oid OPERATOR(pg_catalog.<) $2
+    LIMIT $1";
+
+/// The same of defaults and generated columns, a domain's too.
+const DEFAULT_FUNCTIONS: &str = "\
+    SELECT DISTINCT v.relation, p.proname::text
+    FROM (SELECT d.relation, pg_catalog.substring(f.part, '^[0-9]+') AS number
+          FROM (SELECT e.adrelid AS relation, e.adbin::text AS tree FROM pg_catalog.pg_attrdef e
+                UNION ALL
+                SELECT a.attrelid, t.typdefaultbin::text
+                FROM pg_catalog.pg_attribute a
+                JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+                WHERE t.typdefaultbin IS NOT NULL) d,
+               pg_catalog.unnest(pg_catalog.string_to_array(d.tree, ':funcid ')) AS f(part)
+          WHERE d.relation OPERATOR(pg_catalog.>=) $2) v
     JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) v.number::pg_catalog.oid
     WHERE p.oid OPERATOR(pg_catalog.<) $2
     LIMIT $1";
@@ -316,6 +332,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         policies,
         opaque,
         view_functions,
+        default_functions,
         value_readers,
         inherits,
         generated,
@@ -331,6 +348,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "row security policies", POLICIES, &[]),
         rows(client, "views with functions", OPAQUE, &users),
         rows(client, "functions in views", VIEW_FUNCTIONS, &users),
+        rows(client, "functions in defaults", DEFAULT_FUNCTIONS, &users),
         rows(client, "views of system catalogs", VALUE_READERS, &values),
         rows(client, "inheritance links", INHERITS, &[]),
         rows(client, "generated columns", GENERATED, &[]),
@@ -369,6 +387,11 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
             opaque.push(relation);
         }
     }
+    for (relation, function) in read(&default_functions, |row| Ok((row.try_get(0)?, row.try_get::<_, String>(1)?)))? {
+        if operation::reads_beyond_arguments(&function) {
+            opaque.push(relation);
+        }
+    }
     Ok(Snapshot {
         relations: read(&relations, relation)?,
         columns: read(&columns, column)?,
@@ -398,6 +421,8 @@ async fn bodies(
     for (name, _) in functions.iter().filter(|(_, it)| it.shadows) {
         callable.entry(code::last_word(name)).or_default().push(name.clone());
     }
+    let of_rows: HashSet<String> =
+        functions.iter().filter(|(_, it)| it.takes_row).map(|(name, _)| code::last_word(name)).collect();
     let mut oids: Vec<u32> = code.iter().map(|it| it.function).collect();
     let mut names: Vec<String> = Vec::new();
     let mut bodies = HashMap::new();
@@ -408,7 +433,7 @@ async fn bodies(
         (oids, names) = (Vec::new(), Vec::new());
         for row in &found {
             let (oid, name, text): (u32, String, Option<String>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let body = Body::new(&name, text.as_deref());
+            let body = Body::new(&name, text.as_deref(), &of_rows);
             names.extend(body.called().filter_map(|it| callable.remove(it)).flatten());
             bodies.insert(oid, body);
         }

@@ -263,9 +263,9 @@ fn a_table_into_which_code_puts_what_it_reads_is_derived() {
     let code = |relation, function, by_trigger| CodeRow { relation, function, by_trigger };
     snapshot.code = vec![code(3, 90, false), code(7, 91, true), code(2, 91, true), code(8, 92, true)];
     snapshot.bodies = HashMap::from([
-        (90, Body::new("note", Some("SELECT ssn FROM people"))),
-        (91, Body::new("copy", Some("BEGIN NEW.x := note(); RETURN NEW; END"))),
-        (92, Body::new("touch", Some("BEGIN NEW.at := now(); RETURN NEW; END"))),
+        (90, Body::new("note", Some("SELECT ssn FROM people"), &HashSet::new())),
+        (91, Body::new("copy", Some("BEGIN NEW.x := note(); RETURN NEW; END"), &HashSet::new())),
+        (92, Body::new("touch", Some("BEGIN NEW.at := now(); RETURN NEW; END"), &HashSet::new())),
     ]);
     let set = resolve(&snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
     for name in ["orders", "part", "parts"] {

@@ -38,6 +38,11 @@ pub(in crate::protocol::postgres) fn is_harmless(name: &str) -> bool {
     nature(&[name]) != Nature::Unknown
 }
 
+/// True for a function of the server's own that can show a table or a file whatever it is called with.
+pub(in crate::protocol::postgres) fn reads_beyond_arguments(name: &str) -> bool {
+    matches!(also(name), Some(Kind::Do | Kind::ServerFile))
+}
+
 /// The kind of action that a call is besides the one it stands in.
 pub(super) fn also(name: &str) -> Option<Kind> {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|it| name.starts_with(it));

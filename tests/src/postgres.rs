@@ -164,8 +164,13 @@ impl Postgres {
 
     /// Runs SQL as the superuser, past the gateway; the rows unaligned, `|` between columns.
     pub fn sql(&self, sql: &str) -> Result<String> {
+        self.sql_in(DATABASE, sql)
+    }
+
+    /// The same in another database.
+    pub fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
         let mut psql = self.superuser("psql");
-        psql.args([
+        psql.env("PGDATABASE", database).env("PGCLIENTENCODING", "UTF8").args([
             "--no-psqlrc",
             "--quiet",
             "--tuples-only",

@@ -247,10 +247,18 @@ async fn connect_allowed(client: &mut Stream, session: &Session, database: &str,
 impl Opened {
     async fn serve(self, client: Stream, session: &Session) -> String {
         let Self { way, upstream, handle, user, mut greeting } = self;
+        let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
+        let reads_utf8 = encoding.is_some_and(|(_, value)| value == "UTF8");
         let (process, key) = handle.told();
         relay::greet(&mut greeting, &upstream.parameters, &user, process, &key);
-        let ends =
-            Ends { client, target: upstream.stream, target_inbox: upstream.inbox, greeting, waiting: handle.waiting() };
+        let ends = Ends {
+            client,
+            target: upstream.stream,
+            target_inbox: upstream.inbox,
+            greeting,
+            reads_utf8,
+            waiting: handle.waiting(),
+        };
         let end = Relay::new(session, &session.engine().protocols().postgres, &way, ends).run().await;
         drop(handle);
         end.to_string()

@@ -1,6 +1,6 @@
 //! Masked values under names and in forms by which they were not known.
 
-use system_tests::shop::POLICY;
+use system_tests::shop::{POLICY, Shop};
 
 use super::{SSN, World};
 
@@ -176,4 +176,43 @@ fn code_that_takes_rows_whole_reads_every_column() {
     }
     let plain = format!("INSERT INTO t{} (id) VALUES (1) RETURNING note", bodies.len() - 1);
     world.shop.psql(&plain).run().unwrap().expect_success().unwrap();
+}
+
+#[test]
+fn names_that_another_encoding_spells_otherwise_are_not_understood() {
+    let shop = Shop::new().unwrap();
+    let latin = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'";
+    shop.postgres.sql(&format!("CREATE DATABASE latin OWNER orders_rw TEMPLATE template0 {latin}")).unwrap();
+    // 40 letters are 40 bytes there. Here they are 80, of which 62 are a name.
+    let long = "é".repeat(40);
+    let setup = format!(
+        "CREATE TABLE customers (id int, phone text, \"{long}\" text); CREATE TABLE \"{long}\" (id int);
+         INSERT INTO customers VALUES (1, 'none', '{SSN}'); INSERT INTO \"{long}\" VALUES (1)"
+    );
+    shop.postgres.sql_in("latin", &format!("SET ROLE orders_rw; {setup}")).unwrap();
+    let masked = POLICY.replace("public.customers.ssn\", \"*.*.email", &format!("public.customers.{long}"));
+    let kept = format!(
+        "[[rule]]\nname = \"kept\"\ntargets = [\"orders\"]\nkinds = [\"delete\"]\ntables = [\"{long}\"]\nthen = \"deny\"\n"
+    );
+    shop.configure(&format!("{masked}\n{kept}")).unwrap();
+    let config = std::fs::read_to_string(shop.env.config_path()).unwrap();
+    let there = config.replace("databases = [\"orders\"]", "databases = [\"latin\"]");
+    assert_ne!(there, config);
+    std::fs::write(shop.env.config_path(), there).unwrap();
+    let world = World { gateway: shop.serve().unwrap(), shop };
+    let psql = |sql: &str| {
+        let psql = world.shop.psql(sql).env("PGDATABASE", "latin").env("PGCLIENTENCODING", "UTF8").run().unwrap();
+        psql.stdout + &psql.stderr
+    };
+    for sql in [
+        format!("UPDATE customers SET phone = \"{long}\" WHERE id = 1"),
+        format!("DELETE FROM \"{long}\" WHERE id = 1"),
+        format!("DELETE FROM U&\"{}\" WHERE id = 1", "\\00e9".repeat(40)),
+    ] {
+        let said = psql(&sql);
+        assert!(said.contains("denied by policy"), "{sql}: {said}");
+    }
+    let said = psql("SELECT * FROM customers WHERE phone <> 'é'");
+    assert!(said.contains("none") && said.contains("*1002") && !said.contains(SSN), "{said}");
+    drop(world.gateway);
 }

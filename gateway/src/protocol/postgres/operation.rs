@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, thread};
 
-use pg_query::protobuf::{RawStmt, ScanToken};
+use pg_query::protobuf::{RawStmt, ScanToken, Token};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -178,7 +178,7 @@ impl Parsed {
         }
     }
 
-    fn unparsed(reason: impl Into<String>, redacted: String, set: &TaggedSet) -> Self {
+    pub(super) fn unparsed(reason: impl Into<String>, redacted: String, set: &TaggedSet) -> Self {
         Self::Unparsed { reason: reason.into(), redacted, refused: !set.is_empty() }
     }
 }
@@ -202,6 +202,25 @@ impl Statement {
         let changes = |kind| matches!(kind, Kind::Create | Kind::Alter | Kind::Drop | Kind::Do | Kind::Call);
         self.actions.iter().any(|it| changes(it.kind))
     }
+}
+
+/// Whether a text has names, written or escaped, that a server with another encoding than UTF-8 may cut and fold otherwise
+/// than the grammar here does.
+pub(super) fn has_names_beyond_ascii(sql: &str) -> bool {
+    let escapes = sql.as_bytes().windows(2).any(|it| it.eq_ignore_ascii_case(b"U&"));
+    if sql.is_ascii() && !escapes {
+        return false;
+    }
+    let beyond = |token: &ScanToken| {
+        let range = usize::try_from(token.start).ok().zip(usize::try_from(token.end).ok());
+        let text = range.and_then(|(start, end)| sql.get(start..end));
+        match token.token() {
+            Token::Uident => true,
+            Token::Sconst | Token::Usconst | Token::SqlComment | Token::CComment => false,
+            _ => !text.is_some_and(str::is_ascii),
+        }
+    };
+    Lexed::new(sql).map_or(true, |it| it.tokens.iter().any(beyond))
 }
 
 /// Understands a text. Runs on the caller's stack, which must be [`PARSER_STACK`] large: see [`Analyser`] and

@@ -111,6 +111,8 @@ pub(super) struct Relay<'s> {
     batch: u64,
     /// What of the batch was forwarded.
     forwarded: Batch,
+    /// See [`Ends`].
+    reads_utf8: bool,
     catalog: Option<Arc<Catalog>>,
     /// A statement was forwarded that may change the catalog, and it was not read since.
     catalog_changed: bool,
@@ -180,6 +182,8 @@ pub(super) struct Ends {
     pub(super) target: Stream,
     pub(super) target_inbox: Inbox,
     pub(super) greeting: Vec<u8>,
+    /// The target's database is in UTF-8: names are to it what they are here.
+    pub(super) reads_utf8: bool,
     pub(super) waiting: Arc<Waiting>,
 }
 
@@ -201,6 +205,7 @@ impl<'s> Relay<'s> {
             front: Front::Open,
             batch: 0,
             forwarded: Batch::default(),
+            reads_utf8: ends.reads_utf8,
             catalog: None,
             catalog_changed: false,
             change_unseen: false,

@@ -652,3 +652,13 @@ fn cost_of_understanding() {
         println!("{name}: {:?}", begun.elapsed() / ROUNDS);
     }
 }
+
+#[test]
+fn names_are_told_from_texts_in_them() {
+    for text in ["SELECT é", "SELECT 1 AS \"é\"", "SELECT U&\"a\"", "SELECT u&\"\\00e9\" FROM t", "SELECT 'open é"] {
+        assert!(has_names_beyond_ascii(text), "{text}");
+    }
+    for text in ["SELECT a", "SELECT 'é' -- é", "SELECT U&'\\00e9' /* é */", "SELECT $é$"] {
+        assert_eq!(has_names_beyond_ascii(text), text.contains('$'), "{text}");
+    }
+}

@@ -10,7 +10,7 @@ use super::batch::shown_parameters;
 use super::{End, Front, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
-use crate::protocol::postgres::operation::{Class, MAX_FACTS, Name, Parsed};
+use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed};
 use crate::protocol::postgres::reply::Running;
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Judged, Portal};
@@ -313,7 +313,12 @@ impl Relay<'_> {
     }
 
     async fn judge(&mut self, text: &Arc<str>, catalog: Arc<Catalog>) -> Judged {
-        let parsed = catalog.understand(&self.state.analyser, text).await;
+        let mut parsed = catalog.understand(&self.state.analyser, text).await;
+        if !self.reads_utf8 && operation::has_names_beyond_ascii(text) {
+            let reason = "it has names that are not plain ASCII, and the target's database is not in UTF-8: they may be \
+                          other ones there than here";
+            parsed = Arc::new(Parsed::unparsed(reason, parsed.redacted(), &catalog.set));
+        }
         Judged::new(self.session, &self.way.database, Arc::clone(text), parsed, catalog)
     }
 }

@@ -216,3 +216,17 @@ fn names_that_another_encoding_spells_otherwise_are_not_understood() {
     assert!(said.contains("none") && said.contains("*1002") && !said.contains(SSN), "{said}");
     drop(world.gateway);
 }
+
+#[test]
+fn an_insert_that_updates_is_an_update_to_rules() {
+    let kept = "[[rule]]\nname = \"kept\"\ntables = [\"payments\"]\nkinds = [\"update\"]\nthen = \"deny\"\n";
+    let world = World::with(&format!("{POLICY}\n{kept}"));
+    let values = "(id, order_id, card_number, note) VALUES (1, 1, 'x', 'y') ON CONFLICT (id) DO";
+    let denied = world.shop.psql(&format!("INSERT INTO payments {values} UPDATE SET note = 'other'")).run().unwrap();
+    assert!(denied.stderr.contains("rule \"kept\""), "{denied:?}");
+    world.shop.psql(&format!("INSERT INTO payments {values} NOTHING")).run().unwrap().expect_success().unwrap();
+    // Where updates are allowed nobody is asked: rows are chosen by their key.
+    let upsert = "INSERT INTO orders (id, customer_id, item, amount) VALUES (1, 1, 'x', 1) ON CONFLICT (id) DO UPDATE SET item = 'y'";
+    world.shop.psql(upsert).run().unwrap().expect_success().unwrap();
+    assert_eq!(world.shop.postgres.sql("SELECT note FROM payments WHERE id = 1").unwrap(), "paid");
+}

@@ -155,8 +155,8 @@ impl<'a> Walk<'a> {
                 }
             }
             if let Some(conflict) = on_conflict_clause {
-                if !conflict.target_list.is_empty() && !select_stmt.as_deref().is_some_and(is_values) {
-                    walk.updates_on_conflict(conflict, table);
+                if !conflict.target_list.is_empty() {
+                    walk.updates_on_conflict(conflict, table, select_stmt.as_deref().is_some_and(is_values));
                 }
                 walk.on_conflict(conflict, table)?;
             }
@@ -164,10 +164,16 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// An upsert from a query may update any number of rows: an action that rules about updates see.
-    fn updates_on_conflict(&mut self, conflict: &protobuf::OnConflictClause, (action, table): (usize, usize)) {
+    /// An upsert updates rows: an action that rules about updates see. One from a query may update any number of them; values
+    /// choose theirs by a key, as a WHERE would.
+    fn updates_on_conflict(
+        &mut self,
+        conflict: &protobuf::OnConflictClause,
+        (action, table): (usize, usize),
+        of_values: bool,
+    ) {
         let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
-        let has_where = conflict.where_clause.as_deref().is_some_and(|it| narrows(it, &mut self.left));
+        let has_where = of_values || conflict.where_clause.as_deref().is_some_and(|it| narrows(it, &mut self.left));
         self.extra.push(Action {
             kind: Kind::Update,
             tables: written.into_iter().collect(),

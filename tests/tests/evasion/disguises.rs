@@ -93,12 +93,9 @@ fn a_cast_by_code_is_one_in_every_type_with_its_own_in_it() {
         CREATE DOMAIN domained AS dressed; CREATE TYPE holder AS (h domained);
         RESET ROLE; CREATE CAST (int AS dressed) WITH FUNCTION dress(int)";
     world.shop.postgres.sql(setup).unwrap();
-    for sql in [
-        "SELECT 1::domained",
-        "SELECT ARRAY[1]::_dressed",
-        "SELECT ROW(1)::holder",
-        "SELECT ARRAY[ROW(1)]::holder[]",
-    ] {
+    for sql in
+        ["SELECT 1::domained", "SELECT ARRAY[1]::_dressed", "SELECT ROW(1)::holder", "SELECT ARRAY[ROW(1)]::holder[]"]
+    {
         let denied = world.shop.psql(sql).run().unwrap();
         assert!(denied.stderr.contains("denied by policy") && denied.stdout.is_empty(), "{sql}: {denied:?}");
     }

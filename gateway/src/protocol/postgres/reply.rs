@@ -920,7 +920,8 @@ fn check_setting(message: &[u8]) -> Result<(), Fault> {
     let mut fields = Fields::of(message);
     match (fields.string()?, fields.string()?) {
         (b"standard_conforming_strings", value) if value != b"on" => Err(Fault::Setting("standard_conforming_strings")),
-        (b"client_encoding", value) if value != b"UTF8" => Err(Fault::Setting("client_encoding")),
+        // The server keeps this other word for it as it is written.
+        (b"client_encoding", value) if !matches!(value, b"UTF8" | b"UNICODE") => Err(Fault::Setting("client_encoding")),
         _ => Ok(()),
     }
 }

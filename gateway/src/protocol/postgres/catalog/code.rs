@@ -87,9 +87,40 @@ fn called(text: &str, of_rows: &HashSet<String>) -> HashSet<String> {
 /// Words behind which a relation's name is expected, and those that can follow one without being its alias.
 const BEFORE_RELATION: &[&str] = &["from", "into", "join", "only", "update"];
 const NO_ALIAS: &[&str] = &[
-    "and", "cross", "default", "end", "except", "fetch", "for", "full", "group", "having", "inner", "intersect", "into",
-    "join", "left", "limit", "loop", "natural", "offset", "on", "or", "order", "overriding", "returning", "right", "select",
-    "set", "tablesample", "then", "union", "using", "values", "where", "window",
+    "and",
+    "cross",
+    "default",
+    "end",
+    "except",
+    "fetch",
+    "for",
+    "full",
+    "group",
+    "having",
+    "inner",
+    "intersect",
+    "into",
+    "join",
+    "left",
+    "limit",
+    "loop",
+    "natural",
+    "offset",
+    "on",
+    "or",
+    "order",
+    "overriding",
+    "returning",
+    "right",
+    "select",
+    "set",
+    "tablesample",
+    "then",
+    "union",
+    "using",
+    "values",
+    "where",
+    "window",
 ];
 
 /// The words of a text that may stand for values, which rows are too: all but those that a dot follows, and the names and
@@ -188,7 +219,8 @@ mod tests {
         let columns = BTreeSet::from(["ssn".to_owned()]);
         let sensitive = Sensitive { tagged: vec![("customers", &columns)], derived: vec!["Odd View"] };
         let of_rows = HashSet::from(["look".to_owned()]);
-        let bodies = definitions.iter().zip(1..).map(|((name, text), oid)| (oid, Body::new(name, Some(*text), &of_rows)));
+        let bodies =
+            definitions.iter().zip(1..).map(|((name, text), oid)| (oid, Body::new(name, Some(*text), &of_rows)));
         let mut readers: Vec<u32> = readers(&bodies.collect(), &sensitive).into_iter().collect();
         readers.sort_unstable();
         readers
@@ -254,6 +286,9 @@ mod tests {
     fn what_is_not_known_may_read_anything() {
         let columns = BTreeSet::new();
         let sensitive = Sensitive { tagged: vec![("customers", &columns)], derived: Vec::new() };
-        assert_eq!(readers(&HashMap::from([(1, Body::new("a", None, &HashSet::new()))]), &sensitive), HashSet::from([1]));
+        assert_eq!(
+            readers(&HashMap::from([(1, Body::new("a", None, &HashSet::new()))]), &sensitive),
+            HashSet::from([1])
+        );
     }
 }

@@ -60,6 +60,11 @@ pub(crate) struct ColumnRow {
     pub(crate) name: String,
 }
 
+/// The server expects more of these queries than there is, and would compile what runs for milliseconds for ten times as long.
+/// (Servers before PostgreSQL 11 have no such setting.)
+const WITHOUT_JIT: &str = "\
+    SELECT pg_catalog.set_config('jit', 'off', false) WHERE pg_catalog.current_setting('jit', true) IS NOT NULL";
+
 const RELATIONS: &str = "\
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -286,7 +291,7 @@ const BODIES: &str = "\
 
 /// Reads the catalog of the client's database and resolves the masks of this target in it.
 ///
-/// The queries are sent together and cost about one round trip; an ordinary role may run them, whatever its search path.
+/// The queries are sent together and cost a few round trips; an ordinary role may run them, whatever its search path.
 pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, CatalogError> {
     let masks: Vec<Arc<MaskRule>> = masks.iter().filter(|it| concerns(it, target)).cloned().collect();
     let fetched_at = SystemTime::now();
@@ -325,6 +330,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
     let values: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &VALUE_CATALOGS];
+    client.query(WITHOUT_JIT, &[]).await?;
     let (
         relations,
         columns,

@@ -852,3 +852,31 @@ print("reset", gone > 0, flush=True)
     let served = || world.psql("SELECT 1").success();
     system_tests::process::wait_until("the flood to be over", PATIENCE, served).unwrap();
 }
+
+#[test]
+fn a_simple_query_ends_a_batch_that_was_flushed() {
+    let world = World::new();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+flush = msg(b"H")
+s.sendall(parse(b"p", b"SELECT item FROM orders WHERE id = 1") + flush)
+show(s, stream, b"SELECT 'after', 'a flush'")
+s.sendall(parse(b"", b"SELECT 1") + bind(b"", b"") + flush)
+show(s, stream, b"DROP TABLE orders")
+s.sendall(bind(b"", b"p") + execute(b"") + sync)
+print([body for tag, body in until(stream, b"Z") if tag in b"DC"])
+s.sendall(parse(b"", b"INSERT INTO orders (customer_id, item, amount) VALUES (1, 'half done', 1)") + bind(b"", b"") + execute(b"") + flush)
+show(s, stream, b"SELECT 'together'")
+show(s, stream, b"SELECT 'goes on'")
+"#,
+        )
+        .unwrap();
+    assert!(said.contains("after") && said.contains("42501") && said.contains("SELECT 1"), "{said}");
+    assert!(said.contains("0A000") && !said.contains("together'"), "{said}");
+    assert!(said.contains("goes on"), "{said}");
+    let ran = world.shop.postgres.sql("SELECT count(*) FROM orders WHERE item = 'half done'").unwrap();
+    assert_eq!(ran.trim(), "0", "what ran of the batch is rolled back");
+}

@@ -79,6 +79,8 @@ pub struct TaggedSet {
     /// Relations by name, then by schema.
     relations: HashMap<String, Vec<Relation>>,
     ordinary: HashSet<u32>,
+    /// What tagged columns are called.
+    tagged_columns: HashSet<String>,
     functions: HashMap<String, UserFunction>,
     operators: HashSet<String>,
     cast_types: HashSet<String>,
@@ -122,6 +124,7 @@ impl TaggedSet {
             masks: HashMap::new(),
             relations: HashMap::new(),
             ordinary: HashSet::new(),
+            tagged_columns: HashSet::new(),
             functions: HashMap::new(),
             operators: HashSet::new(),
             cast_types: HashSet::new(),
@@ -147,6 +150,11 @@ impl TaggedSet {
     /// True if the oid is a table's whose columns the server names as themselves: a plain or a partitioned table.
     pub fn is_ordinary(&self, relation: u32) -> bool {
         self.ordinary.contains(&relation)
+    }
+
+    /// True if some tagged column has this name, whatever its table.
+    pub fn is_tagged_column_name(&self, name: &str) -> bool {
+        self.tagged_columns.contains(name)
     }
 
     /// What a relation shows, as a statement names it. Without a schema every relation of that name counts, because the

@@ -36,6 +36,7 @@ impl TaggedSet {
                 tagged_names.entry(column.relation).or_default().insert(column.name.clone());
             }
         }
+        let tagged_columns = tagged_names.values().flatten().cloned().collect();
         let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
         let guarded = guarded(&tags, &derived, snapshot);
         let ordinary = snapshot.relations.iter().filter(|it| is_ordinary(it.kind)).map(|it| it.oid).collect();
@@ -58,7 +59,7 @@ impl TaggedSet {
         }
         let operators = snapshot.operators.iter().cloned().collect();
         let cast_types = snapshot.cast_types.iter().cloned().collect();
-        Ok(Self { masks: tags, relations, ordinary, functions, operators, cast_types, fetched_at })
+        Ok(Self { masks: tags, relations, ordinary, tagged_columns, functions, operators, cast_types, fetched_at })
     }
 }
 

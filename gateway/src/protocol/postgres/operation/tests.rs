@@ -333,6 +333,14 @@ const REDACTED: &[(&str, &str)] = &[
     ("SELECT pgp_sym_decrypt(note, 'key') FROM orders", "SELECT pgp_sym_decrypt(note, '***') FROM orders"),
     ("DO $$ SELECT '900' $$", "DO '***'"),
     ("SELEC '900', 900, B'1', X'F' -- 900", "SELEC '***', '***', '***', '***' /* *** */"),
+    (
+        "SELECT x.a FROM (SELECT 1 AS a WHERE ssn = '900-11-1002') x, customers",
+        "SELECT x.a FROM (SELECT '***' AS a WHERE ssn = '***') x, customers",
+    ),
+    (
+        "SELECT id FROM customers, (SELECT id FROM orders WHERE ssn = '900-11-1002') x",
+        "SELECT id FROM customers, (SELECT id FROM orders WHERE ssn = '***') x",
+    ),
 ];
 
 #[test]

@@ -66,6 +66,10 @@ impl Walk<'_> {
             [.., item, column] if self.scopes.has(item) => (Of::Named(item), column),
             _ => return false,
         };
+        // A statement that names a column where the server finds none fails and is recorded: its writer may have meant a tagged one.
+        if self.set.is_tagged_column_name(column) {
+            return false;
+        }
         let mut looked_at = 0;
         let is_plain = self.scopes.of(of).inspect(|_| looked_at += 1).all(|it| plain(it, column));
         self.spend(looked_at);

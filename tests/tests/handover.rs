@@ -319,7 +319,8 @@ fn sessions_that_go_on_follow_the_policy_and_the_operators_of_the_new_gateway() 
     .unwrap();
     // And so does who ends a session.
     for id in &ids {
-        world.weir(&["sessions", "kill", id]);
+        let said: Value = serde_json::from_str(&world.weir(&["sessions", "kill", id, "--json"])).unwrap();
+        assert_eq!(said["id"], **id);
     }
     for psql in [&mut one, &mut two] {
         psql.write("SELECT 1;\n").unwrap();

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::{Result, paths, shell};
 
 /// What the suites run with.
-const INSTALLED: &[&str] =
-    &["asyncpg==0.32.0", "psycopg2-binary==2.9.10", "pytest==8.3.4", "pytest-timeout==2.3.1", "SQLAlchemy==2.0.36"];
+const INSTALLED: &[&str] = &["asyncpg==0.32.0", "psycopg2-binary==2.9.10", "pytest==8.3.4", "pytest-timeout==2.3.1"];
 /// Whose suites are in the source package, and nowhere else.
-const SOURCES: &[&str] = &["asyncpg==0.32.0", "psycopg2==2.9.10", "SQLAlchemy==2.0.36"];
+const SOURCES: &[&str] = &["asyncpg==0.32.0", "psycopg2==2.9.10"];
 
 /// A directory with `site`, for `PYTHONPATH`, and `src`, with a directory `NAME-VERSION` for each source package.
 pub(crate) fn ensure() -> Result<PathBuf> {

@@ -24,6 +24,7 @@ const TEST_PACKAGES: &[&str] = &[
     "e2fsprogs",
     "containerd",
     "iproute2",
+    "libpq-dev",
     "musl-tools",
     "openssl",
     "pgbouncer",

@@ -117,7 +117,11 @@ impl Sessions {
             }
             Command::Kill { id } => {
                 ask_all::<serde_json::Value>(&gateway, Request::Kill { id })?;
-                out.line(format!("session {id} ends at its next step"))?;
+                if out.json {
+                    out.json(&serde_json::json!({ "id": id, "ends": "at its next step" }))?;
+                } else {
+                    out.line(format!("session {id} ends at its next step"))?;
+                }
                 Ok(0)
             }
         }

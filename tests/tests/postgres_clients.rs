@@ -17,6 +17,9 @@ use system_tests::shop::Shop;
 const LIMIT: Duration = Duration::from_mins(8);
 /// One test of a suite, in seconds.
 const ONE_TEST: &str = "60";
+/// How often those that differ are tried again.
+const RETRIES: usize = 2;
+const PYTHON: &str = "/usr/bin/python3";
 const REPORT: &str = include_str!("postgres_clients/report.py");
 
 const ALLOW_ALL: &str = "
@@ -55,13 +58,10 @@ struct Suite {
 
 #[test]
 fn asyncpg() {
-    let different = &[
-        (
-            "test_executemany_server_failure_during_writes",
-            "two connections hold twice as much on its way: the client has sent its 4 MiB before it hears of the error",
-        ),
-        ("test_pool_config_persistence", "now and then it fails straight, by what an earlier test has left"),
-    ];
+    let different = &[(
+        "test_executemany_server_failure_during_writes",
+        "two connections hold twice as much on its way: the client has sent its 4 MiB before it hears of the error",
+    )];
     same(&Suite { source: "asyncpg-0.32.0", words: &["tests"], variables: &[], least: 300, different });
 }
 
@@ -100,39 +100,52 @@ fn same(suite: &Suite) {
     assert_ne!(open, config);
     fs::write(shop.env.config_path(), open).unwrap();
     let _gateway = shop.serve().unwrap();
-    let direct = run(&shop.env, suite, "direct", |place| {
-        place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()).env("PGPASSWORD", PASSWORD)
-    });
-    let through = run(&shop.env, suite, "through", |place| {
-        place.env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string())
-    });
-    assert!(direct.len() >= suite.least, "only {} tests ran", direct.len());
-    let passed = direct.values().filter(|it| *it == "passed").count();
-    println!("{}: {} tests, {passed} passed straight", suite.source, direct.len());
-    let mut complaints = Vec::new();
-    for test in direct.keys().chain(through.keys()).collect::<std::collections::BTreeSet<_>>() {
-        let (straight, through) = (direct.get(test), through.get(test));
-        if straight != through {
-            match suite.different.iter().find(|(name, _)| test.ends_with(name)) {
-                Some((_, why)) => println!("    {test}: {straight:?} straight, {through:?} through the gateway: {why}"),
-                None => complaints.push(format!("{test}: {straight:?} straight, {through:?} through the gateway")),
+    let straight = |tests: &[&str]| {
+        // As a user who is no agent.
+        let place = shop.env.bystander_as("daemon", PYTHON).env("PGPASSWORD", PASSWORD);
+        run(suite, tests, place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()), "straight")
+    };
+    let through = |tests: &[&str]| {
+        let place = shop.env.agent(PYTHON).env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string());
+        run(suite, tests, place, "through")
+    };
+    let (one, two) = (straight(suite.words), through(suite.words));
+    assert!(one.len() >= suite.least, "only {} tests ran", one.len());
+    let passed = one.values().filter(|it| *it == "passed").count();
+    println!("{}: {} tests, {passed} passed straight", suite.source, one.len());
+    let mut differing: Vec<&str> = Vec::new();
+    for test in one.keys().chain(two.keys()).filter(|test| one.get(*test) != two.get(*test)) {
+        match suite.different.iter().find(|(name, _)| test.ends_with(name)) {
+            Some((_, why)) => {
+                println!("    {test}: {:?}, then {:?} through the gateway: {why}", one.get(test), two.get(test));
             }
+            None if !differing.contains(&test.as_str()) => differing.push(test),
+            None => {}
         }
     }
+    for _ in 0..RETRIES {
+        if differing.is_empty() {
+            break;
+        }
+        // Some fail now and then, either way.
+        println!("    again: {differing:?}");
+        let (again, through_again) = (straight(&differing), through(&differing));
+        differing.retain(|test| through_again.get(*test) != one.get(*test) && again.get(*test) != two.get(*test));
+    }
+    let complaint =
+        |test: &&str| format!("{test}: {:?}, then {:?} through the gateway", one.get(*test), two.get(*test));
+    let complaints: Vec<String> = differing.iter().map(complaint).collect();
     assert!(complaints.is_empty(), "{}\n{}", complaints.join("\n"), shop.env.log());
 }
 
 /// What became of each test.
-fn run(env: &Env, suite: &Suite, name: &str, reach: impl FnOnce(Place<'_>) -> Place<'_>) -> BTreeMap<String, String> {
-    let clients = staged(env);
-    let report = clients.join("reports").join(name);
-    // As a user who is no agent, and as one who is.
-    let python = "/usr/bin/python3";
-    let place = if name == "direct" { env.bystander_as("daemon", python) } else { env.agent(python) };
-    let home = clients.join("reports").join(format!("home-{name}"));
-    fs::create_dir(&home).unwrap();
+fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> BTreeMap<String, String> {
+    let clients = staged(place.environment());
+    let (report, home) = (clients.join("reports").join(name), clients.join("reports").join(format!("home-{name}")));
+    fs::create_dir_all(&home).unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
-    let place = reach(place)
+    let source = clients.join("src").join(suite.source);
+    let place = place
         .env("HOME", home)
         .env("PGDATABASE", DATABASE)
         .env("PGUSER", ROLE)
@@ -141,11 +154,12 @@ fn run(env: &Env, suite: &Suite, name: &str, reach: impl FnOnce(Place<'_>) -> Pl
         .env("WEIR_REPORT", &report)
         .args(["-m", "pytest", "-p", "weir_report", "-p", "no:cacheprovider", "--quiet", "--tb=native"])
         .args(["--timeout", ONE_TEST, "--rootdir"])
-        .arg(clients.join("src").join(suite.source))
-        .args(suite.words.iter().map(|word| clients.join("src").join(suite.source).join(word)));
+        .arg(&source)
+        .args(tests.iter().map(|test| source.join(test)));
     let place = suite.variables.iter().fold(place, |place, (name, value)| place.env(name, value));
     let finished = place.start().unwrap().finish(LIMIT).unwrap();
     let lines = fs::read_to_string(&report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    fs::remove_file(&report).unwrap();
     if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
         let path = PathBuf::from(log).join(format!("{}-{name}.log", suite.source));
         fs::write(path, finished.stdout + &finished.stderr).unwrap();

@@ -868,15 +868,31 @@ s.sendall(parse(b"", b"SELECT 1") + bind(b"", b"") + flush)
 show(s, stream, b"DROP TABLE orders")
 s.sendall(bind(b"", b"p") + execute(b"") + sync)
 print([body for tag, body in until(stream, b"Z") if tag in b"DC"])
-s.sendall(parse(b"", b"INSERT INTO orders (customer_id, item, amount) VALUES (1, 'half done', 1)") + bind(b"", b"") + execute(b"") + flush)
-show(s, stream, b"SELECT 'together'")
-show(s, stream, b"SELECT 'goes on'")
+for item, follows in ((b"kept", b"SELECT 'together'"), (b"kept too", b""), (b"undone", b"SELECT ssn FROM customers"),
+                      (b"undone too", b"DROP TABLE orders"), (b"failed", b"SELECT 1 / 0")):
+    insert = b"INSERT INTO orders (customer_id, item, amount) VALUES (1, '" + item + b"', 1)"
+    s.sendall(parse(b"", insert) + bind(b"", b"") + execute(b"") + flush)
+    show(s, stream, follows)
+    show(s, stream, b"SELECT 'goes on'")
 "#,
         )
         .unwrap();
     assert!(said.contains("after") && said.contains("42501") && said.contains("SELECT 1"), "{said}");
-    assert!(said.contains("0A000") && !said.contains("together'"), "{said}");
-    assert!(said.contains("goes on"), "{said}");
-    let ran = world.shop.postgres.sql("SELECT count(*) FROM orders WHERE item = 'half done'").unwrap();
-    assert_eq!(ran.trim(), "0", "what ran of the batch is rolled back");
+    assert!(said.contains("together") && said.contains("22012") && said.matches("goes on").count() == 5, "{said}");
+    assert!(
+        said.contains("send Sync before it") && said.matches("42501").count() == 3 && !said.contains(SSN),
+        "{said}"
+    );
+    let ran = world
+        .shop
+        .postgres
+        .sql("SELECT string_agg(item, ', ' ORDER BY id) FROM orders WHERE item ~ 'kept|undone|failed'");
+    assert_eq!(
+        ran.unwrap().trim(),
+        "kept, kept too",
+        "what runs in one transaction is committed or rolled back with it"
+    );
+    let sessions = world.shop.env.weir(["sessions", "--json"]).unwrap().expect_success().unwrap();
+    let sessions: serde_json::Value = serde_json::from_str(&sessions).unwrap();
+    assert_eq!(sessions[0]["denied"], 3, "each denial is a record");
 }

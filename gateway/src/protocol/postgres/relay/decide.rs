@@ -50,6 +50,8 @@ pub(super) struct Named {
 pub(super) enum Answer {
     /// An error, then readiness.
     Query,
+    /// The same, for what came in an open batch in which statements ran: they are not to be committed.
+    QueryInBatch,
     /// An error; readiness comes with the Sync.
     Batch,
 }
@@ -184,6 +186,11 @@ impl Relay<'_> {
         self.tell(report);
         match answer {
             Answer::Query => self.tell_ready(),
+            Answer::QueryInBatch => {
+                self.fail_batch().await?;
+                self.sync_at_target().await?;
+                self.tell_ready();
+            }
             Answer::Batch => {
                 self.front = Front::Absorbing;
                 if self.forwarded.executed {

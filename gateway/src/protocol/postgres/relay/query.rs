@@ -15,6 +15,10 @@ use crate::session::{Decision, Exact, Forwarded, Judgement, ReplySummary};
 /// Bytes that the columns of a text's results may take until it has run.
 const MAX_CHECKED: usize = 16 << 20;
 
+/// Why a statement that touches tagged data is refused behind others of an open batch.
+const IN_BATCH: &str = "the statement touches masked columns and follows others that ran in an open batch of the extended protocol; \
+                        send Sync before it";
+
 /// What looking at a statement before it runs has brought.
 enum Probed {
     /// The columns of each statement that had to be looked at.
@@ -26,59 +30,57 @@ enum Probed {
 
 impl Relay<'_> {
     pub(super) async fn query(&mut self, range: Range<usize>) -> Result<(), End> {
-        if !self.ends_batch().await? {
-            return Ok(());
-        }
+        let Some(answer) = self.after_batch().await? else { return Ok(()) };
         let judged = match self.judged_query(range.clone()).await {
             Ok(judged) => judged,
-            Err(problem) => return self.query_problem(problem?).await,
+            Err(problem) => return self.query_problem(&problem?, answer).await,
         };
         if judged.is_empty() {
             self.drain().await?;
+            if answer == Answer::QueryInBatch {
+                self.sync_at_target().await?;
+            }
             self.tell_empty();
             self.tell_ready();
         } else {
             match self.named(&judged).await {
-                Ok(named) => self.forward_query(&judged, named.as_ref(), range).await?,
-                Err(problem) => return self.query_problem(problem?).await,
+                Ok(named) => self.forward_query(&judged, named.as_ref(), range, answer).await?,
+                Err(problem) => return self.query_problem(&problem?, answer).await,
             }
         }
         self.next_batch();
         Ok(())
     }
 
-    /// A request of the simple protocol ends an open batch of the extended one, as clients rely on that prepare with a Flush. If
-    /// nothing of it has run, a Sync of the gateway's own changes nothing. False: this request is not to be looked at.
-    async fn ends_batch(&mut self) -> Result<bool, End> {
+    /// A request of the simple protocol ends an open batch of the extended one, as clients rely on that prepare with a Flush, and
+    /// runs in its transaction. Returns how it is answered; None: the batch failed, and all up to the Sync is ignored.
+    async fn after_batch(&mut self) -> Result<Option<Answer>, End> {
         if !self.forwarded.any {
-            return Ok(true);
+            return Ok(Some(Answer::Query));
         }
         self.drain().await?;
         if self.replies.skipping {
-            return Ok(false);
+            return Ok(None);
         }
-        let executed = self.forwarded.executed;
-        if executed {
-            // It would run in the batch's transaction, and what the gateway asks before it would end that.
-            self.fail_batch().await?;
+        if self.forwarded.executed {
+            return Ok(Some(Answer::QueryInBatch));
         }
+        // Nothing of it has run: to end it here changes nothing.
+        self.sync_at_target().await?;
+        self.next_batch();
+        Ok(Some(Answer::Query))
+    }
+
+    /// Ends the batch, and its transaction, at a target that owes nothing.
+    pub(super) async fn sync_at_target(&mut self) -> Result<(), End> {
         let mut sync = Vec::new();
         wire::message(&mut sync, b'S', |_| {});
-        self.ask(&sync, Until::Ready).await?;
-        self.next_batch();
-        if executed {
-            let why = "a simple query cannot follow statements that ran in an open batch here; send Sync before it";
-            self.tell(&Report::new(Severity::Error, "0A000", why));
-            self.tell_ready();
-        }
-        Ok(!executed)
+        self.ask(&sync, Until::Ready).await.map(drop)
     }
 
     /// Calls by oid, without a text: what the function does is not known here.
     pub(super) async fn function_call(&mut self, range: Range<usize>) -> Result<(), End> {
-        if !self.ends_batch().await? {
-            return Ok(());
-        }
+        let Some(answer) = self.after_batch().await? else { return Ok(()) };
         let oid = wire::Fields::of(self.client.inbox.bytes(range.clone())).u32()?;
         self.drain().await?;
         let (catalog, refusal) = match self.catalog(Freshness::Usual).await? {
@@ -104,9 +106,9 @@ impl Relay<'_> {
                 let forwarded = self.to_target.permitted(permit, &self.client.inbox);
                 self.call(forwarded, &catalog);
             }
-            Decision::Denial(denial) => self.deny(&denial, Answer::Query).await?,
+            Decision::Denial(denial) => self.deny(&denial, answer).await?,
             Decision::Hold(held) => {
-                if let Outcome::Permit(permit) = self.hold(held, Answer::Query).await? {
+                if let Outcome::Permit(permit) = self.hold(held, answer).await? {
                     let forwarded = self.to_target.permitted(permit, &self.client.inbox);
                     self.call(forwarded, &catalog);
                 }
@@ -127,11 +129,15 @@ impl Relay<'_> {
         judged: &Arc<Judged>,
         named: Option<&Named>,
         range: Range<usize>,
+        answer: Answer,
     ) -> Result<(), End> {
         let looked_at = must_be_looked_at(judged, named);
         let judgement = judgement(judged, named);
         let (mut checked, mut refused) = (Vec::new(), None);
-        if looked_at {
+        if looked_at && answer == Answer::QueryInBatch {
+            // Looking at it would commit what ran before it.
+            refused = Some(judged.refused(self.session, IN_BATCH.to_owned()));
+        } else if looked_at {
             self.drain().await?;
             match self.probe(judged, named).await? {
                 Probed::Clean(columns) => checked = columns,
@@ -140,7 +146,7 @@ impl Relay<'_> {
             }
         }
         let judgement = refused.as_ref().unwrap_or(judgement);
-        let Outcome::Permit(permit) = self.decide(judgement, judged, range, None, Answer::Query).await? else {
+        let Outcome::Permit(permit) = self.decide(judgement, judged, range, None, answer).await? else {
             return Ok(());
         };
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
@@ -226,10 +232,9 @@ impl Relay<'_> {
         Ok(Probed::Clean(checked))
     }
 
-    async fn query_problem(&mut self, report: Report) -> Result<(), End> {
+    async fn query_problem(&mut self, report: &Report, answer: Answer) -> Result<(), End> {
         self.drain().await?;
-        self.tell(&report);
-        self.tell_ready();
+        self.answer(report, answer).await?;
         self.next_batch();
         Ok(())
     }

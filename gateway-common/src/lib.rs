@@ -40,6 +40,11 @@ pub const DNS_NETWORK: u32 = 0x7f40_0000;
 pub const DNS_NETMASK: u32 = 0xffff_ff00;
 pub const DNS_PORT: u16 = 53;
 
+/// IPv4 connects to the gateway come from so many addresses, the first of which this is: each has a range of ports of its own
+/// (28,232 by default). A power of two. IPv6 has only ::1.
+pub const SOURCE_NETWORK: u32 = 0x7f41_0000;
+pub const SOURCES: u32 = 16;
+
 /// An IPv6 address, or an IPv4 address in its v4-mapped form; words as in the packet.
 pub type Address = [u32; 4];
 

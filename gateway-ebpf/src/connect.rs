@@ -1,13 +1,14 @@
 //! connect4/6 and getpeername4/6: notes who connects where, rewrites the address to the gateway, and shows the agent the
 //! address that it asked for.
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_tuple, sockaddr};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
+use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_prandom_u32, bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::error;
 use gateway_common::{
-    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED, Settings,
+    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED, SOURCE_NETWORK,
+    SOURCES, Settings,
 };
 
 use crate::agent::{self, Task};
@@ -21,6 +22,8 @@ pub const IPPROTO_UDP: u32 = 17;
 
 const LOCALHOST: u32 = 0x7f00_0001_u32.to_be();
 const TCP_LISTEN: u32 = 10;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 /// The family of the hook. An IPv4 hook may only touch the IPv4 fields, an IPv6 hook only the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,7 @@ pub fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
                 error!(ctx, "no note could be made for pid {}: connect refused", task.pid);
                 return refuse(Counter::DeniedNote, ECONNREFUSED);
             }
+            spread(ctx, sk, hook, &destination.address);
             write_address(ctx.sock_addr, hook, gateway_address(&destination.address), settings.port);
             count(Counter::Redirected);
             ALLOW
@@ -155,6 +159,55 @@ fn is_own_server(ctx: &SockAddrContext, settings: &Settings, task: &Task, destin
     // SAFETY: not null, and not used afterwards.
     unsafe { bpf_sk_release(listener.cast()) };
     own
+}
+
+/// Gives an IPv4 connect one of several source addresses, so that more connections are open at once than one has ports. A socket
+/// that is bound keeps its address, and where this fails the connect is as good: then it comes from 127.0.0.1.
+#[inline(always)]
+fn spread(ctx: &SockAddrContext, sk: *mut bpf_sock, hook: Hook, destination: &Address) {
+    if !is_v4(destination) || sk.is_null() {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    let source = (SOURCE_NETWORK | (random & (SOURCES - 1))).to_be();
+    match hook {
+        Hook::V4 if field!(sk, src_ip4) == 0 => {
+            let address = Sockaddr4 { family: AF_INET, port: 0, address: source, zero: [0; 2] };
+            bind(ctx, &address);
+        }
+        Hook::V6 if field!(sk, src_ip6[3]) == 0 => {
+            let address = Sockaddr6 { family: AF_INET6, port: 0, flow: 0, address: v4(source), scope: 0 };
+            bind(ctx, &address);
+        }
+        _ => {}
+    }
+}
+
+/// `struct sockaddr_in`.
+#[repr(C)]
+struct Sockaddr4 {
+    family: u16,
+    port: u16,
+    address: u32,
+    zero: [u32; 2],
+}
+
+/// `struct sockaddr_in6`.
+#[repr(C)]
+struct Sockaddr6 {
+    family: u16,
+    port: u16,
+    flow: u32,
+    address: Address,
+    scope: u32,
+}
+
+#[inline(always)]
+fn bind<T>(ctx: &SockAddrContext, address: &T) {
+    let address = (&raw const *address).cast_mut().cast::<sockaddr>();
+    // SAFETY: the verifier checks that there are so many bytes on the stack; the helper only reads them.
+    unsafe { bpf_bind(ctx.sock_addr, address, size_of::<T>() as i32) };
 }
 
 /// The gateway's address in the family of the agent's: a plain IPv4 listener takes v4-mapped connects too.

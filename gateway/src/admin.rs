@@ -64,6 +64,14 @@ pub enum Request {
         since_ns: Option<u64>,
         refused_only: bool,
     },
+    Denials {
+        /// The newest so many.
+        limit: u32,
+        agent: Option<String>,
+        target: Option<String>,
+        /// Nanoseconds since the Unix epoch.
+        since_ns: Option<u64>,
+    },
     Session {
         id: SessionId,
     },

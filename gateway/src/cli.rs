@@ -16,6 +16,7 @@ use crate::telemetry;
 mod approvals;
 mod check;
 mod complete;
+mod denials;
 mod doctor;
 mod explain;
 mod init;
@@ -108,6 +109,9 @@ enum Command {
     /// What happened: sessions, their statements and what came back.
     #[command(after_long_help = sessions::HELP, args_conflicts_with_subcommands = true)]
     Sessions(sessions::Sessions),
+    /// What was denied: connections, statements, names, and what the kernel half refused.
+    #[command(after_long_help = denials::HELP)]
+    Denials(denials::Denials),
     /// What waits for an approver.
     #[command(after_long_help = approvals::HELP)]
     Approvals(approvals::Approvals),
@@ -204,6 +208,7 @@ impl Cli {
             Command::Status => status::run(&config, out),
             Command::Reload => status::reload(&config, out),
             Command::Sessions(sessions) => sessions.run(&config, out),
+            Command::Denials(denials) => denials.run(&config, out),
             Command::Approvals(approvals) => approvals.run(&config, out),
             Command::Approve(vote) => vote.run(true, &config, out),
             Command::Deny(vote) => vote.run(false, &config, out),

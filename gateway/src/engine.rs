@@ -1,18 +1,16 @@
 //! What all sessions share: the configuration of the moment, the store, approvals, the witness, the live sessions. It
 //! has the steps between an accepted connection and its session.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
-use tokio::sync::Notify;
 
 use crate::accept::{Reason, Refusal};
 use crate::admission::Admission;
@@ -21,7 +19,8 @@ use crate::config::{self, Config, Mode, TargetMatch};
 use crate::dns::{self, Dns};
 use crate::handover::Predecessors;
 use crate::identity::{self, Identifier, Principal};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionIds};
+use crate::live::LiveSessions;
 use crate::mask::Masker;
 use crate::origin::{Evidence, Origin};
 use crate::protocol;
@@ -31,9 +30,6 @@ use crate::session::Session;
 use crate::target::{Target, Upstream};
 use crate::tls::TlsError;
 use crate::witness::{Witness, WitnessConfig};
-
-/// Sessions open at once; one more is refused.
-pub const MAX_SESSIONS: usize = 10_000;
 
 /// What all sessions share.
 pub struct Engine {
@@ -54,53 +50,8 @@ pub struct Engine {
     dns: Dns,
     protocols: protocol::State,
     predecessors: Predecessors,
-    live: Mutex<HashMap<SessionId, Arc<Live>>>,
-    /// Who ended all sessions: there are to be none any more. Set and read with `live` locked.
-    closed: OnceLock<String>,
-}
-
-/// A session as others see it while it lives.
-pub struct Live {
-    pub summary: LiveSummary,
-    killed: AtomicBool,
-    killer: Mutex<String>,
-    wake: Notify,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct LiveSummary {
-    pub id: SessionId,
-    pub agent: String,
-    pub subject: String,
-    pub target: String,
-    pub pid: u32,
-    pub opened_unix_ms: u64,
-}
-
-impl Live {
-    pub fn is_killed(&self) -> bool {
-        self.killed.load(Ordering::Acquire)
-    }
-
-    /// Who ended the session from outside.
-    pub fn killer(&self) -> String {
-        self.killer.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until somebody ends the session.
-    pub async fn killed(&self) -> String {
-        let woken = self.wake.notified();
-        if !self.is_killed() {
-            woken.await;
-        }
-        self.killer()
-    }
-
-    fn kill(&self, by: &str) {
-        by.clone_into(&mut self.killer.lock().unwrap_or_else(PoisonError::into_inner));
-        self.killed.store(true, Ordering::Release);
-        self.wake.notify_waiters();
-    }
+    ids: SessionIds,
+    live: LiveSessions,
 }
 
 impl Engine {
@@ -173,7 +124,7 @@ impl Engine {
 
     pub fn new_session_id(&self) -> SessionId {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        SessionId::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), random_u32())
+        self.ids.next(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), random_u32)
     }
 
     /// The one target at the origin's destination, by the names that this agent looked up.
@@ -230,71 +181,24 @@ impl Engine {
             config_version: config.version.clone(),
             observe: config.gateway.mode == Mode::Observe,
         });
-        let live = self.admit(id, &origin, &principal, &target, config.gateway.max_sessions_per_agent)?;
+        let admitted = self.live.admit(id, &principal.agent, config.gateway.max_sessions_per_agent);
+        let live = admitted.map_err(|no_room| Refusal::new(Reason::Gateway, no_room.to_string()))?;
         let recorded = self.recorder().append_durable(event).await;
         if let Err(error) = recorded {
-            self.forget(id);
+            self.live.forget(id);
             return Err(Refusal::new(Reason::Gateway, format!("the recording cannot be written: {error}")));
         }
         Ok(Session::new(Arc::clone(self), id, live, (origin, evidence), principal, (target, upstream)))
     }
 
-    fn admit(
-        &self,
-        id: SessionId,
-        origin: &Origin,
-        principal: &Principal,
-        target: &Target,
-        most: usize,
-    ) -> Result<Arc<Live>, Refusal> {
-        let live = Arc::new(Live {
-            summary: LiveSummary {
-                id,
-                agent: principal.agent.clone(),
-                subject: principal.subject.clone(),
-                target: target.name.clone(),
-                pid: origin.pid,
-                opened_unix_ms: self.unix_seconds() * 1000,
-            },
-            killed: AtomicBool::new(false),
-            killer: Mutex::default(),
-            wake: Notify::new(),
-        });
-        let mut sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(by) = self.closed.get() {
-            // It was accepted before, and would live on with nobody to end it.
-            return Err(Refusal::new(Reason::Gateway, format!("all sessions were ended by {by}; connect again")));
-        }
-        if sessions.len() >= MAX_SESSIONS {
-            return Err(Refusal::new(Reason::Gateway, format!("{MAX_SESSIONS} sessions are open; try again later")));
-        }
-        let agent = &principal.agent;
-        if sessions.values().filter(|live| live.summary.agent == *agent).count() >= most {
-            let message =
-                format!("agent {agent:?} has {most} sessions open, and may not have more at once; close some first");
-            return Err(Refusal::new(Reason::Gateway, message));
-        }
-        sessions.insert(id, Arc::clone(&live));
-        Ok(live)
-    }
-
-    pub(crate) fn forget(&self, id: SessionId) {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
-
-    pub fn live_sessions(&self) -> Vec<LiveSummary> {
-        let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.values().map(|live| live.summary.clone()).collect()
+    pub fn live(&self) -> &LiveSessions {
+        &self.live
     }
 
     /// Ends a session at its next step, also one that goes on in a gateway that was replaced; false if there is none of that
     /// ID.
     pub fn kill(&self, id: SessionId, by: &str) -> bool {
-        let own = {
-            let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.get(&id).inspect(|live| live.kill(by)).is_some()
-        };
-        own || self.predecessors.kill(id, by)
+        self.live.kill(id, by) || self.predecessors.kill(id, by)
     }
 
     /// Verifies the agent's token again, after the one that opened the session has expired. The principal must be the
@@ -339,8 +243,8 @@ impl Engine {
             approvals,
             witness,
             predecessors: Predecessors::default(),
-            live: Mutex::default(),
-            closed: OnceLock::new(),
+            ids: SessionIds::default(),
+            live: LiveSessions::default(),
         }))
     }
 
@@ -377,7 +281,7 @@ impl Engine {
         let _reloading = self.reloading.lock().await;
         if let Err(error) = self.try_reload().await {
             tracing::error!(%error, "sessions end, since the new configuration cannot be had for them");
-            self.kill_all("the gateway, whose configuration was replaced");
+            self.live.kill_all("the gateway, whose configuration was replaced");
         }
     }
 
@@ -405,14 +309,7 @@ impl Engine {
     /// Whether there are sessions, or connections that are becoming some.
     pub fn has_sessions(&self) -> bool {
         // In this order: a connection gives its place up when it is a session.
-        !self.admission.is_empty() || !self.live.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// Ends every session at its next step, and lets no more begin.
-    pub fn kill_all(&self, by: &str) {
-        let sessions = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        self.closed.get_or_init(|| by.to_owned());
-        sessions.values().for_each(|live| live.kill(by));
+        !self.admission.is_empty() || !self.live.is_empty()
     }
 }
 

@@ -376,7 +376,7 @@ async fn watch_attachments(witness: &Witness, spoke: &Cell<Instant>) {
 async fn drain(engine: &Engine, stop: &watch::Sender<Option<Duration>>) {
     let _ = stop.send(Some(DRAIN_TIME + CLOSING_TIME));
     if timeout(DRAIN_TIME, last_session(engine)).await.is_err() {
-        engine.kill_all(STOPPING);
+        engine.live().kill_all(STOPPING);
     }
 }
 

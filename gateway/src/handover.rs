@@ -47,7 +47,7 @@ const MAX_PREDECESSORS: usize = 32;
 /// Namespaces that a gateway takes over, which is more than the kernel half knows.
 const MAX_NAMESPACES: usize = gateway_common::MAX_NETNS;
 /// Sessions of one gateway that go on: those that were open when it was replaced, and those that were being admitted.
-const MAX_SESSIONS: usize = 2 * crate::engine::MAX_SESSIONS;
+const MAX_SESSIONS: usize = 2 * crate::live::MAX_SESSIONS;
 
 /// What the gateway that is replaced says, in this order. Descriptors come along.
 #[derive(Debug, Serialize, Deserialize)]

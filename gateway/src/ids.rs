@@ -1,11 +1,12 @@
 //! Identifiers that people read, type and pass on.
 //!
 //! A session's ID is 64 bits, written as 13 lower-case letters and digits of Crockford's base 32: 42 bits of Unix
-//! milliseconds, then 22 bits from the kernel's random source, so that IDs sort by time. An operation is its session's ID
+//! milliseconds, then 22 bits that begin at random in each millisecond, so that IDs sort by time and none is given twice. An operation is its session's ID
 //! and a sequence number: `01k3v9m2c7q4x-12`. Every denial prints one; `weir why` takes it.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,29 @@ pub struct OperationId {
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not an ID: expected {LENGTH} letters and digits, or these, '-' and a number")]
 pub struct InvalidId(String);
+
+/// Gives IDs, each greater than all before it. By chance alone two would soon be the same at a thousand connections a second.
+#[derive(Debug, Default)]
+pub struct SessionIds(AtomicU64);
+
+impl SessionIds {
+    /// `random` is asked once a millisecond. When the clock stands still or goes back, IDs are counted on.
+    pub fn next(&self, unix_ms: u64, random: impl Fn() -> u32) -> SessionId {
+        let next = |last: u64| match SessionId(last).unix_ms() < unix_ms {
+            // Half of the range is left to count on in.
+            true => SessionId::new(unix_ms, random() >> 11).0,
+            false => last.saturating_add(1),
+        };
+        let mut last = self.0.load(Ordering::Relaxed);
+        loop {
+            let id = next(last);
+            match self.0.compare_exchange_weak(last, id, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return SessionId(id),
+                Err(other) => last = other,
+            }
+        }
+    }
+}
 
 impl SessionId {
     /// `unix_ms`: milliseconds since the epoch; `random`: any 22 random bits (higher bits are ignored).
@@ -139,6 +163,14 @@ mod tests {
         let operation = late.operation(12);
         assert_eq!(operation.to_string().parse::<OperationId>().unwrap(), operation);
         assert_eq!(early.to_string().parse::<OperationId>().unwrap(), early.operation(0));
+    }
+
+    #[test]
+    fn no_id_is_given_twice() {
+        let ids = SessionIds::default();
+        let given: Vec<_> = (0..300_000_u64).map(|n| ids.next(1_780_000_000_000 + n / 1000 % 7, || u32::MAX)).collect();
+        assert!(given.is_sorted_by(|one, other| one < other));
+        assert_eq!(given[0].unix_ms(), 1_780_000_000_000);
     }
 
     #[test]

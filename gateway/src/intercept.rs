@@ -3,7 +3,7 @@
 //! gives up every privilege.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -270,6 +270,28 @@ impl From<Doors> for [OwnedFd; Doors::COUNT] {
 pub fn listeners(port: u16) -> io::Result<[TcpListener; 2]> {
     let second = if has_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
     Ok([listener(Ipv4Addr::LOCALHOST.into(), port)?, listener(second, port)?])
+}
+
+/// A listener that gives connections away: unlike tokio's, it does not register each with its own thread first.
+pub(crate) struct Ear(AsyncFd<TcpListener>);
+
+impl Ear {
+    /// `listener` does not block. Call it on a tokio runtime.
+    pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
+        // SAFETY: the listener owns its descriptor, never changes it, and lives as long as the registration.
+        let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+        Ok(Self(registered?))
+    }
+
+    /// The next connection, which does not block, and its peer.
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let accept = |listener: &TcpListener| {
+            let (stream, peer) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((stream, peer))
+        };
+        self.0.async_io(Interest::READABLE, accept).await
+    }
 }
 
 /// Whether ::1 is there: IPv6 may be compiled out, turned off at boot, or by sysctl.

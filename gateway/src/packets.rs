@@ -1,6 +1,7 @@
 //! Messages between the gateway's own processes: one MessagePack message a packet (SOCK_SEQPACKET keeps their bounds), no longer
 //! than [`MAX_MESSAGE`], with descriptors.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -13,7 +14,7 @@ use nix::sys::socket::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// A token of 64 KiB, and what goes around it.
 pub(crate) const MAX_MESSAGE: usize = 96 * 1024;
@@ -57,24 +58,54 @@ pub(crate) fn send<T: Serialize>(
 
 /// Receives one message and its descriptors; `None` when the other end is gone.
 pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut buffer = Zeroizing::new(vec![0u8; MAX_MESSAGE + 1]);
+    receive_with(socket, MsgFlags::empty())
+}
+
+/// [`receive`] of what is there already; else an error of kind `WouldBlock`.
+pub(crate) fn receive_now<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    receive_with(socket, MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_with<T: DeserializeOwned>(socket: BorrowedFd<'_>, flags: MsgFlags) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    // Taken, not borrowed: nothing that happens in decoding can find it in use.
+    let mut buffer = BUFFER.take();
+    buffer.resize(MAX_MESSAGE + 1, 0);
+    let received = receive_into(socket, flags, &mut buffer);
+    let length = received.as_ref().map_or(0, |received| received.as_ref().map_or(0, |(length, _)| *length));
+    let message = received.and_then(|received| match received {
+        None | Some((0, _)) => Ok(None),
+        Some((length, _)) if length > MAX_MESSAGE => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"))
+        }
+        Some((length, descriptors)) => rmp_serde::from_slice(&buffer[..length])
+            .map(|message| Some((message, descriptors)))
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+    });
+    // It may have been a secret. Only what was written is wiped, since that costs more than all else here.
+    buffer[..length].zeroize();
+    BUFFER.set(buffer);
+    message
+}
+
+/// The length of the next message, and its descriptors; `None` when the other end is gone.
+fn receive_into(
+    socket: BorrowedFd<'_>,
+    flags: MsgFlags,
+    buffer: &mut [u8],
+) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let (length, descriptors) = loop {
-        let mut slices = [IoSliceMut::new(&mut buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    loop {
+        let mut slices = [IoSliceMut::new(buffer)];
+        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
         match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
             Err(nix::errno::Errno::EINTR) => {}
             Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
             Err(error) => return Err(error.into()),
-            Ok(message) => break (message.bytes, received(&message)?),
+            Ok(message) => return Ok(Some((message.bytes, received(&message)?))),
         }
-    };
-    match length {
-        0 => Ok(None),
-        length if length > MAX_MESSAGE => Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long")),
-        length => rmp_serde::from_slice(&buffer[..length])
-            .map(|message| Some((message, descriptors)))
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
 
@@ -118,7 +149,9 @@ mod tests {
         send(left.as_fd(), &("hello", 7), &[left.as_fd()], true).unwrap();
         let (message, descriptors): ((String, u32), _) = receive(right.as_fd()).unwrap().unwrap();
         assert_eq!((message, descriptors.len()), (("hello".to_owned(), 7), 1));
-        drop((left, descriptors));
+        drop(descriptors);
+        assert_eq!(receive_now::<u32>(left.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(left);
         assert!(receive::<u32>(right.as_fd()).unwrap().is_none());
     }
 

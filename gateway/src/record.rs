@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::config::RecordingConfig;
 use crate::ids::{OperationId, SessionId};
 
+pub mod denials;
 pub mod event;
 pub(crate) mod forward;
 pub mod index;
@@ -27,6 +28,7 @@ pub mod segment;
 pub mod verify;
 pub mod writer;
 
+use denials::Denial;
 use event::{Event, GatewayStarted, Record};
 use forward::Successor;
 use index::{Extent, Filter, Index, SessionRow};
@@ -184,6 +186,11 @@ impl Store {
     /// Sessions, newest first.
     pub async fn sessions(&self, filter: Filter) -> Result<Vec<SessionRow>, RecordError> {
         self.query(move |index, _| index.sessions(&filter)).await
+    }
+
+    /// What was denied, newest first.
+    pub async fn denials(&self, filter: Filter) -> Result<Vec<Denial>, RecordError> {
+        self.query(move |index, _| index.denials(&filter)).await
     }
 
     /// All records of one session, in order, as they were recorded up to now.

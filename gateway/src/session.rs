@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 
 use crate::approval::{Ask, Outcome as ApprovalOutcome, Pending};
 use crate::config::Mode;
-use crate::engine::{Engine, Live};
+use crate::engine::Engine;
 use crate::identity::Principal;
 use crate::ids::{OperationId, SessionId};
+use crate::live::Live;
 use crate::mask::Masker;
 use crate::origin::{Evidence, Origin};
 use crate::policy::{Action, Gate, HoldRequirement, Kind, Operation, Subject};
@@ -497,7 +498,7 @@ impl Session {
 impl Drop for Session {
     /// Writes what `close` did not: a task that panicked or was cancelled still leaves its closing record.
     fn drop(&mut self) {
-        self.engine.forget(self.id);
+        self.engine.live().forget(self.id);
         if !self.closed.swap(true, Ordering::Relaxed) {
             self.engine.recorder().append_now(&self.closing("interrupted"));
         }

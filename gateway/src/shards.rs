@@ -21,7 +21,7 @@ use tokio::time::{interval, timeout};
 
 use crate::accept;
 use crate::engine::Engine;
-use crate::intercept::{self, Interceptor};
+use crate::intercept::{self, Ear, Interceptor};
 
 /// A thread that has not turned its loop for this long is hung, and the watchdog is left to bite.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -214,13 +214,12 @@ async fn accept_all(
 }
 
 async fn accept_on(listener: TcpListener, lanes: &[Lane]) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
+    let listener = match Ear::new(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener cannot be used"),
     };
     loop {
-        let accepted = async { listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) };
-        match accepted.await {
+        match listener.accept().await {
             Ok((stream, peer)) => {
                 // One that stands still with a full queue does not stop the others.
                 let Some(lane) = lanes.iter().min_by_key(|lane| (lane.queue.capacity() == 0, lane.load())) else {

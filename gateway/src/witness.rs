@@ -15,6 +15,7 @@ mod kernel;
 mod lsm;
 mod namespaces;
 pub(crate) mod privileges;
+mod recent;
 mod redact;
 mod removal;
 mod requirements;

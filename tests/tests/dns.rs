@@ -13,6 +13,7 @@ use system_tests::named::Named;
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 use system_tests::recording;
 use weir::policy::Gate;
+use weir::record::denials::{Denial, Kind};
 use weir::record::event::Event;
 
 /// Asked by agents; nobody is there.
@@ -583,4 +584,40 @@ fn a_reload_takes_names_away_at_once() {
     world.gateway.reload().unwrap();
     assert_eq!(world.ask(&["www.target.test", "A"]).0, "REFUSED");
     assert_eq!(world.ask(&["web.target.test", "A"]).0, "NXDOMAIN");
+}
+
+/// What the resolver, the kernel half and the gateway denied, in the list that people look at first.
+#[test]
+fn what_was_denied_stands_in_one_list() {
+    let world = World::new();
+    assert_eq!(world.ask(&["secret.evil.example", "A"]).0, "REFUSED");
+    world.wait_for_refusal("secret.evil.example", "A", "");
+    let script = "import socket, sys\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+        try: s.sendto(b'x', ('192.0.2.77', 4433))\n\
+        except ConnectionRefusedError: pass\n\
+        try: socket.create_connection(('192.0.2.78', 443), timeout=10).recv(1)\n\
+        except OSError: pass\n";
+    world.env.agent("python3").args(["-c", script]).run().unwrap().expect_success().unwrap();
+    let denials = || {
+        let list = world.env.weir(["denials", "--json"]).unwrap().expect_success().unwrap();
+        serde_json::from_str::<Vec<Denial>>(&list).unwrap()
+    };
+    let has =
+        |kind: Kind, what: &str| denials().into_iter().find(|denial| denial.kind == kind && denial.what.contains(what));
+    wait_until("the kernel half's word", PATIENCE, || has(Kind::Kernel, "UDP 192.0.2.77:4433").is_some())
+        .unwrap_or_else(|error| panic!("{error}: {:?}", denials()));
+    assert!(has(Kind::Dns, "secret.evil.example A").is_some_and(|denial| denial.pid.is_some() && denial.id.is_none()));
+    let refused = denials().into_iter().find(|denial| denial.reason.contains("192.0.2.78")).unwrap();
+    let id = refused.id.unwrap().to_string();
+    assert_eq!((refused.kind, refused.agent.as_deref()), (Kind::Connection, Some(AGENT)));
+    let why = world.env.weir(["why", &id]).unwrap().expect_success().unwrap();
+    assert!(why.contains("no target is configured at 192.0.2.78:443"), "{why}");
+    // For people, and only what they ask for.
+    let table = world.env.weir(["denials"]).unwrap().expect_success().unwrap();
+    for word in ["UDP other than DNS", "secret.evil.example A", &id] {
+        assert!(table.contains(word), "no {word:?} in {table}");
+    }
+    let others = world.env.weir(["denials", "--agent", "nobody"]).unwrap().expect_success().unwrap();
+    assert_eq!(others.trim(), "nothing was denied");
 }

@@ -20,6 +20,9 @@ pub(crate) struct BenchArgs {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 5)]
     seconds: u32,
+    /// Only rows that have this in their name; one that does not exist lists them
+    #[arg(long)]
+    row: Option<String>,
     /// Also write the figures as JSON to this file
     #[arg(long)]
     json: Option<String>,
@@ -33,6 +36,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result {
 pub(crate) fn bench(args: &BenchArgs) -> Result {
     let mut words =
         vec!["--rounds".to_owned(), args.rounds.to_string(), "--seconds".to_owned(), args.seconds.to_string()];
+    if let Some(row) = &args.row {
+        words.extend(["--row".to_owned(), row.clone()]);
+    }
     if let Some(file) = &args.json {
         let file = std::path::absolute(file).map_err(|error| format!("{file}: {error}"))?;
         words.extend(["--json".to_owned(), file.display().to_string()]);

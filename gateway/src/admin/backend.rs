@@ -123,6 +123,14 @@ impl Backend for Engine {
                 }
                 Ok(())
             }
+            Request::Denials { limit, agent, target, since_ns } => {
+                let filter =
+                    Filter { limit: limit.min(super::MAX_LISTED), agent, target, since_ns, refused_only: false };
+                for denial in self.store().denials(filter).await? {
+                    items.send(&denial).await?;
+                }
+                Ok(())
+            }
             Request::Session { id } => {
                 let mut records = self.store().records(id).await?;
                 while let Some(record) = records.next().await? {
@@ -187,7 +195,7 @@ async fn status(engine: &Engine) -> Status {
         targets: count(config.targets.len()),
         rules: count(config.policy.rules.len()),
         masks: count(config.masks.len()),
-        sessions: count(engine.live_sessions().len()),
+        sessions: count(engine.live().count()),
         approvals: count(engine.approvals().list().len()),
         replaced: count(engine.predecessors().count()),
         kernel: kernel.ok(),

@@ -102,9 +102,11 @@ impl Rights {
         let (allowed, needed) = match request {
             // Everybody with any right.
             Request::Status | Request::Approvals | Request::Approval { .. } => (true, ""),
-            Request::Sessions { .. } | Request::Session { .. } | Request::Replay { .. } | Request::Why { .. } => {
-                (self.audit, "a group of [access] audit or admin in weir.toml")
-            }
+            Request::Sessions { .. }
+            | Request::Denials { .. }
+            | Request::Session { .. }
+            | Request::Replay { .. }
+            | Request::Why { .. } => (self.audit, "a group of [access] audit or admin in weir.toml"),
             Request::Approve { .. } | Request::Deny { .. } => {
                 (!self.approve.is_empty(), "a group of [access] approve in weir.toml")
             }

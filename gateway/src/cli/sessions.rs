@@ -131,11 +131,8 @@ impl Sessions {
 impl List {
     fn run(self, gateway: &Path, out: &mut Out) -> Result<u8, Error> {
         let Self { agent, target, since, refused, limit } = self;
-        let since_ns = since.map(|span| {
-            let start = time::now().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-            start.saturating_mul(1_000_000)
-        });
-        let request = Request::Sessions { limit, agent, target, since_ns, refused_only: refused };
+        let request =
+            Request::Sessions { limit, agent, target, since_ns: since.map(time::ago_ns), refused_only: refused };
         let rows: Vec<SessionRow> = ask_all(gateway, request)?;
         if out.json {
             out.json(&rows)?;

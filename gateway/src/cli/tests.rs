@@ -41,6 +41,8 @@ fn what_people_type_is_understood() {
         "sessions --agent a --limit 5",
         "sessions list --agent a",
         "sessions --since 2h --refused",
+        "denials",
+        "denials --agent a --target t --since 2h --limit 5",
         "sessions kill 01k3v9m2c7q4x",
         "sessions show 01k3v9m2c7q4x",
         "sessions show 01k3v9m2c7q4x-3",

@@ -8,6 +8,11 @@ pub(super) fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// So long ago, in nanoseconds since the epoch.
+pub(super) fn ago_ns(span: std::time::Duration) -> u64 {
+    now().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)).saturating_mul(1_000_000)
+}
+
 /// `2026-11-21 09:05:19 (3 min ago)`, in the local time zone.
 pub(super) fn both(unix_ms: u64) -> String {
     format!("{} ({})", local(unix_ms), relative(unix_ms, now()))

@@ -36,7 +36,7 @@ const MAX_SHARDS: u16 = 256;
 /// As many as resolv.conf(5) takes: a client would not wait for a fourth.
 const MAX_DNS_SERVERS: usize = 3;
 /// A tenth of what the gateway takes from all agents together.
-const DEFAULT_SESSIONS_PER_AGENT: usize = crate::engine::MAX_SESSIONS / 10;
+const DEFAULT_SESSIONS_PER_AGENT: usize = 1_000;
 const DEFAULT_DRAIN: Duration = Duration::from_mins(10);
 /// Policy reaches what goes on there, approvers do not.
 const MAX_DRAIN: Duration = Duration::from_hours(24);
@@ -284,7 +284,7 @@ impl<'a> Resolver<'a> {
         let max_sessions_per_agent =
             raw.max_sessions_per_agent.map_or(DEFAULT_SESSIONS_PER_AGENT, |At { value, span }| {
                 let value = usize::try_from(value).unwrap_or(usize::MAX);
-                let most = crate::engine::MAX_SESSIONS;
+                let most = crate::live::MAX_SESSIONS;
                 if !(1..=most).contains(&value) {
                     out.fault(&scope, &span, "max_sessions_per_agent", format!("1 to {most}"));
                 }

@@ -34,12 +34,12 @@ pub(super) async fn leave(
             "replaced; its last session has ended"
         }
         Ok(None) => {
-            engine.kill_all(STOPPING);
+            engine.live().kill_all(STOPPING);
             "told to stop"
         }
         Err(error) => {
             tracing::error!(%error, "no other gateway takes over");
-            engine.kill_all(STOPPING);
+            engine.live().kill_all(STOPPING);
             engine.store().abandon();
             "failed to be replaced"
         }
@@ -79,12 +79,11 @@ async fn hand_over(
         () = witness.lost() => return Err(io::Error::other("the witness died")),
     };
     let predecessors = engine.predecessors().pass_on();
-    let open = || engine.live_sessions().into_iter().map(|session| session.id);
     // Before and after the last record that is written here: those that end in between have their closing record in the queue,
     // and those that begin are listed before their first record is written.
-    let before: Vec<_> = open().collect();
+    let before = engine.live().ids();
     engine.store().release().map_err(io::Error::other)?;
-    let sessions: HashSet<_> = before.into_iter().chain(open()).collect();
+    let sessions: HashSet<_> = before.into_iter().chain(engine.live().ids()).collect();
     let sessions: Vec<_> = sessions.into_iter().collect();
     let (successor, orders) = Successor::new(heir.give_recording(&sessions, &predecessors)?)?;
     engine.store().forward(successor).map_err(io::Error::other)?;
@@ -114,5 +113,5 @@ async fn go_on(
         () = witness.lost() => "the gateway, whose witness died",
         () = tokio::time::sleep(drain) => "the gateway, which was replaced some time ago",
     };
-    engine.kill_all(by);
+    engine.live().kill_all(by);
 }

@@ -15,6 +15,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 use serde::{Deserialize, Serialize};
 
+use super::denials::{self, Denial};
 use super::event::{Event, Record, SessionClosed};
 use super::read::{Placed, ReadError, Reader};
 use super::segment::{HEADER_LEN, Hash};
@@ -25,7 +26,7 @@ use crate::policy::Gate;
 
 const FILE: &str = "index.sqlite";
 /// Raise it when the tables change: an older index is thrown away and made anew.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 /// Most rows of one listing.
 pub const MAX_ROWS: u32 = 10_000;
 
@@ -48,7 +49,7 @@ const TABLES: &str = "
     CREATE TABLE approvals (number INTEGER PRIMARY KEY, session INTEGER NOT NULL);
 ";
 
-/// Which sessions a listing shows.
+/// Which sessions, or denials, a listing shows.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// At most so many, the newest; 0 is [`MAX_ROWS`].
@@ -158,6 +159,7 @@ impl Index {
         if layout == 0 {
             let transaction = db.transaction()?;
             transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(denials::TABLE)?;
             transaction.pragma_update(None, "user_version", LAYOUT)?;
             transaction.commit()?;
         } else if layout != LAYOUT {
@@ -219,7 +221,8 @@ impl Index {
             Err(ReadError::Frame { .. }) => return Ok(()),
         };
         reader.seek(position.offset.max(HEADER_LEN as u64)).map_err(failed)?;
-        let mut batch = Batch { transaction: self.db.transaction()?, sessions: HashMap::new(), read: 0 };
+        let mut batch =
+            Batch { transaction: self.db.transaction()?, segment: position.segment, sessions: HashMap::new(), read: 0 };
         // A torn or altered frame ends the reading; `verify` is what judges it.
         while let Ok(Some(frame)) = reader.next(None) {
             if frame.prefix.sequence >= durable {
@@ -245,6 +248,11 @@ impl Index {
         let rows =
             query.query_map(params![filter.agent, filter.target, since, filter.refused_only, limit], session_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What was denied, newest first.
+    pub fn denials(&self, filter: &Filter) -> Result<Vec<Denial>, RecordError> {
+        denials::list(&self.db, filter)
     }
 
     /// Where a session's records lie, in order.
@@ -314,6 +322,7 @@ fn sum_up(directory: &Path, number: u64, sessions: &mut HashMap<SessionId, Sessi
 /// Records of one segment on their way into the tables.
 struct Batch<'a> {
     transaction: Transaction<'a>,
+    segment: u64,
     /// By session's ID: first and last record, statements.
     sessions: HashMap<u64, (u64, u64, u64)>,
     read: u64,
@@ -335,7 +344,10 @@ impl Batch<'_> {
         }
         if frame.prefix.notable {
             match frame.decode() {
-                Ok(record) => self.note(&record)?,
+                Ok(record) => {
+                    self.note(&record)?;
+                    denials::note(&self.transaction, self.segment, &record)?;
+                }
                 Err(error) => tracing::warn!(sequence = frame.prefix.sequence, %error, "a record is not indexed"),
             }
         }
@@ -455,6 +467,7 @@ impl Batch<'_> {
     /// Forgets what lay in segments up to this one, and the closed sessions that have nothing left. Numbers of approvals
     /// stay: none is given twice.
     fn forget(&self, segment: u64) -> Result<(), RecordError> {
+        denials::forget(&self.transaction, segment)?;
         let segment = segment.cast_signed();
         self.transaction.execute(
             "DELETE FROM sessions WHERE closed_ns IS NOT NULL

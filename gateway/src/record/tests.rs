@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 mod forward;
 
+use super::denials::Kind as Denied;
 use super::event::{
     ConnectionRefused, Deciding, OperationDecided, OperationReplied, Recordable as _, SessionClosed, SessionOpened,
 };
@@ -260,6 +261,41 @@ fn events_survive_as_they_were() {
             assert!(Event::decode(&bytes[..cut]).is_err());
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_denied_is_found_in_one_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    session(&store, id(1)).await;
+    store.recorder().append(refused(id(2))).await.unwrap();
+    let Event::SessionOpened(event::SessionOpened { origin, .. }) = opened(id(1)) else { unreachable!() };
+    let destination = origin.destination;
+    let query = Event::DnsRefused {
+        origin: origin.clone(),
+        name: "example.com".to_owned(),
+        kind: "A".to_owned(),
+        reason: "no target has this name".to_owned(),
+        observed: false,
+        passed_over: 2,
+    };
+    store.recorder().append(query).await.unwrap();
+    let kernel = Event::KernelDenied { origin, reason: "denied_udp".to_owned(), protocol: 17 };
+    store.recorder().append(kernel).await.unwrap();
+
+    let denials = store.denials(Filter::default()).await.unwrap();
+    let lines: Vec<_> =
+        denials.iter().map(|denial| (denial.kind, denial.id, denial.what.as_str(), denial.more)).collect();
+    assert_eq!(lines[0], (Denied::Kernel, None, format!("UDP {destination}").as_str(), 0));
+    assert_eq!(lines[1], (Denied::Dns, None, "example.com A", 2));
+    assert_eq!((lines[2].0, lines[2].1), (Denied::Connection, Some(id(2).operation(0))));
+    assert_eq!((lines[3].0, lines[3].1), (Denied::Operation, Some(id(1).operation(2))));
+    assert_eq!(denials[3].agent.as_deref(), Some("coder"));
+    assert_eq!(denials.len(), 4);
+    let only = |filter: Filter| async { store.denials(filter).await.unwrap().len() };
+    assert_eq!(only(Filter { limit: 2, ..Filter::default() }).await, 2);
+    assert_eq!(only(Filter { agent: Some("nobody".to_owned()), ..Filter::default() }).await, 0);
+    assert_eq!(only(Filter { since_ns: Some(u64::MAX >> 1), ..Filter::default() }).await, 0);
 }
 
 #[tokio::test]

@@ -27,7 +27,14 @@ const MAX_ARGUMENT: usize = 512;
 const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 const MAX_PASSWD: u64 = 1024 * 1024;
 
-pub(super) fn evidence(config: &WitnessConfig, origin: &Origin) -> Result<Evidence, WitnessError> {
+/// A process, and what is to be told of it.
+pub(super) struct Examined {
+    pub(super) process: Proc,
+    pub(super) stat: Stat,
+    pub(super) evidence: Evidence,
+}
+
+pub(super) fn examine(config: &WitnessConfig, origin: &Origin) -> Result<Examined, WitnessError> {
     let WitnessConfig { kernel: config, containers, .. } = config;
     let cgroup = captured_cgroup(config, origin)?;
     let (process, stat) = connected_process(origin, &cgroup)?;
@@ -46,7 +53,7 @@ pub(super) fn evidence(config: &WitnessConfig, origin: &Origin) -> Result<Eviden
     let container = cgroup.split('/').find_map(container_id).map(str::to_owned);
     let Description { name, labels } =
         if *containers { container::describe(&config.cgroup_mount, &cgroup) } else { Description::default() };
-    Ok(Evidence {
+    let evidence = Evidence {
         container,
         container_name: name,
         container_labels: labels,
@@ -54,7 +61,8 @@ pub(super) fn evidence(config: &WitnessConfig, origin: &Origin) -> Result<Eviden
         user: user_name(origin.uid),
         risks,
         tree,
-    })
+    };
+    Ok(Examined { process, stat, evidence })
 }
 
 /// What the process holds, or has back as soon as it executes something: root has its bounding set then, unless it may
@@ -129,7 +137,7 @@ fn gone(pid: u32, error: &ProcError) -> WitnessError {
 }
 
 /// The start in nanoseconds of CLOCK_BOOTTIME; the kernel tells clock ticks, rounded down.
-fn started_at(stat: &Stat) -> u64 {
+pub(super) fn started_at(stat: &Stat) -> u64 {
     let tick = 1_000_000_000 / procfs::ticks_per_second().max(1);
     stat.starttime.saturating_mul(tick)
 }
@@ -192,10 +200,10 @@ fn user_in(passwd: &str, uid: u32) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn own_origin() -> (WitnessConfig, Origin) {
+    pub(in super::super) fn own_origin() -> (WitnessConfig, Origin) {
         let mount = cgroup::mount_point().unwrap();
         let own = cgroup::of_process("self").unwrap();
         let id = cgroup::look_up(&mount, &own).unwrap().id;
@@ -235,12 +243,12 @@ mod tests {
     #[test]
     fn this_process_is_described_and_a_younger_one_refused() {
         let (config, mut origin) = own_origin();
-        let evidence = evidence(&config, &origin).unwrap();
+        let Examined { evidence, .. } = examine(&config, &origin).unwrap();
         assert_eq!(evidence.tree[0].pid, origin.pid);
         assert_eq!(evidence.tree[0].executable, std::env::current_exe().unwrap().to_string_lossy());
         assert!(evidence.tree[0].started_at <= origin.connected_at && !evidence.tree[0].argv.is_empty());
         origin.connected_at = 1;
-        assert_eq!(super::evidence(&config, &origin), Err(WitnessError::TooYoung { pid: origin.pid }));
+        assert_eq!(examine(&config, &origin).err(), Some(WitnessError::TooYoung { pid: origin.pid }));
     }
 
     #[test]
@@ -249,9 +257,9 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         origin.pid = child.id();
-        assert_eq!(evidence(&config, &origin), Err(WitnessError::Gone { pid: child.id() }));
+        assert_eq!(examine(&config, &origin).err(), Some(WitnessError::Gone { pid: child.id() }));
         origin.cgroup_id = u64::MAX;
-        assert_eq!(evidence(&config, &origin), Err(WitnessError::UnknownCgroup(u64::MAX)));
+        assert_eq!(examine(&config, &origin).err(), Some(WitnessError::UnknownCgroup(u64::MAX)));
     }
 
     #[test]

@@ -15,12 +15,15 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use super::kernel::{Kernel, at};
 use super::namespaces::{Look, Namespaces};
 use super::privileges::{Capability, close_memory, keep_only};
+use super::recent::Recent;
 use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
 use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files};
 use crate::packets;
 
 /// Between two looks at the attachments.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Questions that are answered between two looks at what else is to be done.
+const AT_ONCE: usize = 64;
 /// Messages of the eBPF programs that are logged in that time.
 const MAX_MESSAGES: u32 = 10;
 
@@ -65,6 +68,7 @@ struct Witness {
     /// Readable when a cgroup beside an agent's is made or removed: a new one has a new id, and its agents are known
     /// without waiting for the next look.
     cgroups: Inotify,
+    recent: Recent,
     /// The last complaint of `look_after`, said once.
     complaint: Option<WitnessError>,
     /// The kernel half is another witness's.
@@ -81,7 +85,16 @@ impl Witness {
         let cgroups = watch(&config.kernel)?;
         let namespaces = Namespaces::start()?;
         keep_only(&KEPT).map_err(at("dropping privileges"))?;
-        Ok(Self { config, kernel, namespaces, logger, cgroups, complaint: None, retired: false })
+        Ok(Self {
+            config,
+            kernel,
+            namespaces,
+            logger,
+            cgroups,
+            recent: Recent::default(),
+            complaint: None,
+            retired: false,
+        })
     }
 
     fn answer_until_the_gateway_is_gone(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -120,15 +133,27 @@ impl Witness {
             if !asked {
                 continue;
             }
-            let Some((Request { id, question }, _)) = packets::receive(socket.as_fd())? else { return Ok(()) };
-            let (answer, descriptors) = match self.answer(question) {
-                Ok((answer, descriptors)) => (Ok(answer), descriptors),
-                Err(error) => (Err(error), Vec::new()),
-            };
-            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            if let Err(error) = packets::send(socket.as_fd(), &Reply { id, answer }, &descriptors, true) {
-                return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) };
+            for _ in 0..AT_ONCE {
+                match packets::receive_now(socket.as_fd()) {
+                    Ok(Some((request, _))) => self.reply(socket, request)?,
+                    Ok(None) => return Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
             }
+        }
+    }
+
+    fn reply(&mut self, socket: &OwnedFd, Request { id, question }: Request) -> io::Result<()> {
+        let (answer, descriptors) = match self.answer(question) {
+            Ok((answer, descriptors)) => (Ok(answer), descriptors),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        match packets::send(socket.as_fd(), &Reply { id, answer }, &descriptors, true) {
+            // It is gone: the next receive says so.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent,
         }
     }
 
@@ -138,6 +163,7 @@ impl Witness {
         let answer = match question {
             Question::Configure(config) if self.retired => {
                 self.config = config;
+                self.recent.forget();
                 Answer::Retired
             }
             Question::Retire => {
@@ -149,10 +175,11 @@ impl Witness {
                 let cgroups = watch(&config.kernel)?;
                 self.kernel.reconfigure(config.kernel.clone())?;
                 self.config = config;
+                self.recent.forget();
                 self.cgroups = cgroups;
                 Answer::Ready(self.kernel.report()?)
             }
-            Question::Evidence(origin) => Answer::Evidence(evidence::evidence(&self.config, &origin)?),
+            Question::Evidence(origin) => Answer::Evidence(self.recent.evidence(&self.config, &origin)?),
             Question::TokenFile(path) => secret(files::token(&self.config, &path)?),
             Question::TokenEnvironment(origin, name) => {
                 secret(evidence::token_environment(&self.config, &origin, &name)?)
@@ -175,6 +202,7 @@ impl Witness {
     }
 
     fn look_after(&mut self) {
+        self.recent.make_room(Instant::now());
         if self.retired {
             return;
         }

@@ -13,7 +13,7 @@ use super::upstream::{self, Endpoint, UpstreamError};
 use crate::origin::Origin;
 
 /// Sessions that have a key; more than the gateway serves.
-const MAX_KEYS: usize = 20_000;
+const MAX_KEYS: usize = 2 * crate::live::MAX_SESSIONS;
 /// Protocol 3.0 has keys of this size.
 const KEY: usize = 4;
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use system_tests::env::{Env, Place, free_port};
 use system_tests::postgres::{self, Options, Postgres};
 use system_tests::process::{Running, wait_until};
 use system_tests::shop::{POLICY, Shop};
+
+mod open;
 
 /// Connects of one measurement, and the pause between them: latency is measured, not load.
 const CONNECTS: usize = 300;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["connector", address] => connector(address),
+        ["hold", count, addresses @ ..] => open::hold(count, addresses),
         ["flood", address, seconds] => flood(address, seconds),
         words => bench(words),
     };
@@ -45,15 +48,31 @@ fn main() -> ExitCode {
 struct Plan {
     rounds: u32,
     seconds: u32,
+    /// Only rows whose name contains it.
+    row: String,
     json: Option<String>,
 }
 
+/// Measures what makes one or more rows of the table.
+type Measure = fn(&Stage, &Plan) -> Result<Vec<Row>>;
+
+/// What is measured, by names that `--row` is looked for in.
+const ROWS: [(&str, Measure); 6] = [
+    ("connect, p50", |stage, plan| Ok(vec![connect_row(stage, plan)?])),
+    ("connect and close, no agent", |stage, plan| Ok(vec![others_row(stage, plan)?])),
+    ("connections to their end", |stage, plan| Ok(vec![flood_row(stage, plan)?])),
+    ("psql, start to first row", |stage, plan| Ok(vec![psql_row(stage, plan)?])),
+    ("pgbench, 1 client", |stage, plan| pgbench_rows(stage, plan, 1)),
+    ("pgbench, 8 clients", |stage, plan| pgbench_rows(stage, plan, 8)),
+];
+
 fn plan(words: &[&str]) -> Result<Plan> {
-    let mut plan = Plan { rounds: 5, seconds: 5, json: None };
+    let mut plan = Plan { rounds: 5, seconds: 5, row: String::new(), json: None };
     for pair in words.chunks(2) {
         match pair {
             ["--rounds", rounds] => plan.rounds = rounds.parse()?,
             ["--seconds", seconds] => plan.seconds = seconds.parse()?,
+            ["--row", name] => plan.row = (*name).to_owned(),
             ["--json", file] => plan.json = Some((*file).to_owned()),
             other => return Err(format!("unknown words {other:?}").into()),
         }
@@ -63,11 +82,22 @@ fn plan(words: &[&str]) -> Result<Plan> {
 
 fn bench(words: &[&str]) -> Result {
     let plan = plan(words)?;
-    let stage = Stage::new()?;
-    let mut rows = vec![connect_row(&stage, &plan)?, others_row(&stage, &plan)?, flood_row(&stage, &plan)?];
-    rows.push(psql_row(&stage, &plan)?);
-    for clients in [1, 8] {
-        rows.extend(pgbench_rows(&stage, &plan, clients)?);
+    let measures: Vec<Measure> =
+        ROWS.iter().filter(|(name, _)| name.contains(&plan.row)).map(|(_, measure)| *measure).collect();
+    let with_open = open::NAME_OF_ROWS.contains(&plan.row);
+    if measures.is_empty() && !with_open {
+        let names = ROWS.map(|(name, _)| name).join("; ") + "; " + open::NAME_OF_ROWS;
+        return Err(format!("no row has {:?} in its name; there are: {names}", plan.row).into());
+    }
+    let mut rows = Vec::new();
+    if !measures.is_empty() {
+        let stage = Stage::new()?;
+        for measure in measures {
+            rows.extend(measure(&stage, &plan)?);
+        }
+    }
+    if with_open {
+        rows.extend(open::rows(&plan)?);
     }
     print!("{}", table(&rows));
     if let Some(file) = &plan.json {
@@ -211,7 +241,7 @@ fn table(rows: &[Row]) -> String {
     for row in rows {
         for (at, (way, figures)) in row.ways.iter().enumerate() {
             let (low, high) = spread(figures);
-            let ratio = if at + 1 == row.ways.len() {
+            let ratio = if at > 0 && at + 1 == row.ways.len() {
                 format!("{:.2} of {}", row.ratio(), row.ways[row.base].0)
             } else {
                 String::new()
@@ -230,8 +260,8 @@ fn table(rows: &[Row]) -> String {
 }
 
 /// This program where agents may read it.
-fn staged(stage: &Stage) -> Result<String> {
-    let staged = stage.shop.env.dir().join("bin/connector");
+fn staged(env: &Env) -> Result<String> {
+    let staged = env.dir().join("bin/connector");
     if !staged.exists() {
         fs::copy(std::env::current_exe()?, &staged)?;
     }
@@ -241,7 +271,7 @@ fn staged(stage: &Stage) -> Result<String> {
 /// What a connection costs a process that is no agent: with no program attached above it, and with all of them.
 fn others_row(stage: &Stage, plan: &Plan) -> Result<Row> {
     let mut row = Row::new("connect and close, no agent", "us", "at most 1 us more", &["no hooks", "weir"], 0);
-    let (server, program) = (closing_server()?, staged(stage)?);
+    let (server, program) = (closing_server()?, staged(&stage.shop.env)?);
     for round in 0..plan.rounds {
         progress("connect of others", round, plan);
         for (way, place) in [(0, stage.shop.env.outsider(&program)), (1, stage.shop.env.bystander(&program))] {
@@ -255,7 +285,7 @@ fn others_row(stage: &Stage, plan: &Plan) -> Result<Row> {
 /// with a durable record.
 fn flood_row(stage: &Stage, plan: &Plan) -> Result<Row> {
     let mut row = Row::new("connections to their end", "/s", "20,000 a second", &["direct", "weir"], 0);
-    let (server, program) = (closing_server()?, staged(stage)?);
+    let (server, program) = (closing_server()?, staged(&stage.shop.env)?);
     let nowhere = SocketAddr::from(([198, 18, 0, 1], 9));
     for round in 0..plan.rounds {
         progress("connections", round, plan);
@@ -310,21 +340,30 @@ fn flood(address: &str, seconds: &str) -> Result {
 /// connect(2) of an agent through all hooks, against the same call of a process that is no agent.
 fn connect_row(stage: &Stage, plan: &Plan) -> Result<Row> {
     let mut row = Row::new("connect, p50", "us", "at most 1.5", &["direct", "weir"], 0);
-    let staged = staged(stage)?;
+    let staged = staged(&stage.shop.env)?;
     let address = format!("127.0.0.1:{}", stage.shop.postgres.port());
     for round in 0..plan.rounds {
         progress("connect", round, plan);
         for (way, place) in [(0, stage.shop.env.bystander(&staged)), (1, stage.shop.env.agent(&staged))] {
-            let printed = place.args(["connector", &address]).run()?.expect_success()?;
-            row.add(way, printed.trim().parse()?);
+            row.add(way, connector_figure(place, &address)?);
         }
     }
     Ok(row)
 }
 
+/// The median of an agent's connects, in microseconds.
+fn connector_figure(place: Place<'_>, address: &str) -> Result<f64> {
+    Ok(place.args(["connector", address]).run()?.expect_success()?.trim().parse()?)
+}
+
+/// The first address of a name and a port.
+fn resolved(address: &str) -> Result<SocketAddr> {
+    Ok(address.to_socket_addrs()?.next().ok_or_else(|| format!("{address} has no address"))?)
+}
+
 /// Connects again and again and prints the median in microseconds.
 fn connector(address: &str) -> Result {
-    let address: SocketAddr = address.parse()?;
+    let address = resolved(address)?;
     let mut figures = Vec::with_capacity(CONNECTS);
     for _ in 0..CONNECTS {
         let start = Instant::now();

@@ -1,0 +1,182 @@
+//! What was denied, in one list: connections, statements, names that were asked for, and what the kernel half refused. The
+//! index keeps a line of each; refused connections have theirs among the sessions.
+
+use std::net::SocketAddr;
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use super::RecordError;
+use super::event::{Event, Record};
+use super::index::{Filter, MAX_ROWS};
+use crate::ids::{OperationId, SessionId};
+use crate::policy::Gate;
+
+/// Bytes of a text in the list; the record has the rest.
+const MAX_TEXT: usize = 256;
+
+pub(super) const TABLE: &str = "
+    CREATE TABLE denials (
+        sequence INTEGER PRIMARY KEY, segment INTEGER NOT NULL, at_ns INTEGER NOT NULL, kind TEXT NOT NULL,
+        session INTEGER, operation INTEGER, pid INTEGER, uid INTEGER, what TEXT NOT NULL, reason TEXT NOT NULL,
+        more INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX denials_at ON denials (at_ns);
+";
+
+/// What kind of thing was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A connection that never became a session.
+    Connection,
+    /// An operation of a session.
+    Operation,
+    /// A DNS query.
+    Dns,
+    /// A system call or a packet, by the kernel half.
+    Kernel,
+}
+
+/// One line of the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// Nanoseconds since the Unix epoch.
+    pub at_ns: u64,
+    pub kind: Kind,
+    /// For `weir why`, where there is more to tell.
+    pub id: Option<OperationId>,
+    /// Where it is known: a connection's or a session's.
+    pub agent: Option<String>,
+    pub pid: Option<u32>,
+    pub uid: Option<u32>,
+    /// A target, a destination, a name, or a statement's beginning.
+    pub what: String,
+    pub reason: String,
+    /// So many more of the same agent were denied before it and not recorded one by one.
+    pub more: u32,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Operation => "operation",
+            Self::Dns => "dns",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Connection, Self::Operation, Self::Dns, Self::Kernel].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// Notes a record that is about a denial, other than of a connection.
+pub(super) fn note(db: &Connection, segment: u64, record: &Record) -> Result<(), RecordError> {
+    let (kind, operation, origin, what, reason, more) = match &record.event {
+        Event::OperationDecided(event) => {
+            let Gate::Deny { rule, message } = &event.gate else { return Ok(()) };
+            let reason = match (&event.refusal, rule) {
+                (Some(refusal), _) => refusal.clone(),
+                (None, Some(rule)) => format!("rule {rule}: {message}"),
+                (None, None) => message.clone(),
+            };
+            (Kind::Operation, Some(event.operation), None, event.text.clone(), reason, 0)
+        }
+        Event::DnsRefused { origin, name, kind, reason, passed_over, .. } => {
+            (Kind::Dns, None, Some(origin), format!("{name} {kind}"), reason.clone(), *passed_over)
+        }
+        Event::KernelDenied { origin, reason, protocol } => {
+            (Kind::Kernel, None, Some(origin), wanted(origin.destination, *protocol), reason.clone(), 0)
+        }
+        _ => return Ok(()),
+    };
+    db.prepare_cached("INSERT OR REPLACE INTO denials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?
+        .execute(params![
+            record.sequence.cast_signed(),
+            segment.cast_signed(),
+            record.at_unix_ns.cast_signed(),
+            kind.as_str(),
+            operation.map(|operation| operation.session.as_u64().cast_signed()),
+            operation.map(|operation| operation.sequence),
+            origin.map(|origin| origin.pid),
+            origin.map(|origin| origin.uid),
+            shortened(&what),
+            shortened(&reason),
+            more,
+        ])?;
+    Ok(())
+}
+
+/// Forgets what lay in segments up to this one.
+pub(super) fn forget(db: &Connection, segment: u64) -> Result<(), RecordError> {
+    db.execute("DELETE FROM denials WHERE segment <= ?1", [segment.cast_signed()])?;
+    Ok(())
+}
+
+/// The newest, newest first.
+pub(super) fn list(db: &Connection, filter: &Filter) -> Result<Vec<Denial>, RecordError> {
+    let limit = if filter.limit == 0 { MAX_ROWS } else { filter.limit.min(MAX_ROWS) };
+    let mut query = db.prepare_cached(
+        "SELECT * FROM (
+           SELECT d.at_ns AS at_ns, d.kind AS kind, d.session AS session, d.operation AS operation, s.agent AS agent,
+             coalesce(d.pid, s.pid) AS pid, coalesce(d.uid, s.uid) AS uid, d.what AS what, d.reason AS reason, d.more AS more,
+             s.target AS target
+           FROM denials d LEFT JOIN sessions s ON s.id = d.session
+           UNION ALL
+           SELECT opened_ns, 'connection', id, 0, agent, pid, uid, coalesce(target, ''), coalesce(message, refused), 0, target
+           FROM sessions WHERE refused IS NOT NULL)
+         WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR target = ?2) AND (?3 IS NULL OR at_ns >= ?3)
+         ORDER BY at_ns DESC LIMIT ?4",
+    )?;
+    let since = filter.since_ns.map(u64::cast_signed);
+    let rows = query.query_map(params![filter.agent, filter.target, since, limit], row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Denial> {
+    let session: Option<i64> = row.get("session")?;
+    let sequence: Option<u32> = row.get("operation")?;
+    let kind: String = row.get("kind")?;
+    Ok(Denial {
+        at_ns: row.get::<_, i64>("at_ns")?.cast_unsigned(),
+        kind: Kind::parse(&kind).unwrap_or(Kind::Kernel),
+        id: session
+            .zip(sequence)
+            .map(|(session, sequence)| OperationId { session: SessionId::from_u64(session.cast_unsigned()), sequence }),
+        agent: row.get("agent")?,
+        pid: row.get("pid")?,
+        uid: row.get("uid")?,
+        what: row.get("what")?,
+        reason: row.get("reason")?,
+        more: row.get("more")?,
+    })
+}
+
+/// What the kernel half tells of what was tried: an address, where there was one.
+fn wanted(destination: SocketAddr, protocol: u16) -> String {
+    let protocol = match protocol {
+        0 => String::new(),
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        33 => "DCCP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        132 => "SCTP".to_owned(),
+        136 => "UDP-Lite".to_owned(),
+        262 => "MPTCP".to_owned(),
+        other => format!("IP protocol {other}"),
+    };
+    if destination.ip().is_unspecified() {
+        protocol
+    } else {
+        format!("{protocol} {destination}").trim_start().to_owned()
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.len() > MAX_TEXT {
+        true => format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT)]),
+        false => text.to_owned(),
+    }
+}

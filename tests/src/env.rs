@@ -349,6 +349,9 @@ impl Drop for Env {
                 eprintln!("left behind: {e}");
             }
         }
+        for mount in old_hierarchies().unwrap_or_default() {
+            remove_tree(&mount.join(&self.name));
+        }
     }
 }
 
@@ -664,6 +667,16 @@ pub fn cgroup2_mount() -> Result<PathBuf> {
     found.ok_or_else(|| "cgroup2 is not mounted: run `cargo xtask setup`".into())
 }
 
+/// Cgroups of version 1 beside it: container runtimes make theirs in each, and leave the ones above them.
+fn old_hierarchies() -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let old = mounts.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        after.starts_with("cgroup ").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    });
+    Ok(old.collect())
+}
+
 /// The cache that `cargo xtask` uses.
 pub fn cache() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -706,6 +719,9 @@ fn sweep() -> Result {
     }
     for cgroup in leftovers(&cgroup2_mount()?) {
         remove_cgroups(&cgroup)?;
+    }
+    for cgroup in old_hierarchies()?.iter().flat_map(|mount| leftovers(mount)) {
+        remove_tree(&cgroup);
     }
     for dir in leftovers(&std::env::temp_dir()) {
         remove_dir(&dir)?;

@@ -2,15 +2,10 @@
 //! or refused until then, and nothing stays open where nobody is any more.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use system_tests::env::{AGENT, AGENT_USER, Gateway};
-use system_tests::postgres;
-use system_tests::process::{Finished, PATIENCE, Running, wait_until};
+use system_tests::process::{Finished, PATIENCE, wait_until};
 use system_tests::recording;
 use system_tests::shop::{POLICY, Shop};
 use weir::record::event::Event;
@@ -149,141 +144,6 @@ fn a_named_namespace_is_intercepted_and_two_do_not_get_in_each_others_way() {
     for psql in both {
         assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", world.shop.env.log());
     }
-}
-
-/// A container of psql with a root file system of its own: psql, what it is linked with, and a resolver that is not there.
-struct Container {
-    id: String,
-    bundle: PathBuf,
-}
-
-impl Container {
-    fn new(world: &World, id: &str, annotations: &Value) -> Self {
-        let env = &world.shop.env;
-        let bundle = env.dir().join(id);
-        make_root(&bundle.join("rootfs"));
-        let words = ["spec", "--bundle", &bundle.display().to_string()];
-        env.bystander("runc").args(words).run().unwrap().expect_success().unwrap();
-        let file = bundle.join("config.json");
-        let mut spec: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        let user = nix::unistd::User::from_name(AGENT_USER).unwrap().unwrap();
-        let (host, port, database) = (postgres::NAME, world.shop.postgres.port(), postgres::DATABASE);
-        let variables = [format!("PGHOST={host}"), format!("PGPORT={port}"), format!("PGDATABASE={database}")];
-        spec["process"]["terminal"] = json!(false);
-        spec["process"]["user"] = json!({ "uid": user.uid.as_raw(), "gid": user.gid.as_raw() });
-        spec["process"]["env"] = json!(variables);
-        spec["process"]["args"] = json!(["/psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", SSN]);
-        spec["root"]["path"] = json!(bundle.join("rootfs"));
-        // What `--cgroup-parent` does.
-        spec["linux"]["cgroupsPath"] = json!(format!("/{}/agents/{AGENT}/docker-{id}.scope", env.attach()));
-        spec["annotations"] = annotations.clone();
-        fs::write(&file, spec.to_string()).unwrap();
-        Self { id: id.to_owned(), bundle }
-    }
-
-    fn by_runc(&self, world: &World) -> Finished {
-        let runc = world.shop.env.bystander("runc");
-        runc.args(["run", "--bundle"]).arg(&self.bundle).arg(&self.id).run().unwrap()
-    }
-
-    fn by_containerd(&self, world: &World) -> Finished {
-        let ctr = world.shop.env.bystander("ctr").args(["run", "--rm", "--config"]);
-        ctr.arg(self.bundle.join("config.json")).arg(&self.id).run().unwrap()
-    }
-}
-
-/// Some id that no other container has.
-fn container_id() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    format!("{:032x}{:032x}", std::process::id(), now.as_nanos())
-}
-
-#[test]
-fn an_agent_in_a_container_is_intercepted_and_known_by_the_containers_id() {
-    let world = World::new();
-    let container = Container::new(&world, &container_id(), &json!({}));
-    let psql = container.by_runc(&world);
-    let env = &world.shop.env;
-    assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", env.log());
-    let sessions = env.weir(["sessions", "--json"]).unwrap().expect_success().unwrap();
-    let sessions: Value = serde_json::from_str(&sessions).unwrap();
-    let session = sessions[0]["id"].as_str().unwrap();
-    let shown = env.weir(["sessions", "show", session]).unwrap().expect_success().unwrap();
-    assert!(shown.contains(&container.id) && shown.contains("/psql"), "{shown}");
-}
-
-/// The agent is whatever container has a label, or a name, by root's runtimes.
-#[test]
-fn a_container_is_an_agent_by_what_its_runtime_says() {
-    let world = World::new();
-    let env = &world.shop.env;
-    let whole = fs::read_to_string(env.config_path()).unwrap();
-    let by_cgroup = env.agent_config();
-    let by_cgroup: Vec<&str> =
-        by_cgroup.lines().filter(|line| line.starts_with("cgroup") || line.starts_with("user")).collect();
-    let with = |container: &str| {
-        let text = whole.replace(&by_cgroup.join("\n"), &format!("container = {{ {container} }}"));
-        assert_ne!(text, whole);
-        fs::write(env.config_path(), text).unwrap();
-        env.weir(["reload"]).unwrap().expect_success().unwrap();
-    };
-    let _containerd = Containerd::new(&world);
-    let annotations = json!({ "weir.agent": "coder", "nerdctl/name": "coder-7" });
-    with(r#"label = "weir.agent=coder", name = "coder-*""#);
-    for run in [Container::by_runc, Container::by_containerd] {
-        let psql = run(&Container::new(&world, &container_id(), &annotations), &world);
-        assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", env.log());
-        let other = json!({ "weir.agent": "tester", "nerdctl/name": "coder-7" });
-        let psql = run(&Container::new(&world, &container_id(), &other), &world);
-        assert!(psql.stderr.contains("no agent is configured for the cgroup"), "{psql:?}");
-    }
-    // Outside every container nobody is this agent.
-    let psql = world.psql(&["env"]);
-    assert!(psql.stderr.contains("no agent is configured for the cgroup"), "{psql:?}");
-    let shown = env.weir(["sessions", "--json"]).unwrap().expect_success().unwrap();
-    let sessions: Value = serde_json::from_str(&shown).unwrap();
-    let opened = sessions.as_array().unwrap().iter().find(|session| session["refused"].is_null()).unwrap();
-    let shown = env.weir(["sessions", "show", opened["id"].as_str().unwrap()]).unwrap().expect_success().unwrap();
-    assert!(shown.contains("coder-7"), "{shown}");
-}
-
-/// Debian's containerd where it keeps its state: one that runs, or one of this test's own.
-struct Containerd {
-    _daemon: Option<Running>,
-}
-
-impl Containerd {
-    const SOCKET: &str = "/run/containerd/containerd.sock";
-
-    fn new(world: &World) -> Self {
-        if UnixStream::connect(Self::SOCKET).is_ok() {
-            return Self { _daemon: None };
-        }
-        let root = world.shop.env.dir().join("containerd");
-        let daemon = world.shop.env.bystander("containerd").arg("--root").arg(root).start().unwrap();
-        wait_until("containerd", PATIENCE, || UnixStream::connect(Self::SOCKET).is_ok())
-            .unwrap_or_else(|error| panic!("{error}: {}", daemon.stderr()));
-        Self { _daemon: Some(daemon) }
-    }
-}
-
-/// Copies psql with its libraries, by what ldd says.
-fn make_root(root: &Path) {
-    let versions = fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path().join("bin/psql"));
-    let psql = versions.into_iter().find(|psql| psql.exists()).unwrap();
-    let linked = Command::new("ldd").arg(&psql).output().unwrap();
-    let linked = String::from_utf8(linked.stdout).unwrap();
-    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
-    for library in libraries {
-        let to = root.join(library.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(library, to).unwrap();
-    }
-    fs::copy(psql, root.join("psql")).unwrap();
-    fs::create_dir(root.join("etc")).unwrap();
-    // psql wants a name for its user.
-    fs::copy("/etc/passwd", root.join("etc/passwd")).unwrap();
-    fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
 }
 
 #[test]

@@ -23,10 +23,14 @@ const TEST_PACKAGES: &[&str] = &[
     "debootstrap",
     "e2fsprogs",
     "containerd",
+    // These two bring some 55 MB.
+    "docker.io",
+    "podman",
     "iproute2",
     "libpq-dev",
     "musl-tools",
     "openssl",
+    "passt",
     "pgbouncer",
     "postgresql",
     "postgresql-contrib",
@@ -37,6 +41,7 @@ const TEST_PACKAGES: &[&str] = &[
     "python3-pycares",
     "qemu-system-x86",
     "runc",
+    "slirp4netns",
     "systemd",
     "util-linux",
 ];

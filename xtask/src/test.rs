@@ -15,10 +15,11 @@ use crate::{Result, clean_kernel, clients, package, paths, setup, shell, vm_imag
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 13] = [
+const REQUIRED: [&str; 14] = [
     "kernel",
     BYPASS,
     "namespaces",
+    "containers",
     "attribution",
     "identity",
     "postgres",

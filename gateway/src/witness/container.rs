@@ -25,8 +25,11 @@ const MAX_NAMESPACES: usize = 64;
 /// Where runtimes that root runs keep what they know, unless they are told otherwise.
 const DOCKER: &str = "/var/lib/docker/containers";
 const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task";
-const PODMAN: &str = "/run/containers/storage/overlay-containers";
-const PODMAN_NAMES: &str = "/var/lib/containers/storage/overlay-containers/containers.json";
+const PODMAN: &str = "/var/lib/containers/storage";
+/// Podman's directory of containers, by storage driver.
+const PODMAN_CONTAINERS: [&str; 4] = ["overlay-containers", "vfs-containers", "btrfs-containers", "zfs-containers"];
+/// Its lists of containers. One that goes with its process (`--rm`) is in the second, with Podman 4.4 and later.
+const PODMAN_LISTS: [&str; 2] = ["containers.json", "volatile-containers.json"];
 const RUNC: &str = "/run/runc";
 
 /// Annotations in which a runtime keeps the name that people gave the container.
@@ -111,16 +114,22 @@ fn containerd(id: &str) -> Option<Description> {
     specs.find_map(|spec| read::<Spec>(&spec)).map(Spec::description)
 }
 
+/// Podman keeps labels in a database of its own, and a container's name and annotations in files: annotations are labels here.
 fn podman(id: &str) -> Option<Description> {
+    PODMAN_CONTAINERS.iter().find_map(|driver| podman_container(&Path::new(PODMAN).join(driver), id))
+}
+
+fn podman_container(containers: &Path, id: &str) -> Option<Description> {
     #[derive(Deserialize)]
     struct Known {
         id: String,
         #[serde(default)]
         names: Vec<String>,
     }
-    let spec: Spec = read(&Path::new(PODMAN).join(id).join("userdata/config.json"))?;
-    let known: Vec<Known> = read(Path::new(PODMAN_NAMES)).unwrap_or_default();
-    let name = known.into_iter().find(|known| known.id == id).and_then(|known| known.names.into_iter().next());
+    let spec: Spec = read(&containers.join(id).join("userdata/config.json"))?;
+    let lists = PODMAN_LISTS.iter().filter_map(|list| read::<Vec<Known>>(&containers.join(list)));
+    let known = lists.flatten().find(|known| known.id == id);
+    let name = known.and_then(|known| known.names.into_iter().next());
     let described = spec.description();
     Some(Description { name: name.or(described.name), labels: described.labels })
 }

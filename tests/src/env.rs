@@ -305,6 +305,15 @@ impl Env {
 
     /// A command as an attacker that is an agent, with all that such an agent may have where nobody took it away.
     pub fn attacker(&self, attacker: Attacker, program: &str) -> Place<'_> {
+        self.attacker_behind(&[], attacker, program)
+    }
+
+    /// The same where anybody may open `/dev/net/tun`, as udev has it.
+    pub fn attacker_with_tun(&self, attacker: Attacker, program: &str) -> Place<'_> {
+        self.attacker_behind(&WITH_TUN, attacker, program)
+    }
+
+    fn attacker_behind(&self, before: &[&str], attacker: Attacker, program: &str) -> Place<'_> {
         let (group, words) = match attacker {
             Attacker::User => (AGENT, USER.map(str::to_owned).to_vec()),
             Attacker::Root => ("root", ROOT.map(str::to_owned).to_vec()),
@@ -313,6 +322,7 @@ impl Env {
                 ("container", CONTAINER.map(str::to_owned).into_iter().chain([mount]).collect())
             }
         };
+        let words: Vec<String> = before.iter().copied().map(str::to_owned).chain(words).collect();
         Place::wrapped(self, self.cgroup.join("agents").join(group), &words, program)
     }
 
@@ -324,6 +334,12 @@ impl Env {
     /// A command outside the agents, as another user.
     pub fn bystander_as(&self, user: &str, program: &str) -> Place<'_> {
         Place::new(self, self.cgroup.join("bystanders"), Some(user), program)
+    }
+
+    /// The same where anybody may open `/dev/net/tun`, as udev has it.
+    pub fn bystander_with_tun(&self, user: &str, program: &str) -> Place<'_> {
+        let words: Vec<String> = WITH_TUN.into_iter().map(str::to_owned).chain(start_as(Some(user))).collect();
+        Place::wrapped(self, self.cgroup.join("bystanders"), &words, program)
     }
 
     /// `weir WORDS --config ...` as the administrator.
@@ -408,6 +424,17 @@ const CONTAINER: [&str; 12] = [
 /// The first argument is the cgroup2 mount. The capabilities are those of runc's and containerd's default.
 const CONTAIN_AND_EXEC: &str = r#"mount -t proc proc /proc && mount -t tmpfs none /sys/fs/bpf && mount -o remount,bind,ro "$1" &&
 shift && exec setpriv --inh-caps=-all --bounding-set=-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setgid,+setuid,+setfcap,+setpcap,+net_bind_service,+sys_chroot,+kill,+audit_write -- "$@""#;
+
+/// The numbers are those of `tun` (Linux, admin-guide/devices.txt).
+const WITH_TUN: [&str; 7] = [
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "sh",
+    "-c",
+    r#"mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@""#,
+    "sh",
+];
 
 /// The words that start a command as a user, without capabilities or a way to new ones; as root where none is named.
 fn start_as(user: Option<&str>) -> Vec<String> {

@@ -20,11 +20,14 @@ use system_tests::shop::Shop;
 #[path = "bypass/table.rs"]
 mod table;
 
-use table::{Must, Row, TABLE};
+use table::{Must, Row, TABLE, USER_MODE};
 
 /// What every attempt that sends anything sends.
 const SECRET: &[u8] = b"the agent's secret";
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an attacker waits by itself for what a gateway would say, and for what nobody says.
+const ANSWERS: Duration = Duration::from_secs(3);
+const SILENT: Duration = Duration::from_millis(300);
 /// How long somebody tries to get in.
 const KNOCK: Duration = Duration::from_millis(600);
 
@@ -109,12 +112,14 @@ impl Scene {
             ("canary", outside::CANARY.to_string()),
             ("canary6", outside::CANARY6.to_string()),
             ("neighbour", outside::ROUTER_LINK_LOCAL.to_string()),
+            ("router", outside::ROUTER.to_string()),
             ("host", outside::HOST.to_string()),
             ("host_link_local", outside::HOST_LINK_LOCAL.to_string()),
             ("hardware", outside::CABLE_HARDWARE.to_owned()),
             ("device", outside::WIRE.to_owned()),
             ("interface", interface.to_string()),
             ("port", port.to_string()),
+            ("patience", if self.gateway.is_some() { ANSWERS } else { SILENT }.as_millis().to_string()),
             ("bystander", self.bystander.to_string()),
             ("gateway", env.port().to_string()),
             ("resolver", env.dns_port().to_string()),
@@ -142,6 +147,9 @@ impl Scene {
         match who {
             // Made before it is an agent: it begins outside and moves itself, which takes root.
             _ if technique.starts_with("moved_") => env.bystander(bypass),
+            Who::Agent(attacker) if technique.starts_with("slirp_") || technique.starts_with("pasta_") => {
+                env.attacker_with_tun(attacker, bypass)
+            }
             Who::Agent(attacker) => env.attacker(attacker, bypass),
             Who::Neighbour => env.bystander_as(outside::ACCOMPLICE_USER, bypass),
             Who::Sealed => {
@@ -284,8 +292,8 @@ fn judge(
 }
 
 /// Every row of the table, by one attacker; with a gateway, or without one.
-fn try_all(scene: &Scene, who: Who, must: impl Fn(&Row) -> Option<Must>) -> Vec<String> {
-    let attempts: Vec<_> = TABLE
+fn try_all(scene: &Scene, table: &[Row], who: Who, must: impl Fn(&Row) -> Option<Must>) -> Vec<String> {
+    let attempts: Vec<_> = table
         .iter()
         .filter_map(|row| Some((row, must(row)?)))
         .map(|(row, must)| (row, must, scene.attempt(who, row.technique)))
@@ -303,8 +311,8 @@ fn try_all(scene: &Scene, who: Who, must: impl Fn(&Row) -> Option<Must>) -> Vec<
 fn the_table_has_every_technique_once() {
     let listed = std::process::Command::new(stage_path()).arg("list").output().unwrap();
     let listed: BTreeSet<String> = String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect();
-    let rows: BTreeSet<String> = TABLE.iter().map(|row| row.technique.to_owned()).collect();
-    assert_eq!(rows.len(), TABLE.len());
+    let rows: BTreeSet<String> = TABLE.iter().chain(USER_MODE).map(|row| row.technique.to_owned()).collect();
+    assert_eq!(rows.len(), TABLE.len() + USER_MODE.len());
     assert_eq!(listed.difference(&rows).collect::<Vec<_>>(), vec!["inherited"], "a step of others");
     assert_eq!(rows.difference(&listed).count(), 0);
 }
@@ -361,7 +369,7 @@ fn every_open_door_is_a_finding_and_the_drop_in_has_its_lock() {
 fn under_weir_run_nothing_is_open() {
     let scene = Scene::new();
     the_oracle_sees(&scene);
-    let wrong = try_all(&scene, Who::Sealed, |row| match row.must(Attacker::User, scene.lsm) {
+    let wrong = try_all(&scene, TABLE, Who::Sealed, |row| match row.must(Attacker::User, scene.lsm) {
         _ if row.technique.starts_with("moved_") => None,
         Must::Open(door) if door.settings.is_empty() => None,
         Must::Harmless => Some(Must::Harmless),
@@ -494,9 +502,9 @@ fn nothing_gets_around_the_gateway_alive_or_dead() {
     for round in rounds {
         let mut found = Vec::new();
         for &attacker in attackers {
-            found.extend(try_all(&scene, Who::Agent(attacker), |row| Some(row.must(attacker, lsm))));
+            found.extend(try_all(&scene, TABLE, Who::Agent(attacker), |row| Some(row.must(attacker, lsm))));
         }
-        found.extend(try_all(&scene, Who::Neighbour, |row| row.neighbour));
+        found.extend(try_all(&scene, TABLE, Who::Neighbour, |row| row.neighbour));
         wrong.extend(found.into_iter().map(|wrong| format!("{round}: {wrong}")));
         if let Some(gateway) = scene.gateway.take() {
             gateway.kill().unwrap();
@@ -504,4 +512,27 @@ fn nothing_gets_around_the_gateway_alive_or_dead() {
     }
     assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(scene.shop.env.log().matches("panicked").count(), 0);
+}
+
+/// What leaves a namespace, or a virtual machine, by a network stack in user space leaves by the sockets of an agent's process.
+#[test]
+fn a_network_stack_in_user_space_is_no_way_around() {
+    let mut scene = Scene::new();
+    // For who is no agent they are a way out.
+    for technique in ["slirp_packets_tcp", "pasta_packets_tcp", "passt_tcp"] {
+        let free = scene.shop.env.bystander_with_tun("games", scene.bypass.to_str().unwrap()).arg(technique);
+        let free = free.args(scene.arguments(scene.answering)).run().unwrap();
+        assert!(free.stdout.starts_with("answer direct"), "{technique}: {free:?}");
+    }
+    let mut wrong = Vec::new();
+    for (round, attackers) in [("served", &Attacker::ALL[..]), ("gateway dead", &[Attacker::User])] {
+        for &attacker in attackers {
+            let found = try_all(&scene, USER_MODE, Who::Agent(attacker), |row| Some(row.must(attacker, scene.lsm)));
+            wrong.extend(found.into_iter().map(|wrong| format!("{round}: {wrong}")));
+        }
+        if let Some(gateway) = scene.gateway.take() {
+            gateway.kill().unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

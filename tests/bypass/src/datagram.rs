@@ -56,7 +56,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("xdp", xdp),
 ];
 
-fn send(to: SocketAddr, scope: u32) -> Attempt<Outcome> {
+pub(crate) fn send(to: SocketAddr, scope: u32) -> Attempt<Outcome> {
     let fd = sys::udp(&to)?;
     sys::send_to(&fd, SECRET, 0, &sys::address(to, scope))?;
     Ok(Outcome::Done("sent"))

@@ -14,6 +14,7 @@ mod privilege;
 mod stream;
 mod sys;
 mod uring;
+mod user_mode;
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -69,7 +70,7 @@ impl Scene {
 
 type Technique = (&'static str, fn(&Scene) -> Attempt<Outcome>);
 
-const ALL: [&[Technique]; 8] = [
+const ALL: [&[Technique]; 9] = [
     stream::TECHNIQUES,
     datagram::TECHNIQUES,
     options::TECHNIQUES,
@@ -78,6 +79,7 @@ const ALL: [&[Technique]; 8] = [
     local::TECHNIQUES,
     privilege::TECHNIQUES,
     inbound::TECHNIQUES,
+    user_mode::TECHNIQUES,
 ];
 
 fn main() -> ExitCode {

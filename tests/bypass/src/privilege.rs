@@ -83,7 +83,7 @@ fn write(procs: &str) -> Attempt {
     std::fs::write(procs, std::process::id().to_string()).map_err(|error| errno(&error))
 }
 
-fn reach(scene: &Scene) -> Attempt<Outcome> {
+pub(crate) fn reach(scene: &Scene) -> Attempt<Outcome> {
     let fd = sys::tcp(&scene.canary())?;
     sys::limit_waiting(&fd)?;
     sys::connect(&fd, &sys::address(scene.canary(), 0))?;

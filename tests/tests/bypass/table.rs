@@ -74,6 +74,8 @@ impl Row {
         let closed = CLOSED_BY_LSM.iter().find(|(technique, _)| lsm && *technique == self.technique);
         match (closed, attacker) {
             (Some((_, must)), _) => *must,
+            // By a packet socket in a namespace of its own.
+            (None, _) if lsm && self.technique.contains("_packets_") => NO_FAMILY,
             (None, Attacker::User) => self.user,
             (None, Attacker::Root) => self.root,
             (None, Attacker::Container) => self.container,
@@ -242,4 +244,36 @@ pub(crate) const TABLE: &[Row] = &[
     all("bind_shell_unbound", NOBODY),
     all("bind_shell_fast_open", NOBODY),
     all("bind_shell_udp", NOBODY),
+];
+
+/// What a network stack in user space answers when it may not send.
+const UNREACHABLE: Must = Blocked(&["EHOSTUNREACH", "ETIMEDOUT"]);
+
+/// Network stacks in user space, which Debian's packages slirp4netns and passt have: not in the virtual machines of suite
+/// `kernels`, and so a table of its own.
+pub(crate) const USER_MODE: &[Row] = &[
+    all("slirp_tcp", Intercepted),
+    all("slirp_udp", REFUSED),
+    all("slirp_packets_tcp", Intercepted),
+    all("slirp_packets_loopback", Intercepted),
+    all("slirp_packets_udp", UNREACHABLE),
+    all("slirp_packets_dns", Turned),
+    all("slirp_packets_dns_own", Turned),
+    all("slirp_packets_ping", UNREACHABLE),
+    all("pasta_tcp", Intercepted),
+    all("pasta_udp", REFUSED),
+    all("pasta_packets_tcp", Intercepted),
+    all("pasta_packets_tcp6", Intercepted),
+    all("pasta_packets_loopback", Intercepted),
+    all("pasta_packets_udp", UNREACHABLE),
+    all("pasta_packets_udp6", UNREACHABLE),
+    all("pasta_packets_dns", Turned),
+    all("pasta_packets_ping", UNREACHABLE),
+    all("passt_tcp", Intercepted),
+    all("passt_tcp6", Intercepted),
+    all("passt_loopback", Intercepted),
+    all("passt_udp", UNREACHABLE),
+    all("passt_udp6", UNREACHABLE),
+    all("passt_dns", Turned),
+    all("passt_ping", UNREACHABLE),
 ];

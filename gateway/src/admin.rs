@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::approval::{Approver, LedgerError};
 use crate::config::Config;
 use crate::ids::{OperationId, SessionId};
+use crate::witness::{Peer as Process, WitnessError};
 
 mod acl;
 mod backend;
@@ -31,7 +32,7 @@ mod sys;
 pub use backend::{Status, Step, Why};
 pub use listener::Listener;
 pub use peer::Facts;
-pub(crate) use peer::{cgroup_of, own_cgroup};
+pub(crate) use peer::cgroup_of;
 pub use rights::{Refused, Rights};
 
 /// Connections at once, over all peers that the socket's access list lets in, and of one user: nobody locks the others out.
@@ -160,6 +161,9 @@ pub struct Action {
 pub trait Backend: Send + Sync + 'static {
     fn config(&self) -> Arc<Config>;
 
+    /// What /proc says of a process.
+    fn process(&self, pid: i32) -> impl Future<Output = Result<Process, WitnessError>> + Send;
+
     /// Returns when the action is durable.
     fn record(&self, action: Action) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
@@ -270,10 +274,11 @@ async fn connection<B: Backend>(
         Ok(read) => read?,
         Err(_) => return Err(ConnectionError::Silent),
     };
+    let read = backend.process(peer.pid).await.map_err(io::Error::other);
     // The names of users and groups may come from a directory service: not on a thread that serves others.
     let config = backend.config();
     let examined = tokio::task::spawn_blocking(move || {
-        let facts = peer.facts()?;
+        let facts = peer.facts(read?)?;
         let allowed = rights::of(&facts, &rights::Groups::resolve(&config.access), &config);
         Ok::<_, io::Error>((facts, allowed))
     });

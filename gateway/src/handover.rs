@@ -30,7 +30,7 @@ use crate::ids::SessionId;
 use crate::intercept::Doors;
 use crate::packets;
 use crate::record::forward::{Order, Predecessor, Reading};
-use crate::witness::Namespace;
+use crate::witness::{Namespace, Witness, own_cgroup};
 
 /// The socket's name in the runtime directory.
 const SOCKET: &str = "handover.sock";
@@ -101,10 +101,14 @@ impl Offer {
     }
 
     /// The next gateway. May be dropped and called again.
-    pub(crate) async fn next(&self) -> io::Result<Heir> {
+    pub(crate) async fn next(&self, witness: &Witness) -> io::Result<Heir> {
         loop {
             let (accepted, _) = self.socket.accept().await?;
-            match accepted.into_std().map(OwnedFd::from).and_then(greeted) {
+            let greeted = match accepted.into_std() {
+                Ok(accepted) => greeted(accepted.into(), witness).await,
+                Err(error) => Err(error),
+            };
+            match greeted {
                 Ok(heir) => return Ok(heir),
                 // The next gateway, of another version: it can begin when this one has ended, and not before.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error),
@@ -122,15 +126,15 @@ impl Drop for Offer {
     }
 }
 
-fn greeted(socket: OwnedFd) -> io::Result<Heir> {
+async fn greeted(socket: OwnedFd, witness: &Witness) -> io::Result<Heir> {
     // It has given its privileges up, and is the user that this process is.
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
     if peer.uid() != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::other(format!("it is the user {}", peer.uid())));
     }
     // An agent with capabilities may take any user. None is in this cgroup, by which the kernel half knows the gateway.
-    let cgroup = admin::cgroup_of(&socket)?;
-    if cgroup != admin::own_cgroup()? {
+    let cgroup = admin::cgroup_of(&socket, witness).await?;
+    if cgroup != own_cgroup()? {
         return Err(io::Error::other(format!("it is in the cgroup {cgroup}, and not in the gateway's")));
     }
     packets::set_blocking(&socket)?;

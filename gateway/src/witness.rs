@@ -14,6 +14,7 @@ mod files;
 mod kernel;
 mod lsm;
 mod namespaces;
+mod peer;
 pub(crate) mod privileges;
 mod recent;
 mod redact;
@@ -32,6 +33,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::peer::Peer;
+pub(crate) use self::peer::own_cgroup;
+#[cfg(test)]
+pub(crate) use self::peer::peer as read_peer;
 use self::wire::{Answer, Question, SecretBytes};
 use crate::config::{AgentMatch, Config, TokenSource};
 use crate::intercept::{Doors, Interceptor};
@@ -268,6 +273,14 @@ impl Witness {
     async fn secret(&self, question: Question) -> Result<Secret, WitnessError> {
         match self.shared.ask(question).await? {
             Answer::Secret(SecretBytes(secret)) => Ok(secret),
+            _ => Err(WitnessError::Lost),
+        }
+    }
+
+    /// What /proc says of a process that asks the gateway something itself.
+    pub async fn peer(&self, pid: i32) -> Result<Peer, WitnessError> {
+        match self.shared.ask(Question::Peer(pid)).await? {
+            Answer::Peer(peer) => Ok(peer),
             _ => Err(WitnessError::Lost),
         }
     }

@@ -373,9 +373,9 @@ impl Drop for Env {
 
 /// Joins the cgroup whose directory is the first argument, then becomes the rest.
 const JOIN_AND_EXEC: &str = r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""#;
-/// Sees the first argument as /etc/hosts, and a file system of as many bytes as the second says, if it says any, where the
-/// third says; then becomes the rest.
-const OWN_HOSTS_AND_EXEC: &str = r#"mount --bind "$1" /etc/hosts &&
+/// Sees no processes of others, as under weir.service (`ProtectProc=`), the first argument as /etc/hosts, and a file system of as
+/// many bytes as the second says, if it says any, where the third says; then becomes the rest.
+const OWN_HOSTS_AND_EXEC: &str = r#"mount -t proc -o hidepid=invisible proc /proc && mount --bind "$1" /etc/hosts &&
 { test -z "$2" || mount -t tmpfs -o "size=$2" weir-test "$3"; } && shift 3 && exec "$@""#;
 
 /// What an agent that attacks may be. None has a drop-in: nothing but Weir and the kernel stands in its way.

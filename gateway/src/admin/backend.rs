@@ -15,7 +15,7 @@ use crate::record::RecordError;
 use crate::record::event::{ConnectionRefused, Event, OperationDecided, Record, SessionOpened};
 use crate::record::index::Filter;
 use crate::target::Protocol;
-use crate::witness::AttachmentReport;
+use crate::witness::{AttachmentReport, Peer as Process, WitnessError};
 
 /// Bytes of one text in an answer; the record has the rest.
 const MAX_TEXT: usize = 128 * 1024;
@@ -107,6 +107,10 @@ pub enum Step {
 impl Backend for Engine {
     fn config(&self) -> Arc<Config> {
         self.config()
+    }
+
+    async fn process(&self, pid: i32) -> Result<Process, WitnessError> {
+        self.witness().peer(pid).await
     }
 
     async fn record(&self, action: Action) -> Result<(), LedgerError> {

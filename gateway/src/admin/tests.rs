@@ -38,6 +38,10 @@ impl Backend for Fake {
         Arc::clone(&self.config)
     }
 
+    async fn process(&self, pid: i32) -> Result<Process, WitnessError> {
+        crate::witness::read_peer(pid)
+    }
+
     async fn record(&self, action: Action) -> Result<(), LedgerError> {
         self.recorded.lock().unwrap().push(action);
         if self.full { Err("disk full".into()) } else { Ok(()) }

@@ -61,7 +61,7 @@ async fn hand_over(
     supervisor.let_go()?;
     let come = async {
         loop {
-            let heir = offer.next().await?;
+            let heir = offer.next(witness).await?;
             // The next gateway has another configuration, perhaps, and what agents may know and do here has to follow.
             engine.follow().await;
             match heir.give(&estate, &engine.dns().told()) {

@@ -17,7 +17,7 @@ use super::namespaces::{Look, Namespaces};
 use super::privileges::{Capability, close_memory, keep_only};
 use super::recent::Recent;
 use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
-use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files};
+use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files, peer};
 use crate::packets;
 
 /// Between two looks at the attachments.
@@ -185,6 +185,7 @@ impl Witness {
                 secret(evidence::token_environment(&self.config, &origin, &name)?)
             }
             Question::Credential(name) => secret(files::credential(&self.config, &name)?),
+            Question::Peer(pid) => Answer::Peer(peer::peer(pid)?),
             Question::Attachments => {
                 let mut report = self.kernel.report()?;
                 let complaints = self.complaint.iter().chain(self.namespaces.complaint());

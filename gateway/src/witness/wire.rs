@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttachmentReport, CredentialName, WitnessConfig, WitnessError};
+use super::{AttachmentReport, CredentialName, Peer, WitnessConfig, WitnessError};
 use crate::origin::{Evidence, Origin};
 use crate::secret::Secret;
 
@@ -27,6 +27,7 @@ pub(super) enum Question {
     TokenFile(PathBuf),
     TokenEnvironment(Origin, String),
     Credential(CredentialName),
+    Peer(i32),
     Attachments,
     /// Another witness takes care of the kernel half from now on; this one only answers the sessions that go on.
     Retire,
@@ -49,6 +50,7 @@ pub(super) enum Answer {
     Ready(AttachmentReport),
     Evidence(Evidence),
     Secret(SecretBytes),
+    Peer(Peer),
     Attachments(AttachmentReport),
     Retired,
     /// The cookie of a namespace whose sockets come along, and those that were left.

@@ -17,6 +17,7 @@ mod limits;
 mod memory;
 pub mod message;
 mod names;
+mod preview;
 mod rebinding;
 mod upstream;
 
@@ -37,6 +38,7 @@ use self::memory::Memory;
 pub(crate) use self::memory::{MAX_TOLD, Told};
 use self::message::{Question, Transport, Unanswerable, Wanted};
 use self::names::{Asked, Judgement, Names};
+pub(crate) use self::preview::preview;
 use self::rebinding::NOBODY;
 use self::upstream::{FIXED_TTL, Found, Upstream};
 use crate::config::Config;

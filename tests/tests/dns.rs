@@ -370,6 +370,18 @@ fn a_name_that_resolves_to_what_it_must_not_is_refused() {
     assert_eq!((code.as_str(), answer.len()), ("NOERROR", 1), "{answer:?}");
     assert!(answer[0].ends_with("192.0.2.13"));
     world.wait_for_refusal("mixed.target.test", "A", "a loopback address");
+    // Who looks before an agent asks is told, and what to do.
+    let doctor = world.env.weir(["doctor", "--json"]).unwrap();
+    let findings: serde_json::Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let named = |finding: &&serde_json::Value| {
+        finding["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("loopback.target.test resolves to 127.0.0.1, which agents are not told")
+    };
+    let finding = findings.as_array().unwrap().iter().find(named).unwrap_or_else(|| panic!("{doctor:?}"));
+    assert_eq!((&finding["level"], &finding["subject"]), (&"fail".into(), &"rebound".into()), "{finding}");
+    assert!(finding["advice"].as_str().unwrap().contains("resolve_within"), "{finding}");
     // What was not told leads nowhere.
     let port = world.port;
     for name in ["mixed.target.test", "loopback.target.test"] {

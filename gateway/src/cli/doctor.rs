@@ -4,6 +4,7 @@
 //! nothing that an agent could have written; one of them tries what an agent would.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -88,7 +89,7 @@ impl Doctor {
             findings.push(Finding::warn("doctor", "not run as root: it cannot see everything", "sudo weir doctor"));
         }
         let config = match load(path) {
-            Ok(config) => config,
+            Ok(config) => Arc::new(config),
             Err(error) => {
                 findings.push(Finding::fail("configuration", error.chain(), "weir check"));
                 return findings;
@@ -99,7 +100,7 @@ impl Doctor {
         findings
     }
 
-    fn look_with(&self, path: &Path, config: &Config) -> Vec<Finding> {
+    fn look_with(&self, path: &Path, config: &Arc<Config>) -> Vec<Finding> {
         let mut findings = host::attachments(config);
         findings.extend(trial::findings(config));
         findings.extend(host::gateway(&runtime_dir(path), config));

@@ -69,6 +69,12 @@ impl Names {
         Self { config, listed }
     }
 
+    /// The question of an agent that may connect to every target of this name, if there is one.
+    pub(super) fn asked_by_all(&self, name: &str) -> Option<Asked> {
+        let (name, targets) = self.listed.get_key_value(name)?;
+        Some(Asked { name: Arc::clone(name), targets: targets.clone(), observed: None })
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.config
     }

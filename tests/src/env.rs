@@ -30,6 +30,7 @@ const PREFIX: &str = "weir-test-";
 const BPF_MOUNT: &str = "/sys/fs/bpf";
 /// The users that `cargo xtask setup` makes.
 pub const GATEWAY_USER: &str = "weir";
+pub const WITNESS_USER: &str = "weir-witness";
 pub const AGENT_USER: &str = "agent-coder";
 /// The agent's name in [`Env::agent_config`], and its cgroup below `agents/`.
 pub const AGENT: &str = "coder";
@@ -77,7 +78,8 @@ impl Env {
         for (directory, mode, owner) in [
             ("", 0o755, None),
             ("run", 0o755, Some(&gateway)),
-            ("state", 0o700, Some(&gateway)),
+            ("state", 0o750, Some(&gateway)),
+            ("state/recordings", 0o700, Some(&gateway)),
             ("credentials", 0o700, None),
             ("tokens", 0o755, None),
             ("home", 0o700, Some(&agent)),
@@ -249,11 +251,13 @@ impl Env {
         if !self.hosts_path().exists() {
             self.hosts(&[])?;
         }
-        // In a mount namespace of its own for the one file; pins and everything else are the machine's.
+        // In a mount namespace of its own for a few files; pins and everything else are the machine's.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "sh", "-c", JOIN_AND_EXEC, "sh"]).arg(self.cgroup.join("gateway"));
-        command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", OWN_HOSTS_AND_EXEC, "sh"]);
+        command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", AS_UNIT_AND_EXEC, "sh"]);
         command.arg(self.hosts_path()).arg(disk.map_or(String::new(), |bytes| bytes.to_string())).arg(self.state_dir());
+        command.arg(self.bpf_dir()).args(WITNESS).arg(format!("--bounding-set={CAPABILITIES}"));
+        command.args(["inh", "ambient"].map(|set| format!("--{set}-caps={CAPABILITIES}"))).arg("--");
         command.arg(self.weir_path()).arg("serve").args(words).arg("--config").arg(self.config_path());
         command.env("NOTIFY_SOCKET", &notify_path).env("CREDENTIALS_DIRECTORY", self.dir.join("credentials"));
         command.env("RUST_BACKTRACE", "1").env_remove("RUST_LOG");
@@ -373,10 +377,19 @@ impl Drop for Env {
 
 /// Joins the cgroup whose directory is the first argument, then becomes the rest.
 const JOIN_AND_EXEC: &str = r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""#;
-/// Sees no processes of others, as under weir.service (`ProtectProc=`), the first argument as /etc/hosts, and a file system of as
-/// many bytes as the second says, if it says any, where the third says; then becomes the rest.
-const OWN_HOSTS_AND_EXEC: &str = r#"mount -t proc -o hidepid=invisible proc /proc && mount --bind "$1" /etc/hosts &&
-{ test -z "$2" || mount -t tmpfs -o "size=$2" weir-test "$3"; } && shift 3 && exec "$@""#;
+/// What weir.service does: sees no processes of others (`ProtectProc=`), and the pins are the witness's. Besides, the first
+/// argument is /etc/hosts, and a file system of as many bytes as the second says, if it says any, is where the third says. The
+/// fourth is the pins' directory. Then becomes the rest.
+const AS_UNIT_AND_EXEC: &str = r#"mount -t proc -o hidepid=invisible proc /proc && mount --bind "$1" /etc/hosts &&
+{ test -z "$2" || { mount -t tmpfs -o "size=$2,mode=750" weir-test "$3" && mkdir -m 700 "$3/recordings" &&
+chown -R weir: "$3"; }; } && mkdir -p -m 700 "$4" && chown -R weir-witness: "$4" &&
+shift 4 && exec "$@""#;
+/// The user of weir.service, without a way to more than [`CAPABILITIES`].
+const WITNESS: [&str; 7] =
+    ["setpriv", "--reuid", WITNESS_USER, "--regid", WITNESS_USER, "--clear-groups", "--no-new-privs"];
+/// Those of weir.service.
+const CAPABILITIES: &str =
+    "-all,+bpf,+net_admin,+perfmon,+sys_ptrace,+dac_read_search,+setuid,+setgid,+setpcap,+sys_admin";
 
 /// What an agent that attacks may be. None has a drop-in: nothing but Weir and the kernel stands in its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,8 +46,8 @@ const TEST_PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
-/// The gateway's user, and the agent's that the tests and the demo run as.
-const USERS: [&str; 2] = ["weir", "agent-coder"];
+/// The gateway's user and the witness's, and the agent's that the tests and the demo run as.
+const USERS: [&str; 3] = ["weir", "weir-witness", "agent-coder"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -183,6 +184,7 @@ impl Kernel {
             return Err(io_error("attach", &format!("{} is attached but not in effect", hook.name)));
         }
         remove_old_pins(&kernel.config, &pins)?;
+        give_to_owner(&kernel.config.bpf_dir)?;
         Ok(kernel)
     }
 
@@ -556,6 +558,29 @@ fn remove_old_pins(config: &KernelConfig, pins: &Pins) -> Result<(), WitnessErro
         let path = entry.map_err(at(config.bpf_dir.display()))?.path();
         if path != pins.base {
             fs::remove_dir_all(&path).map_err(at(path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Root's pins belong to whom their directory belongs to: the witness of weir.service, which is not root.
+fn give_to_owner(bpf_dir: &Path) -> Result<(), WitnessError> {
+    let owner = fs::metadata(bpf_dir).map_err(at(bpf_dir.display()))?;
+    let whose = (owner.uid(), owner.gid());
+    if owner.uid() == 0 || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut directories = vec![bpf_dir.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).map_err(at(directory.display()))? {
+            let path = entry.map_err(at(directory.display()))?.path();
+            let metadata = fs::symlink_metadata(&path).map_err(at(path.display()))?;
+            if (metadata.uid(), metadata.gid()) != whose {
+                lchown(&path, Some(whose.0), Some(whose.1)).map_err(at(path.display()))?;
+            }
+            if metadata.is_dir() {
+                directories.push(path);
+            }
         }
     }
     Ok(())

@@ -54,7 +54,6 @@ const CAPABILITIES: Door = Door { finding: "capabilities", settings: &["Capabili
 /// Who owns the cgroup files leaves by writing to one, or, where they are mounted read-only, by clone3(2).
 const CGROUP_FILES: Door =
     Door { finding: "cgroup files", settings: &["ProtectControlGroups=yes", "RestrictNamespaces=yes"], leaks: true };
-const PINS: Door = Door { finding: "pins", settings: &["InaccessiblePaths=-/sys/fs/bpf"], leaks: false };
 const FAMILIES: Door = Door { finding: "socket families", settings: &["RestrictAddressFamilies="], leaks: false };
 const PRIVILEGES: Door = Door { finding: "new privileges", settings: &["NoNewPrivileges=yes"], leaks: true };
 
@@ -217,7 +216,7 @@ pub(crate) const TABLE: &[Row] = &[
     for_neighbours_too(all("bpf_program", FORBIDDEN), FORBIDDEN),
     for_neighbours_too(all("bpf_map", FORBIDDEN), FORBIDDEN),
     all("bpf_program_by_id", FORBIDDEN),
-    for_neighbours_too(row("pinned_settings", FORBIDDEN, Open(&PINS), HIDDEN), FORBIDDEN),
+    for_neighbours_too(all("pinned_settings", HIDDEN), FORBIDDEN),
     all("kernel_key", NO_HELPER),
     all("tun", FORBIDDEN),
     all("vsock", Open(&FAMILIES)),

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use crate::{Result, apt, paths, shell};
 
 const SUITE: &str = "bookworm";
-/// busybox serves the issuer's documents; bpftool tells which programs are loaded and in effect.
-const PACKAGES: &str =
-    "bpftool,busybox,ca-certificates,dbus,iproute2,linux-image-cloud-amd64,postgresql,procps,systemd,systemd-sysv,udev";
+/// busybox serves the issuer's documents; bpftool tells which programs are loaded and in effect. The second line's would run
+/// something for an agent outside its slice.
+const PACKAGES: &str = "bpftool,busybox,ca-certificates,iproute2,linux-image-cloud-amd64,postgresql,procps,systemd,systemd-sysv,udev,\
+    at,cron,dbus,dbus-user-session,libpam-systemd,openssh-client,tmux";
 const SIZE: &str = "2500M";
 
 /// In the new system: what the package manager leaves that a test does not need, and a serial console that only the

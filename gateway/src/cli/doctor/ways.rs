@@ -3,8 +3,12 @@
 //!
 //! What a process can reach is looked up as it sees it: below `/proc/PID/root`, with the mounts of its own.
 
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{Uid, User};
 
 use super::Finding;
 use super::agents::{may, named};
@@ -27,6 +31,14 @@ pub(super) const RUNNERS: &[&str] = &[
 const BUS: &str = "/run/dbus/system_bus_socket";
 /// Whoever can talk to these has names looked up, which is a way out for what stands in the names.
 const RESOLVERS: &[&str] = &["/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/run/avahi-daemon/socket"];
+/// What lies in these is run by others sooner or later: units, jobs of cron, programs, what root's shell reads at a login.
+const RUN_LATER: &[&str] = &["/etc", "/root", "/run/systemd", "/usr"];
+/// Shells that let nobody in.
+const NO_SHELLS: &[&str] = &["nologin", "false"];
+/// Where the jobs that a user has left to cron lie, by its name.
+const JOBS: &str = "/var/spool/cron/crontabs";
+/// The capability that makes permissions of files no matter, as a bit (`linux/capability.h`).
+const DAC_OVERRIDE: u64 = 1 << 1;
 /// There where the machine is a guest with a line to its host, which no hook sees.
 const VSOCK: &str = "/dev/vsock";
 /// Whom the kernel asks for keys: with the type `dns_resolver`, for names.
@@ -59,6 +71,12 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
         &which(&|process| process.uid == 0 && reaches_cgroups(process)),
         "as root, which owns the cgroup files, may move itself out or start a child outside",
         "ProtectControlGroups=yes and RestrictNamespaces=yes in the unit (weir-agent.conf), and a User=",
+    );
+    add(
+        "root",
+        &which(&|process| process.uid == 0 && RUN_LATER.iter().any(|path| rewrites(process, Path::new(path)))),
+        "as root, may change what this host's root runs outside its cgroup (files in /etc, /root or /run/systemd)",
+        "User= in the unit, and user = \"...\" in weir.toml",
     );
     let pins = &config.gateway.bpf_dir;
     add(
@@ -114,7 +132,8 @@ fn connections(cgroup: &str, process: &Seen) -> Option<Finding> {
     ))
 }
 
-/// A user's processes outside agents' cgroups do what an agent of that user asks: their ssh-agent, their tmux, their memory.
+/// Who else is this user does what an agent of that user asks, or left behind: its ssh-agent, its tmux, its units, its jobs,
+/// its next login.
 pub(super) fn shared_users(config: &Config, agents: &[&Seen], all: &[Seen]) -> Vec<Finding> {
     let mut uids: Vec<u32> = agents.iter().map(|process| process.uid).collect();
     uids.sort_unstable();
@@ -124,15 +143,60 @@ pub(super) fn shared_users(config: &Config, agents: &[&Seen], all: &[Seen]) -> V
     let inside = |process: &Seen| agents.iter().any(|agent| agent.pid == process.pid);
     let finding = |uid: u32| {
         let outside: Vec<&Seen> = all.iter().filter(|process| process.uid == uid && !inside(process)).collect();
-        (!outside.is_empty()).then(|| {
+        let mut also = Vec::new();
+        if !outside.is_empty() {
+            also.push(named(&outside));
+        }
+        if let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) {
+            also.extend(later(config, &user));
+        }
+        (!also.is_empty()).then(|| {
             Finding::fail(
                 "shared user",
-                format!("agents run as uid {uid}, and so do, outside their cgroups: {}", named(&outside)),
+                format!("agents run as uid {uid}, and so do, outside their cgroups: {}", also.join(", ")),
                 "give the agent a user of its own: User= in its unit, user = \"...\" in weir.toml",
             )
         })
     };
     uids.into_iter().filter_map(finding).collect()
+}
+
+/// What will run as this user, and finds what an agent left behind for it.
+fn later(config: &Config, user: &User) -> Vec<String> {
+    let mut found = Vec::new();
+    if lets_in(&user.shell) {
+        found.push(format!("whoever logs in as {} (~/.bashrc)", user.name));
+    }
+    if Path::new(JOBS).join(&user.name).exists() {
+        found.push("cron".to_owned());
+    }
+    found.extend(units_of(config, user));
+    found
+}
+
+fn lets_in(shell: &Path) -> bool {
+    // No shell is /bin/sh (passwd(5)).
+    !shell.file_name().is_some_and(|name| NO_SHELLS.iter().any(|no_shell| name == *no_shell))
+}
+
+/// Services of this user in other slices, as systemd has them loaded: not all of them need run now.
+fn units_of(config: &Config, user: &User) -> Vec<String> {
+    let words = ["show", "--property=Id,User,Slice", "*.service"];
+    let Ok(output) = Command::new("systemctl").args(words).env("LC_ALL", "C").output() else { return Vec::new() };
+    other_units(&String::from_utf8_lossy(&output.stdout), &config.gateway.agents, user)
+}
+
+/// The same, from what `systemctl show` prints: one paragraph for each unit.
+fn other_units(shown: &str, agents: &[String], user: &User) -> Vec<String> {
+    let uid = user.uid.to_string();
+    let units = shown.split("\n\n").filter_map(|unit| {
+        let value = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let (id, runs_as) = (value("Id")?, value("User")?);
+        let slice = value("Slice").unwrap_or_default();
+        let is_agents = agents.iter().any(|agent| agent.split('/').any(|part| part == slice));
+        ((runs_as == user.name || runs_as == uid) && !is_agents).then(|| id.to_owned())
+    });
+    units.collect()
 }
 
 /// Capabilities that are accepted by configuration, and lead around all the same.
@@ -152,9 +216,19 @@ fn seen_by(process: &Seen, path: &Path) -> PathBuf {
     Path::new("/proc").join(process.pid.to_string()).join("root").join(path.strip_prefix("/").unwrap_or(path))
 }
 
+/// What `InaccessiblePaths=` puts in a socket's place is a socket, too: root's, with no permission for anybody.
 fn talks_to(process: &Seen, socket: &str) -> bool {
     let Ok(metadata) = std::fs::metadata(seen_by(process, Path::new(socket))) else { return false };
-    metadata.file_type().is_socket() && (process.uid == 0 || may(&metadata, 0o2, process.uid, &process.gids))
+    let overrides = process.effective_capabilities & DAC_OVERRIDE != 0 && metadata.mode() & 0o777 != 0;
+    metadata.file_type().is_socket() && (overrides || may(&metadata, 0o2, process.uid, &process.gids))
+}
+
+/// The host's own directory, and not one of a container's, in a mount that is writable.
+fn rewrites(process: &Seen, path: &Path) -> bool {
+    let seen = seen_by(process, path);
+    let identity = |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    let is_hosts = identity(&seen).is_some_and(|identity_there| identity(path) == Some(identity_there));
+    is_hosts && statvfs(&seen).is_ok_and(|file_system| !file_system.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// It sees a cgroup2 mount that is writable; a read-only one does not stop clone3(2), but a filter of system calls may.
@@ -189,11 +263,13 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let talks = |mode: u32, uid: u32, gids: Vec<u32>| {
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-            talks_to(&Seen { uid, gids, ..myself() }, path.to_str().unwrap())
+            let effective_capabilities = if uid == 0 { DAC_OVERRIDE } else { 0 };
+            talks_to(&Seen { uid, effective_capabilities, gids, ..myself() }, path.to_str().unwrap())
         };
         let gid = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&path).unwrap());
         assert!(talks(0o666, 12345, vec![]) && !talks(0o660, 12345, vec![]) && talks(0o660, 12345, vec![gid]));
         assert!(talks(0o600, 0, vec![]), "root");
+        assert!(!talks(0o000, 0, vec![]), "systemd put it there");
         std::fs::remove_file(&path).unwrap();
         assert!(!talks_to(&myself(), path.to_str().unwrap()));
     }
@@ -222,9 +298,29 @@ mod tests {
     #[test]
     fn a_user_is_shared_where_it_runs_outside_too() {
         let config = config(identity_config("https://idp.example".to_owned()), Vec::new());
-        let agent = Seen { pid: 7, uid: 1000, ..Seen::default() };
+        let agent = Seen { pid: 7, uid: 4_000_000_000, ..Seen::default() }; // in no passwd file
         let tmux = Seen { pid: 8, ..agent.clone() };
         assert_eq!(shared_users(&config, &[&agent], &[agent.clone(), tmux])[0].level, Level::Fail);
         assert!(shared_users(&config, &[&agent], std::slice::from_ref(&agent)).is_empty());
+    }
+
+    #[test]
+    fn a_user_is_shared_where_it_will_run_outside_later() {
+        let user = User { uid: Uid::from_raw(1000), ..User::from_uid(Uid::from_raw(0)).unwrap().unwrap() };
+        let user = User { name: "dev".to_owned(), ..user };
+        let shown = "Id=backup.service\nUser=dev\nSlice=system.slice\n\n\
+            Id=coder@a.service\nUser=dev\nSlice=agents.slice\n\n\
+            Id=by-number.service\nUser=1000\n\n\
+            Id=cron.service\nUser=\nSlice=system.slice\n\nId=other.service\nUser=deva\nSlice=system.slice\n";
+        let agents = ["agents.slice".to_owned()];
+        assert_eq!(other_units(shown, &agents, &user), ["backup.service", "by-number.service"]);
+        assert!(lets_in(Path::new("/bin/bash")) && lets_in(Path::new("")));
+        assert!(!lets_in(Path::new("/usr/sbin/nologin")) && !lets_in(Path::new("/bin/false")));
+    }
+
+    #[test]
+    fn a_directory_that_is_seen_and_writable_can_be_rewritten() {
+        assert!(rewrites(&myself(), Path::new("/etc")));
+        assert!(!rewrites(&myself(), Path::new("/nowhere")));
     }
 }

@@ -110,6 +110,10 @@ fn agents_are_masked_and_a_reboot_stays_closed() {
     let machine = Machine::new(&env).unwrap();
     let tree = Tree::new(&env).unwrap();
     let packages = Packages::of_this_run().unwrap();
+    // An older build, where one is named: upgraded from it, the rest of its life is its own.
+    if let Some(previous) = std::env::var_os("WEIR_PREVIOUS") {
+        fs::copy(previous, tree.path("opt/smoke/weir.deb").unwrap()).unwrap();
+    }
     packages.later_debian(&env.dir().join("later"), &tree.path("opt/smoke/later.deb").unwrap()).unwrap();
     fs::copy(packages.tarball(), tree.path("opt/smoke/static.tar.gz").unwrap()).unwrap();
     tree.put("opt/smoke/run", 0o755, include_str!("../vm/smoke")).unwrap();

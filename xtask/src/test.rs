@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// handover a thousand restarts
     #[arg(long)]
     all: bool,
+    /// A Debian package from which vm-smoke upgrades; without it, this very build under another version
+    #[arg(long, value_name = "DEB")]
+    previous: Option<PathBuf>,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]
     rest: Vec<String>,
@@ -64,7 +67,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn all() -> Self {
-        Self { suites: Vec::new(), all: false, rest: Vec::new() }
+        Self { suites: Vec::new(), all: false, previous: None, rest: Vec::new() }
     }
 
     fn wants(&self, suite: &str) -> bool {
@@ -196,6 +199,10 @@ impl Program {
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
+        }
+        if let Some(previous) = &args.previous {
+            let path = std::path::absolute(previous).map_err(|e| format!("{}: {e}", previous.display()))?;
+            environment.insert("WEIR_PREVIOUS", path);
         }
         self.system_command(args, environment)
     }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use system_tests::vm::{Said, Tree};
 
-use Must::{Blocked, Harmless, Intercepted, Open};
+use Must::{Answered, Blocked, Harmless, Intercepted, Open};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Must {
@@ -16,8 +16,10 @@ enum Must {
     Blocked,
     /// It is run, and is still the agent's: the gateway has recorded and refused it.
     Intercepted,
-    /// Somebody does what the agent asks, and nothing leaves by it.
+    /// The agent's own user does what it asks, and nothing leaves by it.
     Harmless,
+    /// The same by somebody else's leave: `weir doctor` fails, and calls it this.
+    Answered(&'static str),
     /// It is run, and gets out: `weir doctor` fails, and calls it this.
     Open(&'static str),
 }
@@ -57,7 +59,7 @@ const TABLE: [Row; 16] = [
     row("at_once", [Intercepted, SHARED, ROOT]),
     stays("profile", [Intercepted, SHARED, ROOT], [Intercepted, SHARED, ROOT]),
     stays("bashrc", [Intercepted, SHARED, ROOT], [Intercepted, SHARED, ROOT]),
-    row("ssh_agent", [Harmless; 3]),
+    row("ssh_agent", [Harmless, Answered("shared user"), Answered("root")]),
     row("tmux_keys", [Intercepted, SHARED, ROOT]),
     // A private /tmp is no secret to the user that owns both sides.
     stays("tmux_by_proc", [Intercepted, SHARED, ROOT], [Intercepted, SHARED, Blocked]),
@@ -104,7 +106,7 @@ pub(crate) fn judge(said: &Said) {
                 if !attempt.is(must) {
                     writeln!(wrong, "{unit}: {}: {attempt:?} where {must:?}", row.way).unwrap();
                 }
-                if let Open(subject) = must
+                if let Open(subject) | Answered(subject) = must
                     && !names(&findings, subject, &unit, said)
                 {
                     writeln!(wrong, "{unit}: {}: doctor has no finding {subject:?}", row.way).unwrap();
@@ -135,7 +137,7 @@ impl Attempt<'_> {
         match must {
             Blocked => !self.got_out && !self.refused && self.answer.starts_with("blocked "),
             Intercepted => !self.got_out && self.refused,
-            Harmless => !self.got_out && !self.refused && self.answer.starts_with("done "),
+            Harmless | Answered(_) => !self.got_out && !self.refused && self.answer.starts_with("done "),
             Open(_) => self.got_out,
         }
     }

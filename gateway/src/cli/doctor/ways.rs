@@ -193,7 +193,9 @@ fn other_units(shown: &str, agents: &[String], user: &User) -> Vec<String> {
         let value = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         let (id, runs_as) = (value("Id")?, value("User")?);
         let slice = value("Slice").unwrap_or_default();
-        let is_agents = agents.iter().any(|agent| agent.split('/').any(|part| part == slice));
+        // `agents-x.slice` lies below `agents.slice` (systemd.slice(5)).
+        let is_below = |part: &str| slice == part || slice.starts_with(&part.replace(".slice", "-"));
+        let is_agents = agents.iter().any(|agent| agent.split('/').any(is_below));
         ((runs_as == user.name || runs_as == uid) && !is_agents).then(|| id.to_owned())
     });
     units.collect()
@@ -310,6 +312,7 @@ mod tests {
         let user = User { name: "dev".to_owned(), ..user };
         let shown = "Id=backup.service\nUser=dev\nSlice=system.slice\n\n\
             Id=coder@a.service\nUser=dev\nSlice=agents.slice\n\n\
+            Id=below.service\nUser=dev\nSlice=agents-x.slice\n\n\
             Id=by-number.service\nUser=1000\n\n\
             Id=cron.service\nUser=\nSlice=system.slice\n\nId=other.service\nUser=deva\nSlice=system.slice\n";
         let agents = ["agents.slice".to_owned()];

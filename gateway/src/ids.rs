@@ -38,10 +38,13 @@ pub struct SessionIds(AtomicU64);
 impl SessionIds {
     /// `random` is asked once a millisecond. When the clock stands still or goes back, IDs are counted on.
     pub fn next(&self, unix_ms: u64, random: impl Fn() -> u32) -> SessionId {
-        let next = |last: u64| match SessionId(last).unix_ms() < unix_ms {
-            // Half of the range is left to count on in.
-            true => SessionId::new(unix_ms, random() >> 11).0,
-            false => last.saturating_add(1),
+        let next = |last: u64| {
+            if SessionId(last).unix_ms() < unix_ms {
+                // Half of the range is left to count on in.
+                SessionId::new(unix_ms, random() >> 11).0
+            } else {
+                last.saturating_add(1)
+            }
         };
         let mut last = self.0.load(Ordering::Relaxed);
         loop {

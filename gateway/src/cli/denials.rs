@@ -66,10 +66,8 @@ fn cells(denial: &Denial) -> Vec<Cell> {
     let Denial { at_ns, kind, id, agent, pid, uid, what, reason, more } = denial;
     let number = |number: &Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let reason = if *kind == Kind::Kernel { words(reason) } else { reason };
-    let mut reason = shorten(reason, SHORT);
-    if *more > 0 {
-        reason.push_str(&format!(" (and {more} more before)"));
-    }
+    let reason = shorten(reason, SHORT);
+    let reason = if *more > 0 { format!("{reason} (and {more} more before)") } else { reason };
     vec![
         time::both(at_ns / 1_000_000).into(),
         kind.as_str().to_owned().into(),

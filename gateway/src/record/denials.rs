@@ -175,8 +175,6 @@ fn wanted(destination: SocketAddr, protocol: u16) -> String {
 }
 
 fn shortened(text: &str) -> String {
-    match text.len() > MAX_TEXT {
-        true => format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT)]),
-        false => text.to_owned(),
-    }
+    let kept = &text[..text.floor_char_boundary(MAX_TEXT)];
+    if kept.len() < text.len() { format!("{kept}…") } else { text.to_owned() }
 }

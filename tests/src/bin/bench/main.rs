@@ -72,7 +72,7 @@ fn plan(words: &[&str]) -> Result<Plan> {
         match pair {
             ["--rounds", rounds] => plan.rounds = rounds.parse()?,
             ["--seconds", seconds] => plan.seconds = seconds.parse()?,
-            ["--row", name] => plan.row = (*name).to_owned(),
+            ["--row", name] => (*name).clone_into(&mut plan.row),
             ["--json", file] => plan.json = Some((*file).to_owned()),
             other => return Err(format!("unknown words {other:?}").into()),
         }

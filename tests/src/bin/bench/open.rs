@@ -26,7 +26,7 @@ const NAME: &str = "models.internal";
 const OTHER_DESCRIPTORS: u64 = 1_000;
 /// Connections that wait for their session at once; the gateway has 512 of an agent wait.
 const UNDER_WAY: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Raises the limit of descriptors for this process and those that it starts, as far as it goes, and says how many sessions the
 /// gateway can have by it: each takes two.

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_prandom_u32, bpf_sk_lookup_
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::error;
 use gateway_common::{
-    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED, SOURCE_NETWORK,
-    SOURCES, Settings,
+    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED,
+    SOURCE_NETWORK, SOURCES, Settings,
 };
 
 use crate::agent::{self, Task};

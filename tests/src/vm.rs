@@ -31,6 +31,8 @@ pub struct Machine {
     modules: Option<PathBuf>,
     /// What else the kernel is told.
     parameters: &'static str,
+    /// MiB.
+    memory: u32,
     dir: PathBuf,
 }
 
@@ -48,13 +50,18 @@ impl Machine {
         if !copy.success() {
             return Err(format!("cannot copy the disk image {}", image.display()).into());
         }
-        Ok(Self { disk, kernel: image, modules: None, parameters: "", dir: env.dir().to_path_buf() })
+        Ok(Self { disk, kernel: image, modules: None, parameters: "", memory: 1024, dir: env.dir().to_path_buf() })
     }
 
     /// With another kernel that `cargo xtask test kernels` made (`WEIR_VM_KERNEL`), and parameters for it.
     pub fn with_kernel(env: &Env, kernel: &Path, parameters: &'static str) -> Result<Self> {
         let modules = Some(kernel.join("modules.img"));
         Ok(Self { kernel: kernel.to_path_buf(), modules, parameters, ..Self::new(env)? })
+    }
+
+    /// So many MiB.
+    pub fn with_memory(self, memory: u32) -> Self {
+        Self { memory, ..self }
     }
 
     /// Puts every file and symbolic link of `tree` at the same path of the disk, owned by root. What is there under that
@@ -82,7 +89,8 @@ impl Machine {
         let serial = self.dir.join("serial.log");
         let mut qemu = Command::new("qemu-system-x86_64");
         // Without cmpxchg16b, which QEMU 7.2 emulates wrongly: the allocator of Linux 6.12 and newer dies of it.
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "2", "-m", "1024"]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "2"]);
+        qemu.arg("-m").arg(self.memory.to_string());
         qemu.args(["-display", "none", "-nic", "none", "-no-reboot"]);
         qemu.arg("-serial").arg(format!("file:{}", serial.display()));
         qemu.arg("-kernel").arg(self.kernel.join("vmlinuz")).arg("-initrd").arg(self.kernel.join("initrd.img"));

@@ -53,8 +53,8 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 pub(crate) struct Args {
     /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
-    /// The long form: kernels has every kernel and every kind of attacker instead of one, attribution a million connections,
-    /// handover a thousand restarts
+    /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
+    /// million connections, handover a thousand restarts
     #[arg(long)]
     all: bool,
     /// A Debian package from which vm-smoke upgrades; without it, this very build under another version
@@ -176,7 +176,11 @@ impl Program {
             ("WEIR_VM_SUITE", corpus.executable.clone()),
             ("WEIR_VM_ATTACKERS", PathBuf::from(if args.all { "all" } else { "user" })),
         ];
-        let mut command = self.system_command(args, BTreeMap::from(environment))?;
+        let mut environment = BTreeMap::from(environment);
+        if args.all {
+            environment.insert("WEIR_ALL", PathBuf::from("yes"));
+        }
+        let mut command = self.system_command(args, environment)?;
         command.args(&args.rest).current_dir(&self.package);
         run_counted(&format!("{} {}", self.name, kernel.name), true, &mut command)
     }

@@ -13,7 +13,8 @@ use crate::record::denials::{Denial, Kind};
 
 pub(super) const HELP: &str = "\
 Everything that an agent tried and did not get: connections that never became a session, statements that were denied, names \
-that the resolver did not answer, and what the kernel half refused (sockets, datagrams, packets). What an ID is told of has \
+that the resolver did not answer, and what the kernel half refused (sockets, datagrams, packets). What policy only observes is \
+there, too, and passed. What an ID is told of has \
 more to it: `weir why ID`. The kernel half tells of 20 refusals a second in each cgroup and counts the rest: `weir status`.
 
 Examples:
@@ -63,10 +64,11 @@ impl Denials {
 }
 
 fn cells(denial: &Denial) -> Vec<Cell> {
-    let Denial { at_ns, kind, id, agent, pid, uid, what, reason, more } = denial;
+    let Denial { at_ns, kind, id, agent, pid, uid, what, reason, more, observed } = denial;
     let number = |number: &Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let reason = if *kind == Kind::Kernel { words(reason) } else { reason };
     let reason = shorten(reason, SHORT);
+    let reason = if *observed { format!("passed, observed only: {reason}") } else { reason };
     let reason = if *more > 0 { format!("{reason} (and {more} more before)") } else { reason };
     vec![
         time::both(at_ns / 1_000_000).into(),
@@ -75,7 +77,7 @@ fn cells(denial: &Denial) -> Vec<Cell> {
         number(pid).into(),
         number(uid).into(),
         shorten(what, SHORT).into(),
-        Cell::new(Colour::Red, reason),
+        Cell::new(if *observed { Colour::Yellow } else { Colour::Red }, reason),
         Cell::new(Colour::Bold, id.map_or_else(|| "-".to_owned(), |id| id.to_string())),
     ]
 }

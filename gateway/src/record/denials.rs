@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::RecordError;
 use super::event::{Event, Record};
 use super::index::{Filter, MAX_ROWS};
+use crate::approval::{Status, Transition};
 use crate::ids::{OperationId, SessionId};
+use crate::origin::Origin;
 use crate::policy::Gate;
 
 /// Bytes of a text in the list; the record has the rest.
@@ -18,9 +20,11 @@ const MAX_TEXT: usize = 256;
 pub(super) const TABLE: &str = "
     CREATE TABLE denials (
         sequence INTEGER PRIMARY KEY, segment INTEGER NOT NULL, at_ns INTEGER NOT NULL, kind TEXT NOT NULL,
-        session INTEGER, operation INTEGER, pid INTEGER, uid INTEGER, what TEXT NOT NULL, reason TEXT NOT NULL,
-        more INTEGER NOT NULL DEFAULT 0);
+        session INTEGER, operation INTEGER, pid INTEGER, uid INTEGER, what TEXT NOT NULL, reason TEXT,
+        more INTEGER NOT NULL, observed INTEGER NOT NULL);
     CREATE INDEX denials_at ON denials (at_ns);
+    CREATE INDEX denials_segment ON denials (segment);
+    CREATE INDEX denials_waiting ON denials (session, operation) WHERE reason IS NULL;
 ";
 
 /// What kind of thing was denied.
@@ -54,6 +58,8 @@ pub struct Denial {
     pub reason: String,
     /// So many more of the same agent were denied before it and not recorded one by one.
     pub more: u32,
+    /// It went through all the same: policy says to observe only.
+    pub observed: bool,
 }
 
 impl Kind {
@@ -73,38 +79,86 @@ impl Kind {
 
 /// Notes a record that is about a denial, other than of a connection.
 pub(super) fn note(db: &Connection, segment: u64, record: &Record) -> Result<(), RecordError> {
-    let (kind, operation, origin, what, reason, more) = match &record.event {
+    let line = match &record.event {
         Event::OperationDecided(event) => {
-            let Gate::Deny { rule, message } = &event.gate else { return Ok(()) };
-            let reason = match (&event.refusal, rule) {
-                (Some(refusal), _) => refusal.clone(),
-                (None, Some(rule)) => format!("rule {rule}: {message}"),
-                (None, None) => message.clone(),
+            // One that waits has no reason yet, and is in no list.
+            let reason = match (&event.gate, event.approval) {
+                (Gate::Allow { .. }, _) => return Ok(()),
+                (Gate::Hold { .. }, Some(_)) => None,
+                (Gate::Hold { .. }, None) => Some("it needs an approval, and nobody could be asked".to_owned()),
+                (Gate::Deny { rule, message }, _) => Some(match (&event.refusal, rule) {
+                    (Some(refusal), _) => refusal.clone(),
+                    (None, Some(rule)) => format!("rule {rule}: {message}"),
+                    (None, None) => message.clone(),
+                }),
             };
-            (Kind::Operation, Some(event.operation), None, event.text.clone(), reason, 0)
+            Line { operation: Some(event.operation), reason, ..Line::new(Kind::Operation, &event.text) }
         }
-        Event::DnsRefused { origin, name, kind, reason, passed_over, .. } => {
-            (Kind::Dns, None, Some(origin), format!("{name} {kind}"), reason.clone(), *passed_over)
-        }
-        Event::KernelDenied { origin, reason, protocol } => {
-            (Kind::Kernel, None, Some(origin), wanted(origin.destination, *protocol), reason.clone(), 0)
-        }
+        Event::Approval(transition) => return end_of_wait(db, transition),
+        Event::DnsRefused { origin, name, kind, reason, passed_over, observed } => Line {
+            origin: Some(origin),
+            reason: Some(reason.clone()),
+            more: *passed_over,
+            observed: *observed,
+            ..Line::new(Kind::Dns, &format!("{name} {kind}"))
+        },
+        Event::KernelDenied { origin, reason, protocol } => Line {
+            origin: Some(origin),
+            reason: Some(reason.clone()),
+            ..Line::new(Kind::Kernel, &wanted(origin.destination, *protocol))
+        },
         _ => return Ok(()),
     };
-    db.prepare_cached("INSERT OR REPLACE INTO denials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?
-        .execute(params![
-            record.sequence.cast_signed(),
-            segment.cast_signed(),
-            record.at_unix_ns.cast_signed(),
-            kind.as_str(),
-            operation.map(|operation| operation.session.as_u64().cast_signed()),
-            operation.map(|operation| operation.sequence),
-            origin.map(|origin| origin.pid),
-            origin.map(|origin| origin.uid),
-            shortened(&what),
-            shortened(&reason),
-            more,
-        ])?;
+    let mut insert =
+        db.prepare_cached("INSERT OR REPLACE INTO denials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?;
+    insert.execute(params![
+        record.sequence.cast_signed(),
+        segment.cast_signed(),
+        record.at_unix_ns.cast_signed(),
+        line.kind.as_str(),
+        line.operation.map(|operation| operation.session.as_u64().cast_signed()),
+        line.operation.map(|operation| operation.sequence),
+        line.origin.map(|origin| origin.pid),
+        line.origin.map(|origin| origin.uid),
+        line.what,
+        line.reason.as_deref().map(shortened),
+        line.more,
+        line.observed,
+    ])?;
+    Ok(())
+}
+
+/// What a record says, on its way into the table.
+struct Line<'a> {
+    kind: Kind,
+    operation: Option<OperationId>,
+    origin: Option<&'a Origin>,
+    what: String,
+    reason: Option<String>,
+    more: u32,
+    observed: bool,
+}
+
+impl Line<'_> {
+    fn new(kind: Kind, what: &str) -> Self {
+        Self { kind, operation: None, origin: None, what: shortened(what), reason: None, more: 0, observed: false }
+    }
+}
+
+/// An operation that waited was denied, or will never run.
+fn end_of_wait(db: &Connection, transition: &Transition) -> Result<(), RecordError> {
+    let reason = match transition {
+        Transition::Voted { vote, .. } if !vote.approve => match &vote.reason {
+            Some(reason) => format!("{} said no: {reason}", vote.by.user),
+            None => format!("{} said no", vote.by.user),
+        },
+        Transition::Ended { status: Status::Expired, .. } => "nobody approved it in time".to_owned(),
+        Transition::Ended { status: Status::Withdrawn, .. } => "the client left before it was approved".to_owned(),
+        Transition::Requested(_) | Transition::Voted { .. } | Transition::Ended { .. } => return Ok(()),
+    };
+    let OperationId { session, sequence } = transition.operation();
+    db.prepare_cached("UPDATE denials SET reason = ?3 WHERE session = ?1 AND operation = ?2 AND reason IS NULL")?
+        .execute(params![session.as_u64().cast_signed(), sequence, shortened(&reason)])?;
     Ok(())
 }
 
@@ -121,10 +175,11 @@ pub(super) fn list(db: &Connection, filter: &Filter) -> Result<Vec<Denial>, Reco
         "SELECT * FROM (
            SELECT d.at_ns AS at_ns, d.kind AS kind, d.session AS session, d.operation AS operation, s.agent AS agent,
              coalesce(d.pid, s.pid) AS pid, coalesce(d.uid, s.uid) AS uid, d.what AS what, d.reason AS reason, d.more AS more,
-             s.target AS target
-           FROM denials d LEFT JOIN sessions s ON s.id = d.session
+             s.target AS target, max(d.observed, coalesce(s.observed, 0)) AS observed
+           FROM denials d LEFT JOIN sessions s ON s.id = d.session WHERE d.reason IS NOT NULL
            UNION ALL
-           SELECT opened_ns, 'connection', id, 0, agent, pid, uid, coalesce(target, ''), coalesce(message, refused), 0, target
+           SELECT opened_ns, 'connection', id, 0, agent, pid, uid, coalesce(target, ''), coalesce(message, refused), 0, target,
+             observed
            FROM sessions WHERE refused IS NOT NULL)
          WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR target = ?2) AND (?3 IS NULL OR at_ns >= ?3)
          ORDER BY at_ns DESC LIMIT ?4",
@@ -150,6 +205,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Denial> {
         what: row.get("what")?,
         reason: row.get("reason")?,
         more: row.get("more")?,
+        observed: row.get("observed")?,
     })
 }
 

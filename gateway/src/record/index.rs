@@ -39,7 +39,8 @@ const TABLES: &str = "
         id INTEGER PRIMARY KEY, opened_ns INTEGER NOT NULL, closed_ns INTEGER, refused TEXT, message TEXT, rule TEXT,
         agent TEXT, subject TEXT, target TEXT, protocol TEXT, pid INTEGER, uid INTEGER, executable TEXT, cgroup TEXT,
         outcome TEXT, statements INTEGER NOT NULL DEFAULT 0, denied INTEGER NOT NULL DEFAULT 0,
-        held INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0, cells_masked INTEGER NOT NULL DEFAULT 0);
+        held INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0, cells_masked INTEGER NOT NULL DEFAULT 0,
+        observed INTEGER NOT NULL DEFAULT 0);
     CREATE INDEX sessions_opened ON sessions (opened_ns);
     CREATE INDEX sessions_open ON sessions (id) WHERE closed_ns IS NULL;
     CREATE TABLE extents (
@@ -159,6 +160,14 @@ impl Index {
         if layout == 0 {
             let transaction = db.transaction()?;
             transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(denials::TABLE)?;
+            transaction.pragma_update(None, "user_version", LAYOUT)?;
+            transaction.commit()?;
+        } else if layout == 1 {
+            // To read all segments again would keep a gateway that takes over from starting in time: what was denied before is
+            // told by the sessions only.
+            let transaction = db.transaction()?;
+            transaction.execute_batch("ALTER TABLE sessions ADD COLUMN observed INTEGER NOT NULL DEFAULT 0")?;
             transaction.execute_batch(denials::TABLE)?;
             transaction.pragma_update(None, "user_version", LAYOUT)?;
             transaction.commit()?;
@@ -395,8 +404,8 @@ impl Batch<'_> {
                 let process = event.evidence.tree.first();
                 db.prepare_cached(
                     "INSERT OR REPLACE INTO sessions
-                       (id, opened_ns, agent, subject, target, protocol, pid, uid, executable, cgroup)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                       (id, opened_ns, agent, subject, target, protocol, pid, uid, executable, cgroup, observed)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                 )?
                 .execute(params![
                     signed(event.id),
@@ -409,14 +418,15 @@ impl Batch<'_> {
                     event.origin.uid,
                     process.map(|process| &process.executable),
                     event.evidence.cgroup,
+                    event.observe,
                 ])?;
             }
             Event::ConnectionRefused(event) => {
                 let process = event.evidence.as_ref().and_then(|evidence| evidence.tree.first());
                 db.prepare_cached(
                     "INSERT OR REPLACE INTO sessions
-                       (id, opened_ns, closed_ns, refused, message, rule, agent, target, pid, uid, executable, cgroup)
-                     VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                       (id, opened_ns, closed_ns, refused, message, rule, agent, target, pid, uid, executable, cgroup, observed)
+                     VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                 )?
                 .execute(params![
                     signed(event.id),
@@ -430,6 +440,7 @@ impl Batch<'_> {
                     event.origin.as_ref().map(|origin| origin.uid),
                     process.map(|process| &process.executable),
                     event.evidence.as_ref().map(|evidence| &evidence.cgroup),
+                    event.observed,
                 ])?;
             }
             Event::OperationDecided(event) => {

@@ -299,6 +299,49 @@ async fn what_was_denied_is_found_in_one_list() {
 }
 
 #[tokio::test]
+async fn what_waited_is_denied_when_nobody_let_it_run_and_what_was_observed_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let Event::SessionOpened(opened) = opened(id(1)) else { unreachable!() };
+    let observed = Event::SessionOpened(event::SessionOpened { observe: true, id: id(2), ..opened.clone() });
+    for event in [Event::SessionOpened(opened), observed] {
+        store.recorder().append(event).await.unwrap();
+    }
+    let held = Gate::Hold { requirements: Vec::new() };
+    for (number, sequence) in [(7, 1), (8, 2)] {
+        let Event::OperationDecided(decided) = decided(id(1).operation(sequence), &held) else { unreachable!() };
+        let waiting = OperationDecided { approval: Some(number), ..decided };
+        store.recorder().append(Event::OperationDecided(waiting)).await.unwrap();
+    }
+    assert_eq!(store.denials(Filter::default()).await.unwrap(), []);
+    let expired = Transition::Ended { number: 7, operation: id(1).operation(1), status: Status::Expired };
+    store.recorder().append(Event::Approval(expired)).await.unwrap();
+    store.recorder().append(decided(id(2).operation(1), &deny())).await.unwrap();
+
+    let denials = store.denials(Filter::default()).await.unwrap();
+    let lines: Vec<_> = denials.iter().map(|denial| (denial.id.unwrap(), denial.observed)).collect();
+    assert_eq!(lines, [(id(2).operation(1), true), (id(1).operation(1), false)]);
+    assert_eq!(denials[1].reason, "nobody approved it in time");
+}
+
+#[tokio::test]
+async fn an_index_of_the_first_layout_is_taken_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    session(&store, id(1)).await;
+    let before = store.sessions(Filter::default()).await.unwrap();
+    store.close("test");
+    let db = rusqlite::Connection::open(directory.path().join("index.sqlite")).unwrap();
+    db.execute_batch("DROP TABLE denials; ALTER TABLE sessions DROP COLUMN observed; PRAGMA user_version = 1").unwrap();
+    drop(db);
+    let store = open(&directory);
+    assert_eq!(store.sessions(Filter::default()).await.unwrap(), before);
+    session(&store, id(2)).await;
+    let denials = store.denials(Filter::default()).await.unwrap();
+    assert_eq!(denials.iter().map(|denial| denial.id.unwrap().session).collect::<Vec<_>>(), [id(2)]);
+}
+
+#[tokio::test]
 async fn what_is_recorded_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory);

@@ -133,7 +133,7 @@ enum Command {
 }
 
 const SERVE_HELP: &str = "\
-It starts as root, leaves the privileged work to its witness, and gives every privilege up before it reads a byte from \
+It starts as root, or with the capabilities that weir.service grants, leaves the privileged work to its witness, and gives every privilege up before it reads a byte from \
 anybody. Stopping it does not free the agents: they are refused until it runs again (`weir detach` is the way out).
 
 With --replaceable, a gateway that is told to stop waits half a minute for the next one, which takes its listeners over, and then goes on with the sessions that are open for `[gateway] drain` at most: a restart that no agent notices. It ends at once at a second SIGTERM (`systemctl kill weir`).

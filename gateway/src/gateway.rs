@@ -1,6 +1,6 @@
 //! The gateway process: start-up order, its threads, reload, drain, and how it is replaced.
 //!
-//! It starts as root, starts the witness (which attaches the programs), drops every privilege before it reads a byte from
+//! It starts as root or with a few capabilities, starts the witness (which attaches the programs), drops every privilege before it reads a byte from
 //! anybody, and opens its doors, or takes over those of the gateway that it replaces. Then connections are accepted and served by
 //! threads of their own (see [`crate::shards`]); a control thread has the admin socket, the resolver, signals and the watchdog.
 //! How it is replaced itself is in [`leave`].

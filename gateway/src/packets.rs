@@ -104,7 +104,14 @@ fn receive_into(
             Err(nix::errno::Errno::EINTR) => {}
             Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
             Err(error) => return Err(error.into()),
-            Ok(message) => return Ok(Some((message.bytes, received(&message)?))),
+            // What is too much for our table of descriptors is cut off: then they are not those that were sent.
+            Ok(message) => match received(&message) {
+                Ok(descriptors) => return Ok(Some((message.bytes, descriptors))),
+                Err(error) => {
+                    buffer.zeroize();
+                    return Err(error);
+                }
+            },
         }
     }
 }

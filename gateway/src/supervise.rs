@@ -91,7 +91,7 @@ fn pass_signals_on(gateway: &mut Child, said: &UnixDatagram, notifier: &Notifier
             Some(signal @ (Signal::SIGINT | Signal::SIGHUP)) => signal,
             _ => continue,
         };
-        // An error means that it has ended, or is still root and starts: then it ends when this process does.
+        // An error means that it has ended, or still has its first user and starts: then it ends when this process does.
         if kill(pid, passed_on).is_err() && passed_on == HAND_OVER {
             return Ok(None);
         }

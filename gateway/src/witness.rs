@@ -1,6 +1,6 @@
 //! The witness: the small privileged half of the daemon, and the gateway's client for it.
 //!
-//! `weir serve` starts as root, starts `weir witness` with one end of a socket pair, and gives up every privilege. The
+//! `weir serve` starts as root or with a few capabilities, starts `weir witness` with one end of a socket pair, and gives up every privilege. The
 //! witness loads and pins the eBPF programs, and answers a handful of typed questions: which processes stand behind an
 //! origin, what a configured token or credential file holds, whether the programs are attached. It parses nothing that
 //! comes from the network, it answers only what its configuration names, and it ends when the gateway ends.

@@ -23,7 +23,8 @@ pub(super) struct Seen {
     pub(super) uid: u32,
     /// In the cgroup2 hierarchy, with a leading slash; empty where it could not be read.
     pub(super) cgroup: String,
-    pub(super) effective_capabilities: u64,
+    /// Permitted or effective: what it does not use now, it raises at will.
+    pub(super) capabilities: u64,
     pub(super) no_new_privileges: bool,
     /// A filter of system calls is in force. Which one cannot be seen.
     pub(super) filtered: bool,
@@ -47,7 +48,7 @@ fn seen(process: &Process) -> Option<Seen> {
         argv: process.cmdline().unwrap_or_default(),
         uid: status.ruid,
         cgroup: unified.map(|group| group.pathname).unwrap_or_default(),
-        effective_capabilities: status.capeff,
+        capabilities: status.capprm | status.capeff,
         no_new_privileges: status.nonewprivs == Some(1),
         filtered: status.seccomp == Some(2),
         gids: status.groups.iter().copied().chain([status.egid]).collect(),

@@ -28,11 +28,14 @@ pub(crate) fn preview(config: &Arc<Config>, name: &str) -> Result<Preview, Strin
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let upstream = Upstream::new(&config.dns_servers, runtime.handle().clone());
+    let (v4, v6) = runtime
+        .block_on(async { tokio::join!(upstream.addresses(name, Family::V4), upstream.addresses(name, Family::V6)) });
     let mut preview = Preview::default();
-    for family in [Family::V4, Family::V6] {
-        match runtime.block_on(upstream.addresses(name, family))? {
-            Found::Records { records, fixed: true, .. } => preview.told.extend(records),
-            Found::Records { records, .. } => {
+    let mut failed = None;
+    for found in [v4, v6] {
+        match found {
+            Ok(Found::Records { records, fixed: true, .. }) => preview.told.extend(records),
+            Ok(Found::Records { records, .. }) => {
                 for address in records {
                     match names.objection(&asked, address, upstream::is_own(address)) {
                         None => preview.told.push(address),
@@ -40,9 +43,14 @@ pub(crate) fn preview(config: &Arc<Config>, name: &str) -> Result<Preview, Strin
                     }
                 }
             }
-            Found::Nothing => {}
-            Found::NoName => return Err("there is no such name".to_owned()),
+            Ok(Found::Nothing) => {}
+            Ok(Found::NoName) => return Err("there is no such name".to_owned()),
+            Err(error) => failed = Some(error),
         }
     }
-    Ok(preview)
+    // Servers that know addresses of one family only, and fail for the other, are common: agents that ask for the one get it.
+    match failed {
+        Some(error) if preview.told.is_empty() && preview.untold.is_empty() => Err(error),
+        _ => Ok(preview),
+    }
 }

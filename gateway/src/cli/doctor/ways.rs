@@ -56,13 +56,13 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
     };
     add(
         "capabilities",
-        &which(&|process| process.effective_capabilities != 0),
+        &which(&|process| process.capabilities != 0),
         "with capabilities, which can lead out",
         "CapabilityBoundingSet= in the unit, and a User= beside it (weir-agent.conf)",
     );
     add(
         "new privileges",
-        &which(&|process| !process.no_new_privileges && process.effective_capabilities == 0),
+        &which(&|process| !process.no_new_privileges && process.capabilities == 0),
         "may gain privileges by setuid programs",
         "NoNewPrivileges=yes in the unit (weir-agent.conf)",
     );
@@ -81,8 +81,13 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
     let pins = &config.gateway.bpf_dir;
     add(
         "pins",
-        &which(&|process| process.uid == 0 && seen_by(process, pins).exists()),
-        "as root, may rewrite the pinned maps",
+        &which(&|process| {
+            let there = std::fs::metadata(seen_by(process, pins));
+            there.is_ok_and(|metadata| {
+                process.capabilities & DAC_OVERRIDE != 0 || may(&metadata, 0o2, process.uid, &process.gids)
+            })
+        }),
+        "may rewrite the pinned maps",
         "InaccessiblePaths=-/sys/fs/bpf in the unit (weir-agent.conf), and a User=",
     );
     if Path::new(VSOCK).exists() {
@@ -192,13 +197,23 @@ fn other_units(shown: &str, agents: &[String], user: &User) -> Vec<String> {
     let units = shown.split("\n\n").filter_map(|unit| {
         let value = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         let (id, runs_as) = (value("Id")?, value("User")?);
-        let slice = value("Slice").unwrap_or_default();
-        // `agents-x.slice` lies below `agents.slice` (systemd.slice(5)).
-        let is_below = |part: &str| slice == part || slice.starts_with(&part.replace(".slice", "-"));
-        let is_agents = agents.iter().any(|agent| agent.split('/').any(is_below));
+        let cgroup = format!("{}{id}", slice_path(value("Slice").unwrap_or_default()));
+        let is_below = |agent: &String| cgroup.strip_prefix(agent.trim_matches('/')).is_some_and(is_component_end);
+        let is_agents = agents.iter().any(is_below);
         ((runs_as == user.name || runs_as == uid) && !is_agents).then(|| id.to_owned())
     });
     units.collect()
+}
+
+/// Where a slice's cgroup lies, with a slash at the end: `agents-x.slice` is `agents.slice/agents-x.slice/` (systemd.slice(5)).
+fn slice_path(slice: &str) -> String {
+    let Some(name) = slice.strip_suffix(".slice").filter(|name| *name != "-") else { return String::new() };
+    let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| format!("{}.slice/", &name[..end])).collect()
+}
+
+fn is_component_end(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
 }
 
 /// Capabilities that are accepted by configuration, and lead around all the same.
@@ -221,7 +236,7 @@ fn seen_by(process: &Seen, path: &Path) -> PathBuf {
 /// What `InaccessiblePaths=` puts in a socket's place is a socket, too: root's, with no permission for anybody.
 fn talks_to(process: &Seen, socket: &str) -> bool {
     let Ok(metadata) = std::fs::metadata(seen_by(process, Path::new(socket))) else { return false };
-    let overrides = process.effective_capabilities & DAC_OVERRIDE != 0 && metadata.mode() & 0o777 != 0;
+    let overrides = process.capabilities & DAC_OVERRIDE != 0 && metadata.mode() & 0o777 != 0;
     metadata.file_type().is_socket() && (overrides || may(&metadata, 0o2, process.uid, &process.gids))
 }
 
@@ -265,8 +280,8 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let talks = |mode: u32, uid: u32, gids: Vec<u32>| {
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-            let effective_capabilities = if uid == 0 { DAC_OVERRIDE } else { 0 };
-            talks_to(&Seen { uid, effective_capabilities, gids, ..myself() }, path.to_str().unwrap())
+            let capabilities = if uid == 0 { DAC_OVERRIDE } else { 0 };
+            talks_to(&Seen { uid, capabilities, gids, ..myself() }, path.to_str().unwrap())
         };
         let gid = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&path).unwrap());
         assert!(talks(0o666, 12345, vec![]) && !talks(0o660, 12345, vec![]) && talks(0o660, 12345, vec![gid]));
@@ -285,7 +300,7 @@ mod tests {
             found.into_iter().map(|finding| finding.subject).collect::<Vec<_>>()
         };
         assert!(found(&quiet).iter().all(|subject| subject == "sockets" || subject == "resolvers"), "of this host");
-        assert!(found(&Seen { effective_capabilities: 1, ..quiet.clone() }).contains(&"capabilities".to_owned()));
+        assert!(found(&Seen { capabilities: 1, ..quiet.clone() }).contains(&"capabilities".to_owned()));
         assert!(found(&Seen { no_new_privileges: false, ..quiet }).contains(&"new privileges".to_owned()));
     }
 
@@ -315,8 +330,13 @@ mod tests {
             Id=below.service\nUser=dev\nSlice=agents-x.slice\n\n\
             Id=by-number.service\nUser=1000\n\n\
             Id=cron.service\nUser=\nSlice=system.slice\n\nId=other.service\nUser=deva\nSlice=system.slice\n";
-        let agents = ["agents.slice".to_owned()];
-        assert_eq!(other_units(shown, &agents, &user), ["backup.service", "by-number.service"]);
+        let outside = |agents: &str| other_units(shown, &[agents.to_owned()], &user);
+        assert_eq!(outside("agents.slice"), ["backup.service", "by-number.service"]);
+        // One unit of a slice, and not the others in it.
+        let others = ["backup.service", "below.service", "by-number.service"];
+        assert_eq!(outside("/agents.slice/coder@a.service"), others);
+        assert_eq!(slice_path("a-b-c.slice"), "a.slice/a-b.slice/a-b-c.slice/");
+        assert_eq!(slice_path("-.slice"), "");
         assert!(lets_in(Path::new("/bin/bash")) && lets_in(Path::new("")));
         assert!(!lets_in(Path::new("/usr/sbin/nologin")) && !lets_in(Path::new("/bin/false")));
     }

@@ -209,7 +209,7 @@ fn other_units(shown: &str, agents: &[String], user: &User) -> Vec<String> {
 fn slice_path(slice: &str) -> String {
     let Some(name) = slice.strip_suffix(".slice").filter(|name| *name != "-") else { return String::new() };
     let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
-    ends.map(|end| format!("{}.slice/", &name[..end])).collect()
+    ends.flat_map(|end| [&name[..end], ".slice/"]).collect()
 }
 
 fn is_component_end(rest: &str) -> bool {

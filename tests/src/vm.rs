@@ -60,6 +60,7 @@ impl Machine {
     }
 
     /// So many MiB.
+    #[must_use]
     pub fn with_memory(self, memory: u32) -> Self {
         Self { memory, ..self }
     }

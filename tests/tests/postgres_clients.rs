@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use system_tests::env::{Env, Place};
+use system_tests::env::{Env, Gateway, Place};
 use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
 use system_tests::shop::Shop;
+
+#[path = "postgres_clients/programs.rs"]
+mod programs;
 
 /// One run of one suite.
 const LIMIT: Duration = Duration::from_mins(8);
@@ -48,6 +51,9 @@ struct Suite {
     source: &'static str,
     /// What pytest is told besides.
     words: &'static [&'static str],
+    /// Its own database, and what it wants there.
+    database: &'static str,
+    prepared: &'static str,
     /// More variables, by which this suite is told where the database is.
     variables: &'static [(&'static str, &'static str)],
     /// Fewer tests than this would mean that it did not run.
@@ -62,7 +68,15 @@ fn asyncpg() {
         "test_executemany_server_failure_during_writes",
         "two connections hold twice as much on its way: the client has sent its 4 MiB before it hears of the error",
     )];
-    same(&Suite { source: "asyncpg-0.32.0", words: &["tests"], variables: &[], least: 300, different });
+    same(&Suite {
+        source: "asyncpg-0.32.0",
+        words: &["tests"],
+        database: DATABASE,
+        prepared: "",
+        variables: &[],
+        least: 300,
+        different,
+    });
 }
 
 #[test]
@@ -70,6 +84,8 @@ fn psycopg2() {
     same(&Suite {
         source: "psycopg2-2.9.10",
         words: &["tests"],
+        database: DATABASE,
+        prepared: "",
         variables: &[("PSYCOPG2_TESTDB", DATABASE)],
         least: 500,
         different: &[
@@ -86,20 +102,56 @@ fn psycopg2() {
     });
 }
 
-/// Runs a suite both ways.
-fn same(suite: &Suite) {
+/// What SQLAlchemy asks of any dialect, and what is PostgreSQL's own.
+#[test]
+fn sqlalchemy() {
+    same(&Suite {
+        source: "sqlalchemy-2.0.46",
+        words: &[
+            "test/dialect/test_suite.py",
+            "test/dialect/postgresql/test_dialect.py",
+            "test/dialect/postgresql/test_on_conflict.py",
+            "test/dialect/postgresql/test_query.py",
+            "test/dialect/postgresql/test_reflection.py",
+            "test/dialect/postgresql/test_types.py",
+        ],
+        database: "sqlalchemy",
+        prepared: "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext",
+        // The rest is libpq's to find out.
+        variables: &[("PYTEST_ADDOPTS", "--dburi postgresql+psycopg2:///sqlalchemy")],
+        least: 10_000,
+        different: &[],
+    });
+}
+
+/// A gateway that allows everything, in every database of a server.
+fn open_shop() -> (Shop, Gateway) {
     let shop = Shop::new().unwrap();
-    let other = Postgres::start(&shop.env).unwrap();
     shop.configure(ALLOW_ALL).unwrap();
-    for server in [&shop.postgres, &other] {
-        // The suites make extensions, roles and databases.
-        server.sql(&format!("ALTER ROLE {ROLE} SUPERUSER; GRANT ALL ON DATABASE {DATABASE} TO {ROLE}")).unwrap();
-    }
     let config = fs::read_to_string(shop.env.config_path()).unwrap();
     let open = config.replace(&format!("databases = [\"{DATABASE}\"]\n"), "");
     assert_ne!(open, config);
     fs::write(shop.env.config_path(), open).unwrap();
-    let _gateway = shop.serve().unwrap();
+    let gateway = shop.serve().unwrap();
+    (shop, gateway)
+}
+
+/// Clients make extensions, roles and databases.
+fn make_superuser(server: &Postgres) {
+    server.sql(&format!("ALTER ROLE {ROLE} SUPERUSER; GRANT ALL ON DATABASE {DATABASE} TO {ROLE}")).unwrap();
+}
+
+/// Runs a suite both ways.
+fn same(suite: &Suite) {
+    let (shop, _gateway) = open_shop();
+    let other = Postgres::start(&shop.env).unwrap();
+    for server in [&shop.postgres, &other] {
+        make_superuser(server);
+        if suite.database != DATABASE {
+            server.sql(&format!("CREATE DATABASE {} OWNER {ROLE}", suite.database)).unwrap();
+            server.sql_in(suite.database, suite.prepared).unwrap();
+        }
+    }
     let straight = |tests: &[&str]| {
         // As a user who is no agent.
         let place = shop.env.bystander_as("daemon", PYTHON).env("PGPASSWORD", PASSWORD);
@@ -147,7 +199,7 @@ fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> BTreeMap<
     let source = clients.join("src").join(suite.source);
     let place = place
         .env("HOME", home)
-        .env("PGDATABASE", DATABASE)
+        .env("PGDATABASE", suite.database)
         .env("PGUSER", ROLE)
         .env("PYTHONPATH", clients.join("site"))
         .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -7,9 +7,21 @@ use std::path::{Path, PathBuf};
 use crate::{Result, paths, shell};
 
 /// What the suites run with.
-const INSTALLED: &[&str] = &["asyncpg==0.32.0", "psycopg2-binary==2.9.10", "pytest==8.3.4", "pytest-timeout==2.3.1"];
-/// Whose suites are in the source package, and nowhere else.
-const SOURCES: &[&str] = &["asyncpg==0.32.0", "psycopg2==2.9.10"];
+const INSTALLED: &[&str] = &[
+    "asyncpg==0.32.0",
+    "greenlet==3.1.1",
+    "psycopg2-binary==2.9.10",
+    "pytest==8.3.4",
+    "pytest-timeout==2.3.1",
+    "typing-extensions==4.12.2",
+];
+/// Whose suites are in the source package, and nowhere else; and what is taken out of it. The package itself would be taken for the
+/// installed one: SQLAlchemy is not installed, since its tests want it beside them.
+const SOURCES: &[(&str, &str, &[&str])] = &[
+    ("asyncpg", "0.32.0", &["*/test*", "*/setup.cfg"]),
+    ("psycopg2", "2.9.10", &["*/test*", "*/setup.cfg"]),
+    ("sqlalchemy", "2.0.46", &["*/test/*", "*/setup.cfg", "*/lib/sqlalchemy/*"]),
+];
 
 /// A directory with `site`, for `PYTHONPATH`, and `src`, with a directory `NAME-VERSION` for each source package.
 pub(crate) fn ensure() -> Result<PathBuf> {
@@ -31,16 +43,16 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     shell::step(&format!("pip install {}", INSTALLED.join(" ")), || {
         shell::run(pip(&["install", "--target"], &site).args(INSTALLED))
     })?;
-    shell::step(&format!("pip download {}", SOURCES.join(" ")), || {
-        let words = ["download", "--no-deps", "--no-binary", ":all:", "--dest"];
-        shell::run(pip(&words, &archives).args(SOURCES))
-    })?;
-    for archive in std::fs::read_dir(&archives).map_err(made)? {
-        // Not the package itself beside its tests: it would be taken for the installed one.
+    for (name, version, extracted) in SOURCES {
+        let package = format!("{name}=={version}");
+        shell::step(&format!("pip download {package}"), || {
+            // Only this one from source: not what its metadata are made with.
+            let words = ["download", "--no-deps", "--no-binary", name, "--dest"];
+            shell::run(pip(&words, &archives).arg(&package))
+        })?;
         let mut tar = shell::command("tar", ["--extract", "--file"]);
-        tar.arg(archive.map_err(made)?.path()).arg("--directory").arg(&sources);
-        tar.args(["--wildcards", "*/test*", "*/setup.cfg"]);
-        shell::run(&mut tar)?;
+        tar.arg(archives.join(format!("{name}-{version}.tar.gz"))).arg("--directory").arg(&sources);
+        shell::run(tar.arg("--wildcards").args(*extracted))?;
     }
     std::fs::rename(&incoming, &ready).map_err(made)?;
     Ok(ready)

@@ -181,7 +181,7 @@ fn without_tagged_data_only_pinned_settings_are_refused() {
     let set = nothing_tagged();
     for (_, sql, _) in statements::STATEMENTS {
         let statement = only(analyse_blocking(sql, &set));
-        let pinned = ["latin1", "off", "set_config(name", "CREATE VIEW v AS SELECT * FROM pg_settings"]
+        let pinned = ["latin1", "off", "set_config(name, setting", "CREATE VIEW v AS SELECT * FROM pg_settings"]
             .iter()
             .any(|it| sql.contains(it));
         let expected = if pinned { Relation::Refused } else { Relation::Untouched };

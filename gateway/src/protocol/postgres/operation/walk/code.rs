@@ -1,12 +1,34 @@
 //! Functions and operators: code that a statement runs.
 
 use pg_query::protobuf::JsonExprOp;
-use pg_query::{Node, NodeRef, protobuf};
+use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
 use super::{Walk, name_parts, string};
 use crate::policy::Kind;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
 use crate::protocol::postgres::operation::{functions, utility};
+
+/// The setting by which pg_dump restricts its own queries (CVE-2024-7348), where the server has it, and its value.
+const RESTRICTION: &str = "restrict_nonsystem_relation_kind";
+const RESTRICTED: &str = "view, foreign-table";
+
+/// `... FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'`: the one query by which every pg_dump begins that calls
+/// set_config with a column for a name. Whatever relation is meant and however it compares, the value is the literal that pg_dump
+/// sends, which no setting takes on which the reading of statements rests.
+pub(super) fn is_pg_dumps(select: &protobuf::SelectStmt) -> bool {
+    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else { return false };
+    let Some(Node { node: Some(NodeEnum::AExpr(condition)) }) = select.where_clause.as_deref() else { return false };
+    relation.relname == "pg_settings"
+        && condition.lexpr.as_deref().is_some_and(is_name)
+        && condition.rexpr.as_deref().and_then(string) == Some(RESTRICTION)
+        && name_parts(&condition.name).is_ok_and(|operator| operator == ["="])
+}
+
+/// The plain column `name`.
+fn is_name(node: &Node) -> bool {
+    let Some(NodeEnum::ColumnRef(column)) = &node.node else { return false };
+    name_parts(&column.fields).is_ok_and(|parts| parts == ["name"])
+}
 
 impl<'a> Walk<'a> {
     pub(super) fn call(&mut self, call: &'a protobuf::FuncCall) -> Walked {
@@ -113,7 +135,8 @@ impl<'a> Walk<'a> {
     /// `set_config` is SET by another name.
     pub(super) fn set_config(&mut self, args: &[Node]) {
         let (name, value) = (args.first().and_then(string), args.get(1).and_then(string));
-        if let Some(name) = name {
+        let restriction = self.pg_dumps && args.first().is_some_and(is_name) && value == Some(RESTRICTED);
+        if let Some(name) = name.or(restriction.then_some(RESTRICTION)) {
             self.add_action(utility::setting_kind(name), Some("set_config"));
             let refused = utility::pinned(name, value);
             self.seen.pinned = self.seen.pinned.take().or(refused);

@@ -3,6 +3,7 @@
 use pg_query::protobuf::{CmdType, MergeMatchKind};
 use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
+use super::code::is_pg_dumps;
 use super::{Item, Source, Walk, known, name_parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::Exposure;
@@ -46,7 +47,8 @@ impl<'a> Walk<'a> {
             larg,
             rarg,
         } = select;
-        self.scoped(|walk| {
+        let pg_dumps = std::mem::replace(&mut self.pg_dumps, is_pg_dumps(select));
+        let walked = self.scoped(|walk| {
             if let Some(with) = with_clause {
                 walk.with(with)?;
             }
@@ -74,7 +76,9 @@ impl<'a> Walk<'a> {
                 walk.visit(known(bound)?)?;
             }
             walk.all(locking_clause)
-        })
+        });
+        self.pg_dumps = pg_dumps;
+        walked
     }
 
     pub(super) fn select_into(&mut self, into: &'a protobuf::IntoClause) -> Walked {

@@ -7,7 +7,7 @@ use pg_query::{NodeEnum, NodeRef, protobuf};
 
 use super::scope::Of;
 use super::{Item, Source, Touched, Walk, known, name_parts};
-use crate::policy::{Access, TableUse};
+use crate::policy::{Access, Kind, TableUse};
 use crate::protocol::postgres::catalog::{Exposure, MISSING_VALUES};
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
 use crate::protocol::postgres::operation::functions;
@@ -124,7 +124,8 @@ impl<'a> Walk<'a> {
     pub(super) fn table(&mut self, schema: Option<&str>, name: &str, access: Access) -> ((usize, usize), Exposure) {
         let exposure = self.set.exposure(schema, name);
         self.seen.guarded |= self.set.is_guarded(schema, name);
-        if access == Access::Write && is_systems(schema, name) {
+        let is_upkeep = self.actions.get(self.at).is_some_and(|it| matches!(it.kind, Kind::Vacuum | Kind::Lock));
+        if access == Access::Write && is_systems(schema, name) && !is_upkeep {
             // A rule of the view pg_settings makes an UPDATE of it a SET.
             let why = format!("{name} belongs to the system: settings and catalogs are not written as tables here");
             self.seen.pinned.get_or_insert(why);

@@ -102,25 +102,27 @@ fn psycopg2() {
     });
 }
 
-/// What SQLAlchemy asks of any dialect, and what is PostgreSQL's own.
+/// What SQLAlchemy asks of any dialect; with `--all` also what is PostgreSQL's own, which takes some minutes.
 #[test]
 fn sqlalchemy() {
+    const ALL: &[&str] = &[
+        "test/dialect/test_suite.py",
+        "test/dialect/postgresql/test_dialect.py",
+        "test/dialect/postgresql/test_on_conflict.py",
+        "test/dialect/postgresql/test_query.py",
+        "test/dialect/postgresql/test_reflection.py",
+        "test/dialect/postgresql/test_types.py",
+    ];
+    let all = std::env::var_os("WEIR_ALL").is_some();
     same(&Suite {
         source: "sqlalchemy-2.0.46",
-        words: &[
-            "test/dialect/test_suite.py",
-            "test/dialect/postgresql/test_dialect.py",
-            "test/dialect/postgresql/test_on_conflict.py",
-            "test/dialect/postgresql/test_query.py",
-            "test/dialect/postgresql/test_reflection.py",
-            "test/dialect/postgresql/test_types.py",
-        ],
+        words: if all { ALL } else { &ALL[..4] },
         database: "sqlalchemy",
         prepared: "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext",
         // The rest is libpq's to find out.
-        variables: &[("PYTEST_ADDOPTS", "--dburi postgresql+psycopg2:///sqlalchemy")],
-        least: 10_000,
-        different: &[],
+        variables: &[("PYTEST_ADDOPTS", "--dburi=postgresql+psycopg2:///sqlalchemy")],
+        least: if all { 10_000 } else { 1_500 },
+        different: &[("test_backslash_escapes_detection[False-True]", STRINGS), ("::test_client_encoding", ENCODING)],
     });
 }
 

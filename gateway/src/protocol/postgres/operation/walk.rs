@@ -86,8 +86,8 @@ pub(super) struct Walk<'a> {
     defining: bool,
     /// How a relation is used that a utility statement names.
     access: Access,
-    /// Within a query of pg_dump's: see [`code::is_pg_dumps`].
-    pg_dumps: bool,
+    /// The setting that the column `name` is, in a query of pg_dump's: see [`code::pg_dumps_setting`].
+    setting: Option<&'static str>,
     seen: Seen,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn walk(statement: &Node, set: &TaggedSet, left: &mut usize) -> Resul
         inner: false,
         defining: false,
         access: Access::Read,
-        pg_dumps: false,
+        setting: None,
         seen: Seen::default(),
     };
     let walked = known(statement).and_then(|it| walk.visit(it)).and_then(|()| walk.in_bounds());

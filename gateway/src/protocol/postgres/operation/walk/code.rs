@@ -15,13 +15,14 @@ const RESTRICTED: &str = "view, foreign-table";
 /// `... FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'`: the one query by which every pg_dump begins that calls
 /// set_config with a column for a name. Whatever relation is meant and however it compares, the value is the literal that pg_dump
 /// sends, which no setting takes on which the reading of statements rests.
-pub(super) fn is_pg_dumps(select: &protobuf::SelectStmt) -> bool {
-    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else { return false };
-    let Some(Node { node: Some(NodeEnum::AExpr(condition)) }) = select.where_clause.as_deref() else { return false };
-    relation.relname == "pg_settings"
+pub(super) fn pg_dumps_setting(select: &protobuf::SelectStmt) -> Option<&'static str> {
+    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else { return None };
+    let Some(Node { node: Some(NodeEnum::AExpr(condition)) }) = select.where_clause.as_deref() else { return None };
+    let is_it = relation.relname == "pg_settings"
         && condition.lexpr.as_deref().is_some_and(is_name)
         && condition.rexpr.as_deref().and_then(string) == Some(RESTRICTION)
-        && name_parts(&condition.name).is_ok_and(|operator| operator == ["="])
+        && name_parts(&condition.name).is_ok_and(|operator| operator == ["="]);
+    is_it.then_some(RESTRICTION)
 }
 
 /// The plain column `name`.
@@ -135,8 +136,8 @@ impl<'a> Walk<'a> {
     /// `set_config` is SET by another name.
     pub(super) fn set_config(&mut self, args: &[Node]) {
         let (name, value) = (args.first().and_then(string), args.get(1).and_then(string));
-        let restriction = self.pg_dumps && args.first().is_some_and(is_name) && value == Some(RESTRICTED);
-        if let Some(name) = name.or(restriction.then_some(RESTRICTION)) {
+        let restricts = args.first().is_some_and(is_name) && value == Some(RESTRICTED);
+        if let Some(name) = name.or(self.setting.filter(|_| restricts)) {
             self.add_action(utility::setting_kind(name), Some("set_config"));
             let refused = utility::pinned(name, value);
             self.seen.pinned = self.seen.pinned.take().or(refused);

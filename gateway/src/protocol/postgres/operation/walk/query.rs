@@ -3,7 +3,7 @@
 use pg_query::protobuf::{CmdType, MergeMatchKind};
 use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
-use super::code::is_pg_dumps;
+use super::code::pg_dumps_setting;
 use super::{Item, Source, Walk, known, name_parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::Exposure;
@@ -47,7 +47,7 @@ impl<'a> Walk<'a> {
             larg,
             rarg,
         } = select;
-        let pg_dumps = std::mem::replace(&mut self.pg_dumps, is_pg_dumps(select));
+        let setting = std::mem::replace(&mut self.setting, pg_dumps_setting(select));
         let walked = self.scoped(|walk| {
             if let Some(with) = with_clause {
                 walk.with(with)?;
@@ -77,7 +77,7 @@ impl<'a> Walk<'a> {
             }
             walk.all(locking_clause)
         });
-        self.pg_dumps = pg_dumps;
+        self.setting = setting;
         walked
     }
 

@@ -189,6 +189,29 @@ fn without_tagged_data_only_pinned_settings_are_refused() {
     }
 }
 
+/// `role` is one of the settings that it could be.
+#[test]
+fn a_settings_name_is_known_in_pg_dumps_own_query_only() {
+    let set = nothing_tagged();
+    let refused = |sql: &str| Relation::from(&only(analyse_blocking(sql, &set)).class) == Relation::Refused;
+    let from = "FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'";
+    let call = "set_config(name, 'view, foreign-table', false)";
+    assert!(!refused(&format!("SELECT {call} {from}")));
+    for sql in [
+        format!("SELECT {call} FROM pg_settings WHERE name IS DISTINCT FROM 'restrict_nonsystem_relation_kind'"),
+        format!("SELECT {call} FROM pg_settings WHERE name <> 'restrict_nonsystem_relation_kind'"),
+        format!("SELECT {call} FROM s.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"),
+        format!("SELECT {call} FROM pg_settings, t WHERE name = 'restrict_nonsystem_relation_kind'"),
+        format!("WITH x AS (UPDATE t SET a = 1 RETURNING {call}) SELECT 1 {from}"),
+        format!("SELECT (SELECT 1 FROM t WHERE {call} IS NULL) {from}"),
+        format!("SELECT (WITH x AS (DELETE FROM t RETURNING {call}) SELECT 1) {from}"),
+        format!("SELECT (SELECT {call} FROM t) {from}"),
+        format!("SELECT 1 {from} UNION SELECT {call} FROM t"),
+    ] {
+        assert!(refused(&sql), "{sql}");
+    }
+}
+
 #[test]
 fn a_batch_is_judged_by_every_statement() {
     let parsed = analyse_blocking("select 1; drop table t", &nothing_tagged());

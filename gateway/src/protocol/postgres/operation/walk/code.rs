@@ -19,6 +19,9 @@ pub(super) fn pg_dumps_setting(select: &protobuf::SelectStmt) -> Option<&'static
     let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else { return None };
     let Some(Node { node: Some(NodeEnum::AExpr(condition)) }) = select.where_clause.as_deref() else { return None };
     let is_it = relation.relname == "pg_settings"
+        && ["", "pg_catalog"].contains(&relation.schemaname.as_str())
+        // IS DISTINCT FROM, ANY and others are written with the same operator.
+        && condition.kind() == protobuf::AExprKind::AexprOp
         && condition.lexpr.as_deref().is_some_and(is_name)
         && condition.rexpr.as_deref().and_then(string) == Some(RESTRICTION)
         && name_parts(&condition.name).is_ok_and(|operator| operator == ["="]);

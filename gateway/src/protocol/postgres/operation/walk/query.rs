@@ -47,7 +47,8 @@ impl<'a> Walk<'a> {
             larg,
             rarg,
         } = select;
-        let setting = std::mem::replace(&mut self.setting, pg_dumps_setting(select));
+        // Of this query's columns only: not of what stands in it, nor of what it stands in.
+        let outer = self.setting.take();
         let walked = self.scoped(|walk| {
             if let Some(with) = with_clause {
                 walk.with(with)?;
@@ -59,7 +60,9 @@ impl<'a> Walk<'a> {
                 walk.select_into(into)?;
             }
             walk.from(from_clause)?;
+            walk.setting = pg_dumps_setting(select);
             walk.all(target_list)?;
+            walk.setting = None;
             walk.maybe(where_clause.as_deref())?;
             for it in group_clause {
                 walk.show_ordinal(Some(it));
@@ -77,7 +80,7 @@ impl<'a> Walk<'a> {
             }
             walk.all(locking_clause)
         });
-        self.setting = setting;
+        self.setting = outer;
         walked
     }
 

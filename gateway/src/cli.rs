@@ -28,6 +28,7 @@ mod sessions;
 mod status;
 mod time;
 mod verify;
+mod which;
 
 use output::{Error, Out};
 

@@ -1,12 +1,12 @@
 //! `weir denials`: what was denied, in one list.
 
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Args;
 
 use super::output::{Cell, Colour, Error, Out, Table, clean, runtime_dir, shorten};
 use super::time;
+use super::which::Which;
 use crate::admin::Request;
 use crate::admin::client::ask_all;
 use crate::record::denials::{Denial, Kind};
@@ -15,7 +15,8 @@ pub(super) const HELP: &str = "\
 Everything that an agent tried and did not get: connections that never became a session, statements that were denied, names \
 that the resolver did not answer, and what the kernel half refused (sockets, datagrams, packets). What policy only observes is \
 there, too, and passed. What an ID is told of has \
-more to it: `weir why ID`. The kernel half tells of 20 refusals a second in each cgroup and counts the rest: `weir status`.
+more to it: `weir why ID`. The kernel half tells of 20 refusals a second in each cgroup and counts the rest: `weir status`. With --agent or --target there are connections and \
+statements only.
 
 Examples:
   weir denials                             the newest
@@ -27,24 +28,15 @@ const SHORT: usize = 60;
 
 #[derive(Debug, Args)]
 pub(super) struct Denials {
-    /// Only this agent's connections and statements.
-    #[arg(long, value_name = "NAME")]
-    agent: Option<String>,
-    /// Only connections and statements to this target.
-    #[arg(long, value_name = "NAME")]
-    target: Option<String>,
-    /// Only those since: 90s, 15m, 2h, 7d.
-    #[arg(long, value_name = "TIME", value_parser = time::parse_span)]
-    since: Option<Duration>,
-    /// The newest so many.
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::admin::MAX_LISTED)))]
-    limit: u32,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Denials {
     pub(super) fn run(self, config: &Path, out: &mut Out) -> Result<u8, Error> {
-        let Self { agent, target, since, limit } = self;
-        let request = Request::Denials { limit, agent, target, since_ns: since.map(time::ago_ns) };
+        let since_ns = self.which.since_ns();
+        let Which { agent, target, limit, .. } = self.which;
+        let request = Request::Denials { limit, agent, target, since_ns };
         let denials: Vec<Denial> = ask_all(&runtime_dir(config), request)?;
         if out.json {
             out.json(&denials)?;

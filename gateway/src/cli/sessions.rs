@@ -2,12 +2,12 @@
 
 use std::io::IsTerminal as _;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::output::{Cell, Colour, Error, Out, Table, clean, runtime_dir, shorten};
 use super::time;
+use super::which::Which;
 use crate::admin::Request;
 use crate::admin::client::ask_all;
 use crate::ids::SessionId;
@@ -45,21 +45,11 @@ pub(super) struct Sessions {
 
 #[derive(Debug, Args)]
 struct List {
-    /// Only this agent's.
-    #[arg(long, value_name = "NAME")]
-    agent: Option<String>,
-    /// Only to this target.
-    #[arg(long, value_name = "NAME")]
-    target: Option<String>,
-    /// Only those opened since: 90s, 15m, 2h, 7d.
-    #[arg(long, value_name = "TIME", value_parser = time::parse_span)]
-    since: Option<Duration>,
+    #[command(flatten)]
+    which: Which,
     /// Only connections that were refused.
     #[arg(long)]
     refused: bool,
-    /// The newest so many.
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::admin::MAX_LISTED)))]
-    limit: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -130,9 +120,10 @@ impl Sessions {
 
 impl List {
     fn run(self, gateway: &Path, out: &mut Out) -> Result<u8, Error> {
-        let Self { agent, target, since, refused, limit } = self;
-        let request =
-            Request::Sessions { limit, agent, target, since_ns: since.map(time::ago_ns), refused_only: refused };
+        let Self { which, refused } = self;
+        let since_ns = which.since_ns();
+        let Which { agent, target, limit, .. } = which;
+        let request = Request::Sessions { limit, agent, target, since_ns, refused_only: refused };
         let rows: Vec<SessionRow> = ask_all(gateway, request)?;
         if out.json {
             out.json(&rows)?;

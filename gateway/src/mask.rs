@@ -38,6 +38,8 @@ pub struct MaskRule {
     pub columns: Vec<ColumnPattern>,
     pub detectors: Vec<DetectorKind>,
     pub with: MaskKind,
+    /// How often a minute an agent may look rows up by a value of these columns that it already knows. None: not at all.
+    pub lookups_per_minute: Option<u32>,
 }
 
 /// `schema.table.column`; `*` stands for any part.
@@ -57,7 +59,7 @@ pub enum DetectorKind {
     AwsAccessKey,
 }
 
-/// What takes a value's place. Where it is no value of the column's type, NULL does.
+/// What takes a value's place, and, but for `Partial`, that of a NULL. Where it is no value of the column's type, NULL does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MaskKind {
     Redact,
@@ -96,7 +98,17 @@ pub struct RowPlan {
 #[derive(Clone, Debug)]
 struct Column {
     mask: Option<(MaskKind, Hits)>,
+    computed: bool,
     format: CellFormat,
+}
+
+/// The masks of a result's column, and how its values are written.
+#[derive(Clone, Debug)]
+pub struct ColumnMasks<'r> {
+    pub masks: Cow<'r, [Arc<MaskRule>]>,
+    /// The values are computed from masked ones: nothing of them is kept.
+    pub computed: bool,
+    pub format: CellFormat,
 }
 
 /// One value as the client may see it.
@@ -196,10 +208,16 @@ impl Masker {
         Ok(Masked(rows))
     }
 
-    /// The plan for a result with these columns: the masks of each, and how its values are written.
-    pub fn plan<'r>(&self, columns: impl IntoIterator<Item = (&'r [Arc<MaskRule>], CellFormat)>) -> RowPlan {
-        let columns: Vec<Column> =
-            columns.into_iter().map(|(masks, format)| Column { mask: self.strictest(masks), format }).collect();
+    /// The plan for a result with these columns.
+    pub fn plan<'r>(&self, columns: impl IntoIterator<Item = ColumnMasks<'r>>) -> RowPlan {
+        let column = |ColumnMasks { masks, computed, format }| {
+            let mask = self.strictest(&masks).map(|(kind, hits)| match kind {
+                MaskKind::Partial { .. } if computed => (MaskKind::Redact, hits),
+                kind => (kind, hits),
+            });
+            Column { mask, computed, format }
+        };
+        let columns: Vec<Column> = columns.into_iter().map(column).collect();
         let numbers = self.detectors.reads_numbers();
         let by_cell =
             columns.iter().any(|column| column.mask.is_some() || numbers && column.format.hides_digits_from_a_scan());
@@ -211,7 +229,12 @@ impl Masker {
         let Some(column) = plan.columns.get(index) else {
             return MaskedCell { value: None, hits: Hits::default() };
         };
-        let Some(original) = value else { return MaskedCell { value: None, hits: Hits::default() } };
+        let original = match value {
+            Some(original) => original,
+            // That there is no value is not shown either.
+            None if column.covers_null() && self.apply => b"",
+            None => return MaskedCell { value: None, hits: Hits::default() },
+        };
         let (mut value, mut hits) = (Some(Cow::Borrowed(original)), Hits::default());
         if let Some((kind, by)) = &column.mask {
             hits = *by;
@@ -249,6 +272,13 @@ impl Masker {
 
     fn bit_of(&self, mask: &Arc<MaskRule>) -> u64 {
         self.rules.iter().position(|rule| Arc::ptr_eq(rule, mask) || rule.name == mask.name).map_or(0, bit)
+    }
+}
+
+impl Column {
+    /// What is left of a part of a value tells that there is one; everything else stands for any value, and for none.
+    fn covers_null(&self) -> bool {
+        matches!(&self.mask, Some((kind, _)) if self.computed || !matches!(kind, MaskKind::Partial { .. }))
     }
 }
 

@@ -66,16 +66,14 @@ fn psql_gets_rows_without_a_password_and_masked() {
 }
 
 #[test]
-fn what_is_not_plainly_a_column_is_refused() {
+fn what_could_tell_of_masked_values_is_refused() {
     let world = World::new();
+    assert_eq!(world.rows("SELECT count(*), max(ssn), min(name) FROM customers"), "3|***|Ada Okafor");
     for sql in [
-        "SELECT ssn || '' FROM customers",
-        "SELECT count(*) FROM customers",
-        "SELECT email FROM contacts",
         "COPY customers TO STDOUT",
-        "SELECT c FROM customers c",
-        "SELECT row_to_json(c) FROM customers c",
-        "SELECT 1; SELECT max(ssn) FROM customers",
+        "SELECT ssn::int FROM customers",
+        "SELECT id FROM customers WHERE ssn LIKE '900-1%'",
+        "SELECT 1; SELECT id FROM customers ORDER BY ssn",
         "EXPLAIN ANALYZE SELECT * FROM customers WHERE ssn = '900-11-1002'",
     ] {
         let refused = world.psql(sql);
@@ -223,7 +221,7 @@ with psycopg.connect("") as c:
     try:
         with c.pipeline():
             a = c.execute("UPDATE orders SET item = %s WHERE id = %s", ("gong", 3))
-            b = c.execute("SELECT max(ssn) FROM customers WHERE id = %s", (2,))
+            b = c.execute("SELECT max(ssn::int) FROM customers WHERE id = %s", (2,))
             d = c.execute("SELECT 1")
     except psycopg.errors.InsufficientPrivilege:
         print("denied in the pipeline")
@@ -700,8 +698,7 @@ fn a_table_made_just_now_is_masked_from_its_first_row() {
         let made = format!("CREATE TABLE made_{round} (email text); INSERT INTO made_{round} VALUES ('{EMAIL}')");
         world.shop.postgres.sql(&format!("SET ROLE orders_rw; {made}")).unwrap();
         assert_eq!(world.rows(&format!("SELECT email FROM made_{round}")), "************mple");
-        let laundered = world.psql(&format!("SELECT email || '' FROM made_{round}"));
-        assert!(laundered.stderr.contains("denied by policy"), "{}{}", laundered.stdout, laundered.stderr);
+        assert_eq!(world.rows(&format!("SELECT email || '' FROM made_{round}")), "***");
     }
 }
 

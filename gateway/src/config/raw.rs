@@ -322,6 +322,9 @@ pub(super) struct RawMask {
     #[serde(default)]
     pub(super) detect: Vec<DetectorKind>,
     pub(super) with: RawWith,
+    /// How often a minute an agent may look rows up by a value of these columns that it knows (`WHERE email = $1`). Default:
+    /// not at all, as whoever may ask often enough finds every value.
+    pub(super) lookups_per_minute: Option<At<u32>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -7,7 +7,14 @@ const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 
 fn rule(name: &str, detectors: &[DetectorKind], with: MaskKind) -> Arc<MaskRule> {
     let columns = vec!["*.*.ssn".parse().unwrap()];
-    Arc::new(MaskRule { name: name.to_owned(), targets: vec![], columns, detectors: detectors.to_vec(), with })
+    Arc::new(MaskRule {
+        name: name.to_owned(),
+        targets: vec![],
+        columns,
+        detectors: detectors.to_vec(),
+        with,
+        lookups_per_minute: None,
+    })
 }
 
 fn finders(with: MaskKind) -> Masker {
@@ -15,10 +22,14 @@ fn finders(with: MaskKind) -> Masker {
     Masker::for_target(&[rule("secrets", &both, with)], "orders")
 }
 
+fn as_they_are(masks: &[Arc<MaskRule>], format: CellFormat) -> ColumnMasks<'_> {
+    ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format }
+}
+
 /// One cell under these column masks; `-` is NULL.
 fn masked(masks: &[Arc<MaskRule>], format: CellFormat, value: &[u8]) -> Vec<u8> {
     let masker = Masker::for_target(masks, "orders");
-    let plan = masker.plan([(masks, format)]);
+    let plan = masker.plan([as_they_are(masks, format)]);
     assert!(plan.by_cell());
     assert_eq!(masker.pass_rows(&plan, b"x"), Err(NeedsMasking::Columns));
     let cell = masker.mask_cell(&plan, 0, Some(value));
@@ -28,7 +39,7 @@ fn masked(masks: &[Arc<MaskRule>], format: CellFormat, value: &[u8]) -> Vec<u8> 
 
 fn found(format: CellFormat, value: &[u8], with: MaskKind) -> Vec<u8> {
     let masker = finders(with);
-    let plan = masker.plan([(&[] as &[_], format)]);
+    let plan = masker.plan([as_they_are(&[], format)]);
     let cell = masker.mask_cell(&plan, 0, Some(value));
     let visible = cell.value().map_or(b"-".to_vec(), |value| value.get().to_vec());
     assert_eq!(cell.hits.is_empty(), visible == value, "{cell:?}");
@@ -128,7 +139,7 @@ fn what_a_column_s_mask_leaves_is_looked_at_too() {
 #[test]
 fn nulls_and_unknown_columns_are_null() {
     let masker = finders(MaskKind::Redact);
-    let plan = masker.plan([(&[] as &[_], CellFormat::Text(CellType::Text))]);
+    let plan = masker.plan([as_they_are(&[], CellFormat::Text(CellType::Text))]);
     assert!(masker.mask_cell(&plan, 0, None).is_null());
     let beyond = masker.mask_cell(&plan, 1, Some(b"value"));
     assert!(beyond.is_null());
@@ -183,8 +194,8 @@ fn findings_are_masked_in_place_and_stay_valid() {
 #[test]
 fn rows_pass_whole_only_where_nothing_can_be_in_them() {
     let masker = finders(MaskKind::Redact);
-    let text = (&[] as &[Arc<MaskRule>], CellFormat::Text(CellType::Text));
-    let plan = masker.plan([text, text]);
+    let text = || as_they_are(&[], CellFormat::Text(CellType::Text));
+    let plan = masker.plan([text(), text()]);
     assert!(!plan.by_cell());
     assert_eq!(masker.pass_rows(&plan, b"\0\0\0\x05plain").map(Masked::into_inner), Ok(&b"\0\0\0\x05plain"[..]));
     // Framing next to the value: a length of 49 reads as '1', the next message's type as 'D'.
@@ -193,11 +204,11 @@ fn rows_pass_whole_only_where_nothing_can_be_in_them() {
         assert_eq!(masker.pass_text(false, row.as_bytes()), Err(NeedsMasking::Finding));
     }
     // Numbers whose digits are not in the bytes are looked at one by one.
-    let number = (&[] as &[Arc<MaskRule>], CellFormat::Binary(Int8));
-    assert!(masker.plan([text, number]).by_cell());
+    let number = || as_they_are(&[], CellFormat::Binary(Int8));
+    assert!(masker.plan([text(), number()]).by_cell());
     let nobody = Masker::for_target(&[], "orders");
-    assert!(!nobody.plan([text, number]).by_cell());
-    assert!(nobody.pass_rows(&nobody.plan([text]), CARD.as_bytes()).is_ok());
+    assert!(!nobody.plan([text(), number()]).by_cell());
+    assert!(nobody.pass_rows(&nobody.plan([text()]), CARD.as_bytes()).is_ok());
 }
 
 #[test]
@@ -225,7 +236,7 @@ fn masks_of_other_targets_do_not_count() {
 fn observing_reports_and_changes_nothing() {
     let masks = [rule("m", &[DetectorKind::CreditCard], MaskKind::Redact)];
     let masker = Masker::for_target(&masks, "orders").observing();
-    let plan = masker.plan([(&masks[..], CellFormat::Text(CellType::Text))]);
+    let plan = masker.plan([as_they_are(&masks, CellFormat::Text(CellType::Text))]);
     let cell = masker.mask_cell(&plan, 0, Some(b"secret"));
     assert_eq!(cell.value().unwrap().get(), b"secret");
     assert_eq!(masker.names(cell.hits).collect::<Vec<_>>(), ["m"]);
@@ -255,4 +266,25 @@ fn what_is_no_column_is_refused() {
     let pattern: ColumnPattern = "*.customers.*".parse().unwrap();
     assert_eq!((pattern.schema.clone(), pattern.table.as_deref()), (None, Some("customers")));
     assert_eq!(pattern.to_string(), "*.customers.*");
+}
+
+#[test]
+fn of_a_computed_value_nothing_is_left_and_null_looks_the_same() {
+    let format = CellFormat::Text(CellType::Text);
+    for (with, expected) in [
+        (MaskKind::Partial { keep_last: 4 }, Some("***")),
+        (MaskKind::Redact, Some("***")),
+        (MaskKind::Fixed("x".to_owned()), Some("x")),
+        (MaskKind::Null, None),
+    ] {
+        let masks = [rule("PII", &[], with)];
+        let masker = Masker::for_target(&masks, "orders");
+        let plan = masker.plan([ColumnMasks { computed: true, ..as_they_are(&masks, format) }]);
+        for value in [Some(&b"900-11-1002"[..]), Some(b""), None] {
+            let cell = masker.mask_cell(&plan, 0, value);
+            assert_eq!(cell.value().map(Masked::into_inner), expected.map(str::as_bytes));
+        }
+        let masker = masker.observing();
+        assert!(masker.mask_cell(&plan, 0, None).is_null());
+    }
 }

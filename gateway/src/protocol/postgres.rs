@@ -7,6 +7,8 @@
 
 mod cancel;
 pub mod catalog;
+mod lineage;
+mod lookups;
 pub mod operation;
 mod relay;
 mod replay;

@@ -15,6 +15,8 @@ const DEFAULT_HOLD: Duration = Duration::from_mins(5);
 const MAX_HOLD: Duration = Duration::from_hours(24);
 const MAX_APPROVALS: u32 = 16;
 const MAX_KEEP_LAST: u8 = 32;
+/// More a minute is no limit to somebody who tries values.
+const MAX_LOOKUPS: u32 = 10_000;
 
 impl Resolver<'_> {
     pub(super) fn policy(&mut self, raw: Vec<(usize, At<RawRule>)>, access: &Access, targets: &[Target]) -> Policy {
@@ -123,12 +125,29 @@ impl Resolver<'_> {
             });
             let columns = columns.collect();
             let with = self.with(&scope, raw.with);
+            if let Some(At { span, .. }) = raw.lookups_per_minute.as_ref().filter(|_| raw.columns.is_empty()) {
+                self.out.fault(
+                    &scope,
+                    span,
+                    "lookups_per_minute",
+                    "there is nothing to look up: the mask names no columns",
+                );
+            }
+            let lookups_per_minute = raw.lookups_per_minute.map(|At { value, span }| {
+                if !(1..=MAX_LOOKUPS).contains(&value) {
+                    let message =
+                        format!("expected a number from 1 to {MAX_LOOKUPS}; without it no rows are looked up");
+                    self.out.fault(&scope, &span, "lookups_per_minute", message);
+                }
+                value
+            });
             masks.push(Arc::new(MaskRule {
                 name: raw.name.value,
                 targets: named,
                 columns,
                 detectors: raw.detect,
                 with,
+                lookups_per_minute,
             }));
         }
         masks

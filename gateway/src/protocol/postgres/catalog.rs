@@ -6,6 +6,7 @@
 //! as derived from it. [`load`] reads it with any ordinary role; [`TaggedSet::resolve`] does the thinking, and is pure.
 
 mod code;
+mod known;
 mod read;
 mod resolve;
 
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 use crate::mask::MaskRule;
 
+pub(crate) use known::KnownCode;
 pub use read::load;
 #[cfg(test)]
 pub(crate) use read::{ColumnRow, RelationRow, Snapshot};
@@ -84,6 +86,11 @@ pub struct TaggedSet {
     functions: HashMap<String, UserFunction>,
     operators: HashSet<String>,
     cast_types: HashSet<String>,
+    /// Tagged columns as people call them.
+    names: HashMap<(u32, i16), String>,
+    /// Relations that show tagged values under names of their own, by oid.
+    derived: HashSet<u32>,
+    code: Arc<KnownCode>,
     fetched_at: SystemTime,
 }
 
@@ -128,6 +135,9 @@ impl TaggedSet {
             functions: HashMap::new(),
             operators: HashSet::new(),
             cast_types: HashSet::new(),
+            names: HashMap::new(),
+            derived: HashSet::new(),
+            code: Arc::default(),
             fetched_at,
         }
     }
@@ -145,6 +155,27 @@ impl TaggedSet {
     /// The masks of a result's column, by the (relation oid, column number) of its `RowDescription`.
     pub fn masks(&self, relation: u32, column: i16) -> &[Arc<MaskRule>] {
         self.masks.get(&(relation, column)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A tagged column's table and name, for people.
+    pub(super) fn column_name(&self, column: (u32, i16)) -> &str {
+        self.names.get(&column).map_or("a column", String::as_str)
+    }
+
+    /// Tagged columns that rows may be looked up by: each mask of the column says how often.
+    pub(super) fn may_be_looked_up(&self, (relation, column): (u32, i16)) -> bool {
+        let masks = self.masks(relation, column);
+        !masks.is_empty() && masks.iter().all(|it| it.lookups_per_minute.is_some())
+    }
+
+    /// True for a relation that shows values of tagged columns under other names, and that is no view which the server expands.
+    pub(super) fn is_derived(&self, relation: u32) -> bool {
+        self.derived.contains(&relation)
+    }
+
+    /// Functions, operators and casts by oid.
+    pub(super) fn code(&self) -> &KnownCode {
+        &self.code
     }
 
     /// True if the oid is a table's whose columns the server names as themselves: a plain or a partitioned table.

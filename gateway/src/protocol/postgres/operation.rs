@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub(super) use self::functions::{is_harmless, reads_beyond_arguments};
+pub(super) use self::functions::{Total, harmless_functions, is_harmless, reads_beyond_arguments, total};
 pub use self::utility::PINNED_SETTINGS;
 
 use self::text::Hide;
@@ -111,6 +111,9 @@ pub enum Class {
     /// It names tagged tables (or a prepared statement or cursor that may): every column of its result must be a column of an
     /// ordinary table by (oid, number), as the server describes it *before* the statement runs, and error texts are replaced.
     Plain { relations: Vec<String> },
+    /// It reads tagged tables, or what shows their values under other names, and does nothing else: where the columns of its
+    /// result come from the server tells before it runs.
+    Traced { relations: Vec<String> },
     /// It could show tagged data in a way that is not checked, and is not forwarded.
     Refused { reason: String },
 }
@@ -150,7 +153,7 @@ impl Parsed {
         match self {
             Self::Statements(statements) => statements.iter().find_map(|it| match &it.class {
                 Class::Refused { reason } => Some(reason.as_str()),
-                Class::Untouched | Class::Plain { .. } => None,
+                Class::Untouched | Class::Plain { .. } | Class::Traced { .. } => None,
             }),
             Self::Unparsed { reason, refused: true, .. } => Some(reason),
             Self::Empty | Self::Unparsed { .. } => None,
@@ -186,7 +189,9 @@ impl Parsed {
 impl Statement {
     fn size(&self) -> usize {
         let relations = match &self.class {
-            Class::Plain { relations } => relations.iter().map(|it| size_of::<String>() + it.len()).sum(),
+            Class::Plain { relations } | Class::Traced { relations } => {
+                relations.iter().map(|it| size_of::<String>() + it.len()).sum()
+            }
             Class::Refused { reason } => reason.len(),
             Class::Untouched => 0,
         };
@@ -298,9 +303,11 @@ impl<'a> Lexed<'a> {
         let node = raw.stmt.as_deref().ok_or("a statement without a tree")?;
         let (actions, seen) = walk::walk(node, set, left)
             .map_err(|unknown| format!("the statement has a part not understood here: {}", unknown.0))?;
-        let class = classify(&seen, set);
+        let class = classify(&seen, &actions, set);
         let hide = match &class {
-            Class::Plain { .. } | Class::Refused { .. } if !set.is_empty() => Hide::Literals { shown: &seen.shown },
+            Class::Plain { .. } | Class::Traced { .. } | Class::Refused { .. } if !set.is_empty() => {
+                Hide::Literals { shown: &seen.shown }
+            }
             _ if seen.secret_strings => Hide::Strings,
             _ => Hide::Passwords,
         };
@@ -346,7 +353,7 @@ fn spoken(error: &pg_query::Error) -> String {
 
 /// What the walk saw, as the one word that the relay acts on. The order is from the reasons that hold on any target, by way
 /// of those that hold on a target with tagged data, to those of this statement.
-fn classify(seen: &Seen, set: &TaggedSet) -> Class {
+fn classify(seen: &Seen, actions: &[Action], set: &TaggedSet) -> Class {
     let refused = |reason: String| Class::Refused { reason };
     if let Some(reason) = &seen.pinned {
         return refused(reason.clone());
@@ -369,9 +376,35 @@ fn classify(seen: &Seen, set: &TaggedSet) -> Class {
             _ => Class::Untouched,
         };
     }
+    let relations = || seen.touched.iter().map(|it| it.relation.clone()).collect();
+    let only_reads = seen.wrapper.is_none() && !seen.writes_values && actions.iter().all(|it| it.kind == Kind::Select);
+    if only_reads && seen.effect.is_none() {
+        return Class::Traced { relations: relations() };
+    }
     match touching(seen) {
         Some(reason) if !seen.only_removes => refused(reason),
-        _ => Class::Plain { relations: seen.touched.iter().map(|it| it.relation.clone()).collect() },
+        _ => changing(actions).map_or_else(
+            |reason| refused(reason.to_owned()),
+            |change| match change {
+                Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations() },
+                _ => Class::Plain { relations: relations() },
+            },
+        ),
+    }
+}
+
+/// The kind of a statement that changes data. The error says why it is refused beside tagged data.
+fn changing(actions: &[Action]) -> Result<Option<Kind>, &'static str> {
+    let changes = |it: &&Action| matches!(it.kind, Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge);
+    let Some(outermost) = actions.first() else { return Ok(None) };
+    match (actions.iter().filter(changes).count(), changes(&outermost)) {
+        (0, _) => Ok(None),
+        // The second one of an INSERT is what it does ON CONFLICT.
+        (1, true) => Ok(Some(outermost.kind)),
+        (2, true) if outermost.kind == Kind::Insert => Ok(Some(Kind::Insert)),
+        _ => Err(
+            "a statement that changes data within another one, beside masked columns, is not traced; send it by itself",
+        ),
     }
 }
 

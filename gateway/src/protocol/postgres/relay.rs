@@ -8,6 +8,10 @@
 mod batch;
 mod decide;
 mod query;
+mod trace;
+
+pub(super) use self::trace::Known as Trace;
+use self::trace::Traces;
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -119,6 +123,8 @@ pub(super) struct Relay<'s> {
     /// It was read, but while the transaction of that statement was open: nobody but this session sees the change.
     change_unseen: bool,
     memory: Memory,
+    /// Where the results of statements come from that are prepared.
+    traces: Traces,
     /// Relations that the catalog did not have when it was read for them, and when that was.
     missing: HashMap<(Option<String>, String), Instant>,
     waiting: Arc<Waiting>,
@@ -210,6 +216,7 @@ impl<'s> Relay<'s> {
             catalog_changed: false,
             change_unseen: false,
             memory: Memory::default(),
+            traces: Traces::default(),
             missing: HashMap::new(),
             waiting: ends.waiting,
             killed: Box::pin(session.killed()),
@@ -504,6 +511,7 @@ impl<'s> Relay<'s> {
 
     fn next_batch(&mut self) {
         self.forwarded = Batch::default();
+        self.traces.next_batch();
         self.batch += 1;
     }
 

@@ -6,6 +6,7 @@
 //! what is left is passed on in runs, without a copy of its own. Bytes in, bytes out: no socket, no clock.
 
 mod fault;
+mod own;
 mod plan;
 
 use std::collections::VecDeque;
@@ -13,9 +14,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) use self::fault::Fault;
+pub(super) use self::own::{BY_COMMAND, Own, Until};
 use self::plan::{Plan, plan};
 use super::catalog::TaggedSet;
-use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared};
+use super::lineage::Lineage;
+use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared, size_of_columns};
 use super::wire::{
     self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
 };
@@ -83,8 +86,9 @@ pub(super) struct Running {
     pub(super) guarded: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
-    /// Of each statement of a simple query: the columns that were checked, if they had to be.
-    pub(super) checked: Vec<Option<Columns>>,
+    /// What was found out of each statement of a simple query, or of the one of an Execute, before it ran; None: it had to be
+    /// of none.
+    pub(super) checked: Vec<Option<Checked>>,
     /// Of an Execute: its portal.
     pub(super) portal: Option<Portal>,
     /// It makes names by SQL, which stand for something once it has succeeded.
@@ -95,21 +99,19 @@ pub(super) struct Running {
     summary: ReplySummary,
 }
 
-/// What the gateway asks the target for itself, while nothing else is owed.
-#[derive(Default)]
-pub(super) struct Own {
-    until: Until,
-    pub(super) done: bool,
-    pub(super) error: Option<Vec<u8>>,
-    /// The description that came; None inside: there is no result.
-    pub(super) columns: Option<Columns>,
+/// A statement's result as it was described before it ran.
+#[derive(Clone)]
+pub(super) struct Checked {
+    pub(super) columns: Columns,
+    /// Where its columns come from; None: each is what the description says it is.
+    pub(super) lineage: Option<Arc<Lineage>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Until {
-    #[default]
-    Ready,
-    Error,
+impl Checked {
+    /// Bytes of memory that it takes, more or less.
+    pub(super) fn size(&self) -> usize {
+        size_of_columns(&self.columns) + self.lineage.as_ref().map_or(0, |it| it.size())
+    }
 }
 
 impl Running {
@@ -253,12 +255,12 @@ impl<'s> Replies<'s> {
 
     /// What comes next is the answer to the gateway's own messages.
     pub(super) fn ask(&mut self, until: Until) {
-        self.own = Some(Own { until, ..Own::default() });
+        self.own = Some(Own::new(until));
     }
 
     /// The answer to the gateway's own messages, once it is there.
     pub(super) fn answered(&mut self) -> Option<Own> {
-        self.own.take_if(|own| own.done)
+        self.own.take_if(|own| own.is_done())
     }
 
     /// Ends what is still running, for the record.
@@ -315,6 +317,9 @@ impl<'s> Replies<'s> {
                     self.mask_row(&plan, inbox.bytes(range), out)?;
                 }
             },
+            b'N' if self.own.as_ref().is_some_and(Own::hears_notices) => {
+                self.own_message(tag, inbox.bytes(range))?;
+            }
             b'N' | b'S' | b'A' => {
                 self.flush(run, inbox, out)?;
                 self.aside(tag, inbox.bytes(range), out)?;
@@ -465,17 +470,24 @@ impl<'s> Replies<'s> {
     fn description(&mut self, tag: u8, message: &[u8]) -> Result<Shown, Fault> {
         match (tag, self.expected.front_mut()) {
             (b'T', Some(Expected::Query(running))) => {
-                let plan = match &self.known {
-                    Some((bytes, set, plan)) if bytes == message && Arc::ptr_eq(set, &running.set) => Arc::clone(plan),
-                    _ => {
+                let checked = running.checked.get(running.statement);
+                let plan = match (&self.known, lineage(checked)) {
+                    (_, Some(lineage)) => {
                         let columns = wire::row_description(message)?;
-                        let plan = Arc::new(plan(self.masker, &running.set, &columns, None));
+                        Arc::new(plan(self.masker, &running.set, &columns, None, Some(lineage)))
+                    }
+                    (Some((bytes, set, plan)), None) if bytes == message && Arc::ptr_eq(set, &running.set) => {
+                        Arc::clone(plan)
+                    }
+                    (_, None) => {
+                        let columns = wire::row_description(message)?;
+                        let plan = Arc::new(plan(self.masker, &running.set, &columns, None, None));
                         self.known = Some((message.to_vec(), Arc::clone(&running.set), Arc::clone(&plan)));
                         plan
                     }
                 };
                 if running.tagged {
-                    agrees(running.checked.get(running.statement), &wire::row_description(message)?)?;
+                    agrees(checked, &wire::row_description(message)?)?;
                 }
                 running.tagged |= plan.tagged;
                 running.plan = Some(plan);
@@ -767,26 +779,6 @@ impl<'s> Replies<'s> {
         }
     }
 
-    fn own_message(&mut self, tag: u8, message: &[u8]) -> Result<(), Fault> {
-        let Some(own) = &mut self.own else { return Err(Fault::Unexpected(char::from(tag))) };
-        match tag {
-            b'1' | b'3' | b't' => {}
-            b'T' | b'n' => own.columns = Some(described(tag, message)?),
-            b'E' => {
-                wire::report_fields(message)?;
-                own.error = Some(message.to_vec());
-                own.done = own.until == Until::Error;
-            }
-            b'Z' if own.until == Until::Ready => {
-                own.done = true;
-                self.state = transaction_state(message)?;
-                self.transaction_may_have_ended(None);
-            }
-            other => return Err(Fault::Unexpected(char::from(other))),
-        }
-        Ok(())
-    }
-
     fn running(&self) -> Option<&Running> {
         match self.expected.front() {
             Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
@@ -848,7 +840,7 @@ impl Running {
             (columns, Some(&*portal.result_formats))
         };
         let columns = columns.ok_or(Fault::Unexpected('D'))?;
-        let plan = plan(masker, &self.set, &columns, formats);
+        let plan = plan(masker, &self.set, &columns, formats, lineage(self.checked.first()));
         self.tagged |= plan.tagged;
         self.plan = Some(Arc::new(plan));
         if limit > 0 {
@@ -894,8 +886,8 @@ fn described(tag: u8, message: &[u8]) -> Result<Columns, Malformed> {
 }
 
 /// A tagged statement's result must be the one that was checked before it ran.
-fn agrees(checked: Option<&Option<Columns>>, columns: &[Column]) -> Result<(), Fault> {
-    match checked {
+fn agrees(checked: Option<&Option<Checked>>, columns: &[Column]) -> Result<(), Fault> {
+    match checked.map(|it| it.as_ref().map(|it| &it.columns)) {
         // This statement of the batch touches nothing tagged.
         Some(None) => Ok(()),
         Some(Some(Some(checked))) => {
@@ -906,6 +898,10 @@ fn agrees(checked: Option<&Option<Columns>>, columns: &[Column]) -> Result<(), F
         }
         Some(Some(None)) | None => Err(Fault::Disagreement),
     }
+}
+
+fn lineage(checked: Option<&Option<Checked>>) -> Option<&Lineage> {
+    checked?.as_ref()?.lineage.as_deref()
 }
 
 fn transaction_state(message: &[u8]) -> Result<TransactionState, Fault> {

@@ -20,6 +20,7 @@ use tokio_postgres::NoTls;
 
 use super::cancel::Keys;
 use super::catalog::{self, TaggedSet};
+use super::lookups::Lookups;
 use super::operation::{Analyser, Parsed};
 use super::stream::Stream;
 use super::upstream::{self, Endpoint, Login, Upstream};
@@ -56,6 +57,7 @@ pub struct State {
     pub(super) keys: Arc<Keys>,
     /// For large messages of clients.
     pub(super) room: Arc<Room>,
+    pub(super) lookups: Lookups,
     catalogs: Mutex<HashMap<Place, Arc<Slot>>>,
 }
 
@@ -116,6 +118,7 @@ impl State {
             analyser: Analyser::new(PARSER_THREADS)?,
             keys: Arc::default(),
             room: Arc::new(Room::new(wire::MAX_HELD_BY_ALL)),
+            lookups: Lookups::default(),
             catalogs: Mutex::default(),
         })
     }
@@ -496,6 +499,7 @@ mod tests {
             columns: vec![pattern],
             detectors: Vec::new(),
             with: MaskKind::Redact,
+            lookups_per_minute: None,
         };
         TaggedSet::resolve(&snapshot, &[Arc::new(mask)], std::time::SystemTime::UNIX_EPOCH).unwrap()
     }

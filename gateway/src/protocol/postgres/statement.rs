@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::operation::{Class, Name, Parsed, Statement};
+use super::relay::Trace;
 use super::shared::{Catalog, Remembered};
 use super::wire::Column;
 use crate::policy::{Gate, Kind, Operation};
@@ -284,6 +285,8 @@ fn discards_all(text: &str) -> bool {
 pub(super) struct Prepared {
     pub(super) id: u64,
     pub(super) judged: Arc<Judged>,
+    /// The types of its parameters, as [`super::wire::Parse`] has them.
+    pub(super) types: Arc<[u8]>,
     pub(super) description: Description,
     pub(super) batch: u64,
     /// The target has it under this name.
@@ -337,6 +340,8 @@ pub(super) struct Portal {
     pub(super) statement_description: Description,
     /// Whether a description is on its way.
     pub(super) asked: bool,
+    /// Where its columns come from, as the target said before it was bound.
+    pub(super) traced: Option<Arc<Trace>>,
     /// [`Names::changes`] when it was bound: what it describes of a name is what the name stood for then.
     pub(super) names: u64,
     pub(super) batch: u64,
@@ -352,7 +357,7 @@ impl Prepared {
 impl Portal {
     /// Its statement may have lost its name: it is the portal's as well.
     fn size(&self) -> usize {
-        self.judged.size + self.values.len()
+        self.judged.size + self.values.len() + self.traced.as_ref().map_or(0, |it| it.size())
     }
 }
 

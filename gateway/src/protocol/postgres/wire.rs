@@ -434,16 +434,19 @@ pub fn row_description(message: &[u8]) -> Result<Vec<Column>, Malformed> {
 pub struct Parse<'a> {
     pub name: &'a [u8],
     pub query: &'a [u8],
+    /// The types that the client gives its parameters, as they are in the message: a count and an oid for each.
+    pub types: &'a [u8],
 }
 
 pub fn parse(message: &[u8]) -> Result<Parse<'_>, Malformed> {
     let mut fields = Fields::of(message);
-    let parsed = Parse { name: fields.name()?, query: fields.string()? };
+    let (name, query) = (fields.name()?, fields.string()?);
+    let types = fields.0;
     for _ in 0..fields.count()? {
         fields.u32()?;
     }
     fields.end()?;
-    Ok(parsed)
+    Ok(Parse { name, query, types })
 }
 
 /// A Bind message. What comes after the names is kept as it is: it is what an approval is bound to.

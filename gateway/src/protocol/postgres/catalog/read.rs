@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::code::{self, Body, CodeRow};
+use super::known::{COMPARISONS, FunctionRow, KnownCode, OperatorRow};
 use super::{CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
 use crate::mask::MaskRule;
 use crate::policy::Glob;
@@ -39,6 +40,7 @@ pub(crate) struct Snapshot {
     pub(crate) code: Vec<CodeRow>,
     /// These functions, and those that their texts name, by oid.
     pub(crate) bodies: HashMap<u32, Body>,
+    pub(crate) known: Arc<KnownCode>,
 }
 
 /// In the place of a column's number: all of them.
@@ -274,6 +276,39 @@ const CODE: &str = "\
                         AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
     LIMIT $1";
 
+/// Functions of the server's own and of extensions that have one of these names.
+const KNOWN_FUNCTIONS: &str = "\
+    SELECT p.oid, p.proname::text, p.pronargs
+    FROM pg_catalog.pg_proc p
+    WHERE p.proname OPERATOR(pg_catalog.=) ANY ($3::pg_catalog.text[]::pg_catalog.name[])
+      AND (p.oid OPERATOR(pg_catalog.<) $2
+           OR EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))
+    LIMIT $1";
+
+/// Operators of the server's own that have one of these names, and all of extensions.
+const KNOWN_OPERATORS: &str = "\
+    SELECT o.oid, o.oprname::text
+    FROM pg_catalog.pg_operator o
+    WHERE (o.oid OPERATOR(pg_catalog.<) $2
+           AND o.oprname OPERATOR(pg_catalog.=) ANY ($3::pg_catalog.text[]::pg_catalog.name[]))
+       OR (o.oid OPERATOR(pg_catalog.>=) $2
+           AND EXISTS (SELECT FROM pg_catalog.pg_depend d
+                       WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+                         AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))
+    LIMIT $1";
+
+/// Functions by which extensions cast.
+const EXTENSION_CASTS: &str = "\
+    SELECT DISTINCT c.castfunc
+    FROM pg_catalog.pg_cast c
+    WHERE c.castfunc OPERATOR(pg_catalog.>=) $2
+      AND EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_cast'::pg_catalog.regclass
+                    AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    LIMIT $1";
+
 /// The texts of functions, by oid or by name. Those in machine code have none.
 const BODIES: &str = "\
     SELECT b.oid, b.name, CASE WHEN pg_catalog.length(b.text) OPERATOR(pg_catalog.<=) $5 THEN b.text END
@@ -330,6 +365,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
     let values: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &VALUE_CATALOGS];
+    let harmless: Vec<&str> = operation::harmless_functions().collect();
+    let by_name: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &harmless];
+    let comparisons: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &COMPARISONS];
     client.query(WITHOUT_JIT, &[]).await?;
     let (
         relations,
@@ -347,6 +385,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         operators,
         casts,
         code,
+        known_functions,
+        known_operators,
+        extension_casts,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -363,7 +404,17 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "operators", OPERATORS, &users),
         rows(client, "casts", CASTS, &users),
         rows(client, "functions of defaults and triggers", CODE, &users),
+        rows(client, "known functions", KNOWN_FUNCTIONS, &by_name),
+        rows(client, "known operators", KNOWN_OPERATORS, &comparisons),
+        rows(client, "casts of extensions", EXTENSION_CASTS, &users),
     )?;
+    let known = KnownCode::new(
+        &read(&known_functions, |row| {
+            Ok(FunctionRow { oid: row.try_get(0)?, name: row.try_get(1)?, arguments: row.try_get(2)? })
+        })?,
+        &read(&known_operators, |row| Ok(OperatorRow { oid: row.try_get(0)?, name: row.try_get(1)? }))?,
+        read(&extension_casts, |row| row.try_get(0))?,
+    );
     let code = read(&code, |row| {
         Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, by_trigger: row.try_get(2)? })
     })?;
@@ -411,6 +462,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         cast_types: read(&casts, |row| row.try_get(0))?,
         code,
         bodies,
+        known: Arc::new(known),
     })
 }
 

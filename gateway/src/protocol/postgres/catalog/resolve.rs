@@ -36,9 +36,17 @@ impl TaggedSet {
                 tagged_names.entry(column.relation).or_default().insert(column.name.clone());
             }
         }
+        let called = |it: &ColumnRow| {
+            let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
+            ((it.relation, it.number), format!("{relation}.{}", it.name))
+        };
+        let is_tagged = |it: &&ColumnRow| tags.contains_key(&(it.relation, it.number));
+        let names = columns.iter().filter(is_tagged).map(called).collect();
         let tagged_columns = tagged_names.values().flatten().cloned().collect();
         let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
         let guarded = guarded(&tags, &derived, snapshot);
+        let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
+        let shown_by = derived.iter().copied().chain(values).collect();
         let ordinary = snapshot.relations.iter().filter(|it| is_ordinary(it.kind)).map(|it| it.oid).collect();
         let mut relations: HashMap<String, Vec<Relation>> = HashMap::new();
         for row in &snapshot.relations {
@@ -59,7 +67,19 @@ impl TaggedSet {
         }
         let operators = snapshot.operators.iter().cloned().collect();
         let cast_types = snapshot.cast_types.iter().cloned().collect();
-        Ok(Self { masks: tags, relations, ordinary, tagged_columns, functions, operators, cast_types, fetched_at })
+        Ok(Self {
+            masks: tags,
+            relations,
+            ordinary,
+            tagged_columns,
+            functions,
+            operators,
+            cast_types,
+            names,
+            derived: shown_by,
+            code: Arc::clone(&snapshot.known),
+            fetched_at,
+        })
     }
 }
 

@@ -25,6 +25,7 @@ fn mask(patterns: &[&str]) -> Arc<MaskRule> {
         columns: patterns.iter().map(pattern).collect(),
         detectors: Vec::new(),
         with: MaskKind::Redact,
+        lookups_per_minute: None,
     })
 }
 

@@ -38,6 +38,52 @@ pub(in crate::protocol::postgres) fn is_harmless(name: &str) -> bool {
     nature(&[name]) != Nature::Unknown
 }
 
+/// Their names.
+pub(in crate::protocol::postgres) fn harmless_functions() -> impl Iterator<Item = &'static str> {
+    PURE.iter().chain(EFFECT.iter()).copied()
+}
+
+/// Which arguments of a call may hold any value of their types: the call neither fails nor does anything but give a value
+/// because of it. What is left are bounds on memory, which take a gigabyte to meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::postgres) enum Total {
+    Never,
+    First,
+    Second,
+    Always,
+}
+
+/// The same for a function of the server's own, by its name and how many arguments it has.
+pub(in crate::protocol::postgres) fn total(name: &str, arguments: i16) -> Total {
+    // Named with an encoding, which the value may not be in.
+    if name == "length" && arguments != 1 {
+        Total::Never
+    } else if has(TOTAL, name) {
+        Total::Always
+    } else if has(TOTAL_IN_FIRST, name) {
+        Total::First
+    } else if has(TOTAL_IN_SECOND, name) {
+        Total::Second
+    } else {
+        Total::Never
+    }
+}
+
+const TOTAL: &str = "\
+    any_value array_agg avg bit_length bool_and bool_or bpchar btrim cardinality char_length character_length concat concat_ws \
+    count date every first_value initcap json_agg jsonb_agg last_value left length lower ltrim max md5 min num_nonnulls \
+    num_nulls octet_length pg_column_size pg_typeof position quote_ident quote_literal quote_nullable reverse right \
+    row_to_json rtrim sha224 sha256 sha384 sha512 starts_with string_agg strpos sum text to_json to_jsonb translate upper \
+    varchar";
+
+/// Others say where to begin, how, or how much.
+const TOTAL_IN_FIRST: &str = "\
+    lag lead lpad nth_value replace rpad split_part substr substring to_char";
+
+/// The first one says what of the second is wanted.
+const TOTAL_IN_SECOND: &str = "\
+    date_part date_trunc extract";
+
 /// True for a function of the server's own that can show a table or a file whatever it is called with.
 pub(in crate::protocol::postgres) fn reads_beyond_arguments(name: &str) -> bool {
     matches!(also(name), Some(Kind::Do | Kind::ServerFile))

@@ -112,6 +112,7 @@ fn shop() -> TaggedSet {
         columns: vec![pattern(Some("customers"), "ssn"), pattern(None, "email")],
         detectors: Vec::new(),
         with: MaskKind::Redact,
+        lookups_per_minute: None,
     });
     TaggedSet::resolve(&snapshot, &[mask], SystemTime::UNIX_EPOCH).expect("every pattern resolves")
 }
@@ -142,6 +143,7 @@ fn shown(actions: &[Action]) -> String {
 enum Relation {
     Untouched,
     Plain,
+    Traced,
     Refused,
 }
 
@@ -150,6 +152,7 @@ impl From<&Class> for Relation {
         match class {
             Class::Untouched => Self::Untouched,
             Class::Plain { .. } => Self::Plain,
+            Class::Traced { .. } => Self::Traced,
             Class::Refused { .. } => Self::Refused,
         }
     }
@@ -217,7 +220,7 @@ fn a_batch_is_judged_by_every_statement() {
     let parsed = analyse_blocking("select 1; drop table t", &nothing_tagged());
     let kinds: Vec<Kind> = parsed.actions().iter().map(|it| it.kind).collect();
     assert_eq!(kinds, [Kind::Select, Kind::Drop]);
-    let parsed = analyse_blocking("select 1; select * from customer_view; select 2", &shop());
+    let parsed = analyse_blocking("select 1; copy customer_view to stdout; select 2", &shop());
     assert!(parsed.refusal().is_some_and(|it| it.contains("customer_view")), "{parsed:?}");
 }
 

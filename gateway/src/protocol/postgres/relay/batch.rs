@@ -5,14 +5,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running};
+use super::trace::is_traced;
 use super::{End, Front, PROBE, Relay};
-use crate::protocol::postgres::reply::{Fault, Until};
-use crate::protocol::postgres::statement::{Description, Portal, Prepared};
+use crate::protocol::postgres::reply::{Checked, Fault, Until};
+use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
 use crate::session::ReplySummary;
 
 /// A text that no server takes for a statement: it makes a batch fail at the target that failed for the client.
 const NO_STATEMENT: &[u8] = b"denied by policy";
+/// Of a portal whose statement did not need to be traced when it was bound.
+const NOT_TRACED: &str = "what its statement names has changed since it was bound; bind it again";
 /// Of the parameters of a statement that nobody is asked about: these are for its record.
 const MAX_PARAMETERS_RECORDED: usize = 1_000;
 
@@ -35,7 +38,7 @@ impl Relay<'_> {
 
     pub(super) async fn parse(&mut self, range: Range<usize>) -> Result<(), End> {
         let message = wire::parse(self.client.inbox.bytes(range.clone()))?;
-        let (name, text) = (message.name.to_vec(), message.query.to_vec());
+        let (name, text, types) = (message.name.to_vec(), message.query.to_vec(), Arc::from(message.types));
         let judged = match self.judged(&text).await {
             Ok(judged) => judged,
             Err(problem) => return self.batch_problem(&problem?).await,
@@ -54,10 +57,14 @@ impl Relay<'_> {
                 return Ok(());
             }
         }
+        self.trace_ahead(&judged, &types).await?;
+        if self.replies.skipping {
+            return Ok(());
+        }
         let taken = self.replies.names.may_be_prepared(&name);
         let id = self.replies.names.fresh_id();
         let description = Description::default();
-        let prepared = Prepared { id, judged, description, batch: self.batch, confirmed: false };
+        let prepared = Prepared { id, judged, types, description, batch: self.batch, confirmed: false };
         let previous = match self.replies.names.set_statement(&name, Some(prepared)) {
             Ok(previous) => previous,
             Err(full) => return self.batch_problem(&Report::new(Severity::Error, "54000", full.to_string())).await,
@@ -76,6 +83,18 @@ impl Relay<'_> {
         let name = message.portal.to_vec();
         let statement = message.statement.to_vec();
         let Some(prepared) = self.certain_statement(&statement).await? else { return Ok(()) };
+        let traced = if is_traced(&prepared.judged) {
+            let judged = match self.judged(prepared.judged.text.as_bytes()).await {
+                Ok(judged) => judged,
+                Err(problem) => return self.batch_problem(&problem?).await,
+            };
+            self.trace_ahead(&judged, &prepared.types).await?
+        } else {
+            None
+        };
+        if self.replies.skipping {
+            return Ok(());
+        }
         let message = wire::bind(self.client.inbox.bytes(range.clone()))?;
         let parameters =
             shown_parameters(&message, MAX_PARAMETERS_RECORDED).filter(|_| !prepared.judged.redact_parameters);
@@ -89,6 +108,7 @@ impl Relay<'_> {
             statement_description: prepared.description,
             asked: false,
             names: 0,
+            traced,
             batch: self.batch,
             confirmed: false,
         };
@@ -162,7 +182,7 @@ impl Relay<'_> {
             return Ok(());
         }
         let looked_at = must_be_looked_at(&judged, named.as_ref());
-        let mut refused = None;
+        let (mut refused, mut traced) = (None, Vec::new());
         if looked_at {
             self.ask_portal(&portal, &name);
             self.drain().await?;
@@ -174,10 +194,11 @@ impl Relay<'_> {
                 // The target describes it by what the names stood for when it was bound, and runs what they stand for now.
                 Err("what it names may have become another statement since it was bound; bind it again".to_owned())
             } else {
-                plain(&judged, columns.as_deref())
+                self.checked(&judged, &portal, columns)
             };
-            if let Err(reason) = checked {
-                refused = Some(judged.refused(self.session, reason));
+            match checked {
+                Ok(found) => traced = vec![Some(found)],
+                Err(reason) => refused = Some(judged.refused(self.session, reason)),
             }
         } else if !portal.asked && portal.statement_description.get().is_none() {
             self.ask_portal(&portal, &name);
@@ -197,11 +218,24 @@ impl Relay<'_> {
         let tagged = looked_at && refused.is_none();
         let mut running = running(&judged, named.as_ref(), forwarded, tagged);
         running.portal = Some(portal);
+        running.checked = traced;
         self.replies.execute(running);
         self.in_batch();
         self.forwarded.executed = true;
         self.went(&judged);
         Ok(())
+    }
+
+    /// Whether the masks of a portal's columns are known, as the target describes them.
+    fn checked(&self, judged: &Judged, portal: &Portal, columns: Columns) -> Result<Checked, String> {
+        if !is_traced(judged) {
+            return plain(judged, columns.as_deref()).map(|()| Checked { columns, lineage: None });
+        }
+        let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
+        let lineage = found.lineage.clone().filter(|it| it.agrees(columns.as_deref().unwrap_or_default()));
+        let lineage = lineage.ok_or("its result is not the one that the target planned before; bind it again")?;
+        self.look_up(judged, &lineage)?;
+        Ok(Checked { columns, lineage: Some(lineage) })
     }
 
     pub(super) fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::shown_parameters;
+use super::trace::changes_meanings;
 use super::{End, Front, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
@@ -27,6 +28,8 @@ const MAX_NAMED: usize = 4;
 /// What stands behind the names of a text, as its record holds it beside the text's own: with more, it is not understood.
 const MAX_NAMED_BYTES: usize = MAX_FACTS / 2;
 const DENIED: &str = "42501";
+/// Where the columns of a result come from is asked of the target by the statement's text.
+const BY_NAME: &str = "what the name stands for reads masked columns; send the statement itself";
 
 /// A request that got through, or not.
 pub(super) enum Outcome {
@@ -277,6 +280,9 @@ impl Relay<'_> {
                 operation.actions.extend(actions.cloned());
                 operation.text.extend([" [", name.word(), ": ", &statement.redacted, "]"]);
                 tagged |= statement.class != Class::Untouched;
+                if matches!(statement.class, Class::Traced { .. }) {
+                    operation.refusal.get_or_insert_with(|| BY_NAME.to_owned());
+                }
                 guarded |= statement.guarded;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));
@@ -297,6 +303,9 @@ impl Relay<'_> {
         self.replies.names.forget(judged);
         if judged.effects.changes_catalog {
             self.catalog_changed = true;
+        }
+        if judged.judgement.operation().actions.iter().any(changes_meanings) {
+            self.traces.meanings_change();
         }
     }
 

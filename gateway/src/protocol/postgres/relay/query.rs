@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, touches_tagged};
+use super::trace::{NO_TYPES, Traced};
 use super::{End, PROBE, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
-use crate::protocol::postgres::reply::{Fault, Running, Until};
+use crate::protocol::postgres::operation::Class;
+use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
-use crate::protocol::postgres::statement::{Columns, Judged, size_of_columns};
+use crate::protocol::postgres::statement::Judged;
 use crate::protocol::postgres::wire::{self, Report, Severity};
 use crate::session::{Decision, Exact, Forwarded, Judgement, ReplySummary};
 
@@ -19,10 +21,12 @@ const MAX_CHECKED: usize = 16 << 20;
 const IN_BATCH: &str = "the statement touches masked columns and follows others that ran in an open batch of the extended protocol; \
                         send Sync before it";
 
+const TOO_MANY: &str = "its statements have too many columns to be checked together; send them one at a time";
+
 /// What looking at a statement before it runs has brought.
 enum Probed {
-    /// The columns of each statement that had to be looked at.
-    Clean(Vec<Option<Columns>>),
+    /// The results of each statement that had to be looked at.
+    Clean(Vec<Option<Checked>>),
     Unclean(String),
     /// The target itself does not take the statement.
     Failed(Vec<u8>),
@@ -194,6 +198,23 @@ impl Relay<'_> {
                 continue;
             }
             let text = if statements.len() == 1 { &*judged.text } else { &judged.text[statement.text_range.clone()] };
+            if matches!(statement.class, Class::Traced { .. }) {
+                match self.trace(judged, text, NO_TYPES).await? {
+                    Traced::Clean(found) => {
+                        if let Some(Err(reason)) = found.lineage.as_deref().map(|it| self.look_up(judged, it)) {
+                            return Ok(Probed::Unclean(reason));
+                        }
+                        if !fits(&found, &mut left) {
+                            return Ok(Probed::Unclean(TOO_MANY.to_owned()));
+                        }
+                        checked[index] = Some(found);
+                        continue;
+                    }
+                    Traced::Unclean(reason) => return Ok(Probed::Unclean(reason)),
+                    // Below it fails once more, and this time for the client.
+                    Traced::Failed => {}
+                }
+            }
             let mut out = Vec::new();
             wire::message(&mut out, b'P', |out| {
                 wire::put_string(out, PROBE);
@@ -221,13 +242,14 @@ impl Relay<'_> {
             if let Err(reason) = plain(judged, columns.as_deref()) {
                 return Ok(Probed::Unclean(reason));
             }
-            let bytes = size_of_columns(&columns);
-            if bytes > left {
-                let reason = "its statements have too many columns to be checked together; send them one at a time";
-                return Ok(Probed::Unclean(reason.to_owned()));
+            if matches!(statement.class, Class::Traced { .. }) {
+                return Ok(Probed::Unclean("the target did not take the statement at first, and then did".to_owned()));
             }
-            left -= bytes;
-            checked[index] = Some(columns);
+            let found = Checked { columns, lineage: None };
+            if !fits(&found, &mut left) {
+                return Ok(Probed::Unclean(TOO_MANY.to_owned()));
+            }
+            checked[index] = Some(found);
         }
         Ok(Probed::Clean(checked))
     }
@@ -238,4 +260,11 @@ impl Relay<'_> {
         self.next_batch();
         Ok(())
     }
+}
+
+/// Whether there is room for what was found out of one more statement; takes it.
+fn fits(found: &Checked, left: &mut usize) -> bool {
+    let rest = left.checked_sub(found.size());
+    *left = rest.unwrap_or(0);
+    rest.is_some()
 }

@@ -1,7 +1,12 @@
 //! How the rows of one description are treated: which masks each column has, and in what form its values come.
 
-use crate::mask::{CellFormat, CellType, Masker, RowPlan};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::mask::{CellFormat, CellType, ColumnMasks, MaskRule, Masker, RowPlan};
 use crate::protocol::postgres::catalog::TaggedSet;
+use crate::protocol::postgres::lineage::{Lineage, Shows};
 use crate::protocol::postgres::wire::Column;
 
 /// How rows of one description are treated.
@@ -12,18 +17,47 @@ pub(super) struct Plan {
     pub(super) tagged: bool,
 }
 
-pub(super) fn plan(masker: &Masker, set: &TaggedSet, columns: &[Column], formats: Option<&[i16]>) -> Plan {
+/// A column's masks are those of the column that the server names, or, where the statement was traced, of the columns that
+/// its values come from.
+pub(super) fn plan(
+    masker: &Masker,
+    set: &TaggedSet,
+    columns: &[Column],
+    formats: Option<&[i16]>,
+    lineage: Option<&Lineage>,
+) -> Plan {
     let format = |index: usize, column: &Column| match formats {
         None => column.format,
         Some([]) => 0,
         Some([all]) => *all,
         Some(each) => each.get(index).copied().unwrap_or(0),
     };
-    let rows = masker.plan(columns.iter().enumerate().map(|(index, column)| {
-        (set.masks(column.table, column.attribute), cell_format(column.type_oid, format(index, column)))
-    }));
-    let tagged = columns.iter().any(|column| !set.masks(column.table, column.attribute).is_empty());
-    Plan { rows, columns: columns.len(), tagged }
+    let mut traced = lineage.map(Lineage::shows);
+    let masks: Vec<ColumnMasks<'_>> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| {
+            let named = set.masks(column.table, column.attribute);
+            let (masks, computed) = match traced.as_mut().and_then(Iterator::next) {
+                None | Some(Shows::Clear) => (Cow::Borrowed(named), false),
+                Some(Shows::Column(table, number)) => (Cow::Borrowed(set.masks(table, number)), false),
+                Some(Shows::Computed(sources)) => (Cow::Owned(all_masks(set, sources)), true),
+            };
+            ColumnMasks { masks, computed, format: cell_format(column.type_oid, format(index, column)) }
+        })
+        .collect();
+    let tagged = masks.iter().any(|column| !column.masks.is_empty());
+    Plan { rows: masker.plan(masks), columns: columns.len(), tagged }
+}
+
+fn all_masks(set: &TaggedSet, sources: &BTreeSet<(u32, i16)>) -> Vec<Arc<MaskRule>> {
+    let mut masks: Vec<Arc<MaskRule>> = Vec::new();
+    for mask in sources.iter().flat_map(|&(table, number)| set.masks(table, number)) {
+        if !masks.iter().any(|it| Arc::ptr_eq(it, mask)) {
+            masks.push(Arc::clone(mask));
+        }
+    }
+    masks
 }
 
 /// The types that masks tell apart, by the oids of PostgreSQL's `pg_type.dat`.

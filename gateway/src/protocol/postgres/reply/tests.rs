@@ -12,7 +12,14 @@ const SSN: (u32, i16) = (CUSTOMERS, 2);
 /// One column that keeps its last four characters, and the detector of cards.
 fn rules() -> Vec<Arc<MaskRule>> {
     let rule = |name: &str, columns, detectors, with| {
-        Arc::new(MaskRule { name: name.to_owned(), targets: Vec::new(), columns, detectors, with })
+        Arc::new(MaskRule {
+            name: name.to_owned(),
+            targets: Vec::new(),
+            columns,
+            detectors,
+            with,
+            lookups_per_minute: None,
+        })
     };
     let column = ColumnPattern { schema: None, table: Some("customers".to_owned()), column: "ssn".to_owned() };
     vec![
@@ -212,7 +219,7 @@ fn what_does_not_fit_ends_the_session_and_nothing_of_it_passes() {
 #[test]
 fn a_result_must_be_the_one_that_was_checked() {
     let masker = masker();
-    let checked = Some(Some(Arc::from([column("x", SSN)])));
+    let checked = Some(Checked { columns: Some(Arc::from([column("x", SSN)])), lineage: None });
     let mut other = Vec::new();
     put_row_description(&mut other, &[column("x", (0, 0))], None);
     let mut same = Vec::new();
@@ -336,13 +343,14 @@ fn noise_never_panics_and_never_shows_a_masked_value() {
     row(&mut sent, &[Some("900-11-1002")]);
     complete(&mut sent, "SELECT 1");
     ready(&mut sent);
+    let checked = Some(Checked { columns: Some(Arc::from([column("x", SSN)])), lineage: None });
     for at in 0..sent.len() {
         for bit in 0..8 {
             let mut broken = sent.clone();
             broken[at] ^= 1 << bit;
             let mut pair = Pair::new(&masker);
             let mut running = pair.running();
-            (running.tagged, running.checked) = (true, vec![Some(Some(Arc::from([column("x", SSN)])))]);
+            (running.tagged, running.checked) = (true, vec![checked.clone()]);
             pair.replies.query(running);
             // Whether it is a fault or not.
             let _ = pair.sends(&broken, 1000);

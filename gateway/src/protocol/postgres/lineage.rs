@@ -1,0 +1,158 @@
+//! Where the columns of a result come from, by the tree that the server itself makes of a statement.
+//!
+//! A text does not tell which table a name stands for, what a view shows or which function is called; the server knows, and
+//! prints what it has resolved (`debug_print_rewritten`) before anything runs. [`trace`] reads that tree: for each column of the
+//! result the tagged columns that its values are computed from, and whether tagged columns choose which rows come back, or in
+//! which order. Whoever sees the result learns nothing of tagged values then, beyond what the masks leave of them:
+//!
+//! - A column that *is* a tagged column gets its masks, one that is *computed* from some is covered whole, NULLs as well.
+//! - What is computed from tagged values must not fail, or the error would tell of them: only functions and operators that take
+//!   any value (`Total`). Nor may tagged values decide whether something is computed that can fail.
+//! - Nothing tagged is compared where rows are chosen, joined, grouped, sorted or counted. The one exception is a mask's own:
+//!   equality with a constant or a parameter, up to so many a minute ([`Lineage::lookups`]).
+//!
+//! Every node has its place in the walk's tables; one that has none makes the statement refused. Pure: text in, facts out.
+//! See the PostgreSQL manual, "The Rule System", section "The Query Tree".
+
+mod expression;
+mod query;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use super::catalog::TaggedSet;
+use super::wire::Column;
+
+use self::query::Walk;
+use self::tree::{Value, read, unescaped};
+
+pub(super) use self::tree::MAX_BYTES;
+
+/// A tagged column: its table's oid and its number.
+type Tagged = (u32, i16);
+
+/// What a statement's result shows of tagged data.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lineage {
+    columns: Vec<Traced>,
+    /// Tagged columns that rows are looked up by: each is compared with one value that the statement brings along.
+    pub(super) lookups: Vec<Tagged>,
+}
+
+/// A column of a result.
+#[derive(Debug, PartialEq, Eq)]
+struct Traced {
+    name: String,
+    /// As `RowDescription` gives it: the relation's oid and the column's number, or zeros.
+    origin: (u32, i16),
+    flow: Flow,
+}
+
+/// The tagged columns that a value is computed from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flow {
+    sources: BTreeSet<Tagged>,
+    /// The value is that of the one column, and nothing was computed.
+    exact: bool,
+    /// To compute it may fail, or leave a trace, whatever it is computed from: it must not be up to tagged values whether it is.
+    fallible: bool,
+}
+
+/// What the values of a result's column are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shows<'l> {
+    /// Nothing that is tagged.
+    Clear,
+    /// A tagged column, as it is.
+    Column(u32, i16),
+    /// Something computed from these.
+    Computed(&'l BTreeSet<Tagged>),
+}
+
+/// Why a statement is refused. For people: names columns, holds no values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal(String);
+
+impl Refusal {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+
+    /// The tree is not one that can be read.
+    fn unknown(what: &str) -> Self {
+        Self(format!("its plan has a part that is not known here ({what}), and the statement touches masked columns"))
+    }
+
+    pub(super) fn into_reason(self) -> String {
+        self.0
+    }
+}
+
+impl Flow {
+    fn column(column: Tagged) -> Self {
+        Self { sources: BTreeSet::from([column]), exact: true, fallible: false }
+    }
+
+    /// Of a value that is computed from this and other ones.
+    fn add(&mut self, other: Self) {
+        self.sources.extend(other.sources);
+        self.exact = false;
+        self.fallible |= other.fallible;
+    }
+
+    /// Of a value that is either this or another one, as it is.
+    fn or(&mut self, other: Self) {
+        let same = *self == other;
+        self.add(other);
+        self.exact = same && self.sources.len() == 1;
+    }
+
+    fn computed(self) -> Self {
+        Self { exact: false, ..self }
+    }
+
+    fn by_what_may_fail(self) -> Self {
+        Self { exact: false, fallible: true, ..self }
+    }
+}
+
+impl Lineage {
+    /// What the columns show, first to last.
+    pub(super) fn shows(&self) -> impl Iterator<Item = Shows<'_>> {
+        self.columns.iter().map(|column| match (column.flow.exact, column.flow.sources.first()) {
+            (_, None) => Shows::Clear,
+            (true, Some(&(table, number))) => Shows::Column(table, number),
+            (false, Some(_)) => Shows::Computed(&column.flow.sources),
+        })
+    }
+
+    /// Whether this is the result that the server describes.
+    pub(super) fn agrees(&self, columns: &[Column]) -> bool {
+        let same = |(mine, theirs): (&Traced, &Column)| {
+            mine.origin == (theirs.table, theirs.attribute) && mine.name.as_bytes() == &*theirs.name
+        };
+        self.columns.len() == columns.len() && self.columns.iter().zip(columns).all(same)
+    }
+
+    /// Bytes of memory that it takes, more or less.
+    pub(super) fn size(&self) -> usize {
+        let sources: usize = self.columns.iter().map(|it| it.flow.sources.len() * size_of::<Tagged>() * 2).sum();
+        let columns: usize = self.columns.iter().map(|it| size_of::<Traced>() + it.name.len()).sum();
+        size_of::<Self>() + columns + sources + self.lookups.len() * size_of::<Tagged>()
+    }
+}
+
+/// Reads what the server printed of one statement: the list of its queries after rewriting.
+pub(super) fn trace(printed: &str, set: &TaggedSet) -> Result<Lineage, Refusal> {
+    let tree = read(printed).map_err(|error| Refusal::unknown(&error.to_string()))?;
+    let Value::List(queries) = &tree else { return Err(Refusal::unknown("no list of queries")) };
+    let [Value::Node(query)] = queries.as_slice() else {
+        return Err(Refusal::new("a rule makes more than one statement of it"));
+    };
+    let walk = Walk::new(set);
+    let columns = walk.statement(query)?;
+    Ok(Lineage { columns, lookups: walk.into_lookups() })
+}

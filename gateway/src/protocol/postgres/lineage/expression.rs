@@ -1,0 +1,274 @@
+//! Expressions: what a value is computed from, and whether computing it could fail because of that.
+
+use super::query::{Frame, Walk, number};
+use super::tree::{Node, Value};
+use super::{Flow, Refusal, Tagged};
+use crate::protocol::postgres::operation::Total;
+
+/// Types to which the output of any type converts by itself.
+const TEXT_TYPES: &[&str] = &["25", "1042", "1043"];
+/// `anyarray`: in the catalogs of statistics, and of columns that were added with a default.
+const ANY_ARRAY: &str = "2277";
+/// `pg_attribute`, which has one such column.
+const ATTRIBUTES: &str = "1249";
+const OTHERS_VALUES: &str = "a column of a system catalog that holds values of other columns is not shown";
+/// What the server calls the forms in which a function is called for a cast.
+const CAST_FORMS: &[&str] = &["1", "2"];
+
+impl Walk<'_> {
+    /// What a value is computed from. Refused where computing it may fail, or do more than give a value, by what is tagged.
+    pub(super) fn flow(&self, value: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        self.spend()?;
+        match value {
+            Value::Nothing | Value::Word(_) => Ok(Flow::default()),
+            Value::List(values) => self.all(values, frame),
+            Value::Node(node) => self.node(node, frame),
+        }
+    }
+
+    fn all(&self, values: &[Value<'_>], frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let mut all = Flow::default();
+        for value in values {
+            all.add(self.flow(value, frame)?);
+        }
+        Ok(all)
+    }
+
+    /// What all of a node's parts are computed from.
+    fn parts(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let mut all = Flow::default();
+        for (_, value) in &node.fields {
+            all.add(self.flow(value, frame)?);
+        }
+        Ok(all)
+    }
+
+    fn node(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        match node.kind {
+            "VAR" => self.variable(node, frame),
+            // An alias holds names, and computes nothing.
+            "CONST" | "SQLVALUEFUNCTION" | "CASETESTEXPR" | "COERCETODOMAINVALUE" | "ALIAS" => Ok(Flow::default()),
+            // Of the client, or the columns of a subquery that it is compared with: these are looked at there.
+            "PARAM" if matches!(node.word("paramkind"), Some("0" | "2")) => Ok(Flow::default()),
+            // The value itself, under another type or name.
+            "RELABELTYPE" | "COLLATE" | "COLLATEEXPR" => {
+                let value = node.field("arg").ok_or_else(|| Refusal::unknown(node.kind))?;
+                Ok(self.flow(value, frame)?.computed())
+            }
+            "TARGETENTRY" | "NAMEDARGEXPR" | "FIELDSELECT" | "SUBSCRIPTINGREF" | "WHEN" | "CASEWHEN" | "MINMAX"
+            | "MINMAXEXPR" | "NULLTEST" | "BOOLEANTEST" | "ARRAY" | "ARRAYEXPR" | "ROW" | "ROWEXPR"
+            | "GROUPINGFUNC" => self.parts(node, frame),
+            // Some parts decide whether others are computed.
+            "BOOLEXPR" | "CASE" | "CASEEXPR" | "COALESCE" | "COALESCEEXPR" => {
+                let flow = self.parts(node, frame)?;
+                self.must_not_decide(&flow, flow.fallible)?;
+                Ok(flow)
+            }
+            // Clauses within calls; their operators compare.
+            "SORTGROUPCLAUSE" => {
+                for operator in ["eqop", "sortop"] {
+                    self.known_operator(number(node, operator)?)?;
+                }
+                Ok(Flow::default())
+            }
+            "FUNCEXPR" => self.call(node, "funcid", frame),
+            "AGGREF" => self.call(node, "aggfnoid", frame),
+            "WINDOWFUNC" => self.call(node, "winfnoid", frame),
+            "OPEXPR" | "DISTINCTEXPR" | "NULLIFEXPR" | "SCALARARRAYOPEXPR" => self.operation(node, frame),
+            "SUBLINK" => self.sublink(node, frame),
+            "COERCEVIAIO" => {
+                let to_text = node.word("resulttype").is_some_and(|it| TEXT_TYPES.contains(&it));
+                self.unless_it_may_fail(node, frame, to_text, "a conversion")
+            }
+            "ARRAYCOERCEEXPR" | "CONVERTROWTYPEEXPR" | "COERCETODOMAIN" => {
+                self.unless_it_may_fail(node, frame, false, "a conversion")
+            }
+            "RANGETBLFUNCTION" | "TABLEFUNC" | "TABLESAMPLECLAUSE" => {
+                self.unless_it_may_fail(node, frame, false, "a function that gives rows")
+            }
+            "ROWCOMPARE" | "ROWCOMPAREEXPR" => self.unless_it_may_fail(node, frame, false, "a comparison of rows"),
+            "XMLEXPR"
+            | "JSONCONSTRUCTOREXPR"
+            | "JSONISPREDICATE"
+            | "JSONVALUEEXPR"
+            | "JSONRETURNING"
+            | "JSONFORMAT"
+            | "JSONEXPR"
+            | "JSONBEHAVIOR"
+            | "JSONTABLEPATH"
+            | "JSONTABLEPATHSCAN"
+            | "JSONTABLESIBLINGJOIN" => self.unless_it_may_fail(node, frame, false, "an expression of XML or JSON"),
+            other => Err(Refusal::unknown(other)),
+        }
+    }
+
+    /// What cannot fail (`total`) may be computed from anything, all else from what is not tagged.
+    fn unless_it_may_fail(
+        &self,
+        node: &Node<'_>,
+        frame: &Frame<'_, '_>,
+        total: bool,
+        what: &str,
+    ) -> Result<Flow, Refusal> {
+        let flow = self.parts(node, frame)?;
+        match flow.sources.first() {
+            Some(column) if !total => Err(self.may_fail(what, *column)),
+            _ if total => Ok(flow.computed()),
+            _ => Ok(flow.by_what_may_fail()),
+        }
+    }
+
+    /// Tagged values may not decide whether something is computed that can fail.
+    fn must_not_decide(&self, by: &Flow, fallible: bool) -> Result<(), Refusal> {
+        match by.sources.first() {
+            Some(column) if fallible => Err(self.may_fail("a condition beside something that can fail, both", *column)),
+            _ => Ok(()),
+        }
+    }
+
+    fn may_fail(&self, what: &str, column: Tagged) -> Refusal {
+        Refusal::new(format!(
+            "{what} of {} is refused: whether it fails, or what else it does, would tell of values that are masked",
+            self.set.column_name(column)
+        ))
+    }
+
+    fn variable(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        if node.word("vartype") == Some(ANY_ARRAY) {
+            return Err(Refusal::new(OTHERS_VALUES));
+        }
+        let of = frame.up(number(node, "varlevelsup")?).ok_or_else(|| Refusal::unknown("a column of nothing"))?;
+        let columns = self.item(of, number(node, "varno")?)?;
+        let attribute: i32 = number(node, "varattno")?;
+        match usize::try_from(attribute) {
+            // ctid and the like.
+            Err(_) => Ok(Flow::default()),
+            Ok(0) => {
+                must_be_shown_whole(of, number(node, "varno")?)?;
+                let mut row = Flow::default();
+                columns.iter().for_each(|it| row.add(it.clone()));
+                Ok(row)
+            }
+            Ok(number) => columns.get(number - 1).cloned().ok_or_else(|| Refusal::unknown("a column of nothing")),
+        }
+    }
+
+    fn call(&self, node: &Node<'_>, field: &str, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let oid: u32 = number(node, field)?;
+        let by_cast = field == "funcid" && node.word("funcformat").is_some_and(|it| CAST_FORMS.contains(&it));
+        let known = if by_cast { self.set.code().cast(oid) } else { self.set.code().function(oid) };
+        let Some(total) = known else {
+            return Err(Refusal::new(format!(
+                "the function with oid {oid}, which the statement or a view in it calls, is not known to be harmless: it could \
+                 read masked columns of this target where the gateway cannot see"
+            )));
+        };
+        if let Some(filter) = node.field("aggfilter") {
+            self.must_not_decide(&self.flow(filter, frame)?, self.all(node.list("args"), frame)?.fallible)?;
+        }
+        // Functions that give rows tell by how many they give.
+        if total == Total::Always && node.word("funcretset") != Some("true") {
+            return Ok(self.parts(node, frame)?.computed());
+        }
+        let free = match (total, node.word("funcretset")) {
+            (Total::First, Some("false") | None) => Some(0),
+            (Total::Second, Some("false") | None) => Some(1),
+            _ => None,
+        };
+        let mut flow = Flow::default();
+        for (index, argument) in node.list("args").iter().enumerate() {
+            let part = self.flow(argument, frame)?;
+            if let Some(column) = part.sources.first().filter(|_| free != Some(index)) {
+                return Err(self.may_fail("a function", *column));
+            }
+            flow.add(part);
+        }
+        for (_, value) in node.fields.iter().filter(|(field, _)| *field != "args") {
+            let part = self.flow(value, frame)?;
+            if let Some(column) = part.sources.first() {
+                return Err(self.may_fail("a function", *column));
+            }
+        }
+        Ok(flow.by_what_may_fail())
+    }
+
+    fn operation(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let operator: u32 = number(node, "opno")?;
+        self.known_operator(operator)?;
+        let total = self.set.code().is_total_operator(operator) && node.word("opretset") != Some("true");
+        self.unless_it_may_fail(node, frame, total, "an operator")
+    }
+
+    /// An operator that may run somebody's code is refused, whatever it is used on. 0: there is none.
+    pub(super) fn known_operator(&self, oid: u32) -> Result<(), Refusal> {
+        if oid == 0 || self.set.code().is_operator(oid) {
+            return Ok(());
+        }
+        Err(Refusal::new(format!(
+            "the operator with oid {oid}, which the statement or a view in it uses, is not known to be harmless"
+        )))
+    }
+
+    fn sublink(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let query = node.node("subselect").ok_or_else(|| Refusal::unknown("a subquery"))?;
+        let columns = self.query(query, Some(frame))?;
+        let mut flow = node.field("testexpr").map_or(Ok(Flow::default()), |it| self.flow(it, frame))?;
+        match node.word("subLinkType") {
+            // EXISTS: whether there is a row is not a matter of what is in it.
+            Some("0") => {}
+            // = ALL, = ANY, a comparison of rows
+            Some("1" | "2" | "3") => columns.iter().try_for_each(|it| self.must_be_clear("a comparison", it))?,
+            // A value, several values, an array.
+            Some("4" | "5" | "6") => columns.iter().for_each(|it| flow.add(it.clone())),
+            _ => return Err(Refusal::unknown("a subquery")),
+        }
+        // One that is to give a value gives several rows.
+        Ok(flow.by_what_may_fail())
+    }
+
+    /// The tagged column that a condition looks up by one value of the statement's own, where its mask allows that.
+    pub(super) fn lookup(&self, condition: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Option<Tagged>, Refusal> {
+        let Some(node) = condition.as_node().filter(|it| it.kind == "OPEXPR") else { return Ok(None) };
+        let [left, right] = node.list("args") else { return Ok(None) };
+        if !self.set.code().is_equality(number(node, "opno")?) {
+            return Ok(None);
+        }
+        for (column, value) in [(left, right), (right, left)] {
+            if !is_own_value(value) {
+                continue;
+            }
+            let flow = self.flow(column_behind(column), frame)?;
+            if let (true, Some(found)) = (flow.exact, flow.sources.first())
+                && self.set.may_be_looked_up(*found)
+            {
+                return Ok(Some(*found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A row that has a column in it which is not shown by itself either is not.
+fn must_be_shown_whole(frame: &Frame<'_, '_>, number: usize) -> Result<(), Refusal> {
+    match frame.entry(number).map(|it| (it.word("rtekind"), it.word("relid"))) {
+        Some((Some("0"), Some(ATTRIBUTES))) => Err(Refusal::new(OTHERS_VALUES)),
+        _ => Ok(()),
+    }
+}
+
+/// A column that is compared as another type of the same values (varchar as text).
+fn column_behind<'v, 't>(value: &'v Value<'t>) -> &'v Value<'t> {
+    match value.as_node() {
+        Some(node) if node.kind == "RELABELTYPE" => node.field("arg").unwrap_or(value),
+        _ => value,
+    }
+}
+
+/// A constant or a parameter.
+fn is_own_value(value: &Value<'_>) -> bool {
+    match value.as_node() {
+        Some(node) if node.kind == "RELABELTYPE" => node.field("arg").is_some_and(is_own_value),
+        Some(node) => node.kind == "CONST" || node.kind == "PARAM" && node.word("paramkind") == Some("0"),
+        None => false,
+    }
+}

@@ -1,0 +1,290 @@
+//! Having the target tell where the columns of a statement's result come from, before the statement runs: see
+//! [`lineage`](crate::protocol::postgres::lineage).
+//!
+//! The target is asked in the client's own session, so that names mean what they mean there: with its search path, its role, its
+//! temporary tables and what its transaction has made. Its settings are set for a transaction of the gateway's own, or behind
+//! a savepoint of the client's, and go back with it.
+
+use std::sync::Arc;
+
+use super::{End, PROBE, Relay};
+use crate::policy::{Action, Kind};
+use crate::protocol::postgres::lineage::{self, Lineage};
+use crate::protocol::postgres::operation::Class;
+use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until};
+use crate::protocol::postgres::shared::{Catalog, Remembered};
+use crate::protocol::postgres::statement::Judged;
+use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
+
+/// Has the target print what it makes of a statement, to the client alone. What it logs of this is in the documentation.
+const PRINT: &str = "\
+    SELECT pg_catalog.set_config('client_min_messages', 'log', true), \
+           pg_catalog.set_config('debug_pretty_print', 'off', true), \
+           pg_catalog.set_config('debug_print_rewritten', 'on', true)";
+/// The same, with what the settings were before: within a batch there is nothing to go back with.
+const PRINT_AND_KEEP: &str = "\
+    SELECT pg_catalog.current_setting('client_min_messages'), pg_catalog.current_setting('debug_pretty_print'), \
+           pg_catalog.current_setting('debug_print_rewritten'), \
+           pg_catalog.set_config('client_min_messages', 'log', true), \
+           pg_catalog.set_config('debug_pretty_print', 'off', true), \
+           pg_catalog.set_config('debug_print_rewritten', 'on', true)";
+const KEPT: [&str; 3] = ["client_min_messages", "debug_pretty_print", "debug_print_rewritten"];
+/// Around the statement, where no transaction is open and where one is.
+const OUTSIDE: (&str, &[&str]) = ("BEGIN", &["ROLLBACK"]);
+const WITHIN: (&str, &[&str]) =
+    ("SAVEPOINT weir_probe", &["ROLLBACK TO SAVEPOINT weir_probe", "RELEASE SAVEPOINT weir_probe"]);
+/// Of a statement whose parameters the client gives no types: a count, as [`wire::Parse`] has it.
+pub(super) const NO_TYPES: &[u8] = &[0, 0];
+/// Before, of the statement, after.
+const READINESSES: u32 = 3;
+
+/// A text, and the types of its parameters.
+type Key = (Arc<str>, Arc<[u8]>);
+
+/// What a session knows of the results of statements that it prepares, by their texts and the types of their parameters.
+#[derive(Default)]
+pub(super) struct Traces {
+    known: Remembered<Key, Arc<Known>>,
+    /// The session has changed what names may mean: what is found out is good for one batch.
+    forgetful: bool,
+}
+
+/// What is known of a text's result, and when it was found out. The error says why it is refused.
+pub(in crate::protocol::postgres) struct Known {
+    catalog: Arc<Catalog>,
+    batch: u64,
+    pub(super) found: Result<Checked, String>,
+}
+
+/// What tracing a statement has brought.
+pub(super) enum Traced {
+    Clean(Checked),
+    Unclean(String),
+    /// The target itself does not take the statement.
+    Failed,
+}
+
+/// Statements after which a name may mean something else to the target.
+pub(super) fn changes_meanings(action: &Action) -> bool {
+    matches!(
+        action.kind,
+        Kind::Set
+            | Kind::SetRole
+            | Kind::Discard
+            | Kind::Create
+            | Kind::Alter
+            | Kind::Drop
+            | Kind::Do
+            | Kind::Call
+            | Kind::Unparsed
+    )
+}
+
+impl Traces {
+    /// A statement is on its way after which names may mean something else.
+    pub(super) fn meanings_change(&mut self) {
+        *self = Self { forgetful: true, ..Self::default() };
+    }
+
+    pub(super) fn next_batch(&mut self) {
+        if self.forgetful {
+            self.known = Remembered::default();
+        }
+    }
+}
+
+impl Known {
+    /// Bytes of memory that it takes, more or less.
+    pub(in crate::protocol::postgres) fn size(&self) -> usize {
+        self.found.as_ref().map_or_else(String::len, Checked::size)
+    }
+}
+
+impl Relay<'_> {
+    /// Where the columns of a statement's result come from, by the target's word. The target owes nothing.
+    pub(super) async fn trace(&mut self, judged: &Judged, text: &str, types: &[u8]) -> Result<Traced, End> {
+        let (before, after) = match self.replies.state {
+            TransactionState::Idle => OUTSIDE,
+            TransactionState::Open => WITHIN,
+            TransactionState::Failed => return Ok(Traced::Failed),
+        };
+        let mut out = Vec::new();
+        command(&mut out, before);
+        command(&mut out, PRINT);
+        wire::message(&mut out, b'S', |_| {});
+        prepare(&mut out, text, types);
+        name(&mut out, b'D', b'S');
+        name(&mut out, b'C', b'S');
+        wire::message(&mut out, b'S', |_| {});
+        for text in after {
+            command(&mut out, text);
+        }
+        wire::message(&mut out, b'S', |_| {});
+
+        let answer = self.ask(&out, Until::Traced(READINESSES)).await?;
+        if answer.error.is_some() {
+            return Ok(Traced::Failed);
+        }
+        if let Some(error) = answer.around {
+            return Ok(Traced::Unclean(not_shown(&error)));
+        }
+        found(judged, answer)
+    }
+
+    /// The same in an open batch, of which something has run or waits: nothing may end it. The settings are set back by hand,
+    /// for a transaction that the client goes on with. Where the target does not take the statement, the batch has failed, as
+    /// it would have by the client's own, and the client is told.
+    async fn trace_in_batch(&mut self, judged: &Judged, text: &str, types: &[u8]) -> Result<Traced, End> {
+        let mut out = Vec::new();
+        command(&mut out, PRINT_AND_KEEP);
+        prepare(&mut out, text, types);
+        name(&mut out, b'D', b'S');
+        name(&mut out, b'C', b'S');
+        wire::message(&mut out, b'H', |_| {});
+        let answer = self.ask(&out, Until::Closed(BY_COMMAND + 1)).await?;
+        if let Some(error) = answer.error.as_ref().or(answer.around.as_ref()) {
+            self.replies.skipping = true;
+            let passed = answer.error.as_ref().and_then(|it| self.session.masker().pass_text(false, it).ok());
+            match passed {
+                Some(passed) => self.to_client.append(&passed),
+                None => self.tell(&Report::new(Severity::Error, "42501", not_shown(error))),
+            }
+            return Ok(Traced::Failed);
+        }
+        let Some(row) = &answer.row else { return Err(Fault::Unexpected('C').into()) };
+        let mut out = Vec::new();
+        command(&mut out, &set_back(row)?);
+        wire::message(&mut out, b'H', |_| {});
+        let set = self.ask(&out, Until::Closed(BY_COMMAND)).await?;
+        if let Some(error) = set.error.or(set.around) {
+            self.replies.skipping = true;
+            self.tell(&Report::new(Severity::Error, "42501", not_shown(&error)));
+            return Ok(Traced::Failed);
+        }
+        found(judged, answer)
+    }
+
+    /// Traces a statement of the extended protocol before it is bound. None: it needs no trace, or the target does not take it.
+    pub(super) async fn trace_ahead(
+        &mut self,
+        judged: &Arc<Judged>,
+        types: &Arc<[u8]>,
+    ) -> Result<Option<Arc<Known>>, End> {
+        if !is_traced(judged) || judged.is_denied() {
+            return Ok(None);
+        }
+        let is_current = |it: &Arc<Known>| it.batch == self.batch || Arc::ptr_eq(&it.catalog, &judged.catalog);
+        let key = (Arc::clone(&judged.text), Arc::clone(types));
+        if let Some(known) = self.traces.known.get(&key).filter(is_current) {
+            return Ok(Some(known));
+        }
+        self.drain().await?;
+        if self.replies.skipping {
+            return Ok(None);
+        }
+        let traced = if self.forwarded.any {
+            self.trace_in_batch(judged, &judged.text, types).await?
+        } else {
+            self.trace(judged, &judged.text, types).await?
+        };
+        let found = match traced {
+            Traced::Clean(checked) => Ok(checked),
+            Traced::Unclean(reason) => Err(reason),
+            // It will tell so itself.
+            Traced::Failed => return Ok(None),
+        };
+        let known = Arc::new(Known { catalog: Arc::clone(&judged.catalog), batch: self.batch, found });
+        let size = judged.text.len() + types.len() + known.size();
+        self.traces.known.put(key, Arc::clone(&known), size);
+        Ok(Some(known))
+    }
+
+    /// Counts what a statement looks rows up by. The error says why it may not.
+    pub(super) fn look_up(&self, judged: &Judged, lineage: &Lineage) -> Result<(), String> {
+        let (agent, set) = (&self.session.principal.agent, &judged.catalog.set);
+        lineage.lookups.iter().try_for_each(|&column| self.state.lookups.take(agent, set, column))
+    }
+}
+
+/// What a target's answer tells of a statement's result.
+fn found(judged: &Judged, answer: Own) -> Result<Traced, End> {
+    let Some(columns) = answer.columns else { return Err(Fault::Unexpected('Z').into()) };
+    let tree = match answer.trees.as_slice() {
+        [tree] => std::str::from_utf8(tree).ok(),
+        _ => None,
+    };
+    let Some(tree) = tree else {
+        return Ok(Traced::Unclean("the target did not print one tree of the statement that can be read".to_owned()));
+    };
+    let lineage = match lineage::trace(tree, &judged.catalog.set) {
+        Ok(lineage) => lineage,
+        Err(refusal) => return Ok(Traced::Unclean(refusal.into_reason())),
+    };
+    Ok(if lineage.agrees(columns.as_deref().unwrap_or_default()) {
+        Traced::Clean(Checked { columns, lineage: Some(Arc::new(lineage)) })
+    } else {
+        Traced::Unclean("the target describes another result than the one that it plans".to_owned())
+    })
+}
+
+/// Of a target that does not do as it is asked.
+fn not_shown(error: &[u8]) -> String {
+    let code = wire::sqlstate(error).unwrap_or("XX000");
+    format!(
+        "the target does not show what it makes of the statement ({code}), which touches masked columns; the gateway's role must \
+         be allowed to set debug_print_rewritten"
+    )
+}
+
+/// The command that gives the settings the values of a row of [`PRINT_AND_KEEP`].
+fn set_back(row: &[u8]) -> Result<String, Malformed> {
+    let mut fields = wire::Fields::of(row);
+    fields.count()?;
+    let mut calls = Vec::new();
+    for setting in KEPT {
+        let value = fields.value()?.unwrap_or_default();
+        // Words such as `notice` and `off`.
+        if !value.iter().all(u8::is_ascii_alphanumeric) {
+            return Err(Malformed::Body);
+        }
+        calls.push(format!("pg_catalog.set_config('{setting}', '{}', true)", String::from_utf8_lossy(value)));
+    }
+    Ok(format!("SELECT {}", calls.join(", ")))
+}
+
+/// Whether a text of the extended protocol has to be traced.
+pub(super) fn is_traced(judged: &Judged) -> bool {
+    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { .. }))
+}
+
+/// A command of the gateway's own, under a name that clients are not expected to use.
+fn command(out: &mut Vec<u8>, text: &str) {
+    prepare(out, text, NO_TYPES);
+    wire::message(out, b'B', |out| {
+        wire::put_string(out, PROBE);
+        wire::put_string(out, PROBE);
+        out.extend_from_slice(&[0; 6]);
+    });
+    wire::message(out, b'E', |out| {
+        wire::put_string(out, PROBE);
+        out.extend_from_slice(&[0; 4]);
+    });
+    name(out, b'C', b'P');
+    name(out, b'C', b'S');
+}
+
+fn prepare(out: &mut Vec<u8>, text: &str, types: &[u8]) {
+    wire::message(out, b'P', |out| {
+        wire::put_string(out, PROBE);
+        wire::put_string(out, text.as_bytes());
+        out.extend_from_slice(types);
+    });
+}
+
+/// A Describe or a Close.
+fn name(out: &mut Vec<u8>, tag: u8, kind: u8) {
+    wire::message(out, tag, |out| {
+        out.push(kind);
+        wire::put_string(out, PROBE);
+    });
+}

@@ -15,7 +15,7 @@ use crate::{Result, clean_kernel, clients, package, paths, setup, shell, vm_imag
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 14] = [
+const REQUIRED: [&str; 15] = [
     "kernel",
     BYPASS,
     "namespaces",
@@ -24,6 +24,7 @@ const REQUIRED: [&str; 14] = [
     "identity",
     "postgres",
     CLIENTS,
+    NONINTERFERENCE,
     "record",
     "failure",
     "handover",
@@ -33,6 +34,8 @@ const REQUIRED: [&str; 14] = [
 ];
 /// Needs clients of others, with their suites.
 const CLIENTS: &str = "postgres-clients";
+/// Sessions made by chance.
+const NONINTERFERENCE: &str = "noninterference";
 /// The attack corpus.
 const BYPASS: &str = "bypass";
 const SYSTEM_CRATE: &str = "system-tests";
@@ -51,7 +54,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, noninterference, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy
@@ -60,6 +63,12 @@ pub(crate) struct Args {
     /// A Debian package from which vm-smoke upgrades; without it, this very build under another version
     #[arg(long, value_name = "DEB")]
     previous: Option<PathBuf>,
+    /// How long noninterference goes on after its usual sessions
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=80))]
+    minutes: Option<u32>,
+    /// Where noninterference begins: the same seed makes the same sessions
+    #[arg(long)]
+    seed: Option<u32>,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]
     rest: Vec<String>,
@@ -67,7 +76,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn all() -> Self {
-        Self { suites: Vec::new(), all: false, previous: None, rest: Vec::new() }
+        Self { suites: Vec::new(), all: false, previous: None, minutes: None, seed: None, rest: Vec::new() }
     }
 
     fn wants(&self, suite: &str) -> bool {
@@ -204,6 +213,9 @@ impl Program {
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
         }
+        for (name, number) in [("WEIR_MINUTES", args.minutes), ("WEIR_SEED", args.seed)] {
+            number.and_then(|it| environment.insert(name, PathBuf::from(it.to_string())));
+        }
         if let Some(previous) = &args.previous {
             let path = std::path::absolute(previous).map_err(|e| format!("{}: {e}", previous.display()))?;
             environment.insert("WEIR_PREVIOUS", path);
@@ -215,7 +227,7 @@ impl Program {
         // Through `env`, since sudo passes no environment on.
         environment.insert("WEIR_BIN", paths::target()?.join("debug/weir"));
         environment.insert("WEIR_CACHE", paths::cache()?);
-        let limited = if args.all { LIMITED_ALL } else { LIMITED };
+        let limited = if args.all || args.minutes.is_some() { LIMITED_ALL } else { LIMITED };
         let environment = environment.iter().map(|(name, value)| format!("{name}={}", value.display()));
         let mut command = shell::as_root("env", environment);
         command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable).arg("--test-threads=1");

@@ -1,1 +1,179 @@
+//! Trees written by hand: what no server prints, and what one walk must make of it. Real ones are in the suites `evasion` and
+//! `noninterference`.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::*;
+use crate::mask::{MaskKind, MaskRule};
+use crate::protocol::postgres::catalog::{ColumnRow, RelationRow, Snapshot};
+
+/// `customers (id, ssn)`, of which the second is masked.
+const CUSTOMERS: u32 = 20_000;
+
+fn set() -> TaggedSet {
+    let snapshot = Snapshot {
+        relations: vec![RelationRow { oid: CUSTOMERS, schema: "public".into(), name: "customers".into(), kind: 'r' }],
+        columns: vec![ColumnRow { relation: CUSTOMERS, number: 2, name: "ssn".into() }],
+        ..Snapshot::default()
+    };
+    let mask = MaskRule {
+        name: "PII".into(),
+        targets: Vec::new(),
+        columns: vec!["*.*.ssn".parse().unwrap()],
+        detectors: Vec::new(),
+        with: MaskKind::Redact,
+        lookups_per_minute: None,
+    };
+    TaggedSet::resolve(&snapshot, &[Arc::new(mask)], SystemTime::UNIX_EPOCH).unwrap()
+}
+
+fn var(item: usize, number: i32, up: usize) -> String {
+    format!("{{VAR :varno {item} :varattno {number} :vartype 25 :varlevelsup {up}}}")
+}
+
+fn relation(kind: char, oid: u32) -> String {
+    format!(
+        "{{RANGETBLENTRY :eref {{ALIAS :aliasname c :colnames (\"id\" \"ssn\")}} :rtekind 0 :relid {oid} :relkind {kind}}}"
+    )
+}
+
+fn customers() -> String {
+    relation('r', CUSTOMERS)
+}
+
+fn subquery(query: &str) -> String {
+    format!("{{RANGETBLENTRY :rtekind 1 :subquery {query}}}")
+}
+
+/// A SELECT of these expressions from these items, with more fields.
+fn select(items: &[String], expressions: &[String], more: &str) -> String {
+    let refs: Vec<String> = (1..=items.len()).map(|it| format!("{{RANGETBLREF :rtindex {it}}}")).collect();
+    let targets = expressions.iter().enumerate().map(|(index, expression)| {
+        format!(
+            "{{TARGETENTRY :expr {expression} :resno {0} :resname c :ressortgroupref {0} :resorigtbl 0 :resorigcol 0 :resjunk false}}",
+            index + 1
+        )
+    });
+    let targets: Vec<String> = targets.collect();
+    format!(
+        "{{QUERY :commandType 1 :hasModifyingCTE false :utilityStmt <> :rtable ({}) :jointree {{FROMEXPR :fromlist ({})}} \
+         :targetList ({}) {more}}}",
+        items.join(" "),
+        refs.join(" "),
+        targets.join(" ")
+    )
+}
+
+fn traced(query: &str) -> Result<Vec<&'static str>, String> {
+    let lineage = trace(&format!("({query})"), &set()).map_err(Refusal::into_reason)?;
+    let word = |shows| match shows {
+        Shows::Clear => "clear",
+        Shows::Column(CUSTOMERS, 2) => "ssn",
+        Shows::Column(..) => "another column",
+        Shows::Computed(_) => "computed",
+    };
+    Ok(lineage.shows().map(word).collect())
+}
+
+#[test]
+fn values_are_followed_through_queries() {
+    let inner = select(&[customers()], &[var(1, 2, 0), var(1, 1, 0)], "");
+    assert_eq!(traced(&inner), Ok(vec!["ssn", "clear"]));
+    let outer = select(&[subquery(&inner)], &[var(1, 1, 0), var(1, 2, 0), var(1, 0, 0), var(1, -1, 0)], "");
+    assert_eq!(traced(&outer), Ok(vec!["ssn", "clear", "computed", "clear"]));
+    let relabeled = format!("{{RELABELTYPE :arg {} :resulttype 1043}}", var(1, 2, 0));
+    assert_eq!(traced(&select(&[customers()], &[relabeled], "")), Ok(vec!["computed"]));
+    let lateral = select(&[], &[var(1, 2, 1)], "");
+    assert_eq!(traced(&select(&[customers(), subquery(&lateral)], &[var(2, 1, 0)], "")), Ok(vec!["ssn"]));
+}
+
+#[test]
+fn what_chooses_rows_is_clear() {
+    let sort = |field: &str, target: u32| {
+        format!(":{field} ({{SORTGROUPCLAUSE :tleSortGroupRef {target} :eqop 98 :sortop 664}})")
+    };
+    for field in ["groupClause", "distinctClause", "sortClause"] {
+        let query = |target| select(&[customers()], &[var(1, 2, 0), var(1, 1, 0)], &sort(field, target));
+        assert!(traced(&query(1)).is_err_and(|why| why.contains("customers.ssn") && why.contains("PII")), "{field}");
+        assert_eq!(traced(&query(2)), Ok(vec!["ssn", "clear"]), "{field}");
+        assert!(traced(&query(3)).is_err(), "an entry that is none");
+    }
+    for field in ["havingQual", "limitOffset", "limitCount"] {
+        let query = select(&[customers()], &[var(1, 1, 0)], &format!(":{field} {}", var(1, 2, 0)));
+        assert!(traced(&query).is_err_and(|why| why.contains("customers.ssn")), "{field}");
+    }
+    // Nobody reads the column of the subquery, and its rows are counted all the same.
+    let inner = select(&[customers()], &[var(1, 1, 0)], &format!(":havingQual {}", var(1, 2, 0)));
+    assert!(traced(&select(&[subquery(&inner)], &["{CONST :constvalue 1 [ 0 ]}".to_owned()], "")).is_err());
+}
+
+#[test]
+fn what_is_not_known_is_refused() {
+    let plain = |expression: &str| select(&[customers()], &[expression.to_owned()], "");
+    for unknown in [
+        plain("{NOVELTY :arg <>}"),
+        plain("{PARAM :paramkind 1 :paramid 1}"),
+        plain(&var(2, 1, 0)),
+        plain(&var(0, 1, 0)),
+        plain(&var(1, 3, 0)),
+        plain(&var(1, 1, 1)),
+        plain("{VAR :varno 1 :varattno x :vartype 25 :varlevelsup 0}"),
+        plain("{VAR :varno 1 :varattno 1 :vartype 2277 :varlevelsup 0}"),
+        plain("{FUNCEXPR :funcid 20001 :args <>}"),
+        plain("{OPEXPR :opno 20001 :args <>}"),
+        plain("{SUBLINK :subLinkType 9 :subselect <>}"),
+        select(&[relation('v', CUSTOMERS)], &[var(1, 1, 0)], ""),
+        select(&[customers()], &[var(1, 1, 0)], ":novelty 1"),
+        select(&["{RANGETBLENTRY :rtekind 7}".to_owned()], &[], ""),
+        select(&["{RANGETBLENTRY :rtekind 0 :novelty 1}".to_owned()], &[], ""),
+        select(&[customers()], &[var(1, 1, 0)], ":returningList (1)"),
+        plain(&var(1, 1, 0)).replace(":commandType 1", ":commandType 3"),
+        plain(&var(1, 1, 0)).replace(":hasModifyingCTE false", ":hasModifyingCTE true"),
+        format!("{0} {0}", plain(&var(1, 1, 0))),
+        String::new(),
+    ] {
+        assert!(traced(&unknown).is_err(), "{unknown}");
+    }
+    // An item that is made of itself, and queries that are too deep.
+    let own = "{RANGETBLENTRY :rtekind 2 :joinaliasvars ({VAR :varno 1 :varattno 1 :vartype 25 :varlevelsup 0})}";
+    assert!(traced(&select(&[own.to_owned()], &[var(1, 1, 0)], "")).is_err());
+    let mut deep = select(&[customers()], &[var(1, 1, 0)], "");
+    for _ in 0..65 {
+        deep = select(&[subquery(&deep)], &[var(1, 1, 0)], "");
+    }
+    assert!(traced(&deep).is_err());
+}
+
+#[test]
+fn what_can_fail_is_not_up_to_a_masked_value() {
+    let falls = "{COERCETODOMAIN :arg {CONST :constvalue 1 [ 0 ]}}";
+    assert_eq!(traced(&select(&[customers()], &[falls.to_owned()], "")), Ok(vec!["clear"]));
+    let domain = format!("{{COERCETODOMAIN :arg {}}}", var(1, 2, 0));
+    assert!(traced(&select(&[customers()], &[domain], "")).is_err());
+    let case = |column| {
+        format!("{{CASE :args ({{WHEN :expr {{NULLTEST :arg {}}} :result {falls}}}) :defresult <>}}", var(1, column, 0))
+    };
+    assert!(traced(&select(&[customers()], &[case(2)], "")).is_err());
+    assert_eq!(traced(&select(&[customers()], &[case(1)], "")), Ok(vec!["clear"]));
+    // Also where it is computed in a query within.
+    let inner = select(&[customers()], &[var(1, 2, 0), falls.to_owned()], "");
+    let outer = format!("{{COALESCE :args ({} {})}}", var(1, 1, 0), var(1, 2, 0));
+    assert!(traced(&select(&[subquery(&inner)], &[outer], "")).is_err());
+}
+
+#[test]
+fn sides_of_a_set_operation_share_their_columns() {
+    let side = |column| subquery(&select(&[customers()], &[var(1, column, 0)], ""));
+    let union = |all: bool, op: u32| {
+        let tree = format!(
+            ":setOperations {{SETOPERATIONSTMT :op {op} :all {all} :larg {{RANGETBLREF :rtindex 1}} :rarg {{RANGETBLREF :rtindex 2}}}}"
+        );
+        // The target list names the first side's columns.
+        select(&[side(1), side(2)], &[var(1, 1, 0)], &tree)
+    };
+    assert_eq!(traced(&union(true, 1)), Ok(vec!["computed"]));
+    for compared in [union(false, 1), union(true, 2), union(true, 3)] {
+        assert!(traced(&compared).is_err());
+    }
+}

@@ -15,6 +15,8 @@ use system_tests::shop::Shop;
 
 #[path = "postgres_clients/programs.rs"]
 mod programs;
+#[path = "postgres_clients/transcripts.rs"]
+mod transcripts;
 
 /// One run of one suite.
 const LIMIT: Duration = Duration::from_mins(8);
@@ -194,7 +196,10 @@ fn same(suite: &Suite) {
 
 /// What became of each test.
 fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> BTreeMap<String, String> {
-    let clients = staged(place.environment());
+    let clients = staged(place.environment(), &["site", "src"]);
+    fs::write(clients.join("site/weir_report.py"), REPORT).unwrap();
+    fs::create_dir_all(clients.join("reports")).unwrap();
+    fs::set_permissions(clients.join("reports"), fs::Permissions::from_mode(0o1777)).unwrap();
     let (report, home) = (clients.join("reports").join(name), clients.join("reports").join(format!("home-{name}")));
     fs::create_dir_all(&home).unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
@@ -222,16 +227,16 @@ fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> BTreeMap<
     lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
 }
 
-/// The clients where an agent can read them.
-fn staged(env: &Env) -> PathBuf {
+/// Parts of the clients' directory where an agent can read them.
+fn staged(env: &Env, parts: &[&str]) -> PathBuf {
     let from =
         PathBuf::from(std::env::var_os("WEIR_CLIENTS").expect("WEIR_CLIENTS: run `cargo xtask test postgres-clients`"));
     let to = env.dir().join("clients");
-    if !to.exists() {
-        copy(&from, &to);
-        fs::write(to.join("site/weir_report.py"), REPORT).unwrap();
-        fs::create_dir(to.join("reports")).unwrap();
-        fs::set_permissions(to.join("reports"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::create_dir_all(&to).unwrap();
+    for part in parts {
+        if !to.join(part).exists() {
+            copy(&from.join(part), &to.join(part));
+        }
     }
     to
 }

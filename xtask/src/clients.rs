@@ -1,12 +1,12 @@
-//! Clients of databases and the test suites that their authors wrote for them, from PyPI: what judges whether the gateway can
-//! be noticed. Installed into the cache once for each list of versions.
+//! Clients of databases and the test suites that their authors wrote for them, from the registries of their languages: what
+//! judges whether the gateway can be noticed. Installed into the cache once for each list of versions.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::{Result, paths, shell};
 
-/// What the suites run with.
+/// What the suites in Python run with.
 const INSTALLED: &[&str] = &[
     "asyncpg==0.32.0",
     "greenlet==3.1.1",
@@ -22,11 +22,31 @@ const SOURCES: &[(&str, &str, &[&str])] = &[
     ("psycopg2", "2.9.10", &["*/test*", "*/setup.cfg"]),
     ("sqlalchemy", "2.0.46", &["*/test/*", "*/setup.cfg", "*/lib/sqlalchemy/*"]),
 ];
+/// node-postgres, its companions, and all that they need.
+const NODE: &[&str] = &[
+    "pg@8.23.1",
+    "pg-connection-string@2.14.1",
+    "pg-copy-streams@7.0.0",
+    "pg-cursor@2.22.1",
+    "pg-int8@1.0.1",
+    "pg-pool@3.14.0",
+    "pg-protocol@1.16.1",
+    "pg-query-stream@4.17.0",
+    "pg-types@2.2.0",
+    "pgpass@1.0.5",
+    "postgres-array@2.0.0",
+    "postgres-bytea@1.0.1",
+    "postgres-date@1.0.7",
+    "postgres-interval@1.2.0",
+    "split2@4.2.0",
+    "xtend@4.0.2",
+];
 
-/// A directory with `site`, for `PYTHONPATH`, and `src`, with a directory `NAME-VERSION` for each source package.
+/// A directory with `site`, for `PYTHONPATH`, `src`, with a directory `NAME-VERSION` for each source package in Python, and
+/// `node`, for `NODE_PATH`.
 pub(crate) fn ensure() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (INSTALLED, SOURCES).hash(&mut hasher);
+    (INSTALLED, SOURCES, NODE).hash(&mut hasher);
     let ready = paths::cache()?.join(format!("clients-{:016x}", hasher.finish()));
     if ready.exists() {
         return Ok(ready);
@@ -36,10 +56,16 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     if incoming.exists() {
         std::fs::remove_dir_all(&incoming).map_err(made)?;
     }
+    std::fs::create_dir_all(&incoming).map_err(made)?;
+    python(&incoming)?;
+    node(&incoming)?;
+    std::fs::rename(&incoming, &ready).map_err(made)?;
+    Ok(ready)
+}
+
+fn python(incoming: &Path) -> Result {
     let (site, archives, sources) = (incoming.join("site"), incoming.join("archives"), incoming.join("src"));
-    for directory in [&site, &archives, &sources] {
-        std::fs::create_dir_all(directory).map_err(made)?;
-    }
+    std::fs::create_dir(&sources).map_err(|e| format!("{}: {e}", sources.display()))?;
     shell::step(&format!("pip install {}", INSTALLED.join(" ")), || {
         shell::run(pip(&["install", "--target"], &site).args(INSTALLED))
     })?;
@@ -54,8 +80,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         tar.arg(archives.join(format!("{name}-{version}.tar.gz"))).arg("--directory").arg(&sources);
         shell::run(tar.arg("--wildcards").args(*extracted))?;
     }
-    std::fs::rename(&incoming, &ready).map_err(made)?;
-    Ok(ready)
+    Ok(())
 }
 
 /// The server's own Python, which the clients run with too.
@@ -63,4 +88,16 @@ fn pip(words: &[&str], directory: &Path) -> std::process::Command {
     let mut pip = shell::command("/usr/bin/python3", ["-m", "pip", "--quiet", "--disable-pip-version-check"]);
     pip.args(words).arg(directory);
     pip
+}
+
+fn node(incoming: &Path) -> Result {
+    let installed = incoming.join("npm");
+    shell::step(&format!("npm install {}", NODE[0]), || {
+        // No package's script is run, and nothing is asked about the list besides.
+        let words =
+            ["install", "--silent", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--prefix"];
+        shell::run(shell::command("npm", words).arg(&installed).args(NODE))
+    })?;
+    let (from, to) = (installed.join("node_modules"), incoming.join("node"));
+    std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", from.display()))
 }

@@ -46,6 +46,9 @@ const TEST_PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
+/// Programs that come from elsewhere as often as from Debian: the package is installed only where there is no such program.
+const TEST_PROGRAMS: &[(&str, &str)] = &[("npm", "npm")];
+
 /// The gateway's user and the witness's, and the agent's that the tests and the demo run as.
 const USERS: [&str; 3] = ["weir", "weir-witness", "agent-coder"];
 
@@ -64,7 +67,11 @@ pub(crate) fn run(scope: Scope) -> Result {
     match scope {
         Scope::Build => {}
         Scope::Package => packages.extend(PACKAGE_PACKAGES),
-        Scope::Test => packages.extend(TEST_PACKAGES),
+        Scope::Test => {
+            packages.extend(TEST_PACKAGES);
+            let missing = TEST_PROGRAMS.iter().filter(|(program, _)| !is_program(program));
+            packages.extend(missing.map(|(_, package)| package));
+        }
     }
     apt_install(&packages)?;
     toolchain::ensure()?;
@@ -136,6 +143,12 @@ fn missing(choice: &str) -> Option<&str> {
         shell::output(&mut shell::command("dpkg-query", query)).is_ok_and(|status| status.starts_with("ii"))
     });
     if present { None } else { choice.split('|').next_back() }
+}
+
+/// Whether a command of this name would be found.
+fn is_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }
 
 fn apt(args: &[&str]) -> std::process::Command {

@@ -78,14 +78,14 @@ const PSQL: &[&str] = &[
 /// A dump for psql has a random word in it otherwise.
 const KEY: &str = "--restrict-key=same";
 
-struct World {
+pub(crate) struct World {
     _gateway: Gateway,
-    shop: Shop,
+    pub(crate) shop: Shop,
     files: PathBuf,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (shop, gateway) = super::open_shop();
         super::make_superuser(&shop.postgres);
         let files = shop.env.dir().join("files");
@@ -95,12 +95,12 @@ impl World {
     }
 
     /// A program as a user who is no agent, at the server itself.
-    fn straight(&self, program: &str) -> Place<'_> {
+    pub(crate) fn straight(&self, program: &str) -> Place<'_> {
         let place = self.shop.env.bystander_as("daemon", program).env("PGPASSWORD", PASSWORD);
         self.at(place.env("PGHOST", "127.0.0.1"))
     }
 
-    fn through(&self, program: &str) -> Place<'_> {
+    pub(crate) fn through(&self, program: &str) -> Place<'_> {
         self.at(self.shop.env.agent(program).env("PGHOST", NAME))
     }
 
@@ -122,7 +122,7 @@ impl World {
         through
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.files.join(name).display().to_string()
     }
 }

@@ -2,7 +2,7 @@
 //! and through a gateway that allows everything, and what becomes of each test must be the same. What is not is listed
 //! here with its reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use system_tests::env::{Env, Gateway, Place};
 use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
 use system_tests::shop::Shop;
 
+#[path = "postgres_clients/pgx.rs"]
+mod pgx;
 #[path = "postgres_clients/programs.rs"]
 mod programs;
 #[path = "postgres_clients/transcripts.rs"]
@@ -165,18 +167,34 @@ fn same(suite: &Suite) {
         let place = shop.env.agent(PYTHON).env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string());
         run(suite, tests, place, "through")
     };
-    let (one, two) = (straight(suite.words), through(suite.words));
-    assert!(one.len() >= suite.least, "only {} tests ran", one.len());
+    let both = |tests: &[&str]| (straight(tests), through(tests));
+    compare(&shop.env, suite.source, both, suite.words, suite.least, suite.different);
+}
+
+/// What became of each test: it passed, failed or was skipped.
+type Outcomes = BTreeMap<String, String>;
+
+/// Runs tests both ways, and those that differ again. Fewer than `least` would mean that the suite did not run.
+fn compare(
+    env: &Env,
+    name: &str,
+    both: impl Fn(&[&str]) -> (Outcomes, Outcomes),
+    tests: &[&str],
+    least: usize,
+    different: &[(&str, &str)],
+) {
+    let (one, two) = both(tests);
+    assert!(one.len() >= least, "only {} tests ran", one.len());
     let passed = one.values().filter(|it| *it == "passed").count();
-    println!("{}: {} tests, {passed} passed straight", suite.source, one.len());
+    println!("{name}: {} tests, {passed} passed straight", one.len());
     let mut differing: Vec<&str> = Vec::new();
-    for test in one.keys().chain(two.keys()).filter(|test| one.get(*test) != two.get(*test)) {
-        match suite.different.iter().find(|(name, _)| test.ends_with(name)) {
+    let tests: BTreeSet<&String> = one.keys().chain(two.keys()).collect();
+    for test in tests.into_iter().filter(|test| one.get(*test) != two.get(*test)) {
+        match different.iter().find(|(name, _)| test.ends_with(name)) {
             Some((_, why)) => {
                 println!("    {test}: {:?}, then {:?} through the gateway: {why}", one.get(test), two.get(test));
             }
-            None if !differing.contains(&test.as_str()) => differing.push(test),
-            None => {}
+            None => differing.push(test),
         }
     }
     for _ in 0..RETRIES {
@@ -185,17 +203,17 @@ fn same(suite: &Suite) {
         }
         // Some fail now and then, either way.
         println!("    again: {differing:?}");
-        let (again, through_again) = (straight(&differing), through(&differing));
+        let (again, through_again) = both(&differing);
         differing.retain(|test| through_again.get(*test) != one.get(*test) && again.get(*test) != two.get(*test));
     }
     let complaint =
         |test: &&str| format!("{test}: {:?}, then {:?} through the gateway", one.get(*test), two.get(*test));
     let complaints: Vec<String> = differing.iter().map(complaint).collect();
-    assert!(complaints.is_empty(), "{}\n{}", complaints.join("\n"), shop.env.log());
+    assert!(complaints.is_empty(), "{}\n{}", complaints.join("\n"), env.log());
 }
 
-/// What became of each test.
-fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> BTreeMap<String, String> {
+/// One run of a suite in Python.
+fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes {
     let clients = staged(place.environment(), &["site", "src"]);
     fs::write(clients.join("site/weir_report.py"), REPORT).unwrap();
     fs::create_dir_all(clients.join("reports")).unwrap();

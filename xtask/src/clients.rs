@@ -41,12 +41,23 @@ const NODE: &[&str] = &[
     "split2@4.2.0",
     "xtend@4.0.2",
 ];
+/// The newest that Debian 12's compiler takes.
+const PGX: (&str, &str) = ("github.com/jackc/pgx/v5", "v5.5.5");
+/// Packages of pgx whose tests want a database, and the names of their programs.
+const PGX_PACKAGES: &[(&str, &str)] = &[
+    (".", "pgx"),
+    ("./pgconn", "pgconn"),
+    ("./pgtype", "pgtype"),
+    ("./pgtype/zeronull", "pgtype-zeronull"),
+    ("./pgxpool", "pgxpool"),
+    ("./stdlib", "stdlib"),
+];
 
-/// A directory with `site`, for `PYTHONPATH`, `src`, with a directory `NAME-VERSION` for each source package in Python, and
-/// `node`, for `NODE_PATH`.
+/// A directory with `site`, for `PYTHONPATH`, `src`, with a directory `NAME-VERSION` for each source package in Python,
+/// `node`, for `NODE_PATH`, and `pgx`, with its tests' programs.
 pub(crate) fn ensure() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (INSTALLED, SOURCES, NODE).hash(&mut hasher);
+    (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES).hash(&mut hasher);
     let ready = paths::cache()?.join(format!("clients-{:016x}", hasher.finish()));
     if ready.exists() {
         return Ok(ready);
@@ -59,6 +70,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     std::fs::create_dir_all(&incoming).map_err(made)?;
     python(&incoming)?;
     node(&incoming)?;
+    pgx(&incoming)?;
     std::fs::rename(&incoming, &ready).map_err(made)?;
     Ok(ready)
 }
@@ -100,4 +112,26 @@ fn node(incoming: &Path) -> Result {
     })?;
     let (from, to) = (installed.join("node_modules"), incoming.join("node"));
     std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", from.display()))
+}
+
+fn pgx(incoming: &Path) -> Result {
+    let (built, work) = (incoming.join("pgx"), incoming.join("go"));
+    let go = |words: &[&str]| {
+        let mut go = shell::command("go", words);
+        go.env("GOMODCACHE", work.join("modules")).env("GOCACHE", work.join("cache"));
+        // This very compiler, and modules that can be removed again.
+        go.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-modcacherw");
+        go
+    };
+    let module = format!("{}@{}", PGX.0, PGX.1);
+    shell::step(&format!("go test -c {module}"), || {
+        shell::output(&mut go(&["mod", "download", &module]))?;
+        let source = work.join("modules").join(&module);
+        for (package, name) in PGX_PACKAGES {
+            // Without what only a debugger reads.
+            let words = ["test", "-c", "-ldflags=-s -w", "-o"];
+            shell::run(go(&words).arg(built.join(name)).arg(package).current_dir(&source))?;
+        }
+        std::fs::remove_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))
+    })
 }

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, noninterference, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
-    /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy
+    /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx
     #[arg(long)]
     all: bool,
     /// A Debian package from which vm-smoke upgrades; without it, this very build under another version

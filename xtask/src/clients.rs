@@ -52,12 +52,14 @@ const PGX_PACKAGES: &[(&str, &str)] = &[
     ("./pgxpool", "pgxpool"),
     ("./stdlib", "stdlib"),
 ];
+/// pgjdbc, which needs nothing else.
+const PGJDBC: &str = "org.postgresql:postgresql:42.7.14";
 
 /// A directory with `site`, for `PYTHONPATH`, `src`, with a directory `NAME-VERSION` for each source package in Python,
-/// `node`, for `NODE_PATH`, and `pgx`, with its tests' programs.
+/// `node`, for `NODE_PATH`, `pgx`, with its tests' programs, and `pgjdbc.jar`.
 pub(crate) fn ensure() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES).hash(&mut hasher);
+    (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES, PGJDBC).hash(&mut hasher);
     let ready = paths::cache()?.join(format!("clients-{:016x}", hasher.finish()));
     if ready.exists() {
         return Ok(ready);
@@ -71,6 +73,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     python(&incoming)?;
     node(&incoming)?;
     pgx(&incoming)?;
+    pgjdbc(&incoming)?;
     std::fs::rename(&incoming, &ready).map_err(made)?;
     Ok(ready)
 }
@@ -134,4 +137,22 @@ fn pgx(incoming: &Path) -> Result {
         }
         std::fs::remove_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))
     })
+}
+
+fn pgjdbc(incoming: &Path) -> Result {
+    let maven = incoming.join("maven");
+    shell::step(&format!("mvn dependency:get {PGJDBC}"), || {
+        // Maven's own parts come along; neither they nor their notes are left in the user's home.
+        let mut mvn = shell::command("mvn", ["--quiet", "--batch-mode", "dependency:get", "-Dtransitive=false"]);
+        mvn.arg(format!("-Dmaven.repo.local={}", maven.display())).arg(format!("-Dartifact={PGJDBC}"));
+        shell::output(&mut mvn)
+    })?;
+    let mut parts = PGJDBC.split(':');
+    let (Some(group), Some(name), Some(version)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(format!("{PGJDBC}: not a group, a name and a version"));
+    };
+    let directory = maven.join(group.replace('.', "/")).join(name).join(version);
+    let (from, to) = (directory.join(format!("{name}-{version}.jar")), incoming.join("pgjdbc.jar"));
+    std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", from.display()))?;
+    std::fs::remove_dir_all(&maven).map_err(|e| format!("{}: {e}", maven.display()))
 }

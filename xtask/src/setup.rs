@@ -47,7 +47,8 @@ const TEST_PACKAGES: &[&str] = &[
 ];
 
 /// Programs that come from elsewhere as often as from Debian: the package is installed only where there is no such program.
-const TEST_PROGRAMS: &[(&str, &str)] = &[("go", "golang-go"), ("npm", "npm")];
+const TEST_PROGRAMS: &[(&str, &str)] =
+    &[("go", "golang-go"), ("javac", "default-jdk-headless"), ("mvn", "maven"), ("npm", "npm")];
 
 /// The gateway's user and the witness's, and the agent's that the tests and the demo run as.
 const USERS: [&str; 3] = ["weir", "weir-witness", "agent-coder"];

@@ -35,6 +35,15 @@ fn node_postgres() {
     same(&world, "node", 1000, |node| node.env("NODE_PATH", clients.join("node")).args(["--no-deprecation", &script]));
 }
 
+#[test]
+fn pgjdbc() {
+    let world = World::new();
+    let driver = super::staged(&world.shop.env, &["pgjdbc.jar"]).join("pgjdbc.jar");
+    let script = world.file("Transcript.java");
+    fs::write(&script, include_str!("Transcript.java")).unwrap();
+    same(&world, "java", 2500, |java| java.args(["-Dfile.encoding=UTF-8", "-cp"]).arg(&driver).arg(&script));
+}
+
 /// Runs a program both ways; fewer lines than `least` would mean that it did not do much.
 fn same<'a>(world: &'a World, program: &str, least: usize, told: impl Fn(Place<'a>) -> Place<'a>) {
     let [straight, through] =

@@ -197,6 +197,11 @@ impl Postgres {
         if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned().into()) }
     }
 
+    /// Where its Unix socket is, which root can reach, and which asks for no password.
+    pub fn socket_dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// What the server logged, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

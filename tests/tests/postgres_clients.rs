@@ -17,6 +17,8 @@ use system_tests::shop::Shop;
 mod pgx;
 #[path = "postgres_clients/programs.rs"]
 mod programs;
+#[path = "postgres_clients/sqllogictest.rs"]
+mod sqllogictest;
 #[path = "postgres_clients/transcripts.rs"]
 mod transcripts;
 

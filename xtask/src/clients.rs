@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::{Result, paths, shell};
+use crate::{Result, paths, setup, shell};
 
 /// What the suites in Python run with.
 const INSTALLED: &[&str] = &[
@@ -54,12 +54,14 @@ const PGX_PACKAGES: &[(&str, &str)] = &[
 ];
 /// pgjdbc, which needs nothing else.
 const PGJDBC: &str = "org.postgresql:postgresql:42.7.14";
+/// The program, and the crate that brings a script for each of its engines for PostgreSQL.
+const SQLLOGICTEST: (&str, &str, &str) = ("sqllogictest-bin", "sqllogictest-engines", "0.29.1");
 
 /// A directory with `site`, for `PYTHONPATH`, `src`, with a directory `NAME-VERSION` for each source package in Python,
-/// `node`, for `NODE_PATH`, `pgx`, with its tests' programs, and `pgjdbc.jar`.
+/// `node`, for `NODE_PATH`, `pgx`, with its tests' programs, `pgjdbc.jar`, and `sqllogictest`, a program and its scripts.
 pub(crate) fn ensure() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES, PGJDBC).hash(&mut hasher);
+    (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES, PGJDBC, SQLLOGICTEST).hash(&mut hasher);
     let ready = paths::cache()?.join(format!("clients-{:016x}", hasher.finish()));
     if ready.exists() {
         return Ok(ready);
@@ -74,6 +76,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     node(&incoming)?;
     pgx(&incoming)?;
     pgjdbc(&incoming)?;
+    sqllogictest(&incoming)?;
     std::fs::rename(&incoming, &ready).map_err(made)?;
     Ok(ready)
 }
@@ -155,4 +158,44 @@ fn pgjdbc(incoming: &Path) -> Result {
     let (from, to) = (directory.join(format!("{name}-{version}.jar")), incoming.join("pgjdbc.jar"));
     std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", from.display()))?;
     std::fs::remove_dir_all(&maven).map_err(|e| format!("{}: {e}", maven.display()))
+}
+
+/// Kept beside, since it takes minutes to build.
+fn sqllogictest(incoming: &Path) -> Result {
+    let (program, engines, version) = SQLLOGICTEST;
+    let built = paths::cache()?.join(format!("{program}-{version}"));
+    let io = |e: std::io::Error| format!("{}: {e}", built.display());
+    if !built.exists() {
+        let work = built.with_extension("incoming");
+        if work.exists() {
+            std::fs::remove_dir_all(&work).map_err(io)?;
+        }
+        shell::step(&format!("cargo install {program} {version}"), || {
+            let words = ["install", program, "--version", version, "--locked", "--debug", "--quiet", "--root"];
+            let mut cargo = shell::cargo(words)?;
+            cargo.arg(&work).env("CARGO_TARGET_DIR", work.join("target"));
+            shell::run(cargo.env("CARGO_PROFILE_DEV_DEBUG", "false").env("CARGO_PROFILE_DEV_STRIP", "true"))
+        })?;
+        std::fs::create_dir(work.join("kept")).map_err(io)?;
+        std::fs::rename(work.join("bin/sqllogictest"), work.join("kept/sqllogictest")).map_err(io)?;
+        for script in scripts(&format!("{engines}-{version}/src/postgres"))? {
+            std::fs::copy(&script, work.join("kept").join(script.file_name().unwrap_or_default())).map_err(io)?;
+        }
+        std::fs::rename(work.join("kept"), &built).map_err(io)?;
+        std::fs::remove_dir_all(&work).map_err(io)?;
+    }
+    shell::run(shell::command("cp", ["--recursive"]).arg(&built).arg(incoming.join("sqllogictest")))
+}
+
+/// The scripts in a directory of a crate's source, which cargo unpacked to build it.
+fn scripts(directory: &str) -> Result<Vec<PathBuf>> {
+    let sources = setup::cargo_home()?.join("registry/src");
+    let listed = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+        Ok::<_, String>(entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>())
+    };
+    let registries = listed(&sources)?;
+    let found = registries.iter().map(|registry| registry.join(directory)).find(|path| path.exists());
+    let found = found.ok_or_else(|| format!("{}: no {directory}", sources.display()))?;
+    Ok(listed(&found)?.into_iter().filter(|path| path.extension().is_some_and(|it| it == "slt")).collect())
 }

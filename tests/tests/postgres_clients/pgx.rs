@@ -50,12 +50,17 @@ fn pgx() {
     let through = format!("{database} host={NAME} port={}", shop.postgres.port());
     let both = |tests: &[&str]| {
         let (mut one, mut two) = (Outcomes::new(), Outcomes::new());
-        for package in PACKAGES {
-            let program = programs.join(package).display().to_string();
-            let Some(pattern) = pattern(package, &names(&program), tests) else { continue };
-            // Before two servers, and so at once.
-            let straight = start(shop.env.bystander_as("daemon", &program), &straight, &pattern);
-            let through = start(shop.env.agent(&program), &through, &pattern);
+        // All at once, as `go test` does it, and before two servers.
+        let running: Vec<_> = PACKAGES
+            .iter()
+            .filter_map(|package| {
+                let program = programs.join(package).display().to_string();
+                let pattern = pattern(package, &names(&program), tests)?;
+                let straight = start(shop.env.bystander_as("daemon", &program), &straight, &pattern);
+                Some((package, straight, start(shop.env.agent(&program), &through, &pattern)))
+            })
+            .collect();
+        for (package, straight, through) in running {
             one.extend(outcomes(package, &straight.finish(LIMIT).unwrap(), "straight"));
             two.extend(outcomes(package, &through.finish(LIMIT).unwrap(), "through"));
         }

@@ -92,6 +92,8 @@ pub struct Options {
     pub log_statements: bool,
     /// Where it listens, if not on this host's loopback: a network namespace and an address there.
     pub network: Option<Network>,
+    /// The major version, if not the one that Debian has: of those that `cargo xtask test postgres-versions` brings.
+    pub version: Option<&'static str>,
 }
 
 /// A network namespace that this process holds open, and an address in it.
@@ -103,7 +105,7 @@ pub struct Network {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_statements: true, network: None }
+        Self { log_statements: true, network: None, version: None }
     }
 }
 
@@ -124,7 +126,7 @@ impl Postgres {
     }
 
     pub fn start_with(env: &Env, options: Options) -> Result<Self> {
-        let (bin, port, ca) = (server_binaries()?, free_port()?, Ca::new()?);
+        let (bin, port, ca) = (server_binaries(options.version)?, free_port()?, Ca::new()?);
         let dir = env.dir().join(format!("postgres-{port}"));
         let template = template(&bin, env)?;
         copy(&template, &dir)?;
@@ -169,7 +171,7 @@ impl Postgres {
 
     /// The same in another database.
     pub fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
-        let mut psql = self.superuser("psql");
+        let mut psql = self.superuser("psql")?;
         psql.env("PGDATABASE", database).env("PGCLIENTENCODING", "UTF8").args([
             "--no-psqlrc",
             "--quiet",
@@ -189,7 +191,7 @@ impl Postgres {
 
     /// Makes pgbench's tables, owned by [`ROLE`].
     pub fn pgbench_tables(&self, scale: u32) -> Result {
-        let mut pgbench = self.superuser("pgbench");
+        let mut pgbench = self.superuser("pgbench")?;
         pgbench
             .args(["--initialize", "--quiet", "--scale", &scale.to_string()])
             .env("PGOPTIONS", format!("--role={ROLE}"));
@@ -259,11 +261,11 @@ impl Postgres {
         if is_up { Ok(()) } else { Err(format!("PostgreSQL ended at its start\n{}", self.log()).into()) }
     }
 
-    fn superuser(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
+    fn superuser(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(self::program(&self.bin, program)?);
         command.arg("--host").arg(&self.dir).args(["--port", &self.port.to_string(), "--username", SERVER_USER]);
         command.env("PGDATABASE", DATABASE);
-        command
+        Ok(command)
     }
 
     fn log_path(&self) -> PathBuf {
@@ -289,8 +291,16 @@ pub fn target_config(port: u16, ca: &Path) -> String {
     )
 }
 
-/// The newest server that is installed.
-fn server_binaries() -> Result<PathBuf> {
+/// The server of this version, or the newest one that is installed.
+fn server_binaries(version: Option<&str>) -> Result<PathBuf> {
+    if let Some(version) = version {
+        let servers = std::env::var_os("WEIR_SERVERS").ok_or("no servers: run `cargo xtask test postgres-versions`")?;
+        return Ok(PathBuf::from(servers).join(version).join("bin"));
+    }
+    debian_binaries()
+}
+
+fn debian_binaries() -> Result<PathBuf> {
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -300,6 +310,12 @@ fn server_binaries() -> Result<PathBuf> {
     versions.retain(|bin| bin.join("postgres").exists());
     versions.sort();
     versions.pop().ok_or_else(|| "no PostgreSQL server: run `cargo xtask setup`".into())
+}
+
+/// A program of the server's, or, since others than Debian's come without clients, Debian's.
+fn program(bin: &Path, name: &str) -> Result<PathBuf> {
+    let own = bin.join(name);
+    if own.exists() { Ok(own) } else { Ok(debian_binaries()?.join(name)) }
 }
 
 /// A data directory with the schema in it, from the cache, or made now.
@@ -329,13 +345,7 @@ fn make_template(bin: &Path, dir: &Path) -> Result {
         bin,
         "initdb",
         |initdb| {
-            initdb.arg("--pgdata").arg(dir).args([
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-                "--auth=trust",
-                "--no-sync",
-                "--no-instructions",
-            ]);
+            initdb.arg("--pgdata").arg(dir).args(["--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync"]);
         },
         "",
     )?;
@@ -374,7 +384,9 @@ fn make_template(bin: &Path, dir: &Path) -> Result {
 /// Runs one of the server's programs as its user.
 fn as_server(bin: &Path, program: &str, arguments: impl FnOnce(&mut Command), input: &str) -> Result {
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--init-groups", "--"]).arg(bin.join(program));
+    command
+        .args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--init-groups", "--"])
+        .arg(self::program(bin, program)?);
     arguments(&mut command);
     command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;

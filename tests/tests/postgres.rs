@@ -458,6 +458,28 @@ fn wrong_databases_and_settings_are_refused_at_the_start() {
 }
 
 #[test]
+fn a_copy_that_fails_within_a_large_message_leaves_the_session_in_step() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_in\"]"));
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+s.sendall(query(b"COPY orders (customer_id, item, amount) FROM STDIN"))
+until(stream, b"G")
+large = msg(b"d", b"1\tx\t1\n" * 100_000)
+s.sendall(msg(b"d", b"no number\n1\tx\t1\n" * 5_000) + large[:300_000])
+errors(until(stream, b"Z"))
+# The target has told its error, and waits for the rest of a message that it will ignore.
+s.sendall(large[300_000:] + msg(b"c"))
+show(s, stream, b"SELECT 'in step'")
+"#,
+        )
+        .unwrap();
+    assert!(said.contains("ERROR 22P02") && said.contains("in step"), "{said}");
+}
+
+#[test]
 fn a_session_can_be_replayed() {
     let world = World::new();
     world.rows("SELECT id, ssn FROM customers ORDER BY id");

@@ -17,6 +17,7 @@ mod package;
 mod paths;
 mod rust_src;
 mod sbom;
+mod servers;
 mod setup;
 mod shell;
 mod test;

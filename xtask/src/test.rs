@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, clients, package, paths, setup, shell, vm_image, vm_kernel};
+use crate::{Result, clean_kernel, clients, package, paths, servers, setup, shell, vm_image, vm_kernel};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 15] = [
+const REQUIRED: [&str; 16] = [
     "kernel",
     BYPASS,
     "namespaces",
@@ -24,6 +24,7 @@ const REQUIRED: [&str; 15] = [
     "identity",
     "postgres",
     CLIENTS,
+    VERSIONS,
     NONINTERFERENCE,
     "record",
     "failure",
@@ -34,6 +35,8 @@ const REQUIRED: [&str; 15] = [
 ];
 /// Needs clients of others, with their suites.
 const CLIENTS: &str = "postgres-clients";
+/// Needs servers of other versions.
+const VERSIONS: &str = "postgres-versions";
 /// Sessions made by chance.
 const NONINTERFERENCE: &str = "noninterference";
 /// The attack corpus.
@@ -54,7 +57,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, noninterference, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, noninterference, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx
@@ -209,6 +212,9 @@ impl Program {
         }
         if self.suite.as_deref() == Some(CLIENTS) {
             environment.insert("WEIR_CLIENTS", clients::ensure()?);
+        }
+        if self.suite.as_deref() == Some(VERSIONS) {
+            environment.insert("WEIR_SERVERS", servers::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);

@@ -90,6 +90,8 @@ pub struct TaggedSet {
     names: HashMap<(u32, i16), String>,
     /// Relations that show tagged values under names of their own, by oid.
     derived: HashSet<u32>,
+    by_oid: HashMap<u32, String>,
+    constrained: HashSet<(u32, i16)>,
     code: Arc<KnownCode>,
     fetched_at: SystemTime,
 }
@@ -100,6 +102,17 @@ struct Relation {
     exposure: Exposure,
     /// A row security policy reads tagged data when it is used, or a child of it has tagged data of its own.
     guarded: bool,
+}
+
+/// What a relation's name may stand for; see [`TaggedSet::named`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// It, or another one that is tagged like it or not at all.
+    Itself,
+    /// It was made after the catalog was read.
+    Unknown,
+    /// It is not tagged, and another one of its name is.
+    LikeAMaskedOne,
 }
 
 /// What a relation shows of tagged data.
@@ -137,6 +150,8 @@ impl TaggedSet {
             cast_types: HashSet::new(),
             names: HashMap::new(),
             derived: HashSet::new(),
+            by_oid: HashMap::new(),
+            constrained: HashSet::new(),
             code: Arc::default(),
             fetched_at,
         }
@@ -171,6 +186,30 @@ impl TaggedSet {
     /// True for a relation that shows values of tagged columns under other names, and that is no view which the server expands.
     pub(super) fn is_derived(&self, relation: u32) -> bool {
         self.derived.contains(&relation)
+    }
+
+    /// True for a relation that has tagged columns.
+    pub(super) fn has_tagged(&self, relation: u32) -> bool {
+        self.masks.keys().any(|(it, _)| *it == relation)
+    }
+
+    /// What the name of a relation may stand for, where no schema is written before it.
+    pub(super) fn named(&self, oid: u32) -> Named {
+        if oid < FIRST_USER_OID {
+            return Named::Itself;
+        }
+        match self.by_oid.get(&oid) {
+            None => Named::Unknown,
+            Some(name) if !self.has_tagged(oid) && !self.is_derived(oid) && self.is_sensitive_name(name) => {
+                Named::LikeAMaskedOne
+            }
+            Some(_) => Named::Itself,
+        }
+    }
+
+    /// True for a column that is in a constraint or an index with a tagged one.
+    pub(super) fn shares_a_constraint(&self, relation: u32, column: i16) -> bool {
+        self.constrained.contains(&(relation, column))
     }
 
     /// Functions, operators and casts by oid.

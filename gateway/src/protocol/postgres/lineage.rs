@@ -132,7 +132,9 @@ impl Lineage {
     /// Whether this is the result that the server describes.
     pub(super) fn agrees(&self, columns: &[Column]) -> bool {
         let same = |(mine, theirs): (&Traced, &Column)| {
-            mine.origin == (theirs.table, theirs.attribute) && mine.name.as_bytes() == &*theirs.name
+            // Where a line of the tree was broken, a line break in a name is not to be told from a space.
+            let spaced = theirs.name.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte });
+            mine.origin == (theirs.table, theirs.attribute) && mine.name.bytes().eq(spaced)
         };
         self.columns.len() == columns.len() && self.columns.iter().zip(columns).all(same)
     }
@@ -145,14 +147,15 @@ impl Lineage {
     }
 }
 
-/// Reads what the server printed of one statement: the list of its queries after rewriting.
-pub(super) fn trace(printed: &str, set: &TaggedSet) -> Result<Lineage, Refusal> {
+/// Reads what the server printed of one statement: the list of its queries after rewriting. `qualified`: it writes a schema before
+/// each of its tables, so that these cannot become others.
+pub(super) fn trace(printed: &str, set: &TaggedSet, qualified: bool) -> Result<Lineage, Refusal> {
     let tree = read(printed).map_err(|error| Refusal::unknown(&error.to_string()))?;
     let Value::List(queries) = &tree else { return Err(Refusal::unknown("no list of queries")) };
     let [Value::Node(query)] = queries.as_slice() else {
         return Err(Refusal::new("a rule makes more than one statement of it"));
     };
-    let walk = Walk::new(set);
+    let walk = Walk::new(set, qualified);
     let columns = walk.statement(query)?;
     Ok(Lineage { columns, lookups: walk.into_lookups() })
 }

@@ -26,7 +26,9 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub(super) use self::functions::{Total, harmless_functions, is_harmless, reads_beyond_arguments, total};
+pub(super) use self::functions::{
+    COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, reads_beyond_arguments, total,
+};
 pub use self::utility::PINNED_SETTINGS;
 
 use self::text::Hide;
@@ -399,9 +401,11 @@ fn changing(actions: &[Action]) -> Result<Option<Kind>, &'static str> {
     let Some(outermost) = actions.first() else { return Ok(None) };
     match (actions.iter().filter(changes).count(), changes(&outermost)) {
         (0, _) => Ok(None),
-        // The second one of an INSERT is what it does ON CONFLICT.
         (1, true) => Ok(Some(outermost.kind)),
-        (2, true) if outermost.kind == Kind::Insert => Ok(Some(Kind::Insert)),
+        // The second one is what it does ON CONFLICT, by values that nobody may compare.
+        (2, true) if outermost.kind == Kind::Insert => {
+            Err("INSERT ... ON CONFLICT DO UPDATE is not traced, and the table has masked columns; send an UPDATE")
+        }
         _ => Err(
             "a statement that changes data within another one, beside masked columns, is not traced; send it by itself",
         ),

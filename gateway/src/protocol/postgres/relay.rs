@@ -127,6 +127,8 @@ pub(super) struct Relay<'s> {
     traces: Traces,
     /// Relations that the catalog did not have when it was read for them, and when that was.
     missing: HashMap<(Option<String>, String), Instant>,
+    /// Whether the COPY data at hand goes to the target, whose first part did; None: it has not begun.
+    copy_goes: Option<bool>,
     waiting: Arc<Waiting>,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
     /// Set while the client is not read, so that its end is not seen by reading.
@@ -218,6 +220,7 @@ impl<'s> Relay<'s> {
             memory: Memory::default(),
             traces: Traces::default(),
             missing: HashMap::new(),
+            copy_goes: None,
             waiting: ends.waiting,
             killed: Box::pin(session.killed()),
             next_look: None,
@@ -303,6 +306,9 @@ impl<'s> Relay<'s> {
             return Ok(None);
         }
         self.client.inbox.compact();
+        if !self.client.inbox.is_within_message() {
+            self.copy_goes = None;
+        }
         let handling = |tag, _| if tag == b'd' { Handling::Stream } else { Handling::Whole };
         Ok(match self.client.inbox.next(handling)? {
             Piece::Message(tag, range) | Piece::Part(tag, range) => Some((tag, range)),
@@ -500,8 +506,10 @@ impl<'s> Relay<'s> {
     }
 
     fn copy_message(&mut self, tag: u8, range: Range<usize>) {
-        // The target ignores what comes when it takes no data: a client may still be sending when a COPY has failed.
-        if self.front == Front::Open && !self.replies.is_idle() {
+        // The target ignores what comes when it takes no data: a client may still be sending when a COPY has failed. But of a
+        // message that it has a part of it waits for the rest.
+        let goes = self.front == Front::Open && !self.replies.is_idle();
+        if *self.copy_goes.get_or_insert(goes) {
             self.to_target.harmless(self.client.inbox.bytes(range));
             if tag != b'd' {
                 self.replies.copy_ended();

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
+pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
 use super::catalog::TaggedSet;
 use super::lineage::Lineage;

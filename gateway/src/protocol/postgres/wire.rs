@@ -278,6 +278,11 @@ impl Inbox {
         }
     }
 
+    /// Whether the next piece is more of a message of which parts were given out.
+    pub fn is_within_message(&self) -> bool {
+        self.streaming.is_some()
+    }
+
     /// Cuts the next piece off. `handling` says, by tag and length, what may be passed on in parts.
     pub fn next(&mut self, handling: impl FnOnce(u8, usize) -> Handling) -> Result<Piece, Malformed> {
         if let Some((tag, left)) = self.streaming {

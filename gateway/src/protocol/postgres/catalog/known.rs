@@ -4,12 +4,19 @@
 use std::collections::{HashMap, HashSet};
 
 use super::FIRST_USER_OID;
-use crate::protocol::postgres::operation::{Total, total};
+use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total, total};
 
 /// Operators that compare any two values of their types. On rows they may fail, but by the types alone.
 pub(super) const COMPARISONS: &[&str] = &["=", "<>", "<", ">", "<=", ">="];
-/// `||` of texts, of a text with anything, of bytes and of bits (`pg_operator.dat`). That of jsonb fails by what is in it.
-const CONCATENATIONS: &[u32] = &[654, 1797, 2018, 2779, 2780];
+/// `||` of texts, of a text with anything, of bytes and of bits, and `->` and its like of jsonb (`pg_operator.dat`). The `||` of
+/// jsonb fails by what is in it.
+const TOTAL_OPERATORS: &[u32] = &[654, 1797, 2018, 2779, 2780, 3206, 3211, 3212, 3213, 3477, 3481];
+/// `varchar` and `bpchar` with a length: by a cast that is written they cut, otherwise they fail.
+const CUTS: &[u32] = &[668, 669];
+/// They tell how a row is stored, and so of the other columns in it.
+const STORAGE: &[&str] = &["pg_column_size", "pg_column_compression"];
+/// "C", "POSIX" and the database's own.
+const COLLATIONS: &[u32] = &[100, 950, 951];
 /// Casts between numbers of which the one has room for all of the other, dates as timestamps excepted (`pg_proc.dat`).
 const WIDENINGS: &[u32] = &[235, 313, 316, 481, 482, 754, 1740, 1781, 1782];
 
@@ -17,9 +24,9 @@ const WIDENINGS: &[u32] = &[235, 313, 316, 481, 482, 754, 1740, 1781, 1782];
 #[derive(Debug, Default)]
 pub(crate) struct KnownCode {
     /// Those that are known to be harmless.
-    pub(super) functions: HashMap<u32, Total>,
-    /// Comparisons that came with the server.
-    pub(super) comparisons: HashSet<u32>,
+    pub(super) functions: HashMap<u32, Function>,
+    /// Comparisons of plain values that came with the server, and whether by a collation.
+    pub(super) comparisons: HashMap<u32, bool>,
     /// `=`, of the server's own types and of extensions'.
     pub(super) equalities: HashSet<u32>,
     /// Operators and cast functions of extensions.
@@ -27,28 +34,48 @@ pub(crate) struct KnownCode {
     pub(super) extension_casts: HashSet<u32>,
 }
 
+/// What is known of a function.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::protocol::postgres) struct Function {
+    pub(in crate::protocol::postgres) total: Total,
+    by_collation: bool,
+}
+
+impl Function {
+    /// Whether it may be called under a collation of this oid, which must be known: others may fail to compare.
+    pub(in crate::protocol::postgres) fn takes_collation(self, oid: u32) -> bool {
+        !self.by_collation || COLLATIONS.contains(&oid)
+    }
+}
+
 /// One function that has a name which is known to be harmless.
 pub(super) struct FunctionRow {
     pub(super) oid: u32,
     pub(super) name: String,
-    pub(super) arguments: i16,
+    pub(super) types: Vec<u32>,
 }
 
 /// One operator: a comparison of the server's own, or any of an extension's.
 pub(super) struct OperatorRow {
     pub(super) oid: u32,
     pub(super) name: String,
+    pub(super) left: u32,
+    pub(super) right: u32,
 }
 
 impl KnownCode {
     pub(super) fn new(functions: &[FunctionRow], operators: &[OperatorRow], extension_casts: Vec<u32>) -> Self {
-        let totality = |it: &FunctionRow| match it.oid {
-            oid if WIDENINGS.contains(&oid) => Total::Always,
-            oid if oid < FIRST_USER_OID => total(&it.name, it.arguments),
-            _ => Total::Never,
+        let function = |it: &FunctionRow| {
+            let total = match it.oid {
+                oid if WIDENINGS.contains(&oid) => Total::Always,
+                oid if oid < FIRST_USER_OID => total(&it.name, &it.types),
+                _ => Total::Never,
+            };
+            (it.oid, Function { total, by_collation: it.types.iter().any(|it| COLLATABLE.contains(it)) })
         };
+        let tells = |it: &&FunctionRow| !STORAGE.contains(&it.name.as_str());
         let mut known = Self {
-            functions: functions.iter().map(|it| (it.oid, totality(it))).collect(),
+            functions: functions.iter().filter(tells).map(function).collect(),
             extension_casts: extension_casts.into_iter().collect(),
             ..Self::default()
         };
@@ -56,23 +83,29 @@ impl KnownCode {
             if operator.name == "=" {
                 known.equalities.insert(operator.oid);
             }
-            let kind =
-                if operator.oid < FIRST_USER_OID { &mut known.comparisons } else { &mut known.extension_operators };
-            kind.insert(operator.oid);
+            if operator.oid >= FIRST_USER_OID {
+                known.extension_operators.insert(operator.oid);
+            } else if SCALARS.contains(&operator.left) && SCALARS.contains(&operator.right) {
+                let by_collation = COLLATABLE.contains(&operator.left) || COLLATABLE.contains(&operator.right);
+                known.comparisons.insert(operator.oid, by_collation);
+            }
         }
         known
     }
 
-    /// Which arguments of a call may hold anything; None: the function may do anything.
-    pub(in crate::protocol::postgres) fn function(&self, oid: u32) -> Option<Total> {
+    /// None: the function may do anything.
+    pub(in crate::protocol::postgres) fn function(&self, oid: u32) -> Option<Function> {
         self.functions.get(&oid).copied()
     }
 
-    /// The same of a function that is called by a cast.
-    pub(in crate::protocol::postgres) fn cast(&self, oid: u32) -> Option<Total> {
-        let widens = if WIDENINGS.contains(&oid) { Total::Always } else { Total::Never };
+    /// The same of a function that is called by a cast, which may be one that is `written` or one that the server puts in.
+    pub(in crate::protocol::postgres) fn cast(&self, oid: u32, written: bool) -> Option<Function> {
         let is_known = oid < FIRST_USER_OID || self.extension_casts.contains(&oid);
-        self.function(oid).or(is_known.then_some(widens))
+        let total =
+            if WIDENINGS.contains(&oid) || CUTS.contains(&oid) && written { Total::Always } else { Total::Never };
+        let cast = Function { total, by_collation: false };
+        let known = self.function(oid).filter(|it| it.total == Total::Always);
+        known.or(is_known.then_some(cast))
     }
 
     /// True for an operator that is not somebody's own.
@@ -80,9 +113,15 @@ impl KnownCode {
         oid < FIRST_USER_OID || self.extension_operators.contains(&oid)
     }
 
-    /// True for an operator that takes any values of its types without failing.
-    pub(in crate::protocol::postgres) fn is_total_operator(&self, oid: u32) -> bool {
-        self.comparisons.contains(&oid) || CONCATENATIONS.contains(&oid)
+    /// True for an operator that takes any values of its types without failing, under this collation.
+    pub(in crate::protocol::postgres) fn is_total_operator(&self, oid: u32, collation: u32) -> bool {
+        let compares = self.comparisons.get(&oid).is_some_and(|by| !by || COLLATIONS.contains(&collation));
+        compares || TOTAL_OPERATORS.contains(&oid)
+    }
+
+    /// True for a collation under which any texts compare.
+    pub(in crate::protocol::postgres) fn is_collation(oid: u32) -> bool {
+        COLLATIONS.contains(&oid)
     }
 
     pub(in crate::protocol::postgres) fn is_equality(&self, oid: u32) -> bool {

@@ -41,6 +41,10 @@ pub(crate) struct Snapshot {
     /// These functions, and those that their texts name, by oid.
     pub(crate) bodies: HashMap<u32, Body>,
     pub(crate) known: Arc<KnownCode>,
+    /// Columns of foreign keys, and those that they refer to.
+    pub(crate) foreign_keys: Vec<(ColumnRow, ColumnRow)>,
+    /// Columns of one relation that are in one constraint or index.
+    pub(crate) together: Vec<(u32, Vec<i16>)>,
 }
 
 /// In the place of a column's number: all of them.
@@ -278,7 +282,7 @@ const CODE: &str = "\
 
 /// Functions of the server's own and of extensions that have one of these names.
 const KNOWN_FUNCTIONS: &str = "\
-    SELECT p.oid, p.proname::text, p.pronargs
+    SELECT p.oid, p.proname::text, ARRAY(SELECT pg_catalog.unnest(p.proargtypes))
     FROM pg_catalog.pg_proc p
     WHERE p.proname OPERATOR(pg_catalog.=) ANY ($3::pg_catalog.text[]::pg_catalog.name[])
       AND (p.oid OPERATOR(pg_catalog.<) $2
@@ -289,7 +293,7 @@ const KNOWN_FUNCTIONS: &str = "\
 
 /// Operators of the server's own that have one of these names, and all of extensions.
 const KNOWN_OPERATORS: &str = "\
-    SELECT o.oid, o.oprname::text
+    SELECT o.oid, o.oprname::text, o.oprleft, o.oprright
     FROM pg_catalog.pg_operator o
     WHERE (o.oid OPERATOR(pg_catalog.<) $2
            AND o.oprname OPERATOR(pg_catalog.=) ANY ($3::pg_catalog.text[]::pg_catalog.name[]))
@@ -297,6 +301,32 @@ const KNOWN_OPERATORS: &str = "\
            AND EXISTS (SELECT FROM pg_catalog.pg_depend d
                        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
                          AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))
+    LIMIT $1";
+
+const FOREIGN_KEYS: &str = "\
+    SELECT c.conrelid, k.own, a.attname::text, c.confrelid, k.other, b.attname::text
+    FROM pg_catalog.pg_constraint c,
+         ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey)) AS k(own, other),
+         pg_catalog.pg_attribute a, pg_catalog.pg_attribute b
+    WHERE c.contype OPERATOR(pg_catalog.=) 'f'
+      AND a.attrelid OPERATOR(pg_catalog.=) c.conrelid AND a.attnum OPERATOR(pg_catalog.=) k.own
+      AND b.attrelid OPERATOR(pg_catalog.=) c.confrelid AND b.attnum OPERATOR(pg_catalog.=) k.other
+    LIMIT $1";
+
+/// Constraints of a table's rows, and indexes, whose expressions and conditions depend on columns, too.
+const TOGETHER: &str = "\
+    SELECT c.conrelid, c.conkey
+    FROM pg_catalog.pg_constraint c
+    WHERE c.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'u', 'x', 'p']::\"char\"[])
+      AND pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.>) 1
+    UNION ALL
+    SELECT d.refobjid, pg_catalog.array_agg(d.refobjsubid::int2)
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) i.indexrelid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.=) i.indrelid AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+    GROUP BY d.refobjid, i.indexrelid
+    HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1
     LIMIT $1";
 
 /// Functions by which extensions cast.
@@ -388,6 +418,8 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         known_functions,
         known_operators,
         extension_casts,
+        foreign_keys,
+        together,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -407,12 +439,21 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "known functions", KNOWN_FUNCTIONS, &by_name),
         rows(client, "known operators", KNOWN_OPERATORS, &comparisons),
         rows(client, "casts of extensions", EXTENSION_CASTS, &users),
+        rows(client, "foreign keys", FOREIGN_KEYS, &[]),
+        rows(client, "constraints and indexes", TOGETHER, &[]),
     )?;
     let known = KnownCode::new(
         &read(&known_functions, |row| {
-            Ok(FunctionRow { oid: row.try_get(0)?, name: row.try_get(1)?, arguments: row.try_get(2)? })
+            Ok(FunctionRow { oid: row.try_get(0)?, name: row.try_get(1)?, types: row.try_get(2)? })
         })?,
-        &read(&known_operators, |row| Ok(OperatorRow { oid: row.try_get(0)?, name: row.try_get(1)? }))?,
+        &read(&known_operators, |row| {
+            Ok(OperatorRow {
+                oid: row.try_get(0)?,
+                name: row.try_get(1)?,
+                left: row.try_get(2)?,
+                right: row.try_get(3)?,
+            })
+        })?,
         read(&extension_casts, |row| row.try_get(0))?,
     );
     let code = read(&code, |row| {
@@ -463,6 +504,11 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         code,
         bodies,
         known: Arc::new(known),
+        foreign_keys: read(&foreign_keys, |row| {
+            let other = ColumnRow { relation: row.try_get(3)?, number: row.try_get(4)?, name: row.try_get(5)? };
+            Ok((column(row)?, other))
+        })?,
+        together: read(&together, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
     })
 }
 

@@ -23,10 +23,12 @@ impl TaggedSet {
         let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
         let mut tags = tag(&snapshot.columns, &by_oid, masks)?;
         let made = snapshot.made_of.iter().map(|(column, _)| column.clone());
-        let columns: Vec<ColumnRow> = snapshot.columns.iter().cloned().chain(made).collect();
+        let keys = snapshot.foreign_keys.iter().flat_map(|(own, other)| [own.clone(), other.clone()]);
+        let columns: Vec<ColumnRow> = snapshot.columns.iter().cloned().chain(made).chain(keys).collect();
         loop {
             spread_over_inheritance(&mut tags, &columns, &snapshot.inherits);
-            if !spread_over_parts(&mut tags, &snapshot.made_of) {
+            let by_keys = spread_over_keys(&mut tags, &snapshot.foreign_keys);
+            if !spread_over_parts(&mut tags, &snapshot.made_of) && !by_keys {
                 break;
             }
         }
@@ -36,6 +38,7 @@ impl TaggedSet {
                 tagged_names.entry(column.relation).or_default().insert(column.name.clone());
             }
         }
+        let constrained = constrained(&tags, &snapshot.together);
         let called = |it: &ColumnRow| {
             let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
             ((it.relation, it.number), format!("{relation}.{}", it.name))
@@ -77,6 +80,8 @@ impl TaggedSet {
             cast_types,
             names,
             derived: shown_by,
+            by_oid: snapshot.relations.iter().map(|it| (it.oid, it.name.clone())).collect(),
+            constrained,
             code: Arc::clone(&snapshot.known),
             fetched_at,
         })
@@ -165,6 +170,28 @@ fn spread_over_inheritance(tags: &mut Tags, columns: &[ColumnRow], inherits: &[(
             }
         }
     }
+}
+
+/// The columns of a foreign key hold values of those that it refers to. True if it made a difference.
+fn spread_over_keys(tags: &mut Tags, foreign_keys: &[(ColumnRow, ColumnRow)]) -> bool {
+    let mut changed = false;
+    for (one, other) in foreign_keys {
+        let (one, other) = ((one.relation, one.number), (other.relation, other.number));
+        for (from, to) in [(one, other), (other, one)] {
+            for mask in tags.get(&from).cloned().unwrap_or_default() {
+                changed |= add(tags, to, &mask);
+            }
+        }
+    }
+    changed
+}
+
+/// The untagged columns that are in a constraint or an index with a tagged one.
+fn constrained(tags: &Tags, together: &[(u32, Vec<i16>)]) -> HashSet<(u32, i16)> {
+    let is_tagged = |relation: u32, column: &i16| tags.contains_key(&(relation, *column));
+    let mixed = together.iter().filter(|(relation, columns)| columns.iter().any(|it| is_tagged(*relation, it)));
+    let all = mixed.flat_map(|(relation, columns)| columns.iter().map(|column| (*relation, *column)));
+    all.filter(|(relation, column)| !is_tagged(*relation, column)).collect()
 }
 
 /// A generated column shows what it is computed from, and a row of another table in a column what is in that. What is

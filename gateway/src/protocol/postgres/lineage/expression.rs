@@ -3,7 +3,8 @@
 use super::query::{Frame, Walk, number};
 use super::tree::{Node, Value};
 use super::{Flow, Refusal, Tagged};
-use crate::protocol::postgres::operation::Total;
+use crate::protocol::postgres::catalog::KnownCode;
+use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total};
 
 /// Types to which the output of any type converts by itself.
 const TEXT_TYPES: &[&str] = &["25", "1042", "1043"];
@@ -12,15 +13,18 @@ const ANY_ARRAY: &str = "2277";
 /// `pg_attribute`, which has one such column.
 const ATTRIBUTES: &str = "1249";
 const OTHERS_VALUES: &str = "a column of a system catalog that holds values of other columns is not shown";
-/// What the server calls the forms in which a function is called for a cast.
+/// What the server calls the forms in which a function is called for a cast, and that of one that is written.
 const CAST_FORMS: &[&str] = &["1", "2"];
+const WRITTEN_CAST: &str = "1";
+/// Constants up to here are places in a text, or lengths.
+const SMALL: i64 = 10_000;
 
 impl Walk<'_> {
     /// What a value is computed from. Refused where computing it may fail, or do more than give a value, by what is tagged.
     pub(super) fn flow(&self, value: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
         self.spend()?;
         match value {
-            Value::Nothing | Value::Word(_) => Ok(Flow::default()),
+            Value::Nothing | Value::Word(_) | Value::Datum(_) => Ok(Flow::default()),
             Value::List(values) => self.all(values, frame),
             Value::Node(node) => self.node(node, frame),
         }
@@ -55,11 +59,23 @@ impl Walk<'_> {
                 let value = node.field("arg").ok_or_else(|| Refusal::unknown(node.kind))?;
                 Ok(self.flow(value, frame)?.computed())
             }
-            "TARGETENTRY" | "NAMEDARGEXPR" | "FIELDSELECT" | "SUBSCRIPTINGREF" | "WHEN" | "CASEWHEN" | "MINMAX"
-            | "MINMAXEXPR" | "NULLTEST" | "BOOLEANTEST" | "ARRAY" | "ARRAYEXPR" | "ROW" | "ROWEXPR"
-            | "GROUPINGFUNC" => self.parts(node, frame),
-            // Some parts decide whether others are computed.
-            "BOOLEXPR" | "CASE" | "CASEEXPR" | "COALESCE" | "COALESCEEXPR" => {
+            "TARGETENTRY" | "NAMEDARGEXPR" | "FIELDSELECT" | "WHEN" | "CASEWHEN" | "NULLTEST" | "BOOLEANTEST"
+            | "ROW" | "ROWEXPR" | "GROUPINGFUNC" => self.parts(node, frame),
+            // Rows of an array of arrays must be as long as each other.
+            "ARRAY" | "ARRAYEXPR" => {
+                let total = node.word("multidims") == Some("false");
+                self.unless_it_may_fail(node, frame, total, "an array of arrays")
+            }
+            "MINMAX" | "MINMAXEXPR" => {
+                let kind: u32 = number(node, "minmaxtype")?;
+                let collation = number(node, "inputcollid")?;
+                let total =
+                    SCALARS.contains(&kind) && (!COLLATABLE.contains(&kind) || KnownCode::is_collation(collation));
+                self.unless_it_may_fail(node, frame, total, "GREATEST or LEAST")
+            }
+            "CASE" | "CASEEXPR" => self.case(node, frame),
+            // Each part decides whether those behind it are computed, and what is subscribed, whether the subscripts are.
+            "BOOLEXPR" | "COALESCE" | "COALESCEEXPR" | "SUBSCRIPTINGREF" => {
                 let flow = self.parts(node, frame)?;
                 self.must_not_decide(&flow, flow.fallible)?;
                 Ok(flow)
@@ -118,6 +134,18 @@ impl Walk<'_> {
         }
     }
 
+    /// Conditions decide which result is computed.
+    fn case(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let flow = self.parts(node, frame)?;
+        let mut conditions = node.field("arg").map_or(Ok(Flow::default()), |it| self.flow(it, frame))?;
+        for when in node.list("args").iter().filter_map(Value::as_node) {
+            let condition = when.field("expr").ok_or_else(|| Refusal::unknown(when.kind))?;
+            conditions.add(self.flow(condition, frame)?);
+        }
+        self.must_not_decide(&conditions, flow.fallible)?;
+        Ok(flow)
+    }
+
     /// Tagged values may not decide whether something is computed that can fail.
     fn must_not_decide(&self, by: &Flow, fallible: bool) -> Result<(), Refusal> {
         match by.sources.first() {
@@ -141,9 +169,8 @@ impl Walk<'_> {
         let columns = self.item(of, number(node, "varno")?)?;
         let attribute: i32 = number(node, "varattno")?;
         match usize::try_from(attribute) {
-            // ctid and the like.
-            Err(_) => Ok(Flow::default()),
-            Ok(0) => {
+            // ctid and the like tell how rows are stored, and so of all that is in them.
+            Err(_) | Ok(0) => {
                 must_be_shown_whole(of, number(node, "varno")?)?;
                 let mut row = Flow::default();
                 columns.iter().for_each(|it| row.add(it.clone()));
@@ -155,9 +182,12 @@ impl Walk<'_> {
 
     fn call(&self, node: &Node<'_>, field: &str, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
         let oid: u32 = number(node, field)?;
-        let by_cast = field == "funcid" && node.word("funcformat").is_some_and(|it| CAST_FORMS.contains(&it));
-        let known = if by_cast { self.set.code().cast(oid) } else { self.set.code().function(oid) };
-        let Some(total) = known else {
+        let form = node.word("funcformat").filter(|it| field == "funcid" && CAST_FORMS.contains(it));
+        let known = match form {
+            Some(form) => self.set.code().cast(oid, form == WRITTEN_CAST),
+            None => self.set.code().function(oid),
+        };
+        let Some(known) = known else {
             return Err(Refusal::new(format!(
                 "the function with oid {oid}, which the statement or a view in it calls, is not known to be harmless: it could \
                  read masked columns of this target where the gateway cannot see"
@@ -166,36 +196,49 @@ impl Walk<'_> {
         if let Some(filter) = node.field("aggfilter") {
             self.must_not_decide(&self.flow(filter, frame)?, self.all(node.list("args"), frame)?.fallible)?;
         }
+        for field in ["aggorder", "aggdistinct"] {
+            self.sorts_arguments(node, field, frame)?;
+        }
         // Functions that give rows tell by how many they give.
-        if total == Total::Always && node.word("funcretset") != Some("true") {
+        let total = match known.total {
+            _ if node.word("funcretset") == Some("true") => Total::Never,
+            _ if !known.takes_collation(number(node, "inputcollid")?) => Total::Never,
+            total => total,
+        };
+        if total == Total::Always {
             return Ok(self.parts(node, frame)?.computed());
         }
-        let free = match (total, node.word("funcretset")) {
-            (Total::First, Some("false") | None) => Some(0),
-            (Total::Second, Some("false") | None) => Some(1),
-            _ => None,
-        };
-        let mut flow = Flow::default();
-        for (index, argument) in node.list("args").iter().enumerate() {
-            let part = self.flow(argument, frame)?;
-            if let Some(column) = part.sources.first().filter(|_| free != Some(index)) {
-                return Err(self.may_fail("a function", *column));
-            }
-            flow.add(part);
+        let flow = self.parts(node, frame)?;
+        if let (Total::First, [_, others @ ..]) = (total, node.list("args"))
+            && others.iter().all(is_small)
+        {
+            return Ok(flow.computed());
         }
-        for (_, value) in node.fields.iter().filter(|(field, _)| *field != "args") {
-            let part = self.flow(value, frame)?;
-            if let Some(column) = part.sources.first() {
-                return Err(self.may_fail("a function", *column));
-            }
+        match flow.sources.first() {
+            Some(column) => Err(self.may_fail("a function", *column)),
+            None => Ok(flow.by_what_may_fail()),
         }
-        Ok(flow.by_what_may_fail())
+    }
+
+    /// What an aggregate sorts its input by, or compares it by, is clear: the server may sort the input of all aggregates by it.
+    fn sorts_arguments(&self, node: &Node<'_>, field: &str, frame: &Frame<'_, '_>) -> Result<(), Refusal> {
+        for clause in node.list(field).iter().filter_map(Value::as_node) {
+            let reference: u32 = number(clause, "tleSortGroupRef")?;
+            let is_it = |it: &&Node<'_>| it.word("ressortgroupref").and_then(|it| it.parse().ok()) == Some(reference);
+            let argument = node.list("args").iter().filter_map(Value::as_node).find(is_it);
+            let value = argument
+                .and_then(|it| it.field("expr"))
+                .ok_or_else(|| Refusal::unknown("the order of an aggregate"))?;
+            self.chooses("the order of an aggregate, or DISTINCT in one,", value, frame)?;
+        }
+        Ok(())
     }
 
     fn operation(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
         let operator: u32 = number(node, "opno")?;
         self.known_operator(operator)?;
-        let total = self.set.code().is_total_operator(operator) && node.word("opretset") != Some("true");
+        let total = self.set.code().is_total_operator(operator, number(node, "inputcollid")?)
+            && node.word("opretset") != Some("true");
         self.unless_it_may_fail(node, frame, total, "an operator")
     }
 
@@ -218,6 +261,10 @@ impl Walk<'_> {
             Some("0") => {}
             // = ALL, = ANY, a comparison of rows
             Some("1" | "2" | "3") => columns.iter().try_for_each(|it| self.must_be_clear("a comparison", it))?,
+            // An array of arrays, whose rows must be as long as each other.
+            Some("6") if !gives_plain_values(query) => {
+                columns.iter().try_for_each(|it| self.must_be_clear("ARRAY(...)", it))?;
+            }
             // A value, several values, an array.
             Some("4" | "5" | "6") => columns.iter().for_each(|it| flow.add(it.clone())),
             _ => return Err(Refusal::unknown("a subquery")),
@@ -271,4 +318,26 @@ fn is_own_value(value: &Value<'_>) -> bool {
         Some(node) => node.kind == "CONST" || node.kind == "PARAM" && node.word("paramkind") == Some("0"),
         None => false,
     }
+}
+
+/// A constant that no function of texts fails by: a text, or a number from 1 to [`SMALL`].
+fn is_small(value: &Value<'_>) -> bool {
+    let Some(node) = value.as_node().filter(|it| it.kind == "CONST" && it.word("constisnull") == Some("false")) else {
+        return false;
+    };
+    match (node.word("consttype"), node.field("constvalue")) {
+        (Some("25"), Some(Value::Datum(_))) => true,
+        (Some("23"), Some(Value::Datum(bytes))) => {
+            let number = bytes.first_chunk::<4>().map(|it| i64::from(i32::from_le_bytes(*it)));
+            number.is_some_and(|it| (1..=SMALL).contains(&it))
+        }
+        _ => false,
+    }
+}
+
+/// A query whose one column is a column of a plain type.
+fn gives_plain_values(query: &Node<'_>) -> bool {
+    let Some(first) = query.list("targetList").first().and_then(Value::as_node) else { return false };
+    let kind = first.node("expr").filter(|it| it.kind == "VAR").and_then(|it| it.word("vartype"));
+    kind.and_then(|it| it.parse().ok()).is_some_and(|it: u32| SCALARS.contains(&it))
 }

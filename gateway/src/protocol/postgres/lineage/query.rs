@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::tree::{Node, Value};
 use super::{Flow, Refusal, Tagged, Traced, unescaped};
-use crate::protocol::postgres::catalog::TaggedSet;
+use crate::protocol::postgres::catalog::{Named, TaggedSet};
 
 /// Queries within queries, the views between them included. The text's own depth is bounded before.
 const MAX_QUERIES_DEEP: usize = 64;
@@ -33,6 +33,8 @@ const ITEM_FIELDS: &str = "\
 
 pub(super) struct Walk<'s> {
     pub(super) set: &'s TaggedSet,
+    /// The statement writes a schema before each name.
+    qualified: bool,
     left: Cell<usize>,
     lookups: RefCell<Vec<Tagged>>,
 }
@@ -68,8 +70,8 @@ struct Target {
 }
 
 impl<'s> Walk<'s> {
-    pub(super) fn new(set: &'s TaggedSet) -> Self {
-        Self { set, left: Cell::new(MAX_STEPS), lookups: RefCell::default() }
+    pub(super) fn new(set: &'s TaggedSet, qualified: bool) -> Self {
+        Self { set, qualified, left: Cell::new(MAX_STEPS), lookups: RefCell::default() }
     }
 
     pub(super) fn into_lookups(self) -> Vec<Tagged> {
@@ -100,8 +102,18 @@ impl<'s> Walk<'s> {
             return Err(Refusal::unknown("a statement that does more than one thing"));
         }
         let frame = self.frame(query, None)?;
+        let target =
+            frame.entry(number(query, "resultRelation")?).ok_or_else(|| Refusal::unknown("a table to change"))?;
+        let table: u32 = number(target, "relid")?;
         for value in query.list("targetList") {
             self.chooses("what is written", value, &frame)?;
+            let entry = value.as_node().ok_or_else(|| Refusal::unknown("a target list"))?;
+            if entry.word("resjunk") == Some("false") && self.set.shares_a_constraint(table, number(entry, "resno")?) {
+                return Err(Refusal::new(
+                    "it writes a column that shares a constraint or an index with a masked one: whether that holds would tell of \
+                     its values",
+                ));
+            }
         }
         // What a view demands of its rows; row security is the target's own.
         for check in query.list("withCheckOptions").iter().filter_map(Value::as_node) {
@@ -370,20 +382,40 @@ impl<'s> Walk<'s> {
         if !matches!(kind, "r" | "p" | "m" | "f" | "S") {
             return Err(Refusal::unknown(&format!("a relation of kind {kind}")));
         }
+        self.must_be_the_one(oid, &name())?;
         if self.set.is_derived(oid) {
             return Err(Refusal::new(format!(
                 "{} shows values of masked columns under other names; query the masked table itself",
                 name()
             )));
         }
-        if let Some(sample) = item.field("tablesample") {
+        if let Some(sample) = item.field("tablesample").filter(|it| **it != Value::Nothing) {
             self.chooses("TABLESAMPLE", sample, frame)?;
+            if self.set.has_tagged(oid) {
+                return Err(Refusal::new(
+                    "TABLESAMPLE chooses rows by how they are stored, and the table has masked columns",
+                ));
+            }
         }
         // Row security is the target's own; what it reads is not the client's choice.
         let column = |number: i16| {
             if self.set.masks(oid, number).is_empty() { Flow::default() } else { Flow::column((oid, number)) }
         };
         Ok((1..=i16::try_from(names.len()).unwrap_or(i16::MAX)).map(column).collect())
+    }
+
+    /// Names may have another meaning when the statement runs. So a table is refused that nothing is known of, and one that is not
+    /// masked and has the name of one that is.
+    fn must_be_the_one(&self, oid: u32, name: &str) -> Result<(), Refusal> {
+        match self.set.named(oid) {
+            Named::Unknown => Err(Refusal::new(format!(
+                "{name} is not known yet (a table of this transaction's?), and the statement touches masked columns"
+            ))),
+            Named::LikeAMaskedOne if !self.qualified => Err(Refusal::new(format!(
+                "{name} has the name of another table, which has masked columns; write the schema before each table"
+            ))),
+            Named::Itself | Named::LikeAMaskedOne => Ok(()),
+        }
     }
 
     /// A CTE's columns are final when it is not being read itself.

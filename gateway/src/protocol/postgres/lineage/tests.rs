@@ -66,7 +66,7 @@ fn select(items: &[String], expressions: &[String], more: &str) -> String {
 }
 
 fn traced(query: &str) -> Result<Vec<&'static str>, String> {
-    let lineage = trace(&format!("({query})"), &set()).map_err(Refusal::into_reason)?;
+    let lineage = trace(&format!("({query})"), &set(), false).map_err(Refusal::into_reason)?;
     let word = |shows| match shows {
         Shows::Clear => "clear",
         Shows::Column(CUSTOMERS, 2) => "ssn",

@@ -10,6 +10,8 @@ use std::iter::Peekable;
 pub(in crate::protocol::postgres) const MAX_BYTES: usize = 1 << 20;
 /// Deeper trees are not read.
 const MAX_DEPTH: usize = 400;
+/// Bytes of a constant that are kept.
+const MAX_DATUM: usize = 64;
 /// The server breaks the text into lines of this many bytes, at a space where there is one.
 const LINE: usize = 78;
 
@@ -37,6 +39,8 @@ pub(super) enum Value<'t> {
     Nothing,
     /// A number, a truth value or a name, as it is written.
     Word(&'t str),
+    /// The bytes of a constant, as far as anybody looks at them.
+    Datum(Vec<u8>),
     Node(Node<'t>),
     List(Vec<Value<'t>>),
 }
@@ -83,14 +87,14 @@ impl<'t> Value<'t> {
     }
 }
 
-/// A name as it is, without what protects it in the text.
+/// A name as it is, without what protects it in the text. Where the server has broken a line at a space in it, the space is back.
 pub(super) fn unescaped(word: &str) -> String {
     let mut name = String::with_capacity(word.len());
     let mut characters = word.chars();
     while let Some(character) = characters.next() {
         name.push(if character == '\\' { characters.next().unwrap_or('\\') } else { character });
     }
-    name
+    name.replace('\n', " ")
 }
 
 /// Reads a text that is one value and nothing else.
@@ -126,9 +130,24 @@ impl<'t> Reader<'t> {
             ")" | "}" => Err(TreeError::Misplaced),
             word => {
                 if is_datum && self.words.next_if_eq(&"[").is_some() {
-                    while self.next()? != "]" {}
+                    return self.datum().map(Value::Datum);
                 }
                 Ok(Value::Word(word))
+            }
+        }
+    }
+
+    /// The numbers of a constant's bytes (those beyond 127 are negative), behind the bracket.
+    fn datum(&mut self) -> Result<Vec<u8>, TreeError> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.next()? {
+                "]" => return Ok(bytes),
+                _ if bytes.len() == MAX_DATUM => {}
+                word => {
+                    let byte: i16 = word.parse().map_err(|_| TreeError::Misplaced)?;
+                    bytes.push(byte.to_le_bytes()[0]);
+                }
             }
         }
     }
@@ -214,10 +233,11 @@ mod tests {
     #[test]
     fn fields_are_read_by_name() {
         let read =
-            node("{VAR :varno 1\n:varattno 2 :args ({CONST :constvalue 4 [ 1 0 0 0 ] :location -1} <> (i 1 2))}");
+            node("{VAR :varno 1\n:varattno 2 :args ({CONST :constvalue 4 [ 1 0 0 -1 ] :location -1} <> (i 1 2))}");
         assert_eq!((read.kind, read.word("varno"), read.word("varattno")), ("VAR", Some("1"), Some("2")));
         let [Value::Node(constant), Value::Nothing, Value::List(numbers)] = read.list("args") else { panic!() };
-        assert_eq!((constant.word("constvalue"), constant.word("location")), (Some("4"), Some("-1")));
+        assert_eq!(constant.field("constvalue"), Some(&Value::Datum(vec![1, 0, 0, 255])));
+        assert_eq!(constant.word("location"), Some("-1"));
         assert_eq!(numbers.len(), 3);
         assert!(read.is_empty("other") && read.list("other").is_empty());
     }

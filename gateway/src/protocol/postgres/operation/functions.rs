@@ -48,41 +48,54 @@ pub(in crate::protocol::postgres) fn harmless_functions() -> impl Iterator<Item 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::protocol::postgres) enum Total {
     Never,
+    /// The first one, where all others are plain constants: a strict function is not called for NULL, so that one that another
+    /// argument makes fail would tell of it.
     First,
-    Second,
     Always,
 }
 
-/// The same for a function of the server's own, by its name and how many arguments it has.
-pub(in crate::protocol::postgres) fn total(name: &str, arguments: i16) -> Total {
+/// Types whose values compare without failing: plain ones, by `pg_type.dat`.
+pub(in crate::protocol::postgres) const SCALARS: &[u32] = &[
+    16, 17, 18, 19, 20, 21, 23, 25, 26, 650, 700, 701, 829, 869, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 1560,
+    1562, 1700, 2950, 3802,
+];
+/// Of these, those that compare under a collation.
+pub(in crate::protocol::postgres) const COLLATABLE: &[u32] = &[19, 25, 1042, 1043];
+const TEXT: u32 = 25;
+const BYTEA: u32 = 17;
+const INTEGERS: &[u32] = &[20, 21, 23];
+const ANY_NON_ARRAY: u32 = 2776;
+
+/// The same for a function of the server's own, by its name and the types of its arguments. Only what was looked up in the
+/// server's source is here: what overflows, refuses characters or compares values of any type is not.
+pub(in crate::protocol::postgres) fn total(name: &str, types: &[u32]) -> Total {
+    let among = |list: &str| has(list, name);
+    let always = among(TOTAL)
+        || among(TOTAL_ON_TEXT) && types.iter().all(|it| [TEXT, BYTEA, 23, 1042].contains(it))
+        || among("max min") && matches!(types, [one] if SCALARS.contains(one))
+        || among("sum avg") && matches!(types, [one] if INTEGERS.contains(one))
+        || name == "array_agg" && types == [ANY_NON_ARRAY];
     // Named with an encoding, which the value may not be in.
-    if name == "length" && arguments != 1 {
-        Total::Never
-    } else if has(TOTAL, name) {
+    if always && !(name == "length" && types.len() != 1) {
         Total::Always
-    } else if has(TOTAL_IN_FIRST, name) {
+    } else if among(TOTAL_IN_FIRST) && types.first() == Some(&TEXT) {
         Total::First
-    } else if has(TOTAL_IN_SECOND, name) {
-        Total::Second
     } else {
         Total::Never
     }
 }
 
 const TOTAL: &str = "\
-    any_value array_agg avg bit_length bool_and bool_or bpchar btrim cardinality char_length character_length concat concat_ws \
-    count date every first_value initcap json_agg jsonb_agg last_value left length lower ltrim max md5 min num_nonnulls \
-    num_nulls octet_length pg_column_size pg_typeof position quote_ident quote_literal quote_nullable reverse right \
-    row_to_json rtrim sha224 sha256 sha384 sha512 starts_with string_agg strpos sum text to_json to_jsonb translate upper \
-    varchar";
+    any_value bool_and bool_or cardinality concat concat_ws count every first_value json_agg last_value num_nonnulls num_nulls \
+    pg_typeof quote_literal quote_nullable row_to_json sha224 sha256 sha384 sha512 text to_json";
 
-/// Others say where to begin, how, or how much.
+const TOTAL_ON_TEXT: &str = "\
+    bit_length btrim char_length character_length initcap left length lower ltrim md5 octet_length quote_ident reverse right \
+    rtrim starts_with string_agg strpos translate upper";
+
+/// Others say where to begin, or how much.
 const TOTAL_IN_FIRST: &str = "\
-    lag lead lpad nth_value replace rpad split_part substr substring to_char";
-
-/// The first one says what of the second is wanted.
-const TOTAL_IN_SECOND: &str = "\
-    date_part date_trunc extract";
+    lpad replace rpad split_part substr substring";
 
 /// True for a function of the server's own that can show a table or a file whatever it is called with.
 pub(in crate::protocol::postgres) fn reads_beyond_arguments(name: &str) -> bool {

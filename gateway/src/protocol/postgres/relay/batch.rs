@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running};
 use super::trace::is_traced;
 use super::{End, Front, PROBE, Relay};
-use crate::protocol::postgres::reply::{Checked, Fault, Until};
+use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
 use crate::session::ReplySummary;
@@ -234,6 +234,9 @@ impl Relay<'_> {
         let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
         let lineage = found.lineage.clone().filter(|it| it.agrees(columns.as_deref().unwrap_or_default()));
         let lineage = lineage.ok_or("its result is not the one that the target planned before; bind it again")?;
+        if let Some(index) = unfit(&lineage, columns.as_deref().unwrap_or_default(), &portal.result_formats) {
+            return Err(format!("column {} shows something masked, of a type that is given as text only", index + 1));
+        }
         self.look_up(judged, &lineage)?;
         Ok(Checked { columns, lineage: Some(lineage) })
     }

@@ -306,6 +306,8 @@ impl Relay<'_> {
         }
         if judged.judgement.operation().actions.iter().any(changes_meanings) {
             self.traces.meanings_change();
+        } else if judged.judgement.operation().actions.iter().any(|it| it.kind == Kind::Transaction) {
+            self.traces.transaction_ends();
         }
     }
 

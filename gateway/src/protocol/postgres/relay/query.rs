@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, touches_tagged};
-use super::trace::{NO_TYPES, Traced};
+use super::trace::{NO_TYPES, Traced, changes_meanings};
 use super::{End, PROBE, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::operation::Class;
@@ -21,6 +21,8 @@ const MAX_CHECKED: usize = 16 << 20;
 const IN_BATCH: &str = "the statement touches masked columns and follows others that ran in an open batch of the extended protocol; \
                         send Sync before it";
 
+const AFTER_CHANGE: &str = "the statement reads masked columns and follows one, in the same text, after which names may mean something else; \
+                            send the statements one at a time";
 const TOO_MANY: &str = "its statements have too many columns to be checked together; send them one at a time";
 
 /// What looking at a statement before it runs has brought.
@@ -199,7 +201,10 @@ impl Relay<'_> {
             }
             let text = if statements.len() == 1 { &*judged.text } else { &judged.text[statement.text_range.clone()] };
             if matches!(statement.class, Class::Traced { .. }) {
-                match self.trace(judged, text, NO_TYPES).await? {
+                if statements[..index].iter().flat_map(|it| &it.actions).any(changes_meanings) {
+                    return Ok(Probed::Unclean(AFTER_CHANGE.to_owned()));
+                }
+                match self.trace(judged, statement, text, NO_TYPES).await? {
                     Traced::Clean(found) => {
                         if let Some(Err(reason)) = found.lineage.as_deref().map(|it| self.look_up(judged, it)) {
                             return Ok(Probed::Unclean(reason));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{End, PROBE, Relay};
 use crate::policy::{Action, Kind};
 use crate::protocol::postgres::lineage::{self, Lineage};
-use crate::protocol::postgres::operation::Class;
+use crate::protocol::postgres::operation::{Class, Statement};
 use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until};
 use crate::protocol::postgres::shared::{Catalog, Remembered};
 use crate::protocol::postgres::statement::Judged;
@@ -29,6 +29,7 @@ const PRINT_AND_KEEP: &str = "\
            pg_catalog.set_config('debug_pretty_print', 'off', true), \
            pg_catalog.set_config('debug_print_rewritten', 'on', true)";
 const KEPT: [&str; 3] = ["client_min_messages", "debug_pretty_print", "debug_print_rewritten"];
+const NOT_UTF8: &str = "statements that read masked columns are not traced in a database that is not in UTF-8";
 /// Around the statement, where no transaction is open and where one is.
 const OUTSIDE: (&str, &[&str]) = ("BEGIN", &["ROLLBACK"]);
 const WITHIN: (&str, &[&str]) =
@@ -86,6 +87,11 @@ impl Traces {
         *self = Self { forgetful: true, ..Self::default() };
     }
 
+    /// A transaction may have ended, and taken such changes back.
+    pub(super) fn transaction_ends(&mut self) {
+        self.next_batch();
+    }
+
     pub(super) fn next_batch(&mut self) {
         if self.forgetful {
             self.known = Remembered::default();
@@ -102,7 +108,17 @@ impl Known {
 
 impl Relay<'_> {
     /// Where the columns of a statement's result come from, by the target's word. The target owes nothing.
-    pub(super) async fn trace(&mut self, judged: &Judged, text: &str, types: &[u8]) -> Result<Traced, End> {
+    pub(super) async fn trace(
+        &mut self,
+        judged: &Judged,
+        statement: &Statement,
+        text: &str,
+        types: &[u8],
+    ) -> Result<Traced, End> {
+        if !self.reads_utf8 {
+            // A value that is cut, or has no equivalent in the client's encoding, fails as it is sent.
+            return Ok(Traced::Unclean(NOT_UTF8.to_owned()));
+        }
         let (before, after) = match self.replies.state {
             TransactionState::Idle => OUTSIDE,
             TransactionState::Open => WITHIN,
@@ -128,16 +144,19 @@ impl Relay<'_> {
         if let Some(error) = answer.around {
             return Ok(Traced::Unclean(not_shown(&error)));
         }
-        found(judged, answer)
+        found(judged, statement, answer)
     }
 
     /// The same in an open batch, of which something has run or waits: nothing may end it. The settings are set back by hand,
     /// for a transaction that the client goes on with. Where the target does not take the statement, the batch has failed, as
     /// it would have by the client's own, and the client is told.
-    async fn trace_in_batch(&mut self, judged: &Judged, text: &str, types: &[u8]) -> Result<Traced, End> {
+    async fn trace_in_batch(&mut self, judged: &Judged, statement: &Statement, types: &[u8]) -> Result<Traced, End> {
+        if !self.reads_utf8 {
+            return Ok(Traced::Unclean(NOT_UTF8.to_owned()));
+        }
         let mut out = Vec::new();
         command(&mut out, PRINT_AND_KEEP);
-        prepare(&mut out, text, types);
+        prepare(&mut out, &judged.text, types);
         name(&mut out, b'D', b'S');
         name(&mut out, b'C', b'S');
         wire::message(&mut out, b'H', |_| {});
@@ -161,7 +180,7 @@ impl Relay<'_> {
             self.tell(&Report::new(Severity::Error, "42501", not_shown(&error)));
             return Ok(Traced::Failed);
         }
-        found(judged, answer)
+        found(judged, statement, answer)
     }
 
     /// Traces a statement of the extended protocol before it is bound. None: it needs no trace, or the target does not take it.
@@ -170,6 +189,7 @@ impl Relay<'_> {
         judged: &Arc<Judged>,
         types: &Arc<[u8]>,
     ) -> Result<Option<Arc<Known>>, End> {
+        let [statement] = judged.statements() else { return Ok(None) };
         if !is_traced(judged) || judged.is_denied() {
             return Ok(None);
         }
@@ -183,9 +203,9 @@ impl Relay<'_> {
             return Ok(None);
         }
         let traced = if self.forwarded.any {
-            self.trace_in_batch(judged, &judged.text, types).await?
+            self.trace_in_batch(judged, statement, types).await?
         } else {
-            self.trace(judged, &judged.text, types).await?
+            self.trace(judged, statement, &judged.text, types).await?
         };
         let found = match traced {
             Traced::Clean(checked) => Ok(checked),
@@ -207,7 +227,7 @@ impl Relay<'_> {
 }
 
 /// What a target's answer tells of a statement's result.
-fn found(judged: &Judged, answer: Own) -> Result<Traced, End> {
+fn found(judged: &Judged, statement: &Statement, answer: Own) -> Result<Traced, End> {
     let Some(columns) = answer.columns else { return Err(Fault::Unexpected('Z').into()) };
     let tree = match answer.trees.as_slice() {
         [tree] => std::str::from_utf8(tree).ok(),
@@ -216,7 +236,7 @@ fn found(judged: &Judged, answer: Own) -> Result<Traced, End> {
     let Some(tree) = tree else {
         return Ok(Traced::Unclean("the target did not print one tree of the statement that can be read".to_owned()));
     };
-    let lineage = match lineage::trace(tree, &judged.catalog.set) {
+    let lineage = match lineage::trace(tree, &judged.catalog.set, is_qualified(statement)) {
         Ok(lineage) => lineage,
         Err(refusal) => return Ok(Traced::Unclean(refusal.into_reason())),
     };
@@ -250,6 +270,11 @@ fn set_back(row: &[u8]) -> Result<String, Malformed> {
         calls.push(format!("pg_catalog.set_config('{setting}', '{}', true)", String::from_utf8_lossy(value)));
     }
     Ok(format!("SELECT {}", calls.join(", ")))
+}
+
+/// Whether a statement writes a schema before each table that it names.
+fn is_qualified(statement: &Statement) -> bool {
+    statement.actions.iter().flat_map(|action| &action.tables).all(|table| table.schema.is_some())
 }
 
 /// Whether a text of the extended protocol has to be traced.

@@ -60,6 +60,19 @@ fn all_masks(set: &TaggedSet, sources: &BTreeSet<(u32, i16)>) -> Vec<Arc<MaskRul
     masks
 }
 
+/// A column that shows something masked in a format in which a value of its type may not be sent: that it fails would tell of it.
+pub(in crate::protocol::postgres) fn unfit(lineage: &Lineage, columns: &[Column], formats: &[i16]) -> Option<usize> {
+    let format = |index: usize| match formats {
+        [] => 0,
+        [all] => *all,
+        each => each.get(index).copied().unwrap_or(0),
+    };
+    let mut shown = lineage.shows().zip(columns).enumerate();
+    shown.position(|(index, (shows, column))| {
+        shows != Shows::Clear && cell_format(column.type_oid, format(index)) == CellFormat::Binary(CellType::Other)
+    })
+}
+
 /// The types that masks tell apart, by the oids of PostgreSQL's `pg_type.dat`.
 fn cell_format(type_oid: u32, format: i16) -> CellFormat {
     let cell_type = match type_oid {

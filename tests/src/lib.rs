@@ -22,6 +22,7 @@ pub mod ca;
 pub mod cgroup;
 pub mod env;
 pub mod issuer;
+pub mod lineage;
 pub mod machine;
 pub mod named;
 pub mod outside;

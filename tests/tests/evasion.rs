@@ -948,5 +948,6 @@ for sql in (b"SELECT old FROM audit", b"SELECT all_of_them FROM audit"):
         )
         .unwrap();
     assert!(!said.contains(SSN) && !said.contains("ada@shop"), "{said}");
-    assert!(said.matches("SELECT 1").count() == 8 && said.contains("***") && !said.contains("42501"), "{said}");
+    assert!(said.matches("SELECT 1").count() == 6 && said.contains("***"), "{said}");
+    assert_eq!(said.matches("42501").count(), 2, "a row as binary: {said}");
 }

@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 pub use self::replay::render as render_reply;
 pub use self::shared::State;
 
-use self::relay::{Ends, Relay};
+use self::relay::{Encoding, Ends, Relay};
 use self::shared::Way;
 use self::startup::{Request, StartupError, Wish};
 use self::stream::Stream;
@@ -250,7 +250,7 @@ impl Opened {
     async fn serve(self, client: Stream, session: &Session) -> String {
         let Self { way, upstream, handle, user, mut greeting } = self;
         let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
-        let reads_utf8 = encoding.is_some_and(|(_, value)| value == "UTF8");
+        let encoding = Encoding::named(encoding.map(|(_, value)| value.as_str()));
         let (process, key) = handle.told();
         relay::greet(&mut greeting, &upstream.parameters, &user, process, &key);
         let ends = Ends {
@@ -258,7 +258,7 @@ impl Opened {
             target: upstream.stream,
             target_inbox: upstream.inbox,
             greeting,
-            reads_utf8,
+            encoding,
             waiting: handle.waiting(),
         };
         let end = Relay::new(session, &session.engine().protocols().postgres, &way, ends).run().await;

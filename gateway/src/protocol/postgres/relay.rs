@@ -115,8 +115,8 @@ pub(super) struct Relay<'s> {
     batch: u64,
     /// What of the batch was forwarded.
     forwarded: Batch,
-    /// See [`Ends`].
-    reads_utf8: bool,
+    /// What the target's texts are in.
+    encoding: Encoding,
     catalog: Option<Arc<Catalog>>,
     /// A statement was forwarded that may change the catalog, and it was not read since.
     catalog_changed: bool,
@@ -184,14 +184,35 @@ impl Outbound {
     }
 }
 
+/// What a database's texts are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Names are to it what they are here.
+    Utf8,
+    /// It cuts and folds names otherwise, and each of its characters has an equivalent in UTF-8.
+    Latin1,
+    /// Some of its texts may have no equivalent: sending them fails, or not.
+    Other,
+}
+
+impl Encoding {
+    /// By `server_encoding`, as the target reports it.
+    pub(super) fn named(name: Option<&str>) -> Self {
+        match name {
+            Some("UTF8") => Self::Utf8,
+            Some("LATIN1") => Self::Latin1,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What a relay begins with.
 pub(super) struct Ends {
     pub(super) client: Stream,
     pub(super) target: Stream,
     pub(super) target_inbox: Inbox,
     pub(super) greeting: Vec<u8>,
-    /// The target's database is in UTF-8: names are to it what they are here.
-    pub(super) reads_utf8: bool,
+    pub(super) encoding: Encoding,
     pub(super) waiting: Arc<Waiting>,
 }
 
@@ -213,7 +234,7 @@ impl<'s> Relay<'s> {
             front: Front::Open,
             batch: 0,
             forwarded: Batch::default(),
-            reads_utf8: ends.reads_utf8,
+            encoding: ends.encoding,
             catalog: None,
             catalog_changed: false,
             change_unseen: false,

@@ -81,7 +81,7 @@ fn values_are_followed_through_queries() {
     let inner = select(&[customers()], &[var(1, 2, 0), var(1, 1, 0)], "");
     assert_eq!(traced(&inner), Ok(vec!["ssn", "clear"]));
     let outer = select(&[subquery(&inner)], &[var(1, 1, 0), var(1, 2, 0), var(1, 0, 0), var(1, -1, 0)], "");
-    assert_eq!(traced(&outer), Ok(vec!["ssn", "clear", "computed", "clear"]));
+    assert_eq!(traced(&outer), Ok(vec!["ssn", "clear", "computed", "computed"]));
     let relabeled = format!("{{RELABELTYPE :arg {} :resulttype 1043}}", var(1, 2, 0));
     assert_eq!(traced(&select(&[customers()], &[relabeled], "")), Ok(vec!["computed"]));
     let lateral = select(&[], &[var(1, 2, 1)], "");

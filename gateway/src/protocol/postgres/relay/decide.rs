@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::shown_parameters;
 use super::trace::changes_meanings;
-use super::{End, Front, Relay};
+use super::{Encoding, End, Front, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
 use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed};
@@ -332,7 +332,7 @@ impl Relay<'_> {
 
     async fn judge(&mut self, text: &Arc<str>, catalog: Arc<Catalog>) -> Judged {
         let mut parsed = catalog.understand(&self.state.analyser, text).await;
-        if !self.reads_utf8 && operation::has_names_beyond_ascii(text) {
+        if self.encoding != Encoding::Utf8 && operation::has_names_beyond_ascii(text) {
             let reason = "it has names that are not plain ASCII, and the target's database is not in UTF-8: they may be \
                           other ones there than here";
             parsed = Arc::new(Parsed::unparsed(reason, parsed.redacted(), &catalog.set));

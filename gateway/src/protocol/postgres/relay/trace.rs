@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{End, PROBE, Relay};
+use super::{Encoding, End, PROBE, Relay};
 use crate::policy::{Action, Kind};
 use crate::protocol::postgres::lineage::{self, Lineage};
 use crate::protocol::postgres::operation::{Class, Statement};
@@ -29,7 +29,8 @@ const PRINT_AND_KEEP: &str = "\
            pg_catalog.set_config('debug_pretty_print', 'off', true), \
            pg_catalog.set_config('debug_print_rewritten', 'on', true)";
 const KEPT: [&str; 3] = ["client_min_messages", "debug_pretty_print", "debug_print_rewritten"];
-const NOT_UTF8: &str = "statements that read masked columns are not traced in a database that is not in UTF-8";
+const NOT_UTF8: &str =
+    "statements that read masked columns are not traced in a database that is not in UTF-8 or LATIN1";
 /// Around the statement, where no transaction is open and where one is.
 const OUTSIDE: (&str, &[&str]) = ("BEGIN", &["ROLLBACK"]);
 const WITHIN: (&str, &[&str]) =
@@ -115,7 +116,7 @@ impl Relay<'_> {
         text: &str,
         types: &[u8],
     ) -> Result<Traced, End> {
-        if !self.reads_utf8 {
+        if self.encoding == Encoding::Other {
             // A value that is cut, or has no equivalent in the client's encoding, fails as it is sent.
             return Ok(Traced::Unclean(NOT_UTF8.to_owned()));
         }
@@ -151,7 +152,7 @@ impl Relay<'_> {
     /// for a transaction that the client goes on with. Where the target does not take the statement, the batch has failed, as
     /// it would have by the client's own, and the client is told.
     async fn trace_in_batch(&mut self, judged: &Judged, statement: &Statement, types: &[u8]) -> Result<Traced, End> {
-        if !self.reads_utf8 {
+        if self.encoding == Encoding::Other {
             return Ok(Traced::Unclean(NOT_UTF8.to_owned()));
         }
         let mut out = Vec::new();

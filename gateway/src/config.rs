@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limit::LimitRule;
 use crate::mask::MaskRule;
 use crate::origin::Risk;
 use crate::policy::Policy;
@@ -34,6 +35,7 @@ pub struct Config {
     pub targets: Vec<Arc<Target>>,
     pub policy: Policy,
     pub masks: Vec<Arc<MaskRule>>,
+    pub limits: Vec<Arc<LimitRule>>,
     /// SHA-256 over the files' bytes, hexadecimal, the first 16 digits: names the policy in records and approvals.
     pub version: String,
 }

@@ -16,6 +16,7 @@ pub(crate) mod handover;
 pub mod identity;
 pub mod ids;
 pub mod intercept;
+pub mod limit;
 pub mod live;
 pub mod mask;
 pub(crate) mod namespaces;

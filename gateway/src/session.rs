@@ -15,6 +15,7 @@ use crate::config::Mode;
 use crate::engine::Engine;
 use crate::identity::Principal;
 use crate::ids::{OperationId, SessionId};
+use crate::limit::Allowance;
 use crate::live::Live;
 use crate::mask::Masker;
 use crate::origin::{Evidence, Origin};
@@ -245,6 +246,15 @@ impl Session {
     }
 
     /// What the client may see of replies.
+    /// How much the next statement may take. Where policy only observes, nothing ends.
+    pub fn allowance(&self) -> Allowance {
+        let config = self.engine.config();
+        if config.gateway.mode == Mode::Observe {
+            return Allowance::default();
+        }
+        Allowance::new(&config.limits, &self.principal.agent, &self.target.name)
+    }
+
     pub fn masker(&self) -> &Masker {
         &self.masker
     }

@@ -126,7 +126,7 @@ impl Postgres {
     }
 
     pub fn start_with(env: &Env, options: Options) -> Result<Self> {
-        let (bin, port, ca) = (server_binaries(options.version)?, free_port()?, Ca::new()?);
+        let (bin, port, ca) = (server_binaries(env, options.version)?, free_port()?, Ca::new()?);
         let dir = env.dir().join(format!("postgres-{port}"));
         let template = template(&bin, env)?;
         copy(&template, &dir)?;
@@ -292,12 +292,15 @@ pub fn target_config(port: u16, ca: &Path) -> String {
 }
 
 /// The server of this version, or the newest one that is installed.
-fn server_binaries(version: Option<&str>) -> Result<PathBuf> {
-    if let Some(version) = version {
-        let servers = std::env::var_os("WEIR_SERVERS").ok_or("no servers: run `cargo xtask test postgres-versions`")?;
-        return Ok(PathBuf::from(servers).join(version).join("bin"));
+fn server_binaries(env: &Env, version: Option<&str>) -> Result<PathBuf> {
+    let Some(version) = version else { return debian_binaries() };
+    let servers = std::env::var_os("WEIR_SERVERS").ok_or("no servers: run `cargo xtask test postgres-versions`")?;
+    // The server's user may not be let into the cache.
+    let copied = env.dir().join(format!("server-{version}"));
+    if !copied.exists() {
+        copy(&PathBuf::from(servers).join(version), &copied)?;
     }
-    debian_binaries()
+    Ok(copied.join("bin"))
 }
 
 fn debian_binaries() -> Result<PathBuf> {

@@ -170,8 +170,9 @@ run(b"EXECUTE nobody_knows_it")
 "#,
         )
         .unwrap();
-    assert!(!said.contains("1002") && said.contains("SELECT 1") && said.contains("FETCH 1"), "{said}");
-    assert_eq!(said.matches("42501").count(), 2, "a name of what must be traced, and a name of nothing: {said}");
+    assert!(said.contains("*1002") && !said.contains(SSN), "{said}");
+    assert!(said.contains("SELECT 1") && said.contains("FETCH 1"), "{said}");
+    assert_eq!(said.matches("42501").count(), 1, "a name of nothing: {said}");
 }
 
 #[test]
@@ -500,7 +501,9 @@ for hidden in (b"SELECT ssn || '' FROM customers ORDER BY id", b"DELETE FROM pay
         )
         .unwrap();
     wait_until("the requests to be withdrawn", PATIENCE, || world.weir("approvals --json").trim() == "[]").unwrap();
-    assert!(!said.contains(SSN) && said.matches("42501").count() == 2, "{said}");
+    // The portal is read, with what its query shows covered; beside an EXPLAIN nobody looks that far.
+    assert!(!said.contains(SSN) && said.matches("x03***").count() == 3, "{said}");
+    assert_eq!(said.matches("42501").count(), 1, "{said}");
     assert_eq!(said.matches("waiting for approval").count(), 2, "{said}");
     assert_eq!(world.payments(), "3", "{said}");
 }
@@ -948,6 +951,5 @@ for sql in (b"SELECT old FROM audit", b"SELECT all_of_them FROM audit"):
         )
         .unwrap();
     assert!(!said.contains(SSN) && !said.contains("ada@shop"), "{said}");
-    assert!(said.matches("SELECT 1").count() == 6 && said.contains("***"), "{said}");
-    assert_eq!(said.matches("42501").count(), 2, "a row as binary: {said}");
+    assert!(said.matches("SELECT 1").count() == 8 && said.contains("***") && !said.contains("42501"), "{said}");
 }

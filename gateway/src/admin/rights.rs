@@ -194,6 +194,7 @@ pub(super) mod tests {
             targets: Vec::new(),
             policy: Policy::default(),
             masks: Vec::new(),
+            limits: Vec::new(),
             version: "0".into(),
         }
     }

@@ -77,6 +77,13 @@ impl Explain {
                 clean(masks.join(", "))
             ))?;
         }
+        let applies = |names: &[String], name: &str| names.is_empty() || names.iter().any(|it| it == name);
+        let limits = loaded.limits.iter();
+        let limits = limits.filter(|it| applies(&it.agents, &self.agent) && applies(&it.targets, &self.target));
+        let limits: Vec<&str> = limits.map(|limit| limit.name.as_str()).collect();
+        if !out.json && !limits.is_empty() {
+            out.line(format!("Limits: {}. They end a statement whose result is larger.", clean(limits.join(", "))))?;
+        }
         Ok(code)
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct RawConfig {
     pub(super) rule: Vec<At<RawRule>>,
     #[serde(default)]
     pub(super) mask: Vec<At<RawMask>>,
+    #[serde(default)]
+    pub(super) limit: Vec<At<RawLimit>>,
 }
 
 /// What is intercepted, and how the gateway runs.
@@ -325,6 +327,24 @@ pub(super) struct RawMask {
     /// How often a minute an agent may look rows up by a value of these columns that it knows (`WHERE email = $1`). Default:
     /// not at all, as whoever may ask often enough finds every value.
     pub(super) lookups_per_minute: Option<At<u32>>,
+}
+
+/// How much of a target's data agents take. A statement that would take more ends with an error.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimit {
+    pub(super) name: At<String>,
+    #[serde(default)]
+    pub(super) agents: Vec<At<String>>,
+    #[serde(default)]
+    pub(super) targets: Vec<At<String>>,
+    /// Rows of one statement's results.
+    pub(super) rows: Option<At<u64>>,
+    /// Their bytes: `"10M"`.
+    pub(super) bytes: Option<At<String>>,
+    /// The same of all statements of one session.
+    pub(super) session_rows: Option<At<u64>>,
+    pub(super) session_bytes: Option<At<String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -189,7 +189,8 @@ impl<'a> Resolver<'a> {
     /// The configuration (to be used only if there are no faults), the faults, and the warnings.
     pub(super) fn finish(mut self, version: String) -> (Config, Faults, Faults) {
         let mut once = Once::default();
-        let (mut agents, mut targets, mut rules, mut masks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut agents, mut targets, mut rules) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut masks, mut limits) = (Vec::new(), Vec::new());
         for (file, raw) in std::mem::take(&mut self.files) {
             once.gateway.set(&mut self.out, file, "gateway", raw.gateway);
             once.access.set(&mut self.out, file, "access", raw.access);
@@ -200,6 +201,7 @@ impl<'a> Resolver<'a> {
             targets.extend(raw.target.into_iter().map(|target| (file, target)));
             rules.extend(raw.rule.into_iter().map(|rule| (file, rule)));
             masks.extend(raw.mask.into_iter().map(|mask| (file, mask)));
+            limits.extend(raw.limit.into_iter().map(|limit| (file, limit)));
         }
         let gateway = self.gateway(once.gateway.0);
         let access = self.access(once.access.0);
@@ -219,9 +221,21 @@ impl<'a> Resolver<'a> {
         let targets = self.targets(targets);
         let policy = self.policy(rules, &access, &targets);
         let masks = self.masks(masks, &targets);
+        let limits = self.limits(limits, &targets);
         let targets = targets.into_iter().map(Arc::new).collect();
-        let config =
-            Config { gateway, access, recording, identity, dns_servers, agents, targets, policy, masks, version };
+        let config = Config {
+            gateway,
+            access,
+            recording,
+            identity,
+            dns_servers,
+            agents,
+            targets,
+            policy,
+            masks,
+            limits,
+            version,
+        };
         (config, self.out.faults, self.out.warnings)
     }
 

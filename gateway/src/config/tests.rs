@@ -464,9 +464,39 @@ fn a_file_of_conf_d_is_not_lost_among_others() {
 #[test]
 fn the_schema_is_json_and_knows_every_table() {
     let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
-    for table in ["gateway", "access", "recording", "identity", "agent", "target", "rule", "mask"] {
+    for table in ["gateway", "access", "recording", "identity", "agent", "target", "rule", "mask", "limit"] {
         assert!(schema["properties"][table].is_object(), "{table}");
     }
+}
+
+#[test]
+fn limits_and_lookups_are_numbers_that_mean_something() {
+    let with = |text: &str| whole_but("[[mask]]", &format!("{text}\n[[mask]]"));
+    let directory = Scratch::new("limits");
+    let main = directory.0.join("weir.toml");
+    let said = |text: String| {
+        std::fs::write(&main, text).unwrap();
+        load(&main).map_err(|errors| errors.to_string())
+    };
+    let config =
+        said(with("[[limit]]\nname = \"a page\"\nagents = [\"coder\"]\nrows = 10\nsession_bytes = \"2M\"")).unwrap();
+    assert_eq!((config.limits[0].statement.rows, config.limits[0].session.bytes), (Some(10), Some(2 << 20)));
+    for (text, expected) in [
+        ("[[limit]]\nname = \"x\"", "limits nothing: give rows, bytes, session_rows or session_bytes"),
+        ("[[limit]]\nname = \"x\"\nbytes = \"10\"", "is no size"),
+        ("[[limit]]\nname = \"x\"\nrows = 1\nagents = [\"codr\"]", "\"coder\""),
+        (
+            "[[limit]]\nname = \"x\"\nrows = 1\n[[limit]]\nname = \"x\"\nrows = 1",
+            "limit.x.name: another limit has this name",
+        ),
+    ] {
+        let errors = said(with(text)).unwrap_err();
+        assert!(errors.contains(expected), "{text}: {errors}");
+    }
+    let columns = "columns = [\"public.customers.ssn\", \"*.*.email\"]";
+    let lookups = |number: u32| whole_but(columns, &format!("{columns}\nlookups_per_minute = {number}"));
+    assert_eq!(said(lookups(20)).unwrap().masks[0].lookups_per_minute, Some(20));
+    assert!(said(lookups(0)).unwrap_err().contains("from 1 to 10000"));
 }
 
 /// A directory of this test's own, gone when it ends.

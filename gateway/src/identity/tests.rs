@@ -208,6 +208,7 @@ pub(crate) fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Conf
         targets: Vec::new(),
         policy: Policy::default(),
         masks: Vec::new(),
+        limits: Vec::new(),
         version: String::new(),
     }
 }

@@ -7,7 +7,7 @@
 
 mod cancel;
 pub mod catalog;
-mod lineage;
+pub mod lineage;
 mod lookups;
 pub mod operation;
 mod relay;
@@ -260,6 +260,7 @@ impl Opened {
             greeting,
             encoding,
             waiting: handle.waiting(),
+            canceller: handle.canceller(),
         };
         let end = Relay::new(session, &session.engine().protocols().postgres, &way, ends).run().await;
         drop(handle);

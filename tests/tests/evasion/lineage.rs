@@ -3,7 +3,7 @@
 use system_tests::lineage;
 use system_tests::shop::{POLICY, Shop};
 
-use super::World;
+use super::{SSN, World};
 
 #[test]
 fn what_comes_back_is_the_same_whatever_is_masked() {
@@ -40,4 +40,80 @@ for _ in range(3):
     assert_eq!(said.matches(r"\x00\x00\x00\x012', b'SELECT 1").count(), 2, "{said}");
     assert_eq!((said.matches("SELECT 0").count(), said.matches("42501").count()), (1, 5), "{said}");
     assert!(said.contains("4 times a minute"), "{said}");
+}
+
+#[test]
+fn cursors_and_prepared_statements_show_what_their_queries_do() {
+    let world = World::allowing(r#""declare", "fetch", "prepare", "execute", "deallocate""#);
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def run(sql): show(s, stream, sql)
+run(b"BEGIN; DECLARE c CURSOR FOR SELECT name, ssn, upper(email) FROM customers ORDER BY id")
+run(b"FETCH 2 FROM c")
+run(b"MOVE 1 FROM c")
+run(b"DECLARE hidden CURSOR FOR SELECT id FROM customers WHERE ssn LIKE '9%'")
+run(b"DECLARE raw BINARY CURSOR FOR SELECT ssn FROM customers")
+s.sendall(parse(b"", b"DECLARE d NO SCROLL CURSOR WITHOUT HOLD FOR SELECT ssn || $1 FROM customers WHERE id = $2") +
+    msg(b"B", b"\0\0\0\0\0\2\0\0\0\1x\0\0\0\x011\0\0") + execute(b"") + sync)
+errors(until(stream, b"Z"))
+s.sendall(parse(b"", b"FETCH ALL FROM d") + bind(b"", b"") + msg(b"D", b"P\0") + execute(b"") + sync)
+print([body for tag, body in until(stream, b"Z") if tag in b"DC"])
+run(b"COMMIT")
+run(b"DECLARE held CURSOR WITH HOLD FOR SELECT ssn FROM customers ORDER BY id")
+run(b"FETCH 1 FROM held")
+run(b"PREPARE p AS SELECT ssn, left(ssn, 3) FROM customers WHERE id = $1")
+run(b"EXECUTE p(1)")
+run(b"PREPARE q AS SELECT id FROM customers ORDER BY ssn")
+run(b"PREPARE r (int) AS SELECT ssn FROM customers WHERE id = $1")
+s.sendall(parse(b"own", b"SELECT reverse(ssn) FROM customers WHERE id = 1") + sync)
+errors(until(stream, b"Z"))
+run(b"EXECUTE own")
+s.sendall(parse(b"e", b"EXECUTE own") + bind(b"", b"e") + execute(b"") + sync)
+seen = until(stream, b"Z")
+errors(seen)
+print([body for tag, body in seen if tag in b"DC"])
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains(SSN) && !said.to_lowercase().contains("ada@") && !said.contains("900"), "{said}");
+    assert!(said.contains("FETCH 2") && said.contains("MOVE 1") && said.matches("*1002").count() == 3, "{said}");
+    assert_eq!((said.matches("x03***").count(), said.matches("42501").count()), (6, 4), "{said}");
+}
+
+#[test]
+fn names_mean_when_a_statement_runs_what_they_meant_when_it_was_traced() {
+    let world = World::allowing(r#""create", "drop""#);
+    let setup = "CREATE SCHEMA a AUTHORIZATION orders_rw; SET ROLE orders_rw;
+        CREATE VIEW a.customers AS SELECT 1 AS id, 'harmless'::text AS ssn, 'harmless'::text AS name";
+    world.shop.postgres.sql(setup).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def run(sql): show(s, stream, sql)
+hidden = b"SELECT upper(ssn) FROM customers"
+run(b"BEGIN")
+run(b"SET LOCAL search_path = a, public")
+run(b"ROLLBACK; " + hidden)
+run(b"ROLLBACK")
+run(b"SET search_path = a, public")
+run(hidden)
+run(b"SET search_path = public; " + hidden)
+s.sendall(parse(b"early", hidden) + sync)
+errors(until(stream, b"Z"))
+run(b"DROP VIEW a.customers")
+s.sendall(bind(b"", b"early") + execute(b"") + sync)
+seen = until(stream, b"Z")
+errors(seen)
+print([body for tag, body in seen if tag in b"DC"])
+run(b"BEGIN; SELECT upper(ssn) FROM public.customers WHERE id = 1; COMMIT")
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains("900") && said.matches("x03***").count() >= 1, "{said}");
+    assert!(said.matches("42501").count() >= 4, "{said}");
 }

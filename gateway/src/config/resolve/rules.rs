@@ -1,11 +1,12 @@
-//! `[[rule]]` and `[[mask]]`.
+//! `[[rule]]`, `[[mask]]` and `[[limit]]`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::raw::{At, RawHold, RawMask, RawRule, RawThen, RawWith};
+use super::super::raw::{At, RawHold, RawLimit, RawMask, RawRule, RawThen, RawWith};
 use super::super::{Access, text};
 use super::{Names, Resolver, Scope, not_long};
+use crate::limit::{Amount, LimitRule};
 use crate::mask::{ColumnPattern, MAX_MASKS, MaskKind, MaskRule};
 use crate::policy::{self, Policy, Rule, TablePattern, Then};
 use crate::target::{Protocol, Target};
@@ -14,6 +15,8 @@ const DEFAULT_HOLD: Duration = Duration::from_mins(5);
 /// A client waits no longer, and a transaction holds its locks no longer.
 const MAX_HOLD: Duration = Duration::from_hours(24);
 const MAX_APPROVALS: u32 = 16;
+/// Limits in one configuration: all of them are looked at for each row.
+const MAX_LIMITS: usize = 64;
 const MAX_KEEP_LAST: u8 = 32;
 /// More a minute is no limit to somebody who tries values.
 const MAX_LOOKUPS: u32 = 10_000;
@@ -151,6 +154,39 @@ impl Resolver<'_> {
             }));
         }
         masks
+    }
+
+    pub(super) fn limits(&mut self, raw: Vec<(usize, At<RawLimit>)>, targets: &[Target]) -> Vec<Arc<LimitRule>> {
+        let mut names = Names::new("limit");
+        names.max = MAX_LIMITS;
+        let mut limits = Vec::new();
+        for (file, At { value: raw, span }) in raw {
+            let scope = Scope::named(file, "limit", &raw.name.value);
+            names.add(&mut self.out, &scope, &raw.name);
+            let agents = self.out.references(&scope, "agents", &raw.agents, &self.known.agents, ("agent", ""));
+            let named = self.out.references(&scope, "targets", &raw.targets, &self.known.targets, ("target", ""));
+            let is_opaque =
+                |target: &&Target| target.protocol == Protocol::TlsPassthrough && named.contains(&target.name);
+            if let Some(target) = targets.iter().find(is_opaque) {
+                let message = format!("what target \"{}\" answers is not read: it cannot be counted", target.name);
+                self.out.fault(&scope, &span, "targets", message);
+            }
+            let mut bytes = |key: &str, text: Option<&At<String>>| {
+                text.and_then(|text| self.out.read(&scope, key, text, text::size))
+            };
+            let statement = Amount { rows: raw.rows.map(|it| it.value), bytes: bytes("bytes", raw.bytes.as_ref()) };
+            let session = Amount {
+                rows: raw.session_rows.map(|it| it.value),
+                bytes: bytes("session_bytes", raw.session_bytes.as_ref()),
+            };
+            let is_cut = ["bytes", "session_bytes"].iter().any(|key| self.out.is_cut(&scope, key));
+            let bounds = [statement.rows, statement.bytes, session.rows, session.bytes];
+            if bounds.iter().all(Option::is_none) && !is_cut {
+                self.out.fault(&scope, &span, "", "limits nothing: give rows, bytes, session_rows or session_bytes");
+            }
+            limits.push(Arc::new(LimitRule { name: raw.name.value, agents, targets: named, statement, session }));
+        }
+        limits
     }
 
     fn with(&mut self, scope: &Scope, raw: RawWith) -> MaskKind {

@@ -128,6 +128,20 @@ impl Handle {
     pub(super) fn waiting(&self) -> Arc<Waiting> {
         Arc::clone(&self.entry.waiting)
     }
+
+    pub(super) fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.entry))
+    }
+}
+
+/// Cancels what runs at the target of one session.
+#[derive(Clone)]
+pub(super) struct Canceller(Arc<Entry>);
+
+impl Canceller {
+    pub(super) async fn cancel(self) -> Result<(), UpstreamError> {
+        upstream::cancel(&self.0.endpoint, self.0.process, &self.0.target_key).await
+    }
 }
 
 impl Drop for Handle {

@@ -36,9 +36,12 @@ const VALUE_CATALOGS: &[&str] = &[
     "pg_prepared_statements",
     "pg_replication_slots",
     "pg_stat_activity",
+    "pg_stat_database",
+    "pg_stat_io",
     "pg_stat_replication",
     "pg_stat_statements",
     "pg_stat_statements_info",
+    "pg_stat_wal",
     "pg_statistic",
     "pg_statistic_ext_data",
     "pg_stats",
@@ -90,7 +93,13 @@ pub struct TaggedSet {
     names: HashMap<(u32, i16), String>,
     /// Relations that show tagged values under names of their own, by oid.
     derived: HashSet<u32>,
-    by_oid: HashMap<u32, String>,
+    /// All relations that there were.
+    known: HashSet<u32>,
+    /// Relations of whose name there is another one that is masked more.
+    masked_less: HashSet<u32>,
+    tagged: HashSet<u32>,
+    referred_to: HashSet<u32>,
+    computed: HashSet<(u32, i16)>,
     constrained: HashSet<(u32, i16)>,
     code: Arc<KnownCode>,
     fetched_at: SystemTime,
@@ -102,6 +111,8 @@ struct Relation {
     exposure: Exposure,
     /// A row security policy reads tagged data when it is used, or a child of it has tagged data of its own.
     guarded: bool,
+    /// A constraint or an index has both tagged and other columns of it.
+    mixed: bool,
 }
 
 /// What a relation's name may stand for; see [`TaggedSet::named`].
@@ -111,7 +122,7 @@ pub(super) enum Named {
     Itself,
     /// It was made after the catalog was read.
     Unknown,
-    /// It is not tagged, and another one of its name is.
+    /// Another one of its name is masked more.
     LikeAMaskedOne,
 }
 
@@ -150,7 +161,11 @@ impl TaggedSet {
             cast_types: HashSet::new(),
             names: HashMap::new(),
             derived: HashSet::new(),
-            by_oid: HashMap::new(),
+            known: HashSet::new(),
+            masked_less: HashSet::new(),
+            tagged: HashSet::new(),
+            referred_to: HashSet::new(),
+            computed: HashSet::new(),
             constrained: HashSet::new(),
             code: Arc::default(),
             fetched_at,
@@ -190,7 +205,17 @@ impl TaggedSet {
 
     /// True for a relation that has tagged columns.
     pub(super) fn has_tagged(&self, relation: u32) -> bool {
-        self.masks.keys().any(|(it, _)| *it == relation)
+        self.tagged.contains(&relation)
+    }
+
+    /// True for a relation with a tagged column that foreign keys refer to.
+    pub(super) fn is_referred_to(&self, relation: u32) -> bool {
+        self.referred_to.contains(&relation)
+    }
+
+    /// True for a tagged column that the server computes when it is read, by an expression that may fail.
+    pub(super) fn is_computed_when_read(&self, column: (u32, i16)) -> bool {
+        self.computed.contains(&column)
     }
 
     /// What the name of a relation may stand for, where no schema is written before it.
@@ -198,18 +223,16 @@ impl TaggedSet {
         if oid < FIRST_USER_OID {
             return Named::Itself;
         }
-        match self.by_oid.get(&oid) {
-            None => Named::Unknown,
-            Some(name) if !self.has_tagged(oid) && !self.is_derived(oid) && self.is_sensitive_name(name) => {
-                Named::LikeAMaskedOne
-            }
-            Some(_) => Named::Itself,
+        match (self.known.contains(&oid), self.masked_less.contains(&oid)) {
+            (false, _) => Named::Unknown,
+            (true, true) => Named::LikeAMaskedOne,
+            (true, false) => Named::Itself,
         }
     }
 
     /// True for a column that is in a constraint or an index with a tagged one.
     pub(super) fn shares_a_constraint(&self, relation: u32, column: i16) -> bool {
-        self.constrained.contains(&(relation, column))
+        self.constrained.contains(&(relation, column)) || self.constrained.contains(&(relation, read::WHOLE_ROW))
     }
 
     /// Functions, operators and casts by oid.
@@ -252,6 +275,12 @@ impl TaggedSet {
     pub fn is_guarded(&self, schema: Option<&str>, name: &str) -> bool {
         let mut named = self.relations.get(name).into_iter().flatten();
         named.any(|it| it.guarded && schema.is_none_or(|schema| stands_for(schema, &it.schema)))
+    }
+
+    /// True for a relation of which a constraint or an index has both tagged and other columns.
+    pub fn is_mixed(&self, schema: Option<&str>, name: &str) -> bool {
+        let mut named = self.relations.get(name).into_iter().flatten();
+        named.any(|it| it.mixed && schema.is_none_or(|schema| stands_for(schema, &it.schema)))
     }
 
     /// True if some tagged or derived relation has this name, whatever its schema.

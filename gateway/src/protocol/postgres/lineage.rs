@@ -147,6 +147,11 @@ impl Lineage {
     }
 }
 
+/// Whether what a server printed is a statement that can be traced: for the fuzz target.
+pub fn is_traced(printed: &str, set: &TaggedSet) -> bool {
+    trace(printed, set, false).is_ok()
+}
+
 /// Reads what the server printed of one statement: the list of its queries after rewriting. `qualified`: it writes a schema before
 /// each of its tables, so that these cannot become others.
 pub(super) fn trace(printed: &str, set: &TaggedSet, qualified: bool) -> Result<Lineage, Refusal> {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use pg_query::protobuf::{RawStmt, ScanToken, Token};
+use pg_query::{Node, NodeEnum};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -115,7 +116,11 @@ pub enum Class {
     Plain { relations: Vec<String> },
     /// It reads tagged tables, or what shows their values under other names, and does nothing else: where the columns of its
     /// result come from the server tells before it runs.
-    Traced { relations: Vec<String> },
+    Traced {
+        relations: Vec<String>,
+        /// Where in the text its query stands, if that is not all of it: of a cursor, or of a statement that is prepared.
+        query: Option<Range<usize>>,
+    },
     /// It could show tagged data in a way that is not checked, and is not forwarded.
     Refused { reason: String },
 }
@@ -191,7 +196,7 @@ impl Parsed {
 impl Statement {
     fn size(&self) -> usize {
         let relations = match &self.class {
-            Class::Plain { relations } | Class::Traced { relations } => {
+            Class::Plain { relations } | Class::Traced { relations, query: _ } => {
                 relations.iter().map(|it| size_of::<String>() + it.len()).sum()
             }
             Class::Refused { reason } => reason.len(),
@@ -305,7 +310,7 @@ impl<'a> Lexed<'a> {
         let node = raw.stmt.as_deref().ok_or("a statement without a tree")?;
         let (actions, seen) = walk::walk(node, set, left)
             .map_err(|unknown| format!("the statement has a part not understood here: {}", unknown.0))?;
-        let class = classify(&seen, &actions, set);
+        let class = classify(&seen, &actions, self.query_within(node, &text_range), set);
         let hide = match &class {
             Class::Plain { .. } | Class::Traced { .. } | Class::Refused { .. } if !set.is_empty() => {
                 Hide::Literals { shown: &seen.shown }
@@ -332,6 +337,25 @@ impl<'a> Lexed<'a> {
         })
     }
 
+    /// The query of a cursor, or of a statement that is prepared, where it stands in the text. Only of those whose rows can be
+    /// masked: none whose rows come in binary, and none whose parameters have types that are written.
+    fn query_within(&self, node: &Node, statement: &Range<usize>) -> Option<Range<usize>> {
+        const BINARY: i32 = 1;
+        let is_select = |query: &Option<Box<Node>>| {
+            matches!(query.as_deref().and_then(|it| it.node.as_ref()), Some(NodeEnum::SelectStmt(_)))
+        };
+        // Both words are reserved, so that no name before them can be one.
+        let before = match &node.node {
+            Some(NodeEnum::DeclareCursorStmt(it)) if is_select(&it.query) && it.options & BINARY == 0 => Token::For,
+            Some(NodeEnum::PrepareStmt(it)) if is_select(&it.query) && it.argtypes.is_empty() => Token::As,
+            _ => return None,
+        };
+        let place = |token: &ScanToken| usize::try_from(token.start).ok().zip(usize::try_from(token.end).ok());
+        let mut within = self.tokens.iter().filter(|it| place(it).is_some_and(|(start, _)| statement.contains(&start)));
+        let (_, end) = within.find(|it| it.token() == before).and_then(place)?;
+        Some(end..statement.end)
+    }
+
     /// A statement's place in the text, without the white space around it.
     fn range(&self, raw: &RawStmt) -> Option<Range<usize>> {
         let start = usize::try_from(raw.stmt_location).ok()?;
@@ -355,7 +379,7 @@ fn spoken(error: &pg_query::Error) -> String {
 
 /// What the walk saw, as the one word that the relay acts on. The order is from the reasons that hold on any target, by way
 /// of those that hold on a target with tagged data, to those of this statement.
-fn classify(seen: &Seen, actions: &[Action], set: &TaggedSet) -> Class {
+fn classify(seen: &Seen, actions: &[Action], query: Option<Range<usize>>, set: &TaggedSet) -> Class {
     let refused = |reason: String| Class::Refused { reason };
     if let Some(reason) = &seen.pinned {
         return refused(reason.clone());
@@ -379,16 +403,19 @@ fn classify(seen: &Seen, actions: &[Action], set: &TaggedSet) -> Class {
         };
     }
     let relations = || seen.touched.iter().map(|it| it.relation.clone()).collect();
-    let only_reads = seen.wrapper.is_none() && !seen.writes_values && actions.iter().all(|it| it.kind == Kind::Select);
-    if only_reads && seen.effect.is_none() {
-        return Class::Traced { relations: relations() };
+    // The first action is then that of making the cursor, or the name.
+    let queries = actions.get(usize::from(query.is_some())..).unwrap_or_default();
+    let only_reads = !seen.writes_values && queries.iter().all(|it| it.kind == Kind::Select);
+    if only_reads && seen.effect.is_none() && (seen.wrapper.is_none() || query.is_some()) {
+        return Class::Traced { relations: relations(), query };
     }
     match touching(seen) {
         Some(reason) if !seen.only_removes => refused(reason),
         _ => changing(actions).map_or_else(
             |reason| refused(reason.to_owned()),
             |change| match change {
-                Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations() },
+                Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations(), query: None },
+                Some(Kind::Insert) if seen.mixed => refused(MIXED.to_owned()),
                 _ => Class::Plain { relations: relations() },
             },
         ),
@@ -411,6 +438,10 @@ fn changing(actions: &[Action]) -> Result<Option<Kind>, &'static str> {
         ),
     }
 }
+
+/// Whether an INSERT meets a row that is there already would tell of what is in it.
+const MIXED: &str = "a constraint or an index of the table has masked and other columns: whether the row can be inserted would tell \
+                     of values that are masked";
 
 /// Why a statement that names tagged data cannot be masked, if so.
 fn touching(seen: &Seen) -> Option<String> {

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::cancel::Waiting;
+use super::cancel::{Canceller, Waiting};
 use super::reply::{Fault, HIGH_WATER, Own, Replies, Until};
 use super::shared::{Catalog, State, Way};
 use super::statement::Memory;
@@ -130,6 +130,7 @@ pub(super) struct Relay<'s> {
     /// Whether the COPY data at hand goes to the target, whose first part did; None: it has not begun.
     copy_goes: Option<bool>,
     waiting: Arc<Waiting>,
+    canceller: Canceller,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
     /// Set while the client is not read, so that its end is not seen by reading.
     next_look: Option<Pin<Box<Sleep>>>,
@@ -214,6 +215,7 @@ pub(super) struct Ends {
     pub(super) greeting: Vec<u8>,
     pub(super) encoding: Encoding,
     pub(super) waiting: Arc<Waiting>,
+    pub(super) canceller: Canceller,
 }
 
 impl<'s> Relay<'s> {
@@ -243,6 +245,7 @@ impl<'s> Relay<'s> {
             missing: HashMap::new(),
             copy_goes: None,
             waiting: ends.waiting,
+            canceller: ends.canceller,
             killed: Box::pin(session.killed()),
             next_look: None,
         }
@@ -306,10 +309,23 @@ impl<'s> Relay<'s> {
     async fn receive(&mut self) -> Result<(), End> {
         self.replies.receive(&mut self.target.inbox, &mut self.to_client)?;
         self.target.inbox.compact();
+        if std::mem::take(&mut self.replies.wants_cancel) {
+            self.cancel_at_target();
+        }
         if !self.replies.finished.is_empty() {
             self.record_finished().await?;
         }
         Ok(())
+    }
+
+    /// Stops a statement of which the client gets no more. What still comes of it is dropped.
+    fn cancel_at_target(&self) {
+        let (canceller, session) = (self.canceller.clone(), self.session.id);
+        tokio::spawn(async move {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%session, %error, "a statement beyond a limit goes on at the target");
+            }
+        });
     }
 
     async fn record_finished(&mut self) -> Result<(), SessionError> {

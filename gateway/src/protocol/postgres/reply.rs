@@ -8,6 +8,8 @@
 mod fault;
 mod own;
 mod plan;
+mod taken;
+mod texts;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,12 +19,14 @@ pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
+use self::texts::{check_setting, mask_strings, withheld};
 use super::catalog::TaggedSet;
 use super::lineage::Lineage;
 use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared, size_of_columns};
 use super::wire::{
     self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
 };
+use crate::limit::{Allowance, Amount};
 use crate::mask::{Hits, Masked, MaskedBuffer, Masker, NeedsMasking};
 use crate::session::{Forwarded, ReplySummary};
 
@@ -94,6 +98,10 @@ pub(super) struct Running {
     pub(super) portal: Option<Portal>,
     /// It makes names by SQL, which stand for something once it has succeeded.
     pub(super) makes_names: Option<Arc<Judged>>,
+    pub(super) allowance: Allowance,
+    /// What of its results was passed on, and, once that was too much, why it must end.
+    taken: Amount<u64>,
+    over: Option<String>,
     statement: usize,
     plan: Option<Arc<Plan>>,
     hits: Hits,
@@ -127,6 +135,9 @@ impl Running {
             checked: Vec::new(),
             portal: None,
             makes_names: None,
+            allowance: Allowance::default(),
+            taken: Amount::default(),
+            over: None,
             statement: 0,
             plan: None,
             hits: Hits::default(),
@@ -151,6 +162,10 @@ pub(super) struct Replies<'s> {
     pub(super) ended: bool,
     /// Some statement of this transaction, of those that are answered, touches a tagged table.
     transaction_tagged: bool,
+    /// What of all results of the session was passed on.
+    taken: Amount<u64>,
+    /// The statement that runs has to be cancelled at the target.
+    pub(super) wants_cancel: bool,
     /// Operations whose replies are complete.
     pub(super) finished: Vec<(Forwarded, ReplySummary)>,
     /// The last row description and the plan it led to.
@@ -171,6 +186,8 @@ impl<'s> Replies<'s> {
             copying_in: false,
             ended: false,
             transaction_tagged: false,
+            taken: Amount::default(),
+            wants_cancel: false,
             finished: Vec::new(),
             known: None,
             content_limit,
@@ -311,8 +328,9 @@ impl<'s> Replies<'s> {
     ) -> Result<(), Fault> {
         match tag {
             // Rows of a plan that need no look at each are the bulk of all traffic.
-            b'D' if self.own.is_none() => match self.row()? {
+            b'D' if self.own.is_none() => match self.row(range.len())? {
                 Row::Passes => run.add(range, true),
+                Row::Dropped => self.flush(run, inbox, out)?,
                 Row::ByCell(plan) => {
                     self.flush(run, inbox, out)?;
                     self.mask_row(&plan, inbox.bytes(range), out)?;
@@ -366,12 +384,14 @@ impl<'s> Replies<'s> {
         let message = inbox.bytes(range);
         match (tag, self.expected.front_mut()) {
             (b'C', Some(Expected::Query(running))) => {
+                running.must_be_within()?;
                 running.completed(message)?;
                 running.statement += 1;
                 self.copying_in = false;
             }
             (b'I', Some(Expected::Query(running))) => running.statement += 1,
             (b'C' | b's' | b'I', Some(Expected::Execute(running))) => {
+                running.must_be_within()?;
                 if tag == b'C' {
                     running.completed(message)?;
                 }
@@ -454,9 +474,9 @@ impl<'s> Replies<'s> {
     fn finish(&mut self, running: Box<Running>, outcome: Option<&str>) {
         // Only now: a transaction before its own may have been open when it was sent ahead.
         self.transaction_tagged |= running.tagged || running.guarded;
-        let Running { forwarded, mut summary, hits, makes_names, .. } = *running;
+        let Running { forwarded, mut summary, hits, makes_names, checked, .. } = *running;
         if let (Some(judged), None, false) = (makes_names, outcome, summary.outcome.starts_with("ERROR")) {
-            self.names.remember(&judged);
+            self.names.remember(&judged, &checked);
         }
         if summary.outcome.is_empty() {
             outcome.unwrap_or("completed").clone_into(&mut summary.outcome);
@@ -510,7 +530,10 @@ impl<'s> Replies<'s> {
     }
 
     /// What to do with a row, by the plan of the statement that runs.
-    fn row(&mut self) -> Result<Row, Fault> {
+    fn row(&mut self, bytes: usize) -> Result<Row, Fault> {
+        if !self.takes(bytes) {
+            return Ok(Row::Dropped);
+        }
         let (masker, limit) = (self.masker, self.content_limit);
         let running = match self.expected.front_mut() {
             Some(Expected::Query(running)) => running,
@@ -597,15 +620,24 @@ impl<'s> Replies<'s> {
         if self.running().is_none() || self.own.is_some() {
             return Err(Fault::Unexpected(char::from(tag)));
         }
-        let passed = self.masker.pass_text(false, bytes).map_err(|_| Fault::Row)?;
-        if wire::header(bytes).is_ok_and(|header| header.is_some_and(|(first, _)| first == tag)) && tag == b'D' {
-            self.row()?;
+        if self.is_over() {
+            return Ok(());
         }
+        let begins = wire::header(bytes).ok().flatten().filter(|(first, _)| *first == tag);
+        match (tag, begins) {
+            (b'D', Some((_, length))) if matches!(self.row(length)?, Row::Dropped) => return Ok(()),
+            (b'd', Some((_, length))) if !self.takes(length) => return Ok(()),
+            _ => {}
+        }
+        let passed = self.masker.pass_text(false, bytes).map_err(|_| Fault::Row)?;
         self.send(&passed, out);
         Ok(())
     }
 
     fn copy_data(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        if !self.takes(message.len()) {
+            return Ok(());
+        }
         let Some(running) = self.running_mut() else { return Err(Fault::Unexpected('d')) };
         running.summary.rows += 1;
         let tagged = running.tagged;
@@ -735,7 +767,9 @@ impl<'s> Replies<'s> {
             running.summary.outcome = format!("ERROR {code}");
         }
         let why = self.why_withheld(message)?;
+        let told = self.tell_limit(out);
         match self.masker.pass_text(why.is_some(), message) {
+            _ if told => {}
             Ok(passed) => self.send(&passed, out),
             Err(NeedsMasking::Columns) => {
                 let mut report = Vec::new();
@@ -790,12 +824,7 @@ impl<'s> Replies<'s> {
     }
 
     fn running_mut(&mut self) -> Option<&mut Running> {
-        match self.expected.front_mut() {
-            Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
-                Some(running)
-            }
-            _ => None,
-        }
+        running_mut(&mut self.expected)
     }
 
     fn send<T: AsRef<[u8]>>(&mut self, passed: &Masked<T>, out: &mut MaskedBuffer) {
@@ -853,6 +882,13 @@ impl Running {
     }
 }
 
+fn running_mut(expected: &mut VecDeque<Expected>) -> Option<&mut Running> {
+    match expected.front_mut() {
+        Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => Some(running),
+        _ => None,
+    }
+}
+
 /// Messages that lie one behind the other and are passed on together.
 #[derive(Default)]
 struct Run {
@@ -872,6 +908,8 @@ impl Run {
 }
 
 enum Row {
+    /// It is beyond a limit.
+    Dropped,
     Passes,
     ByCell(Arc<Plan>),
 }
@@ -910,61 +948,6 @@ fn transaction_state(message: &[u8]) -> Result<TransactionState, Fault> {
     let state = TransactionState::from_byte(fields.u8()?).ok_or(Malformed::Body)?;
     fields.end()?;
     Ok(state)
-}
-
-/// Settings on which the reading of statements rests must stay as they are.
-fn check_setting(message: &[u8]) -> Result<(), Fault> {
-    let mut fields = Fields::of(message);
-    match (fields.string()?, fields.string()?) {
-        (b"standard_conforming_strings", value) if value != b"on" => Err(Fault::Setting("standard_conforming_strings")),
-        // The server keeps this other word for it as it is written.
-        (b"client_encoding", value) if !matches!(value, b"UTF8" | b"UNICODE") => Err(Fault::Setting("client_encoding")),
-        _ => Ok(()),
-    }
-}
-
-/// An error as a client may see it whose text could show values of tagged columns: how bad it is, and what kind where that
-/// tells nothing of values.
-fn withheld(message: &[u8], code: &str, why: &str) -> Result<Report, Fault> {
-    let fields = wire::report_fields(message)?;
-    let fatal = fields.iter().any(|(letter, text)| *letter == b'V' && *text != b"ERROR");
-    let severity = if fatal { Severity::Fatal } else { Severity::Error };
-    let code = if code.starts_with("22") || code.starts_with("42") { COLLAPSED } else { code };
-    Ok(Report::new(severity, code, format!("the statement failed; the target's message is withheld: {why}")))
-}
-
-/// Writes a message of strings (a report, a setting, a notification) with what detectors find in them masked.
-fn mask_strings(masker: &Masker, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<Hits, Fault> {
-    let start = out.len();
-    let mut hits = Hits::default();
-    let mut fields = Fields::of(message);
-    out.framing([tag, 0, 0, 0, 0]);
-    let mut string = |text: &[u8], out: &mut MaskedBuffer| {
-        let cell = masker.mask_text(text);
-        hits.add(cell.hits);
-        out.cell(&cell);
-        out.framing([0]);
-    };
-    match tag {
-        b'E' | b'N' => {
-            for (letter, text) in wire::report_fields(message)? {
-                out.framing([letter]);
-                string(text, out);
-            }
-            out.framing([0]);
-        }
-        b'A' => {
-            out.framing(fields.u32()?.to_be_bytes());
-            string(fields.string()?, out);
-            string(fields.string()?, out);
-        }
-        _ => {
-            string(fields.string()?, out);
-            string(fields.string()?, out);
-        }
-    }
-    close_message(out, start)?;
-    Ok(hits)
 }
 
 /// Sets the length of the message that begins at `start`.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::operation::{Class, Name, Parsed, Statement};
 use super::relay::Trace;
+use super::reply::Checked;
 use super::shared::{Catalog, Remembered};
 use super::wire::Column;
 use crate::policy::{Gate, Kind, Operation};
@@ -378,6 +379,19 @@ pub(super) enum Full {
     Bytes,
 }
 
+/// What a name stands for that SQL has made.
+struct Made {
+    text: Arc<str>,
+    /// Where a cursor's columns come from, if it had to be traced.
+    traced: Option<Checked>,
+}
+
+impl Made {
+    fn size(&self) -> usize {
+        self.text.len() + self.traced.as_ref().map_or(0, Checked::size)
+    }
+}
+
 /// The names of a session.
 #[derive(Default)]
 pub(super) struct Names {
@@ -388,8 +402,8 @@ pub(super) struct Names {
     described: Arc<AtomicUsize>,
     /// Of what lost its name since the target last owed nothing; it is held until the target has answered.
     displaced: usize,
-    /// The texts in which SQL has prepared statements and declared cursors.
-    sql: HashMap<Name, Arc<str>>,
+    /// The statements that SQL has prepared, and the cursors that it has declared.
+    sql: HashMap<Name, Made>,
     next_id: u64,
     /// Counts what may have made a name stand for something else.
     changes: u64,
@@ -550,7 +564,7 @@ impl Names {
             }
             Some(Deallocated::All) => {
                 self.bytes -= self.statements.values().map(Prepared::size).sum::<usize>();
-                self.bytes -= self.sql.values().map(|text| text.len()).sum::<usize>();
+                self.bytes -= self.sql.values().map(Made::size).sum::<usize>();
                 self.statements.clear();
                 self.sql.clear();
             }
@@ -568,18 +582,19 @@ impl Names {
 
     fn forget_sql(&mut self, name: &[u8], made: fn(String) -> Name) {
         if let (false, Ok(name)) = (self.sql.is_empty(), std::str::from_utf8(name)) {
-            self.bytes -= self.sql.remove(&made(name.to_owned())).map_or(0, |text| text.len());
+            self.bytes -= self.sql.remove(&made(name.to_owned())).map_or(0, |it| it.size());
         }
     }
 
-    /// A statement that makes names has succeeded at the target.
-    pub(super) fn remember(&mut self, judged: &Judged) {
-        let prepared = judged.effects.prepares.iter().cloned().map(Name::Prepares);
-        for name in prepared.chain(judged.effects.declares.iter().cloned().map(Name::Declares)) {
+    /// A text that makes names has succeeded at the target. `checked`: what was found out of each of its statements.
+    pub(super) fn remember(&mut self, judged: &Judged, checked: &[Option<Checked>]) {
+        for (index, statement) in judged.statements().iter().enumerate() {
+            let Some(name @ (Name::Prepares(_) | Name::Declares(_))) = &statement.name else { continue };
+            let made = Made { text: Arc::clone(&judged.text), traced: checked.get(index).cloned().flatten() };
             // Without room for it, the name stays unknown.
-            if self.sql.len() < MAX_SQL_NAMES && self.bytes + judged.text.len() <= MAX_BYTES {
-                self.bytes += judged.text.len();
-                self.bytes -= self.sql.insert(name, Arc::clone(&judged.text)).map_or(0, |old| old.len());
+            if self.sql.len() < MAX_SQL_NAMES && self.bytes + made.size() <= MAX_BYTES {
+                self.bytes += made.size();
+                self.bytes -= self.sql.insert(name.clone(), made).map_or(0, |old| old.size());
             }
         }
     }
@@ -599,8 +614,21 @@ impl Names {
         };
         match by_protocol {
             Some(judged) => Some((Arc::clone(&judged.text), None)),
-            None => self.sql.get(&maker).map(|text| (Arc::clone(text), Some(maker))),
+            None => self.sql.get(&maker).map(|made| (Arc::clone(&made.text), Some(maker))),
         }
+    }
+
+    /// Where the columns of a cursor or portal come from, as the target said when it was made. None: nobody asked.
+    pub(super) fn traced(&self, cursor: &str) -> Option<Checked> {
+        match self.portals.get(cursor.as_bytes()).filter(|it| it.confirmed) {
+            Some(portal) => portal.traced.as_ref().and_then(|it| it.found.clone().ok()),
+            None => self.sql.get(&Name::Declares(cursor.to_owned())).and_then(|made| made.traced.clone()),
+        }
+    }
+
+    /// The types that the client gave the parameters of a prepared statement, where the protocol has prepared it.
+    pub(super) fn types(&self, statement: &str) -> Option<Arc<[u8]>> {
+        self.statements.get(statement.as_bytes()).filter(|it| it.confirmed).map(|it| Arc::clone(&it.types))
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) foreign_keys: Vec<(ColumnRow, ColumnRow)>,
     /// Columns of one relation that are in one constraint or index.
     pub(crate) together: Vec<(u32, Vec<i16>)>,
+    /// Columns that are computed when they are read.
+    pub(crate) computed: Vec<(u32, i16)>,
 }
 
 /// In the place of a column's number: all of them.
@@ -163,14 +165,17 @@ const VALUE_READERS: &str = "\
 
 const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits LIMIT $1";
 
+/// What depends on the columns is the default, or, before PostgreSQL 15, the generated column itself.
 const GENERATED: &str = "\
     SELECT a.attrelid, a.attnum, a.attname::text, d.refobjsubid::int2
     FROM pg_catalog.pg_attribute a
     JOIN pg_catalog.pg_attrdef e
       ON e.adrelid OPERATOR(pg_catalog.=) a.attrelid AND e.adnum OPERATOR(pg_catalog.=) a.attnum
     JOIN pg_catalog.pg_depend d
-      ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-     AND d.objid OPERATOR(pg_catalog.=) e.oid
+      ON (d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+          AND d.objid OPERATOR(pg_catalog.=) e.oid
+          OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND d.objid OPERATOR(pg_catalog.=) a.attrelid AND d.objsubid OPERATOR(pg_catalog.=) a.attnum)
      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
      AND d.refobjid OPERATOR(pg_catalog.=) a.attrelid
     WHERE a.attgenerated OPERATOR(pg_catalog.<>) '' AND d.refobjsubid OPERATOR(pg_catalog.>) 0
@@ -317,17 +322,29 @@ const FOREIGN_KEYS: &str = "\
 const TOGETHER: &str = "\
     SELECT c.conrelid, c.conkey
     FROM pg_catalog.pg_constraint c
-    WHERE c.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'u', 'x', 'p']::\"char\"[])
-      AND pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.>) 1
+    WHERE c.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'u', 'x', 'p', 'f']::\"char\"[])
+      AND (pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.>) 1 OR 0::int2 OPERATOR(pg_catalog.=) ANY (c.conkey))
+    UNION ALL
+    SELECT c.confrelid, c.confkey
+    FROM pg_catalog.pg_constraint c
+    WHERE c.contype OPERATOR(pg_catalog.=) 'f' AND pg_catalog.cardinality(c.confkey) OPERATOR(pg_catalog.>) 1
+    UNION ALL
+    SELECT p.partrelid, p.partattrs::int2[]
+    FROM pg_catalog.pg_partitioned_table p
     UNION ALL
     SELECT d.refobjid, pg_catalog.array_agg(d.refobjsubid::int2)
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) i.indexrelid
     WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
       AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
       AND d.refobjid OPERATOR(pg_catalog.=) i.indrelid AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+      AND (i.indisunique OR i.indisexclusion OR i.indpred IS NOT NULL OR i.indexprs IS NOT NULL)
     GROUP BY d.refobjid, i.indexrelid
     HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1
     LIMIT $1";
+
+/// (PostgreSQL 18 and later.)
+const COMPUTED: &str = "\
+    SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a WHERE a.attgenerated OPERATOR(pg_catalog.=) 'v' LIMIT $1";
 
 /// Functions by which extensions cast.
 const EXTENSION_CASTS: &str = "\
@@ -420,6 +437,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         extension_casts,
         foreign_keys,
         together,
+        computed,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -441,6 +459,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "casts of extensions", EXTENSION_CASTS, &users),
         rows(client, "foreign keys", FOREIGN_KEYS, &[]),
         rows(client, "constraints and indexes", TOGETHER, &[]),
+        rows(client, "columns that are computed when read", COMPUTED, &[]),
     )?;
     let known = KnownCode::new(
         &read(&known_functions, |row| {
@@ -509,6 +528,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
             Ok((column(row)?, other))
         })?,
         together: read(&together, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        computed: read(&computed, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
     })
 }
 

@@ -38,7 +38,12 @@ impl TaggedSet {
                 tagged_names.entry(column.relation).or_default().insert(column.name.clone());
             }
         }
-        let constrained = constrained(&tags, &snapshot.together);
+        let tagged: HashSet<u32> = tags.keys().map(|(relation, _)| *relation).collect();
+        let keys = snapshot.foreign_keys.iter().map(|(_, other)| (other.relation, other.number));
+        let referred_to = keys.filter(|it| tags.contains_key(it)).map(|(relation, _)| relation).collect();
+        let computed = snapshot.computed.iter().copied().filter(|it| tags.contains_key(it)).collect();
+        let constrained = constrained(&tags, snapshot);
+        let mixed: HashSet<u32> = constrained.iter().map(|(relation, _)| *relation).collect();
         let called = |it: &ColumnRow| {
             let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
             ((it.relation, it.number), format!("{relation}.{}", it.name))
@@ -47,6 +52,7 @@ impl TaggedSet {
         let names = columns.iter().filter(is_tagged).map(called).collect();
         let tagged_columns = tagged_names.values().flatten().cloned().collect();
         let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
+        let masked_less = masked_less(&tags, &derived, &columns, snapshot);
         let guarded = guarded(&tags, &derived, snapshot);
         let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
         let shown_by = derived.iter().copied().chain(values).collect();
@@ -59,7 +65,8 @@ impl TaggedSet {
                 tagged_names.remove(&row.oid).map_or(Exposure::Clear, Exposure::Tagged)
             };
             let guarded = guarded.contains(&row.oid);
-            let relation = Relation { schema: row.schema.clone(), exposure, guarded };
+            let mixed = mixed.contains(&row.oid);
+            let relation = Relation { schema: row.schema.clone(), exposure, guarded, mixed };
             relations.entry(row.name.clone()).or_default().push(relation);
         }
         let mut functions: HashMap<String, UserFunction> = HashMap::new();
@@ -80,8 +87,12 @@ impl TaggedSet {
             cast_types,
             names,
             derived: shown_by,
-            by_oid: snapshot.relations.iter().map(|it| (it.oid, it.name.clone())).collect(),
+            known: snapshot.relations.iter().map(|it| it.oid).collect(),
             constrained,
+            masked_less,
+            tagged,
+            referred_to,
+            computed,
             code: Arc::clone(&snapshot.known),
             fetched_at,
         })
@@ -186,12 +197,59 @@ fn spread_over_keys(tags: &mut Tags, foreign_keys: &[(ColumnRow, ColumnRow)]) ->
     changed
 }
 
-/// The untagged columns that are in a constraint or an index with a tagged one.
-fn constrained(tags: &Tags, together: &[(u32, Vec<i16>)]) -> HashSet<(u32, i16)> {
-    let is_tagged = |relation: u32, column: &i16| tags.contains_key(&(relation, *column));
-    let mixed = together.iter().filter(|(relation, columns)| columns.iter().any(|it| is_tagged(*relation, it)));
-    let all = mixed.flat_map(|(relation, columns)| columns.iter().map(|column| (*relation, *column)));
-    all.filter(|(relation, column)| !is_tagged(*relation, column)).collect()
+/// The untagged columns that are in a constraint or an index with a tagged one, or that a tagged one is generated from. All of a
+/// relation's, where a constraint has whole rows, or where only a child has it.
+fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
+    let is_tagged = |relation: u32, column: i16| tags.contains_key(&(relation, column));
+    let mut constrained = HashSet::new();
+    for (relation, columns) in &snapshot.together {
+        let has_tagged = columns.iter().any(|it| is_tagged(*relation, *it));
+        let whole = columns.contains(&WHOLE_ROW) && tags.keys().any(|(it, _)| it == relation);
+        if has_tagged || whole {
+            constrained.extend(columns.iter().filter(|it| !is_tagged(*relation, **it)).map(|it| (*relation, *it)));
+        }
+    }
+    for (column, part) in snapshot.made_of.iter().filter(|(column, part)| part.0 == column.relation) {
+        if is_tagged(column.relation, column.number) && !is_tagged(part.0, part.1) {
+            constrained.insert(*part);
+        }
+    }
+    // By a parent's name its children are written, too. Their numbers of columns may be others.
+    let mut todo: Vec<(u32, i16)> = constrained.iter().copied().collect();
+    while let Some((relation, column)) = todo.pop() {
+        for &(_, parent) in snapshot.inherits.iter().filter(|(child, _)| *child == relation) {
+            if !constrained.contains(&(parent, column)) && constrained.insert((parent, WHOLE_ROW)) {
+                todo.push((parent, WHOLE_ROW));
+            }
+        }
+    }
+    constrained
+}
+
+/// Relations that are masked less than another one of their name: what is traced as one of these may run as that. By names of
+/// columns and masks; of a derived relation nobody knows.
+fn masked_less(tags: &Tags, derived: &HashSet<u32>, columns: &[ColumnRow], snapshot: &Snapshot) -> HashSet<u32> {
+    let mut masked: HashMap<u32, BTreeSet<(&str, &str)>> = HashMap::new();
+    for column in columns {
+        for mask in tags.get(&(column.relation, column.number)).into_iter().flatten() {
+            masked.entry(column.relation).or_default().insert((&column.name, &mask.name));
+        }
+    }
+    let mut by_name: HashMap<&str, Vec<u32>> = HashMap::new();
+    for row in &snapshot.relations {
+        by_name.entry(&row.name).or_default().push(row.oid);
+    }
+    let mut less = HashSet::new();
+    for same in by_name.into_values().filter(|it| it.len() > 1) {
+        let all: BTreeSet<_> = same.iter().filter_map(|it| masked.get(it)).flatten().collect();
+        for oid in &same {
+            let beside_derived = same.iter().any(|it| it != oid && derived.contains(it));
+            if beside_derived || masked.get(oid).map_or(0, BTreeSet::len) < all.len() {
+                less.insert(*oid);
+            }
+        }
+    }
+    less
 }
 
 /// A generated column shows what it is computed from, and a row of another table in a column what is in that. What is

@@ -8,6 +8,8 @@ use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total};
 
 /// Types to which the output of any type converts by itself.
 const TEXT_TYPES: &[&str] = &["25", "1042", "1043"];
+/// `"char"`, a byte.
+const SINGLE_BYTE: &str = "18";
 /// `anyarray`: in the catalogs of statistics, and of columns that were added with a default.
 const ANY_ARRAY: &str = "2277";
 /// `pg_attribute`, which has one such column.
@@ -22,7 +24,7 @@ const SMALL: i64 = 10_000;
 impl Walk<'_> {
     /// What a value is computed from. Refused where computing it may fail, or do more than give a value, by what is tagged.
     pub(super) fn flow(&self, value: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
-        self.spend()?;
+        self.spend(1)?;
         match value {
             Value::Nothing | Value::Word(_) | Value::Datum(_) => Ok(Flow::default()),
             Value::List(values) => self.all(values, frame),
@@ -76,7 +78,9 @@ impl Walk<'_> {
             "CASE" | "CASEEXPR" => self.case(node, frame),
             // Each part decides whether those behind it are computed, and what is subscribed, whether the subscripts are.
             "BOOLEXPR" | "COALESCE" | "COALESCEEXPR" | "SUBSCRIPTINGREF" => {
-                let flow = self.parts(node, frame)?;
+                // Not all arrays can be cut.
+                let total = node.is_empty("reflowerindexpr");
+                let flow = self.unless_it_may_fail(node, frame, total, "a slice")?;
                 self.must_not_decide(&flow, flow.fallible)?;
                 Ok(flow)
             }
@@ -93,7 +97,9 @@ impl Walk<'_> {
             "OPEXPR" | "DISTINCTEXPR" | "NULLIFEXPR" | "SCALARARRAYOPEXPR" => self.operation(node, frame),
             "SUBLINK" => self.sublink(node, frame),
             "COERCEVIAIO" => {
-                let to_text = node.word("resulttype").is_some_and(|it| TEXT_TYPES.contains(&it));
+                // Half a character is one of type "char".
+                let from_char = node.node("arg").and_then(type_of) == Some(SINGLE_BYTE);
+                let to_text = !from_char && node.word("resulttype").is_some_and(|it| TEXT_TYPES.contains(&it));
                 self.unless_it_may_fail(node, frame, to_text, "a conversion")
             }
             "ARRAYCOERCEEXPR" | "CONVERTROWTYPEEXPR" | "COERCETODOMAIN" => {
@@ -136,14 +142,18 @@ impl Walk<'_> {
 
     /// Conditions decide which result is computed.
     fn case(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
-        let flow = self.parts(node, frame)?;
-        let mut conditions = node.field("arg").map_or(Ok(Flow::default()), |it| self.flow(it, frame))?;
-        for when in node.list("args").iter().filter_map(Value::as_node) {
-            let condition = when.field("expr").ok_or_else(|| Refusal::unknown(when.kind))?;
-            conditions.add(self.flow(condition, frame)?);
+        let part =
+            |node: &Node<'_>, field: &str| node.field(field).map_or(Ok(Flow::default()), |it| self.flow(it, frame));
+        let (mut conditions, mut results) = (part(node, "arg")?, part(node, "defresult")?);
+        for when in node.list("args") {
+            let when = when.as_node().filter(|it| matches!(it.kind, "WHEN" | "CASEWHEN"));
+            let when = when.ok_or_else(|| Refusal::unknown("a CASE"))?;
+            conditions.add(part(when, "expr")?);
+            results.add(part(when, "result")?);
         }
-        self.must_not_decide(&conditions, flow.fallible)?;
-        Ok(flow)
+        self.must_not_decide(&conditions, conditions.fallible || results.fallible)?;
+        results.add(conditions);
+        Ok(results)
     }
 
     /// Tagged values may not decide whether something is computed that can fail.
@@ -172,11 +182,18 @@ impl Walk<'_> {
             // ctid and the like tell how rows are stored, and so of all that is in them.
             Err(_) | Ok(0) => {
                 must_be_shown_whole(of, number(node, "varno")?)?;
+                self.spend(columns.iter().map(|it| 1 + it.sources.len()).sum())?;
                 let mut row = Flow::default();
                 columns.iter().for_each(|it| row.add(it.clone()));
                 Ok(row)
             }
-            Ok(number) => columns.get(number - 1).cloned().ok_or_else(|| Refusal::unknown("a column of nothing")),
+            Ok(number) => {
+                let flow = columns.get(number - 1).cloned().ok_or_else(|| Refusal::unknown("a column of nothing"))?;
+                match flow.sources.first().filter(|it| self.set.is_computed_when_read(**it)) {
+                    Some(column) => Err(self.may_fail("the expression", *column)),
+                    None => Ok(flow),
+                }
+            }
         }
     }
 
@@ -260,7 +277,11 @@ impl Walk<'_> {
             // EXISTS: whether there is a row is not a matter of what is in it.
             Some("0") => {}
             // = ALL, = ANY, a comparison of rows
-            Some("1" | "2" | "3") => columns.iter().try_for_each(|it| self.must_be_clear("a comparison", it))?,
+            // Which rows are looked at depends on either side.
+            Some("1" | "2" | "3") => {
+                self.must_be_clear("a comparison with a subquery", &flow)?;
+                columns.iter().try_for_each(|it| self.must_be_clear("a comparison with a subquery", it))?;
+            }
             // An array of arrays, whose rows must be as long as each other.
             Some("6") if !gives_plain_values(query) => {
                 columns.iter().try_for_each(|it| self.must_be_clear("ARRAY(...)", it))?;
@@ -318,6 +339,23 @@ fn is_own_value(value: &Value<'_>) -> bool {
         Some(node) => node.kind == "CONST" || node.kind == "PARAM" && node.word("paramkind") == Some("0"),
         None => false,
     }
+}
+
+/// The type of what a node gives, where the node has it.
+fn type_of<'t>(node: &Node<'t>) -> Option<&'t str> {
+    const FIELDS: &[&str] = &[
+        "vartype",
+        "consttype",
+        "paramtype",
+        "funcresulttype",
+        "opresulttype",
+        "casetype",
+        "coalescetype",
+        "minmaxtype",
+        "resulttype",
+        "refrestype",
+    ];
+    FIELDS.iter().find_map(|field| node.word(field))
 }
 
 /// A constant that no function of texts fails by: a text, or a number from 1 to [`SMALL`].

@@ -78,8 +78,8 @@ impl<'s> Walk<'s> {
         self.lookups.into_inner()
     }
 
-    pub(super) fn spend(&self) -> Result<(), Refusal> {
-        let left = self.left.get().checked_sub(1);
+    pub(super) fn spend(&self, steps: usize) -> Result<(), Refusal> {
+        let left = self.left.get().checked_sub(steps);
         self.left.set(left.ok_or_else(|| Refusal::new("it has too many parts to be traced"))?);
         Ok(())
     }
@@ -105,6 +105,11 @@ impl<'s> Walk<'s> {
         let target =
             frame.entry(number(query, "resultRelation")?).ok_or_else(|| Refusal::unknown("a table to change"))?;
         let table: u32 = number(target, "relid")?;
+        if query.word("commandType") == Some(DELETE) && self.set.is_referred_to(table) {
+            return Err(Refusal::new(
+                "foreign keys refer to a masked column of the table: what becomes of the rows that do would tell of its values",
+            ));
+        }
         for value in query.list("targetList") {
             self.chooses("what is written", value, &frame)?;
             let entry = value.as_node().ok_or_else(|| Refusal::unknown("a target list"))?;
@@ -115,11 +120,9 @@ impl<'s> Walk<'s> {
                 ));
             }
         }
-        // What a view demands of its rows; row security is the target's own.
+        // What a view demands of its rows, or a policy.
         for check in query.list("withCheckOptions").iter().filter_map(Value::as_node) {
-            if check.word("kind") == Some("0") {
-                self.condition("a view's check", check.field("qual"), &frame)?;
-            }
+            self.condition("a check of a view, or of row security,", check.field("qual"), &frame)?;
         }
         query.list("returningList").iter().map(|it| self.target(it, &frame)).collect()
     }
@@ -232,7 +235,7 @@ impl<'s> Walk<'s> {
 
     /// Goes through a FROM clause: items, joins, and the conditions on both.
     fn from(&self, tree: &Node<'_>, frame: &Frame<'_, '_>) -> Result<(), Refusal> {
-        self.spend()?;
+        self.spend(1)?;
         match tree.kind {
             "FROMEXPR" => {
                 for item in tree.list("fromlist") {
@@ -286,7 +289,7 @@ impl<'s> Walk<'s> {
 
     /// Both sides of UNION and the like: a column has what either has.
     fn set_operation(&self, tree: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Vec<Flow>, Refusal> {
-        self.spend()?;
+        self.spend(1)?;
         match tree.kind {
             "RANGETBLREF" => Ok(self.item(frame, number(tree, "rtindex")?)?.to_vec()),
             "SETOPERATIONSTMT" => {
@@ -333,7 +336,11 @@ impl<'s> Walk<'s> {
             Some("0") => self.relation(frame, item)?.into(),
             Some("1") => {
                 let query = item.node("subquery").ok_or_else(|| Refusal::unknown("a subquery"))?;
-                self.query(query, Some(frame))?
+                let columns = self.query(query, Some(frame))?;
+                match view_of(item, query) {
+                    Some(view) => self.view(view, &name_of(item), &columns)?,
+                    None => columns,
+                }
             }
             Some("2") => self.each(item.list("joinaliasvars"), frame)?.into(),
             Some("9") => self.each(item.list("groupexprs"), frame)?.into(),
@@ -377,7 +384,7 @@ impl<'s> Walk<'s> {
         let oid: u32 = number(item, "relid")?;
         let kind = item.word("relkind").unwrap_or_default();
         let names = item.node("eref").map(|it| it.list("colnames")).unwrap_or_default();
-        let name = || item.node("eref").and_then(|it| it.word("aliasname")).map(unescaped).unwrap_or_default();
+        let name = || name_of(item);
         // The server expands a view; what is left of it in the tree nobody reads.
         if !matches!(kind, "r" | "p" | "m" | "f" | "S") {
             return Err(Refusal::unknown(&format!("a relation of kind {kind}")));
@@ -397,11 +404,37 @@ impl<'s> Walk<'s> {
                 ));
             }
         }
-        // Row security is the target's own; what it reads is not the client's choice.
+        // A policy may compare with a setting of the client's choice.
+        for policy in item.list("securityQuals") {
+            self.condition("row security", Some(policy), frame)?;
+        }
         let column = |number: i16| {
             if self.set.masks(oid, number).is_empty() { Flow::default() } else { Flow::column((oid, number)) }
         };
         Ok((1..=i16::try_from(names.len()).unwrap_or(i16::MAX)).map(column).collect())
+    }
+
+    /// What a view's columns show has the masks of the view's own columns, too.
+    fn view(&self, view: u32, name: &str, columns: &[Flow]) -> Result<Rc<[Flow]>, Refusal> {
+        self.must_be_the_one(view, name)?;
+        let masked = columns.iter().zip(1_i16..).map(|(flow, number)| {
+            let own = self.set.masks(view, number);
+            let has = |source: &Tagged| {
+                let masks = self.set.masks(source.0, source.1);
+                own.iter().all(|it| masks.iter().any(|mask| mask.name == it.name))
+            };
+            match flow.sources.first() {
+                _ if own.is_empty() => flow.clone(),
+                Some(source) if flow.exact && has(source) => flow.clone(),
+                None => Flow { fallible: flow.fallible, ..Flow::column((view, number)) },
+                Some(_) => {
+                    let mut both = flow.clone();
+                    both.add(Flow::column((view, number)));
+                    both
+                }
+            }
+        });
+        Ok(masked.collect())
     }
 
     /// Names may have another meaning when the statement runs. So a table is refused that nothing is known of, and one that is not
@@ -454,7 +487,7 @@ impl<'s> Walk<'s> {
             if settled {
                 break;
             }
-            self.spend()?;
+            self.spend(1)?;
         }
         frame.ctes.borrow_mut()[index] = Known::Yes(Rc::clone(&flows));
         Ok(flows)
@@ -481,6 +514,18 @@ impl<'f, 't> Frame<'f, 't> {
 fn clear_columns(item: &Node<'_>) -> Vec<Flow> {
     let names = item.node("eref").map_or(0, |it| it.list("colnames").len());
     vec![Flow::default(); names]
+}
+
+/// The name that an item has in its query.
+fn name_of(item: &Node<'_>) -> String {
+    item.node("eref").and_then(|it| it.word("aliasname")).map(unescaped).unwrap_or_default()
+}
+
+/// The view that a subquery was made of, if it was one. Older servers tell by what rules call the old and the new row.
+fn view_of(item: &Node<'_>, query: &Node<'_>) -> Option<u32> {
+    let oid = |node: &Node<'_>| node.word("relid").and_then(|it| it.parse().ok()).filter(|it| *it != 0);
+    let is_view = |node: &&Node<'_>| node.word("rtekind") == Some("0") && node.word("relkind") == Some("v");
+    oid(item).or_else(|| query.list("rtable").iter().filter_map(Value::as_node).find(is_view).and_then(oid))
 }
 
 fn known_fields(node: &Node<'_>, kind: &str, fields: &str) -> Result<(), Refusal> {

@@ -56,12 +56,14 @@ pub(in crate::protocol::postgres) enum Total {
 
 /// Types whose values compare without failing: plain ones, by `pg_type.dat`.
 pub(in crate::protocol::postgres) const SCALARS: &[u32] = &[
-    16, 17, 18, 19, 20, 21, 23, 25, 26, 650, 700, 701, 829, 869, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 1560,
+    16, 17, 19, 20, 21, 23, 25, 26, 650, 700, 701, 829, 869, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 1560,
     1562, 1700, 2950, 3802,
 ];
 /// Of these, those that compare under a collation.
 pub(in crate::protocol::postgres) const COLLATABLE: &[u32] = &[19, 25, 1042, 1043];
 const TEXT: u32 = 25;
+/// `"char"`: half a character can be one.
+const SINGLE_BYTE: u32 = 18;
 const BYTEA: u32 = 17;
 const INTEGERS: &[u32] = &[20, 21, 23];
 const ANY_NON_ARRAY: u32 = 2776;
@@ -70,7 +72,7 @@ const ANY_NON_ARRAY: u32 = 2776;
 /// server's source is here: what overflows, refuses characters or compares values of any type is not.
 pub(in crate::protocol::postgres) fn total(name: &str, types: &[u32]) -> Total {
     let among = |list: &str| has(list, name);
-    let always = among(TOTAL)
+    let always = among(TOTAL) && types != [SINGLE_BYTE]
         || among(TOTAL_ON_TEXT) && types.iter().all(|it| [TEXT, BYTEA, 23, 1042].contains(it))
         || among("max min") && matches!(types, [one] if SCALARS.contains(one))
         || among("sum avg") && matches!(types, [one] if INTEGERS.contains(one))
@@ -78,7 +80,10 @@ pub(in crate::protocol::postgres) fn total(name: &str, types: &[u32]) -> Total {
     // Named with an encoding, which the value may not be in.
     if always && !(name == "length" && types.len() != 1) {
         Total::Always
-    } else if among(TOTAL_IN_FIRST) && types.first() == Some(&TEXT) {
+    } else if types.first() == Some(&TEXT)
+        // With a text behind the first it is a regular expression.
+        && (among(TOTAL_IN_FIRST) || among("substr substring") && types[1..].iter().all(|it| *it == 23))
+    {
         Total::First
     } else {
         Total::Never
@@ -95,7 +100,7 @@ const TOTAL_ON_TEXT: &str = "\
 
 /// Others say where to begin, or how much.
 const TOTAL_IN_FIRST: &str = "\
-    lpad replace rpad split_part substr substring";
+    lpad replace rpad split_part";
 
 /// True for a function of the server's own that can show a table or a file whatever it is called with.
 pub(in crate::protocol::postgres) fn reads_beyond_arguments(name: &str) -> bool {

@@ -54,6 +54,8 @@ pub(super) struct Seen {
     pub(super) name: Option<Name>,
     /// A relation whose row security policy, or whose child, reads tagged data.
     pub(super) guarded: bool,
+    /// A relation of which a constraint or an index has both tagged and other columns.
+    pub(super) mixed: bool,
     /// Byte offsets of literals and parameters that plainly belong to an untagged column.
     pub(super) shown: HashSet<i32>,
     /// Byte offsets of parameters.

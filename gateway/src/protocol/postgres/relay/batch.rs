@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running};
-use super::trace::is_traced;
+use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
+use super::trace::{is_made, is_traced};
 use super::{End, Front, PROBE, Relay};
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
@@ -190,11 +190,19 @@ impl Relay<'_> {
                 return Ok(());
             }
             let Some(columns) = portal.description.get() else { return Err(Fault::Unexpected('n').into()) };
+            let shown = self.shown(named.as_ref()).await?;
+            if self.replies.skipping {
+                return Ok(());
+            }
             let checked = if named.is_some() && portal.names != self.replies.names.changes() {
                 // The target describes it by what the names stood for when it was bound, and runs what they stand for now.
                 Err("what it names may have become another statement since it was bound; bind it again".to_owned())
             } else {
-                self.checked(&judged, &portal, columns)
+                match shown {
+                    Ok(Some(shown)) => shown_by(shown, columns).and_then(|it| fit(it, &portal)),
+                    Ok(None) => self.checked(&judged, &portal, columns),
+                    Err(reason) => Err(reason),
+                }
             };
             match checked {
                 Ok(found) => traced = vec![Some(found)],
@@ -216,7 +224,7 @@ impl Relay<'_> {
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
-        let mut running = running(&judged, named.as_ref(), forwarded, tagged);
+        let mut running = running(self.session, &judged, named.as_ref(), forwarded, tagged);
         running.portal = Some(portal);
         running.checked = traced;
         self.replies.execute(running);
@@ -232,13 +240,15 @@ impl Relay<'_> {
             return plain(judged, columns.as_deref()).map(|()| Checked { columns, lineage: None });
         }
         let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
+        if is_made(judged) {
+            // It shows nothing itself.
+            found.lineage.as_deref().map_or(Ok(()), |it| self.look_up(&judged.catalog.set, it))?;
+            return Ok(found);
+        }
         let lineage = found.lineage.clone().filter(|it| it.agrees(columns.as_deref().unwrap_or_default()));
         let lineage = lineage.ok_or("its result is not the one that the target planned before; bind it again")?;
-        if let Some(index) = unfit(&lineage, columns.as_deref().unwrap_or_default(), &portal.result_formats) {
-            return Err(format!("column {} shows something masked, of a type that is given as text only", index + 1));
-        }
-        self.look_up(judged, &lineage)?;
-        Ok(Checked { columns, lineage: Some(lineage) })
+        self.look_up(&judged.catalog.set, &lineage)?;
+        fit(Checked { columns, lineage: Some(lineage) }, portal)
     }
 
     pub(super) fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {
@@ -316,6 +326,17 @@ impl Relay<'_> {
     async fn unknown_portal(&mut self, name: &[u8]) -> Result<(), End> {
         let text = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
         self.batch_problem(&Report::new(Severity::Error, "34000", text)).await
+    }
+}
+
+/// Whether what a portal shows of masked columns is given in a format that any value can be sent in.
+fn fit(found: Checked, portal: &Portal) -> Result<Checked, String> {
+    let columns = found.columns.as_deref().unwrap_or_default();
+    match found.lineage.as_deref().and_then(|it| unfit(it, columns, &portal.result_formats)) {
+        Some(index) => {
+            Err(format!("column {} shows something masked, of a type that is given as text only", index + 1))
+        }
+        None => Ok(found),
     }
 }
 

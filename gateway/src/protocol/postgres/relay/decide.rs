@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::shown_parameters;
-use super::trace::changes_meanings;
+use super::trace::{Question, Traced, changes_meanings};
 use super::{Encoding, End, Front, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
-use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed};
-use crate::protocol::postgres::reply::Running;
+use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed, Statement};
+use crate::protocol::postgres::reply::{Checked, Running};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
-use crate::protocol::postgres::statement::{Judged, Portal};
+use crate::protocol::postgres::statement::{Columns, Judged, Portal};
 use crate::protocol::postgres::wire::{self, Column, Report, Severity, TransactionState};
-use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit};
+use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit, Session};
 
 /// Relations that are remembered as missing in the catalog.
 const MAX_MISSING: usize = 1_000;
@@ -44,8 +44,18 @@ pub(super) struct Named {
     tagged: bool,
     /// A row security policy in it may.
     guarded: bool,
+    /// Where the columns come from, if what it runs has to be traced.
+    shows: Option<Shows>,
     /// On the statement with all that.
     judgement: Judgement,
+}
+
+/// Where the columns of what a name stands for come from.
+pub(super) enum Shows {
+    /// As the target said when the cursor was opened.
+    Known(Checked),
+    /// To be asked again: what a prepared statement is about can change.
+    Again(Question),
 }
 
 /// How a request that does not run is answered.
@@ -254,7 +264,8 @@ impl Relay<'_> {
         // What the names stand for is certain once the target has answered to all that may have changed them.
         self.drain().await.map_err(Err)?;
         let mut operation = judged.judgement.operation().clone();
-        let (mut tagged, mut guarded, mut unknown) = (false, false, false);
+        let (mut tagged, mut guarded, mut unknown, mut shows) = (false, false, false, None);
+        let is_alone = judged.statements().len() == 1 && judged.effects.uses.len() == 1;
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
         let (mut looked_up, mut left) = (HashSet::new(), MAX_NAMED_BYTES);
         while let Some((name, depth)) = open.pop() {
@@ -281,7 +292,10 @@ impl Relay<'_> {
                 operation.text.extend([" [", name.word(), ": ", &statement.redacted, "]"]);
                 tagged |= statement.class != Class::Untouched;
                 if matches!(statement.class, Class::Traced { .. }) {
-                    operation.refusal.get_or_insert_with(|| BY_NAME.to_owned());
+                    shows = if is_alone && depth == 1 { self.shows(&name, &inner, statement) } else { None };
+                    if shows.is_none() {
+                        operation.refusal.get_or_insert_with(|| BY_NAME.to_owned());
+                    }
                 }
                 guarded |= statement.guarded;
             }
@@ -295,7 +309,36 @@ impl Relay<'_> {
             operation.actions.push(Action::of(Kind::Unparsed));
             tagged = true;
         }
-        Ok(Some(Named { tagged, guarded, judgement: self.session.judge(Arc::new(operation)) }))
+        Ok(Some(Named { tagged, guarded, shows, judgement: self.session.judge(Arc::new(operation)) }))
+    }
+
+    /// Where the columns of a traced statement come from that a name stands for.
+    fn shows(&self, name: &Name, inner: &Judged, statement: &Statement) -> Option<Shows> {
+        let names = &self.replies.names;
+        match name {
+            Name::Fetches(cursor) => names.traced(cursor).map(Shows::Known),
+            Name::Executes(prepared) => Some(Shows::Again(match names.types(prepared) {
+                Some(types) => Question::new(inner, statement, types),
+                None => Question::untyped(inner, statement),
+            })),
+            Name::Prepares(_) | Name::Declares(_) => None,
+        }
+    }
+
+    /// The same, once it is known. None: it needs no trace, or the target does not take it. The inner error says why it is refused.
+    pub(super) async fn shown(&mut self, named: Option<&Named>) -> Result<Result<Option<Checked>, String>, End> {
+        Ok(match named.and_then(|it| it.shows.as_ref()) {
+            None => Ok(None),
+            Some(Shows::Known(checked)) => Ok(Some(checked.clone())),
+            Some(Shows::Again(question)) => match self.trace_now(question).await? {
+                Traced::Clean(checked) => {
+                    let lookups = checked.lineage.as_deref().map_or(Ok(()), |it| self.look_up(question.set(), it));
+                    lookups.map(|()| Some(checked))
+                }
+                Traced::Unclean(reason) => Err(reason),
+                Traced::Failed => Ok(None),
+            },
+        })
     }
 
     /// A statement is on its way: what is known here follows.
@@ -374,14 +417,30 @@ pub(super) fn touches_tagged(judged: &Judged, index: usize, named: Option<&Named
     }
 }
 
-pub(super) fn running(judged: &Arc<Judged>, named: Option<&Named>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
+pub(super) fn running(
+    session: &Session,
+    judged: &Arc<Judged>,
+    named: Option<&Named>,
+    forwarded: Forwarded,
+    tagged: bool,
+) -> Box<Running> {
     let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
+    running.allowance = session.allowance();
     running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
     running.guarded = named.is_some_and(|it| it.guarded) || judged.statements().iter().any(|it| it.guarded);
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);
     running
+}
+
+/// The result of what a name stands for, as the target describes it by that name.
+pub(super) fn shown_by(shown: Checked, columns: Columns) -> Result<Checked, String> {
+    let Some(described) = columns.as_deref() else { return Ok(Checked { columns, lineage: None }) };
+    match shown.lineage.filter(|it| it.agrees(described)) {
+        Some(lineage) => Ok(Checked { columns, lineage: Some(lineage) }),
+        None => Err("its result is not the one that the target planned before".to_owned()),
+    }
 }
 
 /// Whether every column of a tagged statement's result is a column of an ordinary table, so that its mask is known.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, touches_tagged};
-use super::trace::{NO_TYPES, Traced, changes_meanings};
+use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, shown_by, touches_tagged};
+use super::trace::{Question, Traced, may_change_meanings};
 use super::{End, PROBE, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::operation::Class;
@@ -155,10 +155,27 @@ impl Relay<'_> {
         let Outcome::Permit(permit) = self.decide(judgement, judged, range, None, answer).await? else {
             return Ok(());
         };
+        if looked_at && refused.is_none() && matches!(judgement.gate(), Gate::Hold { .. }) {
+            // People took their time: what it was found to show then may be something else now.
+            let problem = match self.probe(judged, named).await? {
+                Probed::Clean(columns) => {
+                    checked = columns;
+                    None
+                }
+                Probed::Unclean(reason) => Some(reason),
+                Probed::Failed(_) => Some("the target does not take the statement any more".to_owned()),
+            };
+            if let Some(problem) = problem {
+                let (_, forwarded) = permit.forward();
+                let outcome = format!("not run: {problem}");
+                self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
+                return self.answer(&Report::new(Severity::Error, "42501", problem), answer).await;
+            }
+        }
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-        let mut running = running(judged, named, forwarded, tagged);
+        let mut running = running(self.session, judged, named, forwarded, tagged);
         running.checked = checked;
         running.batch = self.batch;
         self.replies.query(running);
@@ -201,12 +218,14 @@ impl Relay<'_> {
             }
             let text = if statements.len() == 1 { &*judged.text } else { &judged.text[statement.text_range.clone()] };
             if matches!(statement.class, Class::Traced { .. }) {
-                if statements[..index].iter().flat_map(|it| &it.actions).any(changes_meanings) {
+                if statements[..index].iter().any(|it| may_change_meanings(judged, it)) {
                     return Ok(Probed::Unclean(AFTER_CHANGE.to_owned()));
                 }
-                match self.trace(judged, statement, text, NO_TYPES).await? {
+                match self.trace(&Question::untyped(judged, statement)).await? {
                     Traced::Clean(found) => {
-                        if let Some(Err(reason)) = found.lineage.as_deref().map(|it| self.look_up(judged, it)) {
+                        if let Some(Err(reason)) =
+                            found.lineage.as_deref().map(|it| self.look_up(&judged.catalog.set, it))
+                        {
                             return Ok(Probed::Unclean(reason));
                         }
                         if !fits(&found, &mut left) {
@@ -220,6 +239,10 @@ impl Relay<'_> {
                     Traced::Failed => {}
                 }
             }
+            let shown = match self.shown(named).await? {
+                Ok(shown) => shown,
+                Err(reason) => return Ok(Probed::Unclean(reason)),
+            };
             let mut out = Vec::new();
             wire::message(&mut out, b'P', |out| {
                 wire::put_string(out, PROBE);
@@ -244,13 +267,17 @@ impl Relay<'_> {
                 (None, Some(columns)) => columns,
                 (None, None) => return Err(Fault::Unexpected('Z').into()),
             };
-            if let Err(reason) = plain(judged, columns.as_deref()) {
-                return Ok(Probed::Unclean(reason));
-            }
+            let found = match shown {
+                Some(shown) => shown_by(shown, columns),
+                None => plain(judged, columns.as_deref()).map(|()| Checked { columns, lineage: None }),
+            };
+            let found = match found {
+                Ok(found) => found,
+                Err(reason) => return Ok(Probed::Unclean(reason)),
+            };
             if matches!(statement.class, Class::Traced { .. }) {
                 return Ok(Probed::Unclean("the target did not take the statement at first, and then did".to_owned()));
             }
-            let found = Checked { columns, lineage: None };
             if !fits(&found, &mut left) {
                 return Ok(Probed::Unclean(TOO_MANY.to_owned()));
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{Encoding, End, PROBE, Relay};
 use crate::policy::{Action, Kind};
+use crate::protocol::postgres::catalog::TaggedSet;
 use crate::protocol::postgres::lineage::{self, Lineage};
 use crate::protocol::postgres::operation::{Class, Statement};
 use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until};
@@ -36,7 +37,7 @@ const OUTSIDE: (&str, &[&str]) = ("BEGIN", &["ROLLBACK"]);
 const WITHIN: (&str, &[&str]) =
     ("SAVEPOINT weir_probe", &["ROLLBACK TO SAVEPOINT weir_probe", "RELEASE SAVEPOINT weir_probe"]);
 /// Of a statement whose parameters the client gives no types: a count, as [`wire::Parse`] has it.
-pub(super) const NO_TYPES: &[u8] = &[0, 0];
+const NO_TYPES: &[u8] = &[0, 0];
 /// Before, of the statement, after.
 const READINESSES: u32 = 3;
 
@@ -55,7 +56,40 @@ pub(super) struct Traces {
 pub(in crate::protocol::postgres) struct Known {
     catalog: Arc<Catalog>,
     batch: u64,
-    pub(super) found: Result<Checked, String>,
+    pub(in crate::protocol::postgres) found: Result<Checked, String>,
+}
+
+/// What the target is asked about.
+pub(super) struct Question {
+    catalog: Arc<Catalog>,
+    text: String,
+    /// The types that the client gives its parameters: a count, as [`wire::Parse`] has it, and what is counted.
+    types: Arc<[u8]>,
+    /// It writes a schema before each table that it names.
+    qualified: bool,
+}
+
+impl Question {
+    /// About the query that a statement is, or has in it.
+    pub(super) fn new(judged: &Judged, statement: &Statement, types: Arc<[u8]>) -> Self {
+        let range = match &statement.class {
+            Class::Traced { query: Some(query), .. } => query.clone(),
+            _ => statement.text_range.clone(),
+        };
+        let text = judged.text.get(range).unwrap_or_default().to_owned();
+        let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
+        let qualified = tables.all(|table| table.schema.is_some());
+        Self { catalog: Arc::clone(&judged.catalog), text, types, qualified }
+    }
+
+    pub(super) fn set(&self) -> &TaggedSet {
+        &self.catalog.set
+    }
+
+    /// The same, where the client gives no types.
+    pub(super) fn untyped(judged: &Judged, statement: &Statement) -> Self {
+        Self::new(judged, statement, Arc::from(NO_TYPES))
+    }
 }
 
 /// What tracing a statement has brought.
@@ -80,6 +114,14 @@ pub(super) fn changes_meanings(action: &Action) -> bool {
             | Kind::Call
             | Kind::Unparsed
     )
+}
+
+/// The same for a statement that the same text has before another one: the end of a transaction takes changes back, too.
+pub(super) fn may_change_meanings(judged: &Judged, statement: &Statement) -> bool {
+    let text = judged.text.get(statement.text_range.clone()).unwrap_or_default();
+    let word = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    let begins = ["BEGIN", "START"].iter().any(|it| word.eq_ignore_ascii_case(it));
+    statement.actions.iter().any(|it| changes_meanings(it) || it.kind == Kind::Transaction && !begins)
 }
 
 impl Traces {
@@ -109,13 +151,7 @@ impl Known {
 
 impl Relay<'_> {
     /// Where the columns of a statement's result come from, by the target's word. The target owes nothing.
-    pub(super) async fn trace(
-        &mut self,
-        judged: &Judged,
-        statement: &Statement,
-        text: &str,
-        types: &[u8],
-    ) -> Result<Traced, End> {
+    pub(super) async fn trace(&mut self, question: &Question) -> Result<Traced, End> {
         if self.encoding == Encoding::Other {
             // A value that is cut, or has no equivalent in the client's encoding, fails as it is sent.
             return Ok(Traced::Unclean(NOT_UTF8.to_owned()));
@@ -129,7 +165,7 @@ impl Relay<'_> {
         command(&mut out, before);
         command(&mut out, PRINT);
         wire::message(&mut out, b'S', |_| {});
-        prepare(&mut out, text, types);
+        prepare(&mut out, &question.text, &question.types);
         name(&mut out, b'D', b'S');
         name(&mut out, b'C', b'S');
         wire::message(&mut out, b'S', |_| {});
@@ -145,19 +181,19 @@ impl Relay<'_> {
         if let Some(error) = answer.around {
             return Ok(Traced::Unclean(not_shown(&error)));
         }
-        found(judged, statement, answer)
+        found(question, answer)
     }
 
     /// The same in an open batch, of which something has run or waits: nothing may end it. The settings are set back by hand,
     /// for a transaction that the client goes on with. Where the target does not take the statement, the batch has failed, as
     /// it would have by the client's own, and the client is told.
-    async fn trace_in_batch(&mut self, judged: &Judged, statement: &Statement, types: &[u8]) -> Result<Traced, End> {
+    async fn trace_in_batch(&mut self, question: &Question) -> Result<Traced, End> {
         if self.encoding == Encoding::Other {
             return Ok(Traced::Unclean(NOT_UTF8.to_owned()));
         }
         let mut out = Vec::new();
         command(&mut out, PRINT_AND_KEEP);
-        prepare(&mut out, &judged.text, types);
+        prepare(&mut out, &question.text, &question.types);
         name(&mut out, b'D', b'S');
         name(&mut out, b'C', b'S');
         wire::message(&mut out, b'H', |_| {});
@@ -181,7 +217,12 @@ impl Relay<'_> {
             self.tell(&Report::new(Severity::Error, "42501", not_shown(&error)));
             return Ok(Traced::Failed);
         }
-        found(judged, statement, answer)
+        found(question, answer)
+    }
+
+    /// Traces where a batch may be open. The target owes nothing.
+    pub(super) async fn trace_now(&mut self, question: &Question) -> Result<Traced, End> {
+        if self.forwarded.any { self.trace_in_batch(question).await } else { self.trace(question).await }
     }
 
     /// Traces a statement of the extended protocol before it is bound. None: it needs no trace, or the target does not take it.
@@ -203,11 +244,7 @@ impl Relay<'_> {
         if self.replies.skipping {
             return Ok(None);
         }
-        let traced = if self.forwarded.any {
-            self.trace_in_batch(judged, statement, types).await?
-        } else {
-            self.trace(judged, statement, &judged.text, types).await?
-        };
+        let traced = self.trace_now(&Question::new(judged, statement, Arc::clone(types))).await?;
         let found = match traced {
             Traced::Clean(checked) => Ok(checked),
             Traced::Unclean(reason) => Err(reason),
@@ -221,14 +258,14 @@ impl Relay<'_> {
     }
 
     /// Counts what a statement looks rows up by. The error says why it may not.
-    pub(super) fn look_up(&self, judged: &Judged, lineage: &Lineage) -> Result<(), String> {
-        let (agent, set) = (&self.session.principal.agent, &judged.catalog.set);
+    pub(super) fn look_up(&self, set: &TaggedSet, lineage: &Lineage) -> Result<(), String> {
+        let agent = &self.session.principal.agent;
         lineage.lookups.iter().try_for_each(|&column| self.state.lookups.take(agent, set, column))
     }
 }
 
 /// What a target's answer tells of a statement's result.
-fn found(judged: &Judged, statement: &Statement, answer: Own) -> Result<Traced, End> {
+fn found(question: &Question, answer: Own) -> Result<Traced, End> {
     let Some(columns) = answer.columns else { return Err(Fault::Unexpected('Z').into()) };
     let tree = match answer.trees.as_slice() {
         [tree] => std::str::from_utf8(tree).ok(),
@@ -237,7 +274,7 @@ fn found(judged: &Judged, statement: &Statement, answer: Own) -> Result<Traced, 
     let Some(tree) = tree else {
         return Ok(Traced::Unclean("the target did not print one tree of the statement that can be read".to_owned()));
     };
-    let lineage = match lineage::trace(tree, &judged.catalog.set, is_qualified(statement)) {
+    let lineage = match lineage::trace(tree, &question.catalog.set, question.qualified) {
         Ok(lineage) => lineage,
         Err(refusal) => return Ok(Traced::Unclean(refusal.into_reason())),
     };
@@ -273,9 +310,9 @@ fn set_back(row: &[u8]) -> Result<String, Malformed> {
     Ok(format!("SELECT {}", calls.join(", ")))
 }
 
-/// Whether a statement writes a schema before each table that it names.
-fn is_qualified(statement: &Statement) -> bool {
-    statement.actions.iter().flat_map(|action| &action.tables).all(|table| table.schema.is_some())
+/// Whether what is traced is the query of a cursor or of a prepared statement, which the statement makes.
+pub(super) fn is_made(judged: &Judged) -> bool {
+    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Some(_), .. }))
 }
 
 /// Whether a text of the extended protocol has to be traced.

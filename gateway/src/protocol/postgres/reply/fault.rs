@@ -23,6 +23,8 @@ pub(in crate::protocol::postgres) enum Fault {
     Setting(&'static str),
     #[error("the client sent more messages while the target waited for its data")]
     CopyOrder,
+    #[error("{0}; the target had sent all of the result before it could be told to stop")]
+    Limit(String),
     #[error(transparent)]
     Full(#[from] Full),
 }

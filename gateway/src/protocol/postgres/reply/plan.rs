@@ -60,7 +60,8 @@ fn all_masks(set: &TaggedSet, sources: &BTreeSet<(u32, i16)>) -> Vec<Arc<MaskRul
     masks
 }
 
-/// A column that shows something masked in a format in which a value of its type may not be sent: that it fails would tell of it.
+/// A column that is computed from something masked, in a format in which a value of its type may not be sent: that it fails would
+/// tell of it.
 pub(in crate::protocol::postgres) fn unfit(lineage: &Lineage, columns: &[Column], formats: &[i16]) -> Option<usize> {
     let format = |index: usize| match formats {
         [] => 0,
@@ -69,7 +70,8 @@ pub(in crate::protocol::postgres) fn unfit(lineage: &Lineage, columns: &[Column]
     };
     let mut shown = lineage.shows().zip(columns).enumerate();
     shown.position(|(index, (shows, column))| {
-        shows != Shows::Clear && cell_format(column.type_oid, format(index)) == CellFormat::Binary(CellType::Other)
+        matches!(shows, Shows::Computed(_))
+            && cell_format(column.type_oid, format(index)) == CellFormat::Binary(CellType::Other)
     })
 }
 

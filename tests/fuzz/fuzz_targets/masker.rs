@@ -1,0 +1,76 @@
+//! Whatever a value is, what takes its place is a value of its type in its format, or NULL, and has nothing of it but what a
+//! mask leaves.
+#![no_main]
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use weir::mask::{CellFormat, CellType, ColumnMasks, DetectorKind, MaskKind, MaskRule, Masker};
+
+const TYPES: [CellType; 16] = [
+    CellType::Bool,
+    CellType::Int2,
+    CellType::Int4,
+    CellType::Int8,
+    CellType::Float4,
+    CellType::Float8,
+    CellType::Numeric,
+    CellType::Text,
+    CellType::Uuid,
+    CellType::Date,
+    CellType::Timestamp,
+    CellType::Json,
+    CellType::Jsonb,
+    CellType::Bytea,
+    CellType::Array,
+    CellType::Other,
+];
+/// What a mask with `keep_last` leaves.
+const KEPT: usize = 4;
+
+fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
+    let (kind, cell, is_binary, computed, value) = input;
+    let with = match kind % 4 {
+        0 => MaskKind::Redact,
+        1 => MaskKind::Null,
+        2 => MaskKind::Partial { keep_last: KEPT },
+        _ => MaskKind::Fixed(String::from_utf8_lossy(value).into_owned()),
+    };
+    let cell = TYPES[usize::from(cell) % TYPES.len()];
+    let format = if is_binary { CellFormat::Binary(cell) } else { CellFormat::Text(cell) };
+    let rule = Arc::new(MaskRule {
+        name: "fuzz".to_owned(),
+        targets: Vec::new(),
+        columns: vec!["*.*.x".parse().expect("a column")],
+        detectors: vec![DetectorKind::CreditCard, DetectorKind::AwsAccessKey],
+        with: with.clone(),
+        lookups_per_minute: None,
+    });
+    let masks = [rule];
+    let masker = Masker::for_target(&masks, "orders");
+    let plan = masker.plan([ColumnMasks { masks: Cow::Borrowed(&masks), computed, format }]);
+    let masked = masker.mask_cell(&plan, 0, Some(value));
+    assert!(!masked.hits.is_empty(), "a masked column says so");
+    let Some(seen) = masked.value().map(|it| it.get().to_vec()) else { return };
+    let length = match (is_binary, cell) {
+        (true, CellType::Bool) => Some(1),
+        (true, CellType::Int2) => Some(2),
+        (true, CellType::Int4 | CellType::Float4) => Some(4),
+        (true, CellType::Int8 | CellType::Float8) => Some(8),
+        (true, CellType::Uuid) => Some(16),
+        _ => None,
+    };
+    assert!(length.is_none_or(|it| it == seen.len()), "{format:?} of {} bytes", seen.len());
+    match (is_binary, cell) {
+        (false, CellType::Json | CellType::Jsonb) | (true, CellType::Json) => {
+            assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&seen).is_ok(), "{seen:?}");
+        }
+        (true, CellType::Jsonb) => assert_eq!(seen.first(), Some(&1)),
+        _ => {}
+    }
+    if let (MaskKind::Partial { .. }, CellType::Text, Ok(text)) = (&with, cell, std::str::from_utf8(&seen)) {
+        let shown = text.chars().filter(|c| *c != '*').count();
+        assert!(shown <= KEPT && (!computed || shown == 0), "{text:?}");
+    }
+});

@@ -177,3 +177,17 @@ fn sides_of_a_set_operation_share_their_columns() {
         assert!(traced(&compared).is_err());
     }
 }
+
+/// On the stack that a thread of the gateway's has.
+#[test]
+fn the_deepest_tree_that_is_read_is_walked() {
+    let deep = |levels: usize| {
+        let mut expression = var(1, 2, 0);
+        for _ in 0..levels {
+            expression = format!("{{BOOLEXPR :boolop or :args ({expression})}}");
+        }
+        traced(&select(&[customers()], &[expression], ""))
+    };
+    assert_eq!(deep(190), Ok(vec!["computed"]));
+    assert!(deep(200).is_err_and(|why| why.contains("deeper")));
+}

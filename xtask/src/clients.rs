@@ -1,7 +1,6 @@
 //! Clients of databases and the test suites that their authors wrote for them, from the registries of their languages: what
 //! judges whether the gateway can be noticed. Installed into the cache once for each list of versions.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::{Result, paths, setup, shell};
@@ -60,25 +59,14 @@ const SQLLOGICTEST: (&str, &str, &str) = ("sqllogictest-bin", "sqllogictest-engi
 /// A directory with `site`, for `PYTHONPATH`, `src`, with a directory `NAME-VERSION` for each source package in Python,
 /// `node`, for `NODE_PATH`, `pgx`, with its tests' programs, `pgjdbc.jar`, and `sqllogictest`, a program and its scripts.
 pub(crate) fn ensure() -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES, PGJDBC, SQLLOGICTEST).hash(&mut hasher);
-    let ready = paths::cache()?.join(format!("clients-{:016x}", hasher.finish()));
-    if ready.exists() {
-        return Ok(ready);
-    }
-    let incoming = ready.with_extension("incoming");
-    let made = |e: std::io::Error| format!("{}: {e}", incoming.display());
-    if incoming.exists() {
-        std::fs::remove_dir_all(&incoming).map_err(made)?;
-    }
-    std::fs::create_dir_all(&incoming).map_err(made)?;
-    python(&incoming)?;
-    node(&incoming)?;
-    pgx(&incoming)?;
-    pgjdbc(&incoming)?;
-    sqllogictest(&incoming)?;
-    std::fs::rename(&incoming, &ready).map_err(made)?;
-    Ok(ready)
+    let list = (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES, PGJDBC, SQLLOGICTEST);
+    paths::made_once("clients", list, |incoming| {
+        python(incoming)?;
+        node(incoming)?;
+        pgx(incoming)?;
+        pgjdbc(incoming)?;
+        sqllogictest(incoming)
+    })
 }
 
 fn python(incoming: &Path) -> Result {

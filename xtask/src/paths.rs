@@ -1,5 +1,6 @@
 //! Where things are: the clone, and the cache outside it that holds build output, tools and disk images.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::Result;
@@ -27,4 +28,24 @@ pub(crate) fn target() -> Result<PathBuf> {
         Some(dir) => std::path::absolute(PathBuf::from(dir)).map_err(|e| format!("CARGO_TARGET_DIR: {e}")),
         None => Ok(cache()?.join("target")),
     }
+}
+
+/// A directory of the cache that is made once for each list of what is in it. It has its name only when it is whole: what
+/// was broken off is made again.
+pub(crate) fn made_once(name: &str, list: impl Hash, make: impl FnOnce(&Path) -> Result) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    list.hash(&mut hasher);
+    let ready = cache()?.join(format!("{name}-{:016x}", hasher.finish()));
+    if ready.exists() {
+        return Ok(ready);
+    }
+    let incoming = ready.with_extension("incoming");
+    let made = |e: std::io::Error| format!("{}: {e}", incoming.display());
+    if incoming.exists() {
+        std::fs::remove_dir_all(&incoming).map_err(made)?;
+    }
+    std::fs::create_dir_all(&incoming).map_err(made)?;
+    make(&incoming)?;
+    std::fs::rename(&incoming, &ready).map_err(made)?;
+    Ok(ready)
 }

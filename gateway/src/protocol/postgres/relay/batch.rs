@@ -10,7 +10,6 @@ use super::{End, Front, PROBE, Relay};
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
-use crate::session::ReplySummary;
 
 /// A text that no server takes for a statement: it makes a batch fail at the target that failed for the client.
 const NO_STATEMENT: &[u8] = b"denied by policy";
@@ -190,7 +189,7 @@ impl Relay<'_> {
                 return Ok(());
             }
             let Some(columns) = portal.description.get() else { return Err(Fault::Unexpected('n').into()) };
-            let shown = self.shown(named.as_ref()).await?;
+            let shown = self.shown(&judged, named.as_ref()).await?;
             if self.replies.skipping {
                 return Ok(());
             }
@@ -216,10 +215,7 @@ impl Relay<'_> {
         let Outcome::Permit(permit) = outcome else { return Ok(()) };
         if self.replies.skipping {
             // The batch failed at the target meanwhile: nothing of it may follow, and nothing was forwarded.
-            let (_, forwarded) = permit.forward();
-            let outcome = "not run".to_owned();
-            self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
-            return Ok(());
+            return self.not_run(permit, "the batch has failed").await;
         }
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.

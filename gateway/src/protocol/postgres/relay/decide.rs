@@ -16,7 +16,7 @@ use crate::protocol::postgres::reply::{Checked, Running};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
 use crate::protocol::postgres::wire::{self, Column, Report, Severity, TransactionState};
-use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit, Session};
+use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit, ReplySummary, Session};
 
 /// Relations that are remembered as missing in the catalog.
 const MAX_MISSING: usize = 1_000;
@@ -27,7 +27,7 @@ const MISSING_FOR: Duration = Duration::from_secs(1);
 const MAX_NAMED: usize = 4;
 /// What stands behind the names of a text, as its record holds it beside the text's own: with more, it is not understood.
 const MAX_NAMED_BYTES: usize = MAX_FACTS / 2;
-const DENIED: &str = "42501";
+pub(super) const DENIED: &str = "42501";
 /// Where the columns of a result come from is asked of the target by the statement's text.
 const BY_NAME: &str = "what the name stands for reads masked columns; send the statement itself";
 
@@ -67,6 +67,8 @@ pub(super) enum Answer {
     QueryInBatch,
     /// An error; readiness comes with the Sync.
     Batch,
+    /// The same, where the batch has failed at the target already, of which the client has not heard.
+    Broken,
 }
 
 impl Relay<'_> {
@@ -193,11 +195,12 @@ impl Relay<'_> {
 
     /// Says no, in order, with the transaction's true state.
     pub(super) async fn answer(&mut self, report: &Report, answer: Answer) -> Result<(), End> {
-        if self.replies.skipping {
+        if self.replies.skipping && answer != Answer::Broken {
             return Ok(());
         }
         self.tell(report);
         match answer {
+            Answer::Broken => {}
             Answer::Query => self.tell_ready(),
             Answer::QueryInBatch => {
                 self.fail_batch().await?;
@@ -326,7 +329,11 @@ impl Relay<'_> {
     }
 
     /// The same, once it is known. None: it needs no trace, or the target does not take it. The inner error says why it is refused.
-    pub(super) async fn shown(&mut self, named: Option<&Named>) -> Result<Result<Option<Checked>, String>, End> {
+    pub(super) async fn shown(
+        &mut self,
+        judged: &Judged,
+        named: Option<&Named>,
+    ) -> Result<Result<Option<Checked>, String>, End> {
         Ok(match named.and_then(|it| it.shows.as_ref()) {
             None => Ok(None),
             Some(Shows::Known(checked)) => Ok(Some(checked.clone())),
@@ -337,8 +344,20 @@ impl Relay<'_> {
                 }
                 Traced::Unclean(reason) => Err(reason),
                 Traced::Failed => Ok(None),
+                Traced::Broken(reason) => {
+                    self.refuse_broken(judged, reason).await?;
+                    Ok(None)
+                }
             },
         })
+    }
+
+    /// What was permitted, and then could not run.
+    pub(super) async fn not_run(&mut self, permit: Permit<Range<usize>>, why: &str) -> Result<(), End> {
+        let (_, forwarded) = permit.forward();
+        let outcome = format!("not run: {why}");
+        self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
+        Ok(())
     }
 
     /// A statement is on its way: what is known here follows.

@@ -166,9 +166,7 @@ impl Relay<'_> {
                 Probed::Failed(_) => Some("the target does not take the statement any more".to_owned()),
             };
             if let Some(problem) = problem {
-                let (_, forwarded) = permit.forward();
-                let outcome = format!("not run: {problem}");
-                self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
+                self.not_run(permit, &problem).await?;
                 return self.answer(&Report::new(Severity::Error, "42501", problem), answer).await;
             }
         }
@@ -200,12 +198,20 @@ impl Relay<'_> {
             let outcome = format!("ERROR {code} (found when it was checked)");
             self.session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?;
         }
-        match self.session.masker().pass_text(false, error) {
-            Ok(passed) => self.to_client.append(&passed),
-            Err(_) => self.tell(&Report::new(Severity::Error, &code, "the target does not take this statement")),
-        }
+        self.tell_not_taken(error);
         self.tell_ready();
         Ok(())
+    }
+
+    /// The target's own error of a statement that was only prepared.
+    pub(super) fn tell_not_taken(&mut self, error: &[u8]) {
+        match self.session.masker().pass_text(false, error) {
+            Ok(passed) => self.to_client.append(&passed),
+            Err(_) => {
+                let code = wire::sqlstate(error).unwrap_or("XX000");
+                self.tell(&Report::new(Severity::Error, code, "the target does not take this statement"));
+            }
+        }
     }
 
     /// Has the target describe the results of statements that touch tagged tables, before they run.
@@ -237,9 +243,11 @@ impl Relay<'_> {
                     Traced::Unclean(reason) => return Ok(Probed::Unclean(reason)),
                     // Below it fails once more, and this time for the client.
                     Traced::Failed => {}
+                    // Of an open batch, which a simple query has ended before.
+                    Traced::Broken(reason) => return Ok(Probed::Unclean(reason)),
                 }
             }
-            let shown = match self.shown(named).await? {
+            let shown = match self.shown(judged, named).await? {
                 Ok(shown) => shown,
                 Err(reason) => return Ok(Probed::Unclean(reason)),
             };

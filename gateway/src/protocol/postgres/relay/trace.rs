@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::decide::{Answer, DENIED, Outcome};
 use super::{Encoding, End, PROBE, Relay};
 use crate::policy::{Action, Kind};
 use crate::protocol::postgres::catalog::TaggedSet;
@@ -98,6 +99,8 @@ pub(super) enum Traced {
     Unclean(String),
     /// The target itself does not take the statement.
     Failed,
+    /// The open batch has failed at the target by what the gateway asked for itself; why the statement is refused.
+    Broken(String),
 }
 
 /// Statements after which a name may mean something else to the target.
@@ -175,11 +178,12 @@ impl Relay<'_> {
         wire::message(&mut out, b'S', |_| {});
 
         let answer = self.ask(&out, Until::Traced(READINESSES)).await?;
-        if answer.error.is_some() {
-            return Ok(Traced::Failed);
-        }
+        // Where the settings were refused, the statement has failed by that.
         if let Some(error) = answer.around {
             return Ok(Traced::Unclean(not_shown(&error)));
+        }
+        if answer.error.is_some() {
+            return Ok(Traced::Failed);
         }
         found(question, answer)
     }
@@ -198,14 +202,14 @@ impl Relay<'_> {
         name(&mut out, b'C', b'S');
         wire::message(&mut out, b'H', |_| {});
         let answer = self.ask(&out, Until::Closed(BY_COMMAND + 1)).await?;
-        if let Some(error) = answer.error.as_ref().or(answer.around.as_ref()) {
+        if let Some(error) = &answer.error {
             self.replies.skipping = true;
-            let passed = answer.error.as_ref().and_then(|it| self.session.masker().pass_text(false, it).ok());
-            match passed {
-                Some(passed) => self.to_client.append(&passed),
-                None => self.tell(&Report::new(Severity::Error, "42501", not_shown(error))),
-            }
+            self.tell_not_taken(error);
             return Ok(Traced::Failed);
+        }
+        if let Some(error) = &answer.around {
+            self.replies.skipping = true;
+            return Ok(Traced::Broken(not_shown(error)));
         }
         let Some(row) = &answer.row else { return Err(Fault::Unexpected('C').into()) };
         let mut out = Vec::new();
@@ -214,10 +218,20 @@ impl Relay<'_> {
         let set = self.ask(&out, Until::Closed(BY_COMMAND)).await?;
         if let Some(error) = set.error.or(set.around) {
             self.replies.skipping = true;
-            self.tell(&Report::new(Severity::Error, "42501", not_shown(&error)));
-            return Ok(Traced::Failed);
+            return Ok(Traced::Broken(not_shown(&error)));
         }
         found(question, answer)
+    }
+
+    /// Refuses a statement with whose trace its batch has failed at the target, on record: nothing of it can run any more, also
+    /// where policy only observes.
+    pub(super) async fn refuse_broken(&mut self, judged: &Judged, reason: String) -> Result<(), End> {
+        let refused = judged.refused(self.session, reason.clone());
+        if let Outcome::Permit(permit) = self.decide(&refused, judged, 0..0, None, Answer::Broken).await? {
+            self.not_run(permit, &reason).await?;
+            self.tell(&Report::new(Severity::Error, DENIED, reason));
+        }
+        Ok(())
     }
 
     /// Traces where a batch may be open. The target owes nothing.
@@ -250,6 +264,10 @@ impl Relay<'_> {
             Traced::Unclean(reason) => Err(reason),
             // It will tell so itself.
             Traced::Failed => return Ok(None),
+            Traced::Broken(reason) => {
+                self.refuse_broken(judged, reason).await?;
+                return Ok(None);
+            }
         };
         let known = Arc::new(Known { catalog: Arc::clone(&judged.catalog), batch: self.batch, found });
         let size = judged.text.len() + types.len() + known.size();
@@ -320,8 +338,10 @@ pub(super) fn is_traced(judged: &Judged) -> bool {
     judged.statements().iter().any(|it| matches!(it.class, Class::Traced { .. }))
 }
 
-/// A command of the gateway's own, under a name that clients are not expected to use.
+/// A command of the gateway's own, under a name that clients are not expected to use. One before it that failed has left its own.
 fn command(out: &mut Vec<u8>, text: &str) {
+    name(out, b'C', b'P');
+    name(out, b'C', b'S');
     prepare(out, text, NO_TYPES);
     wire::message(out, b'B', |out| {
         wire::put_string(out, PROBE);

@@ -7,8 +7,8 @@ use crate::protocol::postgres::wire;
 
 /// Which of the target's readinesses the answer to the statement itself ends with, where it is traced.
 const OF_STATEMENT: u32 = 1;
-/// Names that each of the gateway's own commands closes: its portal and its statement.
-pub(in crate::protocol::postgres) const BY_COMMAND: u32 = 2;
+/// Closes that each of the gateway's own commands has: of its portal and its statement, before and after.
+pub(in crate::protocol::postgres) const BY_COMMAND: u32 = 4;
 /// Where a report of the server's own tree comes from: what code at the target says itself comes from elsewhere.
 const PRINTED_BY: (&[u8], &[u8]) = (b"print.c", b"elog_node_display");
 

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,8 +13,9 @@ use system_tests::Result;
 use system_tests::env::{Env, Place, free_port};
 use system_tests::postgres::{self, Options, Postgres};
 use system_tests::process::{Running, wait_until};
-use system_tests::shop::{POLICY, Shop};
+use system_tests::shop::Shop;
 
+mod load;
 mod open;
 
 /// Connects of one measurement, and the pause between them: latency is measured, not load.
@@ -57,13 +57,11 @@ struct Plan {
 type Measure = fn(&Stage, &Plan) -> Result<Vec<Row>>;
 
 /// What is measured, by names that `--row` is looked for in.
-const ROWS: [(&str, Measure); 6] = [
+const ROWS: [(&str, Measure); 4] = [
     ("connect, p50", |stage, plan| Ok(vec![connect_row(stage, plan)?])),
     ("connect and close, no agent", |stage, plan| Ok(vec![others_row(stage, plan)?])),
     ("connections to their end", |stage, plan| Ok(vec![flood_row(stage, plan)?])),
     ("psql, start to first row", |stage, plan| Ok(vec![psql_row(stage, plan)?])),
-    ("pgbench, 1 client", |stage, plan| pgbench_rows(stage, plan, 1)),
-    ("pgbench, 8 clients", |stage, plan| pgbench_rows(stage, plan, 8)),
 ];
 
 fn plan(words: &[&str]) -> Result<Plan> {
@@ -82,18 +80,27 @@ fn plan(words: &[&str]) -> Result<Plan> {
 
 fn bench(words: &[&str]) -> Result {
     let plan = plan(words)?;
-    let measures: Vec<Measure> =
-        ROWS.iter().filter(|(name, _)| name.contains(&plan.row)).map(|(_, measure)| *measure).collect();
-    let with_open = open::NAME_OF_ROWS.contains(&plan.row);
-    if measures.is_empty() && !with_open {
-        let names = ROWS.map(|(name, _)| name).join("; ") + "; " + open::NAME_OF_ROWS;
-        return Err(format!("no row has {:?} in its name; there are: {names}", plan.row).into());
+    let is_asked = |name: &str| name.contains(&plan.row);
+    let measures: Vec<Measure> = ROWS.iter().filter(|(name, _)| is_asked(name)).map(|(_, measure)| *measure).collect();
+    let loads: Vec<&load::Load> = load::LOADS.iter().filter(|it| is_asked(it.name)).collect();
+    let (with_copy, with_open) = (is_asked(load::COPY.0), is_asked(open::NAME_OF_ROWS));
+    let on_stage = !measures.is_empty() || !loads.is_empty() || with_copy;
+    if !on_stage && !with_open {
+        let names = ROWS.iter().map(|(name, _)| *name).chain(load::LOADS.iter().map(|it| it.name));
+        let names: Vec<&str> = names.chain([load::COPY.0, open::NAME_OF_ROWS]).collect();
+        return Err(format!("no row has {:?} in its name; there are: {}", plan.row, names.join("; ")).into());
     }
     let mut rows = Vec::new();
-    if !measures.is_empty() {
+    if on_stage {
         let stage = Stage::new()?;
         for measure in measures {
             rows.extend(measure(&stage, &plan)?);
+        }
+        for load in loads {
+            rows.extend(load::rows(&stage, &plan, load)?);
+        }
+        if with_copy {
+            rows.push(load::copy_row(&stage, &plan, load::COPY)?);
         }
     }
     if with_open {
@@ -121,9 +128,9 @@ impl Stage {
         let env = Env::new()?;
         let postgres = Postgres::start_with(&env, Options { log_statements: false, ..Options::default() })?;
         let shop = Shop::with(env, postgres)?;
-        shop.postgres.sql("CREATE DATABASE pgbench OWNER orders_rw").ok();
         shop.postgres.pgbench_tables(SCALE)?;
-        shop.configure(POLICY)?;
+        load::make_tables(&shop.postgres)?;
+        shop.configure(&load::policy())?;
         let pgbouncer = Pgbouncer::start(&shop)?;
         let gateway = shop.serve()?;
         Ok(Self { gateway, pgbouncer, shop })
@@ -170,7 +177,7 @@ impl Pgbouncer {
         let (cert, key) = (file("pgbouncer.crt", &leaf.certificate)?, file("pgbouncer.key", &leaf.key)?);
         let config = format!(
             "[databases]\n{db} = host=127.0.0.1 port={pg} dbname={db}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             auth_type = scram-sha-256\nauth_file = {users}\npool_mode = session\nmax_client_conn = 200\ndefault_pool_size = 100\n\
+             auth_type = scram-sha-256\nauth_file = {users}\npool_mode = session\nmax_client_conn = 200\ndefault_pool_size = 200\n\
              client_tls_sslmode = require\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n\
              server_tls_sslmode = verify-full\nserver_tls_ca_file = {ca}\nlog_connections = 0\nlog_disconnections = 0\n\
              ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\n",
@@ -399,56 +406,6 @@ fn psql_row(stage: &Stage, plan: &Plan) -> Result<Row> {
         }
     }
     Ok(row)
-}
-
-/// pgbench -S: transactions a second, and the proxies' CPU time for each.
-fn pgbench_rows(stage: &Stage, plan: &Plan, clients: u32) -> Result<Vec<Row>> {
-    let ways = ["direct", "pgbouncer", "weir"];
-    let mut speed = Row::new(format!("pgbench -S, {clients} clients"), "tps", "at least 0.9", &ways, 1);
-    let mut cpu = Row::new(format!("CPU of the proxy, {clients} clients"), "us/tx", "at most 1.5", &ways[1..], 0);
-    for round in 0..plan.rounds {
-        progress(&format!("pgbench -S, {clients} clients"), round, plan);
-        for way in 0..ways.len() {
-            let (place, proxy) = match way {
-                0 => (stage.direct("pgbench", stage.shop.postgres.port()), Vec::new()),
-                1 => (stage.direct("pgbench", stage.pgbouncer.port), vec![stage.pgbouncer.process.pid()]),
-                _ => (stage.agent("pgbench"), stage.gateway.pids()?),
-            };
-            let before = cpu_seconds(&proxy)?;
-            let (clients, seconds) = (clients.to_string(), plan.seconds.to_string());
-            let limit = Duration::from_secs(u64::from(plan.seconds) + 30);
-            let done = place
-                .args(["-S", "-n", "-M", "simple", "-c", &clients, "-T", &seconds])
-                .start()?
-                .finish(limit)?
-                .expect_success()?;
-            let used = cpu_seconds(&proxy)? - before;
-            speed.add(way, figure(&done, "tps = ")?);
-            if way > 0 {
-                cpu.add(way - 1, used * 1e6 / figure(&done, "transactions actually processed: ")?);
-            }
-        }
-    }
-    Ok(vec![speed, cpu])
-}
-
-/// The number behind a label in pgbench's report.
-fn figure(report: &str, label: &str) -> Result<f64> {
-    let after = report.split_once(label).ok_or_else(|| format!("no {label:?} in pgbench's report:\n{report}"))?.1;
-    Ok(after.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default().parse()?)
-}
-
-/// User and system time of processes so far (proc(5), "stat", fields 14 and 15).
-fn cpu_seconds(pids: &[u32]) -> Result<f64> {
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-    let mut sum = 0;
-    for pid in pids {
-        let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
-        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
-        sum += fields[11].parse::<i64>()? + fields[12].parse::<i64>()?;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "ticks of one run are far below 2^52")]
-    Ok(sum as f64 / ticks as f64)
 }
 
 fn progress(what: &str, round: u32, plan: &Plan) {

@@ -117,6 +117,14 @@ pub(super) struct Checked {
 }
 
 impl Checked {
+    /// Whether it is the very same.
+    fn is(&self, other: &Self) -> bool {
+        fn same<T: ?Sized>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+            a.map(Arc::as_ptr).map(<*const T>::addr) == b.map(Arc::as_ptr).map(<*const T>::addr)
+        }
+        same(self.columns.as_ref(), other.columns.as_ref()) && same(self.lineage.as_ref(), other.lineage.as_ref())
+    }
+
     /// Bytes of memory that it takes, more or less.
     pub(super) fn size(&self) -> usize {
         size_of_columns(&self.columns) + self.lineage.as_ref().map_or(0, |it| it.size())
@@ -146,6 +154,26 @@ impl Running {
     }
 }
 
+/// A row description and the plan that it led to.
+struct Known {
+    message: Vec<u8>,
+    set: Arc<TaggedSet>,
+    /// What it agreed with, where the statement was traced.
+    traced: Option<Checked>,
+    plan: Arc<Plan>,
+}
+
+impl Known {
+    fn is_of(&self, message: &[u8], set: &Arc<TaggedSet>, traced: Option<&Checked>) -> bool {
+        let same = match (&self.traced, traced) {
+            (None, None) => true,
+            (Some(known), Some(traced)) => known.is(traced),
+            _ => false,
+        };
+        same && self.message == message && Arc::ptr_eq(&self.set, set)
+    }
+}
+
 /// The target's side of the conversation.
 #[expect(clippy::struct_excessive_bools, reason = "states that have nothing to do with each other")]
 pub(super) struct Replies<'s> {
@@ -168,8 +196,8 @@ pub(super) struct Replies<'s> {
     pub(super) wants_cancel: bool,
     /// Operations whose replies are complete.
     pub(super) finished: Vec<(Forwarded, ReplySummary)>,
-    /// The last row description and the plan it led to.
-    known: Option<(Vec<u8>, Arc<TaggedSet>, Arc<Plan>)>,
+    /// The last row description.
+    known: Option<Known>,
     /// Bytes of each reply that are kept for the record.
     content_limit: usize,
 }
@@ -492,24 +520,25 @@ impl<'s> Replies<'s> {
         match (tag, self.expected.front_mut()) {
             (b'T', Some(Expected::Query(running))) => {
                 let checked = running.checked.get(running.statement);
-                let plan = match (&self.known, lineage(checked)) {
-                    (_, Some(lineage)) => {
-                        let columns = wire::row_description(message)?;
-                        Arc::new(plan(self.masker, &running.set, &columns, None, Some(lineage)))
+                let traced = checked.and_then(Option::as_ref).filter(|it| it.lineage.is_some());
+                let known = self.known.as_ref().filter(|it| it.is_of(message, &running.set, traced));
+                // What was known of a trace has agreed with it then.
+                let plan = if let Some(known) = known.filter(|_| traced.is_some() || !running.tagged) {
+                    Arc::clone(&known.plan)
+                } else {
+                    let columns = wire::row_description(message)?;
+                    if running.tagged || traced.is_some() {
+                        agrees(checked, &columns)?;
                     }
-                    (Some((bytes, set, plan)), None) if bytes == message && Arc::ptr_eq(set, &running.set) => {
-                        Arc::clone(plan)
-                    }
-                    (_, None) => {
-                        let columns = wire::row_description(message)?;
-                        let plan = Arc::new(plan(self.masker, &running.set, &columns, None, None));
-                        self.known = Some((message.to_vec(), Arc::clone(&running.set), Arc::clone(&plan)));
-                        plan
-                    }
+                    let plan = Arc::new(plan(self.masker, &running.set, &columns, None, lineage(checked)));
+                    self.known = Some(Known {
+                        message: message.to_vec(),
+                        set: Arc::clone(&running.set),
+                        traced: traced.cloned(),
+                        plan: Arc::clone(&plan),
+                    });
+                    plan
                 };
-                if running.tagged {
-                    agrees(checked, &wire::row_description(message)?)?;
-                }
                 running.tagged |= plan.tagged;
                 running.plan = Some(plan);
             }
@@ -870,6 +899,9 @@ impl Running {
             (columns, Some(&*portal.result_formats))
         };
         let columns = columns.ok_or(Fault::Unexpected('D'))?;
+        if self.tagged {
+            agrees(self.checked.first(), &columns)?;
+        }
         let plan = plan(masker, &self.set, &columns, formats, lineage(self.checked.first()));
         self.tagged |= plan.tagged;
         self.plan = Some(Arc::new(plan));

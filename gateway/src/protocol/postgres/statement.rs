@@ -90,11 +90,11 @@ impl Judged {
         Self { text, parsed, judgement, catalog, redact_parameters, effects, size }
     }
 
-    /// The key under which this may stand for other texts too: see [`template`]. Only for one statement that touches nothing
-    /// tagged and that people see as it is.
+    /// The key under which this may stand for other texts too: see [`template`]. Only for one statement that people see as it
+    /// is, and of which the target is asked nothing but by the whole text.
     pub(super) fn template(&self) -> Option<String> {
         let [statement] = self.statements() else { return None };
-        let plain = statement.class == Class::Untouched
+        let plain = matches!(statement.class, Class::Untouched | Class::Traced { query: None, .. })
             && !statement.redact_parameters
             && self.text.get(statement.text_range.clone()) == Some(statement.redacted.as_str());
         if plain { template(&self.text) } else { None }
@@ -113,6 +113,18 @@ impl Judged {
             size: self.size,
             text,
         }
+    }
+
+    /// One of its statements as it was sent. Where the statement is alone, another text's place of it may be the one at hand.
+    pub(super) fn source(&self, statement: &Statement) -> &str {
+        let is_alone = self.statements().len() == 1;
+        if is_alone { &self.text } else { self.text.get(statement.text_range.clone()).unwrap_or_default() }
+    }
+
+    /// The same as people see it.
+    pub(super) fn shown<'a>(&'a self, statement: &'a Statement) -> &'a str {
+        let is_alone = self.statements().len() == 1;
+        if is_alone { &self.judgement.operation().text } else { &statement.redacted }
     }
 
     /// The same, refused by the relay itself.
@@ -222,8 +234,9 @@ impl Effects {
     }
 }
 
-/// A text without the integers that it compares or assigns by `=`: statements that differ in nothing else do the same as
-/// far as rules and masks can tell, and are understood once. None for texts in which that could be otherwise: only plain
+/// A text without the integers that it compares or assigns by `=`, each with nothing else on that side: statements that differ
+/// in nothing else do the same as far as rules and masks can tell, and are understood once. Integers of another type are
+/// another text, since the operator that compares them is. None for texts in which that could be otherwise: only plain
 /// characters, without quotes, comments or a second statement, so that `=` and digits are what they seem.
 pub(super) fn template(text: &str) -> Option<String> {
     const OPERATORS: &[u8] = b"+-*/<>=~!@#%^&|`?:";
@@ -248,15 +261,38 @@ pub(super) fn template(text: &str) -> Option<String> {
         let run = |from: usize, is: fn(&u8) -> bool| from + bytes[from..].iter().take_while(|b| is(b)).count();
         let start = run(equals + 1, u8::is_ascii_whitespace);
         let end = run(start, u8::is_ascii_digit);
-        let ends = bytes.get(end).is_none_or(|b| b.is_ascii_whitespace() || b"),".contains(b));
-        if end > start && ends {
-            key.push_str(&text[done..start]);
-            key.push('?');
-            (done, found) = (end, true);
-        }
+        let Some(stands_for) = integer_type(&text[start..end]).filter(|_| ends_expression(&text[end..])) else {
+            continue;
+        };
+        key.push_str(&text[done..start]);
+        key.push_str(stands_for);
+        (done, found) = (end, true);
     }
     key.push_str(&text[done..]);
     found.then_some(key)
+}
+
+/// What stands for an integer, by the type that the server gives it; none where that is `numeric`.
+fn integer_type(digits: &str) -> Option<&'static str> {
+    match digits.parse::<i64>().ok()? {
+        ..=0x7fff_ffff => Some("?4"),
+        _ => Some("?8"),
+    }
+}
+
+/// Whether nothing in a text adds to the expression before it.
+fn ends_expression(rest: &str) -> bool {
+    const FOLLOW: &[&str] =
+        &["and", "or", "order", "group", "limit", "offset", "returning", "union", "for", "from", "where", "having"];
+    let behind = rest.trim_ascii_start();
+    match behind.bytes().next() {
+        None | Some(b')' | b',') => true,
+        Some(_) if behind.len() == rest.len() => false,
+        Some(_) => {
+            let word = behind.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+            FOLLOW.iter().any(|it| it.eq_ignore_ascii_case(word))
+        }
+    }
 }
 
 /// What a DEALLOCATE names; all, where its form is not the plain one.
@@ -639,18 +675,23 @@ mod tests {
     #[test]
     fn only_plain_comparisons_with_integers_make_a_template() {
         let key = |text| template(text);
-        let same = Some("SELECT a FROM t WHERE id = ? LIMIT 3".to_owned());
+        let same = Some("SELECT a FROM t WHERE id = ?4 LIMIT 3".to_owned());
         assert_eq!(key("SELECT a FROM t WHERE id = 1 LIMIT 3;"), same);
-        assert_eq!(key(" SELECT a FROM t WHERE id = 987654321 LIMIT 3 ; "), same);
+        assert_eq!(key(" SELECT a FROM t WHERE id = 2147483647 LIMIT 3 ; "), same);
+        assert_eq!(key("SELECT a FROM t WHERE id = 2147483648"), Some("SELECT a FROM t WHERE id = ?8".to_owned()));
         assert_eq!(
             key("select f(x) from t where a=1and b = 2"),
-            Some("select f(x) from t where a=1and b = ?".to_owned())
+            Some("select f(x) from t where a=1and b = ?4".to_owned())
         );
         for text in [
             "SELECT a FROM t LIMIT 3",
             "SELECT a FROM t WHERE id <= 3",
             "SELECT f(a => 3)",
             "SELECT a FROM t WHERE id = 3.5",
+            "SELECT a FROM t WHERE id = 9223372036854775808",
+            "SELECT a FROM t WHERE id = 3 + length(b)",
+            "SELECT a FROM t WHERE id = 3 OPERATOR(pg_catalog.+) length(b)",
+            "SELECT a FROM t WHERE id = 3 IS DISTINCT FROM b",
             "SELECT a FROM t WHERE id = 0x1F",
             "SELECT a FROM t WHERE id = 1_000",
             "SELECT a FROM t WHERE id = 3; DROP TABLE t",

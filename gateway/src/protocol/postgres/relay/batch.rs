@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
-use super::trace::{is_made, is_traced};
+use super::trace::{is_made, is_traced, only_reads};
 use super::{End, Front, PROBE, Relay};
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
@@ -182,7 +182,15 @@ impl Relay<'_> {
         }
         let looked_at = must_be_looked_at(&judged, named.as_ref());
         let (mut refused, mut traced) = (None, Vec::new());
-        if looked_at {
+        let known = if looked_at && only_reads(&judged) { planned(&portal) } else { None };
+        if let Some(found) = known {
+            // Its description comes before its rows, and one that is another ends the session.
+            self.ask_portal(&portal, &name);
+            match found.lineage.as_deref().map_or(Ok(()), |it| self.look_up(&judged.catalog.set, it)) {
+                Ok(()) => traced = vec![Some(found)],
+                Err(reason) => refused = Some(judged.refused(self.session, reason)),
+            }
+        } else if looked_at {
             self.ask_portal(&portal, &name);
             self.drain().await?;
             if self.replies.skipping {
@@ -323,6 +331,13 @@ impl Relay<'_> {
         let text = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
         self.batch_problem(&Report::new(Severity::Error, "34000", text)).await
     }
+}
+
+/// What a portal's result is, by what was found out before it was bound, where its formats can be told fit by that.
+fn planned(portal: &Portal) -> Option<Checked> {
+    let found = portal.traced.as_ref()?.found.clone().ok()?;
+    found.lineage.as_ref()?;
+    fit(found, portal).ok()
 }
 
 /// Whether what a portal shows of masked columns is given in a format that any value can be sent in.

@@ -285,14 +285,15 @@ impl Relay<'_> {
             for statement in statements {
                 let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
                 let actions = statement.actions.iter().filter(runs);
-                let takes = statement.redacted.len() + actions.clone().map(Action::record_size).sum::<usize>();
+                let shown = inner.shown(statement);
+                let takes = shown.len() + actions.clone().map(Action::record_size).sum::<usize>();
                 unknown |= takes > left;
                 if unknown {
                     break;
                 }
                 left -= takes;
                 operation.actions.extend(actions.cloned());
-                operation.text.extend([" [", name.word(), ": ", &statement.redacted, "]"]);
+                operation.text.extend([" [", name.word(), ": ", shown, "]"]);
                 tagged |= statement.class != Class::Untouched;
                 if matches!(statement.class, Class::Traced { .. }) {
                     shows = if is_alone && depth == 1 { self.shows(&name, &inner, statement) } else { None };

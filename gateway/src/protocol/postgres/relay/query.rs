@@ -11,7 +11,7 @@ use crate::protocol::postgres::operation::Class;
 use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::Judged;
-use crate::protocol::postgres::wire::{self, Report, Severity};
+use crate::protocol::postgres::wire::{self, Report, Severity, TransactionState};
 use crate::session::{Decision, Exact, Forwarded, Judgement, ReplySummary};
 
 /// Bytes that the columns of a text's results may take until it has run.
@@ -140,7 +140,15 @@ impl Relay<'_> {
         let looked_at = must_be_looked_at(judged, named);
         let judgement = judgement(judged, named);
         let (mut checked, mut refused) = (Vec::new(), None);
-        if looked_at && answer == Answer::QueryInBatch {
+        // In a failed transaction the target's own error is worth the look.
+        let runs = answer == Answer::Query && self.replies.state != TransactionState::Failed;
+        let known = if looked_at && runs { self.traced_before(judged) } else { None };
+        if let Some(found) = known {
+            match found.lineage.as_deref().map_or(Ok(()), |it| self.look_up(&judged.catalog.set, it)) {
+                Ok(()) => checked = vec![Some(found)],
+                Err(reason) => refused = Some(judged.refused(self.session, reason)),
+            }
+        } else if looked_at && answer == Answer::QueryInBatch {
             // Looking at it would commit what ran before it.
             refused = Some(judged.refused(self.session, IN_BATCH.to_owned()));
         } else if looked_at {
@@ -222,7 +230,7 @@ impl Relay<'_> {
             if !touches_tagged(judged, index, named) {
                 continue;
             }
-            let text = if statements.len() == 1 { &*judged.text } else { &judged.text[statement.text_range.clone()] };
+            let text = judged.source(statement);
             if matches!(statement.class, Class::Traced { .. }) {
                 if statements[..index].iter().any(|it| may_change_meanings(judged, it)) {
                     return Ok(Probed::Unclean(AFTER_CHANGE.to_owned()));
@@ -237,6 +245,7 @@ impl Relay<'_> {
                         if !fits(&found, &mut left) {
                             return Ok(Probed::Unclean(TOO_MANY.to_owned()));
                         }
+                        self.remember_trace(judged, &found);
                         checked[index] = Some(found);
                         continue;
                     }

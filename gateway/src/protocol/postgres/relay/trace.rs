@@ -49,6 +49,8 @@ type Key = (Arc<str>, Arc<[u8]>);
 #[derive(Default)]
 pub(super) struct Traces {
     known: Remembered<Key, Arc<Known>>,
+    /// The same for simple queries that differ in numbers only, by their template.
+    by_template: Remembered<String, Arc<Known>>,
     /// The session has changed what names may mean: what is found out is good for one batch.
     forgetful: bool,
 }
@@ -73,11 +75,11 @@ pub(super) struct Question {
 impl Question {
     /// About the query that a statement is, or has in it.
     pub(super) fn new(judged: &Judged, statement: &Statement, types: Arc<[u8]>) -> Self {
-        let range = match &statement.class {
-            Class::Traced { query: Some(query), .. } => query.clone(),
-            _ => statement.text_range.clone(),
+        let text = match &statement.class {
+            Class::Traced { query: Some(query), .. } => judged.text.get(query.clone()).unwrap_or_default(),
+            _ => judged.source(statement),
         };
-        let text = judged.text.get(range).unwrap_or_default().to_owned();
+        let text = text.to_owned();
         let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
         let qualified = tables.all(|table| table.schema.is_some());
         Self { catalog: Arc::clone(&judged.catalog), text, types, qualified }
@@ -121,8 +123,8 @@ pub(super) fn changes_meanings(action: &Action) -> bool {
 
 /// The same for a statement that the same text has before another one: the end of a transaction takes changes back, too.
 pub(super) fn may_change_meanings(judged: &Judged, statement: &Statement) -> bool {
-    let text = judged.text.get(statement.text_range.clone()).unwrap_or_default();
-    let word = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    let word = judged.source(statement);
+    let word = word.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     let begins = ["BEGIN", "START"].iter().any(|it| word.eq_ignore_ascii_case(it));
     statement.actions.iter().any(|it| changes_meanings(it) || it.kind == Kind::Transaction && !begins)
 }
@@ -140,12 +142,17 @@ impl Traces {
 
     pub(super) fn next_batch(&mut self) {
         if self.forgetful {
-            self.known = Remembered::default();
+            *self = Self { forgetful: true, ..Self::default() };
         }
     }
 }
 
 impl Known {
+    /// Whether it is good for a text in a batch.
+    fn is_current(&self, batch: u64, judged: &Judged) -> bool {
+        self.batch == batch || Arc::ptr_eq(&self.catalog, &judged.catalog)
+    }
+
     /// Bytes of memory that it takes, more or less.
     pub(in crate::protocol::postgres) fn size(&self) -> usize {
         self.found.as_ref().map_or_else(String::len, Checked::size)
@@ -249,7 +256,7 @@ impl Relay<'_> {
         if !is_traced(judged) || judged.is_denied() {
             return Ok(None);
         }
-        let is_current = |it: &Arc<Known>| it.batch == self.batch || Arc::ptr_eq(&it.catalog, &judged.catalog);
+        let is_current = |it: &Arc<Known>| it.is_current(self.batch, judged);
         let key = (Arc::clone(&judged.text), Arc::clone(types));
         if let Some(known) = self.traces.known.get(&key).filter(is_current) {
             return Ok(Some(known));
@@ -273,6 +280,30 @@ impl Relay<'_> {
         let size = judged.text.len() + types.len() + known.size();
         self.traces.known.put(key, Arc::clone(&known), size);
         Ok(Some(known))
+    }
+
+    /// What is known of a simple query that only reads, and shows what it did before: the target's description of it comes
+    /// before its rows, and one that is another ends the session.
+    pub(super) fn traced_before(&mut self, judged: &Judged) -> Option<Checked> {
+        let known = match judged.template() {
+            Some(template) => self.traces.by_template.get(template.as_str()),
+            None => self.traces.known.get(&(Arc::clone(&judged.text), Arc::from(NO_TYPES))),
+        };
+        let known = known.filter(|it| only_reads(judged) && it.is_current(self.batch, judged))?;
+        known.found.clone().ok()
+    }
+
+    /// Remembers it of a simple query that was traced.
+    pub(super) fn remember_trace(&mut self, judged: &Judged, found: &Checked) {
+        if !only_reads(judged) {
+            return;
+        }
+        let known = Known { catalog: Arc::clone(&judged.catalog), batch: self.batch, found: Ok(found.clone()) };
+        let size = judged.text.len() + known.size();
+        match judged.template() {
+            Some(template) => self.traces.by_template.put(template, Arc::new(known), size),
+            None => self.traces.known.put((Arc::clone(&judged.text), Arc::from(NO_TYPES)), Arc::new(known), size),
+        }
     }
 
     /// Counts what a statement looks rows up by. The error says why it may not.
@@ -331,6 +362,14 @@ fn set_back(row: &[u8]) -> Result<String, Malformed> {
 /// Whether what is traced is the query of a cursor or of a prepared statement, which the statement makes.
 pub(super) fn is_made(judged: &Judged) -> bool {
     judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Some(_), .. }))
+}
+
+/// Whether a text is one query that is traced as it stands, and changes nothing: if it shows something else than what was found
+/// before, nothing is lost by finding that out as its result comes.
+pub(super) fn only_reads(judged: &Judged) -> bool {
+    let [statement] = judged.statements() else { return false };
+    matches!(statement.class, Class::Traced { query: None, .. })
+        && statement.actions.iter().all(|it| it.kind == Kind::Select)
 }
 
 /// Whether a text of the extended protocol has to be traced.

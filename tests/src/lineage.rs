@@ -206,6 +206,28 @@ const CASES: &[(&str, Outcome)] = &[
     ("UPDATE gen SET free = 'x' WHERE id = 1", Clear),
     ("INSERT INTO shares (id, tenant) VALUES (9, 1) ON CONFLICT DO NOTHING RETURNING id", Denied),
     ("UPDATE public.tree SET tenant = 2 WHERE id = 1", Denied),
+    // COPY to the client: of a table, and of a query.
+    ("COPY gen (id, email) TO STDOUT", Masked),
+    ("COPY public.gen (id, name) TO STDOUT", Clear),
+    ("COPY customers (ssn, email) TO STDOUT (FORMAT csv, HEADER, DELIMITER ';', QUOTE '''', ESCAPE '\\', FORCE_QUOTE *)", Masked),
+    ("COPY gen (id, name, email) TO STDOUT (FORMAT binary)", Masked),
+    ("COPY BINARY customers (email) TO STDOUT", Masked),
+    ("COPY (SELECT name, upper(ssn), NULL, '\\' || email FROM customers ORDER BY id) TO STDOUT WITH DELIMITER '|'", Masked),
+    ("COPY (SELECT id, (ssn, name), ssn IS NULL, upper(ssn) FROM customers ORDER BY id) TO STDOUT WITH CSV HEADER NULL 'none'", Masked),
+    ("COPY (WITH w AS (SELECT email AS e FROM customers ORDER BY id) SELECT e, 'a, \"b\"' FROM w) TO STDOUT CSV", Masked),
+    ("COPY (SELECT ')' AS a, email FROM customers /* ) */ ORDER BY id) TO STDOUT", Masked),
+    ("COPY (TABLE orders) TO STDOUT", Clear),
+    ("COPY customers (ssn) TO STDOUT (FORMAT csv, NULL '900-11-1002')", Masked),
+    ("COPY customers (ssn) TO STDOUT (NULL '900-11-1002')", Denied),
+    ("COPY customers TO STDOUT (ENCODING 'LATIN1')", Denied),
+    ("COPY (SELECT id FROM customers WHERE ssn LIKE '900-1%') TO STDOUT", Denied),
+    ("COPY (SELECT id FROM customers ORDER BY email) TO STDOUT", Denied),
+    ("COPY (SELECT ssn::int FROM customers) TO STDOUT", Denied),
+    ("COPY (DELETE FROM customers RETURNING ssn) TO STDOUT", Denied),
+    ("COPY customers TO PROGRAM 'cat'", Denied),
+    ("COPY customers TO '/tmp/x'", Denied),
+    ("COPY (SELECT s FROM kept) TO STDOUT", Denied),
+    ("COPY archive.customers TO STDOUT", Clear),
     // Changes.
     ("UPDATE customers SET phone = upper(phone) WHERE id = 2", Clear),
     ("UPDATE customers SET phone = phone WHERE id = 1 RETURNING upper(ssn), name", Masked),
@@ -251,6 +273,7 @@ pub fn hold(shop: &Shop) -> Result {
     shop.postgres.sql("GRANT CREATE ON DATABASE orders TO orders_rw")?;
     shop.postgres.sql(&format!("SET ROLE orders_rw; {VIEWS}"))?;
     let policy = POLICY.replace("with    = { partial = { keep_last = 4 } }", "with    = \"redact\"");
+    let policy = policy.replace("\"transaction\"", "\"transaction\", \"copy_out\"");
     shop.configure(&policy.replace("\"*.*.email\"", "\"*.*.email\", \"public.shares.pin\""))?;
     let _gateway = shop.serve()?;
     let first = run(shop)?;

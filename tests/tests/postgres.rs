@@ -70,7 +70,7 @@ fn what_could_tell_of_masked_values_is_refused() {
     let world = World::new();
     assert_eq!(world.rows("SELECT count(*), max(ssn), min(name) FROM customers"), "3|***|Ada Okafor");
     for sql in [
-        "COPY customers TO STDOUT",
+        "COPY customers TO '/tmp/customers'",
         "SELECT ssn::int FROM customers",
         "SELECT id FROM customers WHERE ssn LIKE '900-1%'",
         "SELECT 1; SELECT id FROM customers ORDER BY ssn",
@@ -621,12 +621,50 @@ with psycopg.connect("") as c:
         print(e.sqlstate)
     c.rollback()
     try:
-        c.cursor().copy("COPY customers TO STDOUT").__enter__()
+        c.cursor().copy("COPY (SELECT id FROM customers ORDER BY ssn) TO STDOUT").__enter__()
     except psycopg.Error as e:
         print(e.sqlstate)
 "#;
     let ran = world.python(script);
     assert_eq!(ran.stdout, "(5003, '[redacted:credit_card]')\n5003 False\n22P02\n42501\n", "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_copied_out_is_masked_in_each_format() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]"));
+    let odd = "UPDATE customers SET ssn = E'1,\"\\\\\\n1002', phone = E'a\\tb' WHERE id = 1; UPDATE customers SET phone = NULL WHERE id = 2";
+    world.shop.postgres.sql(odd).unwrap();
+    let script = r#"
+import csv, io, psycopg
+with psycopg.connect("") as c:
+    def copied(sql):
+        with c.cursor().copy(sql) as copy:
+            return b"".join(bytes(x) for x in copy)
+    columns = "COPY customers (id, ssn, email, phone) TO STDOUT"
+    with c.cursor().copy(columns) as copy:
+        text = list(copy.rows())
+    for form in ("CSV HEADER", "CSV DELIMITER ';' NULL '-' FORCE QUOTE *"):
+        rows = copied(columns + " " + form).decode()
+        print([tuple(row) for row in csv.reader(io.StringIO(rows), delimiter=form[15:16] if ";" in form else ",")])
+    with c.cursor().copy(columns + " (FORMAT binary)") as copy:
+        copy.set_types(["int4", "text", "text", "text"])
+        binary = list(copy.rows())
+    print(text)
+    print(binary)
+    print(copied("COPY (SELECT upper(ssn), 1.5, ssn IS NULL FROM customers ORDER BY id) TO STDOUT"))
+    print(c.execute("SELECT id, ssn, email, phone FROM customers").fetchall())
+"#;
+    let ran = world.python(script);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines.len(), 6, "{ran:?}");
+    assert!(!ran.stdout.contains("900") && !ran.stdout.contains('@'), "{}", ran.stdout);
+    assert!(lines[0].starts_with("[('id', 'ssn', 'email', 'phone'), ("), "{}", lines[0]);
+    assert!(lines[0].contains(r"('1', '*****1002', '************mple', 'a\tb')"), "{}", lines[0]);
+    assert!(lines[1].contains("('2', '*******2003', '**************mple', '-')"), "{}", lines[1]);
+    let numbered = (1..4).fold(lines[3].to_owned(), |text, id| text.replace(&format!("({id},"), &format!("('{id}',")));
+    assert_eq!(lines[2], numbered);
+    assert_eq!(lines[4], r"b'***\t1.5\t\\N\n***\t1.5\t\\N\n***\t1.5\t\\N\n'");
+    assert_eq!(lines[3], lines[5]);
 }
 
 #[test]

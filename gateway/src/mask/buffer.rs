@@ -40,6 +40,11 @@ impl MaskedBuffer {
         self.0.extend_from_slice(cell.value.as_deref().unwrap_or_default());
     }
 
+    /// The value as a format has it between other bytes, with marks and escapes; `encode` gets None for NULL.
+    pub fn encoded(&mut self, cell: &MaskedCell<'_>, encode: impl FnOnce(Option<&[u8]>, &mut Vec<u8>)) {
+        encode(cell.value.as_deref(), &mut self.0);
+    }
+
     pub fn append<T: AsRef<[u8]>>(&mut self, masked: &Masked<T>) {
         self.0.extend_from_slice(masked.as_ref());
     }

@@ -2,11 +2,12 @@
 //!
 //! `startup` receives a client, `upstream` logs in to the target with the held credential, and `relay` serves the session:
 //! it has each statement understood ([`operation`], under the [`catalog`] that `shared` keeps), judged and decided, forwards
-//! what is permitted, and hands what comes back to `reply`, which masks it. [`wire`] is the protocol's bytes, `statement` the
+//! what is permitted, and hands what comes back to `reply`, which masks it. [`wire`] is the protocol's bytes, [`copy`] rows as COPY sends them, `statement` the
 //! names of a session, `cancel` the keys that cancel it, `replay` a recorded reply for people.
 
 mod cancel;
 pub mod catalog;
+pub mod copy;
 pub mod lineage;
 mod lookups;
 pub mod operation;

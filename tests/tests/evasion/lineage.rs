@@ -158,3 +158,43 @@ show(s, stream, b"SELECT 'served'")
     assert!(said.contains("b'E'") && said.contains("served") && !said.contains(SSN), "{said}");
     assert_eq!(world.sessions()[0]["denied"], 3, "{:?}", world.sessions());
 }
+
+#[test]
+fn a_query_that_was_traced_runs_again_without_another_look() {
+    let world = World::with(POLICY);
+    let looks = || world.shop.postgres.log().matches("LOG:  execute weir_probe/weir_probe: ROLLBACK").count();
+    let before = looks();
+    let script = r#"
+s, stream = session()
+def by_id(which):
+    for id in which:
+        show(s, stream, b"SELECT id, lower(ssn), email FROM customers WHERE id = %d;" % id)
+by_id(range(1, 4))
+s.sendall(parse(b"p", b"SELECT reverse(ssn), name FROM customers WHERE id = $1") + sync)
+until(stream, b"Z")
+def run():
+    s.sendall(bind(b"", b"p", 1) + execute(b"") + sync)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag in b"DC"], flush=True)
+run(), run()
+print("ready", flush=True)
+sys.stdin.readline()
+by_id([1])
+"#;
+    let script = script.replace("bind(b\"\", b\"p\", 1)", "msg(b\"B\", b\"\\0p\\0\\0\\0\\0\\1\\0\\0\\0\\0011\\0\\0\")");
+    let mut client = world.shop.raw_client(&script).start().unwrap();
+    client.wait_for("ready", PATIENCE).unwrap();
+    assert_eq!(looks() - before, 2, "one look for each text: {}", world.shop.postgres.log());
+    // What is described is not what was looked at any more.
+    let swap = "ALTER TABLE customers RENAME email TO old; ALTER TABLE customers RENAME phone TO email";
+    world.shop.postgres.sql(swap).unwrap();
+    client.write("\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap();
+    let said = format!("{}{}", said.stdout, said.stderr);
+    assert!(!said.contains(SSN) && said.matches("***").count() >= 5 && said.contains("mple"), "{said}");
+    assert!(
+        !said.contains("555-0101") && (said.contains("not those that were checked") || said.contains("42501")),
+        "{said}"
+    );
+}

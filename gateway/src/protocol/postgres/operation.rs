@@ -5,6 +5,7 @@
 //! a rule allows it by that name. The parser is C and the trees are deep, so texts are bounded before they are parsed
 //! ([`MAX_STATEMENT_BYTES`], [`MAX_NESTING`]), and [`Analyser`] keeps threads with large stacks for all but small ones.
 
+mod copy;
 mod descent;
 mod functions;
 mod text;
@@ -35,6 +36,7 @@ pub use self::utility::PINNED_SETTINGS;
 use self::text::Hide;
 use self::walk::Seen;
 use super::catalog::{Exposure, TaggedSet};
+use super::copy::CopyForm;
 use crate::policy::{Action, Kind};
 
 /// Longer texts are not parsed.
@@ -116,13 +118,21 @@ pub enum Class {
     Plain { relations: Vec<String> },
     /// It reads tagged tables, or what shows their values under other names, and does nothing else: where the columns of its
     /// result come from the server tells before it runs.
-    Traced {
-        relations: Vec<String>,
-        /// Where in the text its query stands, if that is not all of it: of a cursor, or of a statement that is prepared.
-        query: Option<Range<usize>>,
-    },
+    Traced { relations: Vec<String>, query: Query },
     /// It could show tagged data in a way that is not checked, and is not forwarded.
     Refused { reason: String },
+}
+
+/// The query of a statement that is traced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// All of the statement.
+    Itself,
+    /// That of a cursor, or of a statement that is prepared: where it stands in the text.
+    Made(Range<usize>),
+    /// That whose rows a COPY sends to the client.
+    Copied { query: String, form: CopyForm },
 }
 
 /// A name in the session that a statement makes or uses. Prepared statements and cursors share these name spaces with those
@@ -337,9 +347,14 @@ impl<'a> Lexed<'a> {
         })
     }
 
-    /// The query of a cursor, or of a statement that is prepared, where it stands in the text. Only of those whose rows can be
-    /// masked: none whose rows come in binary, and none whose parameters have types that are written.
-    fn query_within(&self, node: &Node, statement: &Range<usize>) -> Option<Range<usize>> {
+    /// What of a statement can be traced: the query of a cursor, of a statement that is prepared, or of a COPY, if it is one of
+    /// those. Only where rows can be masked: none of a cursor whose rows come in binary, and none whose parameters have types that
+    /// are written.
+    fn query_within(&self, node: &Node, statement: &Range<usize>) -> Query {
+        self.query_of(node, statement).unwrap_or(Query::Itself)
+    }
+
+    fn query_of(&self, node: &Node, statement: &Range<usize>) -> Option<Query> {
         const BINARY: i32 = 1;
         let is_select = |query: &Option<Box<Node>>| {
             matches!(query.as_deref().and_then(|it| it.node.as_ref()), Some(NodeEnum::SelectStmt(_)))
@@ -348,12 +363,27 @@ impl<'a> Lexed<'a> {
         let before = match &node.node {
             Some(NodeEnum::DeclareCursorStmt(it)) if is_select(&it.query) && it.options & BINARY == 0 => Token::For,
             Some(NodeEnum::PrepareStmt(it)) if is_select(&it.query) && it.argtypes.is_empty() => Token::As,
+            Some(NodeEnum::CopyStmt(it)) => {
+                let form = copy::form(it)?;
+                let query = match &it.relation {
+                    Some(relation) => copy::of_table(relation, &it.attlist)?,
+                    None if is_select(&it.query) => {
+                        let tokens: Vec<&ScanToken> = self.tokens_within(statement).collect();
+                        self.sql.get(copy::in_brackets(&tokens)?)?.to_owned()
+                    }
+                    None => return None,
+                };
+                return Some(Query::Copied { query, form });
+            }
             _ => return None,
         };
-        let place = |token: &ScanToken| usize::try_from(token.start).ok().zip(usize::try_from(token.end).ok());
-        let mut within = self.tokens.iter().filter(|it| place(it).is_some_and(|(start, _)| statement.contains(&start)));
-        let (_, end) = within.find(|it| it.token() == before).and_then(place)?;
-        Some(end..statement.end)
+        let before = self.tokens_within(statement).find(|it| it.token() == before)?;
+        Some(Query::Made(usize::try_from(before.end).ok()?..statement.end))
+    }
+
+    fn tokens_within(&self, statement: &Range<usize>) -> impl Iterator<Item = &ScanToken> {
+        let place = |token: &ScanToken| usize::try_from(token.start);
+        self.tokens.iter().filter(move |it| place(it).is_ok_and(|start| statement.contains(&start)))
     }
 
     /// A statement's place in the text, without the white space around it.
@@ -379,7 +409,7 @@ fn spoken(error: &pg_query::Error) -> String {
 
 /// What the walk saw, as the one word that the relay acts on. The order is from the reasons that hold on any target, by way
 /// of those that hold on a target with tagged data, to those of this statement.
-fn classify(seen: &Seen, actions: &[Action], query: Option<Range<usize>>, set: &TaggedSet) -> Class {
+fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> Class {
     let refused = |reason: String| Class::Refused { reason };
     if let Some(reason) = &seen.pinned {
         return refused(reason.clone());
@@ -403,10 +433,11 @@ fn classify(seen: &Seen, actions: &[Action], query: Option<Range<usize>>, set: &
         };
     }
     let relations = || seen.touched.iter().map(|it| it.relation.clone()).collect();
-    // The first action is then that of making the cursor, or the name.
-    let queries = actions.get(usize::from(query.is_some())..).unwrap_or_default();
+    // The first action is then that of making the cursor, or the name, or of copying.
+    let is_within = query != Query::Itself;
+    let queries = actions.get(usize::from(is_within)..).unwrap_or_default();
     let only_reads = !seen.writes_values && queries.iter().all(|it| it.kind == Kind::Select);
-    if only_reads && seen.effect.is_none() && (seen.wrapper.is_none() || query.is_some()) {
+    if only_reads && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
         return Class::Traced { relations: relations(), query };
     }
     match touching(seen) {
@@ -414,7 +445,7 @@ fn classify(seen: &Seen, actions: &[Action], query: Option<Range<usize>>, set: &
         _ => changing(actions).map_or_else(
             |reason| refused(reason.to_owned()),
             |change| match change {
-                Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations(), query: None },
+                Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations(), query: Query::Itself },
                 Some(Kind::Insert) if seen.mixed => refused(MIXED.to_owned()),
                 _ => Class::Plain { relations: relations() },
             },

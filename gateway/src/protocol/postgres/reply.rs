@@ -5,6 +5,7 @@
 //! masked by the description that came before them, error texts of statements that touch tagged tables are withheld, and
 //! what is left is passed on in runs, without a copy of its own. Bytes in, bytes out: no socket, no clock.
 
+mod copied;
 mod fault;
 mod own;
 mod plan;
@@ -15,12 +16,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::copied::Copying;
 pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
 use self::texts::{check_setting, mask_strings, withheld};
 use super::catalog::TaggedSet;
+use super::copy::CopyForm;
 use super::lineage::Lineage;
 use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared, size_of_columns};
 use super::wire::{
@@ -104,6 +107,8 @@ pub(super) struct Running {
     over: Option<String>,
     statement: usize,
     plan: Option<Arc<Plan>>,
+    /// The rows that a COPY sends.
+    copying: Option<Copying>,
     hits: Hits,
     summary: ReplySummary,
 }
@@ -114,9 +119,16 @@ pub(super) struct Checked {
     pub(super) columns: Columns,
     /// Where its columns come from; None: each is what the description says it is.
     pub(super) lineage: Option<Arc<Lineage>>,
+    /// How its rows are sent, if a COPY sends them.
+    pub(super) copied: Option<CopyForm>,
 }
 
 impl Checked {
+    /// Of a result whose rows come one by one.
+    pub(super) fn described(columns: Columns, lineage: Option<Arc<Lineage>>) -> Self {
+        Self { columns, lineage, copied: None }
+    }
+
     /// Whether it is the very same.
     fn is(&self, other: &Self) -> bool {
         fn same<T: ?Sized>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
@@ -148,6 +160,7 @@ impl Running {
             over: None,
             statement: 0,
             plan: None,
+            copying: None,
             hits: Hits::default(),
             summary: ReplySummary::default(),
         })
@@ -415,6 +428,7 @@ impl<'s> Replies<'s> {
                 running.must_be_within()?;
                 running.completed(message)?;
                 running.statement += 1;
+                running.copying = None;
                 self.copying_in = false;
             }
             (b'I', Some(Expected::Query(running))) => running.statement += 1,
@@ -451,7 +465,10 @@ impl<'s> Replies<'s> {
                 }
             }
             (b'G', Some(Expected::Query(_) | Expected::Execute(_))) => self.copy_in_begins()?,
-            (b'H' | b'c', Some(Expected::Query(_) | Expected::Execute(_))) => {}
+            (b'H', Some(Expected::Query(running) | Expected::Execute(running))) => {
+                running.copy_begins(self.masker, message)?;
+            }
+            (b'c', Some(Expected::Query(_) | Expected::Execute(_))) => {}
             _ => return unexpected,
         }
         Ok(())
@@ -668,22 +685,28 @@ impl<'s> Replies<'s> {
             return Ok(());
         }
         let Some(running) = self.running_mut() else { return Err(Fault::Unexpected('d')) };
+        if running.copying.is_some() {
+            return self.copied_rows(message, out);
+        }
         running.summary.rows += 1;
         let tagged = running.tagged;
         match self.masker.pass_text(tagged, message) {
             Ok(passed) => self.send(&passed, out),
-            // A COPY of tagged tables is refused before; should one run all the same, nothing of it is shown.
+            // A COPY of tagged tables that was not traced is refused before; should one run all the same, nothing of it is shown.
             Err(NeedsMasking::Columns) => return Err(Fault::Disagreement),
-            Err(NeedsMasking::Finding) => {
-                let start = out.len();
-                let cell = self.masker.mask_text(&message[HEADER..]);
-                out.framing([b'd', 0, 0, 0, 0]);
-                out.cell(&cell);
-                close_message(out, start)?;
-                self.masked_one(cell.hits);
-                self.account(start, out);
-            }
+            Err(NeedsMasking::Finding) => self.mask_copied_text(message, out)?,
         }
+        Ok(())
+    }
+
+    fn mask_copied_text(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let start = out.len();
+        let cell = self.masker.mask_text(&message[HEADER..]);
+        out.framing([b'd', 0, 0, 0, 0]);
+        out.cell(&cell);
+        close_message(out, start)?;
+        self.masked_one(cell.hits);
+        self.account(start, out);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::operation::{Class, Name, Parsed, Statement};
+use super::operation::{Class, Name, Parsed, Query, Statement};
 use super::relay::Trace;
 use super::reply::Checked;
 use super::shared::{Catalog, Remembered};
@@ -41,6 +41,8 @@ pub(super) struct Judged {
     pub(super) catalog: Arc<Catalog>,
     pub(super) redact_parameters: bool,
     pub(super) effects: Effects,
+    /// The key under which this may stand for other texts too: see [`template`].
+    pub(super) template: Option<Arc<str>>,
     /// Bytes of memory that it takes, more or less.
     size: usize,
 }
@@ -85,19 +87,10 @@ impl Judged {
             Parsed::Unparsed { .. } => !catalog.set.is_empty(),
         };
         let effects = Effects::of(&parsed, &text);
+        let template = may_vary(&parsed, &text).then(|| template(&text)).flatten().map(Arc::from);
         // What was judged is what was understood once more.
         let size = text.len() + 2 * parsed.size();
-        Self { text, parsed, judgement, catalog, redact_parameters, effects, size }
-    }
-
-    /// The key under which this may stand for other texts too: see [`template`]. Only for one statement that people see as it
-    /// is, and of which the target is asked nothing but by the whole text.
-    pub(super) fn template(&self) -> Option<String> {
-        let [statement] = self.statements() else { return None };
-        let plain = matches!(statement.class, Class::Untouched | Class::Traced { query: None, .. })
-            && !statement.redact_parameters
-            && self.text.get(statement.text_range.clone()) == Some(statement.redacted.as_str());
-        if plain { template(&self.text) } else { None }
+        Self { text, parsed, judgement, catalog, redact_parameters, effects, template, size }
     }
 
     /// The same statement with other numbers in it: `text` has this one's template.
@@ -109,6 +102,7 @@ impl Judged {
             parsed: Arc::clone(&self.parsed),
             catalog: Arc::clone(&self.catalog),
             effects: self.effects.clone(),
+            template: self.template.clone(),
             redact_parameters: self.redact_parameters,
             size: self.size,
             text,
@@ -174,7 +168,7 @@ impl Judged {
 #[derive(Default)]
 pub(super) struct Memory {
     by_text: Remembered<Arc<str>, Arc<Judged>>,
-    by_template: Remembered<String, Arc<Judged>>,
+    by_template: Remembered<Arc<str>, Arc<Judged>>,
 }
 
 impl Memory {
@@ -191,8 +185,8 @@ impl Memory {
     }
 
     pub(super) fn keep(&mut self, judged: &Arc<Judged>) {
-        match judged.template() {
-            Some(template) => self.by_template.put(template, Arc::clone(judged), judged.size),
+        match &judged.template {
+            Some(template) => self.by_template.put(Arc::clone(template), Arc::clone(judged), judged.size),
             None => self.by_text.put(Arc::clone(&judged.text), Arc::clone(judged), judged.size),
         }
     }
@@ -232,6 +226,16 @@ impl Effects {
         }
         effects
     }
+}
+
+/// Whether a text may stand for others that differ in numbers: it is one statement that people see as it is, and of which the
+/// target is asked nothing but by all of it.
+fn may_vary(parsed: &Parsed, text: &str) -> bool {
+    let Parsed::Statements(statements) = parsed else { return false };
+    let [statement] = statements.as_slice() else { return false };
+    matches!(statement.class, Class::Untouched | Class::Traced { query: Query::Itself, .. })
+        && !statement.redact_parameters
+        && text.get(statement.text_range.clone()) == Some(statement.redacted.as_str())
 }
 
 /// A text without the integers that it compares or assigns by `=`, each with nothing else on that side: statements that differ

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
-use super::trace::{is_made, is_traced, only_reads};
+use super::trace::{is_copied, is_made, is_traced, only_as_text, only_reads};
 use super::{End, Front, PROBE, Relay};
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
@@ -241,18 +241,18 @@ impl Relay<'_> {
     /// Whether the masks of a portal's columns are known, as the target describes them.
     fn checked(&self, judged: &Judged, portal: &Portal, columns: Columns) -> Result<Checked, String> {
         if !is_traced(judged) {
-            return plain(judged, columns.as_deref()).map(|()| Checked { columns, lineage: None });
+            return plain(judged, columns.as_deref()).map(|()| Checked::described(columns, None));
         }
         let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
-        if is_made(judged) {
-            // It shows nothing itself.
+        if is_made(judged) || is_copied(judged) {
+            // It has no rows itself.
             found.lineage.as_deref().map_or(Ok(()), |it| self.look_up(&judged.catalog.set, it))?;
             return Ok(found);
         }
         let lineage = found.lineage.clone().filter(|it| it.agrees(columns.as_deref().unwrap_or_default()));
         let lineage = lineage.ok_or("its result is not the one that the target planned before; bind it again")?;
         self.look_up(&judged.catalog.set, &lineage)?;
-        fit(Checked { columns, lineage: Some(lineage) }, portal)
+        fit(Checked::described(columns, Some(lineage)), portal)
     }
 
     pub(super) fn close_name(&mut self, range: Range<usize>) -> Result<(), End> {
@@ -344,9 +344,7 @@ fn planned(portal: &Portal) -> Option<Checked> {
 fn fit(found: Checked, portal: &Portal) -> Result<Checked, String> {
     let columns = found.columns.as_deref().unwrap_or_default();
     match found.lineage.as_deref().and_then(|it| unfit(it, columns, &portal.result_formats)) {
-        Some(index) => {
-            Err(format!("column {} shows something masked, of a type that is given as text only", index + 1))
-        }
+        Some(index) => Err(only_as_text(index)),
         None => Ok(found),
     }
 }

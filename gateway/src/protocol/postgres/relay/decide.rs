@@ -456,9 +456,9 @@ pub(super) fn running(
 
 /// The result of what a name stands for, as the target describes it by that name.
 pub(super) fn shown_by(shown: Checked, columns: Columns) -> Result<Checked, String> {
-    let Some(described) = columns.as_deref() else { return Ok(Checked { columns, lineage: None }) };
+    let Some(described) = columns.as_deref() else { return Ok(Checked::described(columns, None)) };
     match shown.lineage.filter(|it| it.agrees(described)) {
-        Some(lineage) => Ok(Checked { columns, lineage: Some(lineage) }),
+        Some(lineage) => Ok(Checked::described(columns, Some(lineage))),
         None => Err("its result is not the one that the target planned before".to_owned()),
     }
 }

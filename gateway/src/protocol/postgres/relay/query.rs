@@ -286,7 +286,7 @@ impl Relay<'_> {
             };
             let found = match shown {
                 Some(shown) => shown_by(shown, columns),
-                None => plain(judged, columns.as_deref()).map(|()| Checked { columns, lineage: None }),
+                None => plain(judged, columns.as_deref()).map(|()| Checked::described(columns, None)),
             };
             let found = match found {
                 Ok(found) => found,

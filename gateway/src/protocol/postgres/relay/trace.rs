@@ -11,9 +11,10 @@ use super::decide::{Answer, DENIED, Outcome};
 use super::{Encoding, End, PROBE, Relay};
 use crate::policy::{Action, Kind};
 use crate::protocol::postgres::catalog::TaggedSet;
+use crate::protocol::postgres::copy::CopyForm;
 use crate::protocol::postgres::lineage::{self, Lineage};
-use crate::protocol::postgres::operation::{Class, Statement};
-use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until};
+use crate::protocol::postgres::operation::{Class, Query, Statement};
+use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until, unfit};
 use crate::protocol::postgres::shared::{Catalog, Remembered};
 use crate::protocol::postgres::statement::Judged;
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
@@ -50,7 +51,7 @@ type Key = (Arc<str>, Arc<[u8]>);
 pub(super) struct Traces {
     known: Remembered<Key, Arc<Known>>,
     /// The same for simple queries that differ in numbers only, by their template.
-    by_template: Remembered<String, Arc<Known>>,
+    by_template: Remembered<Arc<str>, Arc<Known>>,
     /// The session has changed what names may mean: what is found out is good for one batch.
     forgetful: bool,
 }
@@ -68,6 +69,8 @@ pub(super) struct Question {
     text: String,
     /// The types that the client gives its parameters: a count, as [`wire::Parse`] has it, and what is counted.
     types: Arc<[u8]>,
+    /// How its rows are sent, if a COPY sends them.
+    copied: Option<CopyForm>,
     /// It writes a schema before each table that it names.
     qualified: bool,
 }
@@ -76,13 +79,18 @@ impl Question {
     /// About the query that a statement is, or has in it.
     pub(super) fn new(judged: &Judged, statement: &Statement, types: Arc<[u8]>) -> Self {
         let text = match &statement.class {
-            Class::Traced { query: Some(query), .. } => judged.text.get(query.clone()).unwrap_or_default(),
+            Class::Traced { query: Query::Made(range), .. } => judged.text.get(range.clone()).unwrap_or_default(),
+            Class::Traced { query: Query::Copied { query, .. }, .. } => query,
             _ => judged.source(statement),
         };
         let text = text.to_owned();
+        let copied = match &statement.class {
+            Class::Traced { query: Query::Copied { form, .. }, .. } => Some(form.clone()),
+            _ => None,
+        };
         let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
         let qualified = tables.all(|table| table.schema.is_some());
-        Self { catalog: Arc::clone(&judged.catalog), text, types, qualified }
+        Self { catalog: Arc::clone(&judged.catalog), text, types, copied, qualified }
     }
 
     pub(super) fn set(&self) -> &TaggedSet {
@@ -285,8 +293,8 @@ impl Relay<'_> {
     /// What is known of a simple query that only reads, and shows what it did before: the target's description of it comes
     /// before its rows, and one that is another ends the session.
     pub(super) fn traced_before(&mut self, judged: &Judged) -> Option<Checked> {
-        let known = match judged.template() {
-            Some(template) => self.traces.by_template.get(template.as_str()),
+        let known = match &judged.template {
+            Some(template) => self.traces.by_template.get(template),
             None => self.traces.known.get(&(Arc::clone(&judged.text), Arc::from(NO_TYPES))),
         };
         let known = known.filter(|it| only_reads(judged) && it.is_current(self.batch, judged))?;
@@ -300,8 +308,8 @@ impl Relay<'_> {
         }
         let known = Known { catalog: Arc::clone(&judged.catalog), batch: self.batch, found: Ok(found.clone()) };
         let size = judged.text.len() + known.size();
-        match judged.template() {
-            Some(template) => self.traces.by_template.put(template, Arc::new(known), size),
+        match &judged.template {
+            Some(template) => self.traces.by_template.put(Arc::clone(template), Arc::new(known), size),
             None => self.traces.known.put((Arc::clone(&judged.text), Arc::from(NO_TYPES)), Arc::new(known), size),
         }
     }
@@ -327,11 +335,20 @@ fn found(question: &Question, answer: Own) -> Result<Traced, End> {
         Ok(lineage) => lineage,
         Err(refusal) => return Ok(Traced::Unclean(refusal.into_reason())),
     };
-    Ok(if lineage.agrees(columns.as_deref().unwrap_or_default()) {
-        Traced::Clean(Checked { columns, lineage: Some(Arc::new(lineage)) })
-    } else {
-        Traced::Unclean("the target describes another result than the one that it plans".to_owned())
+    let described = columns.as_deref().unwrap_or_default();
+    if !lineage.agrees(described) {
+        return Ok(Traced::Unclean("the target describes another result than the one that it plans".to_owned()));
+    }
+    let in_binary = question.copied.as_ref().is_some_and(CopyForm::is_binary);
+    Ok(match unfit(&lineage, described, &[1]).filter(|_| in_binary) {
+        Some(index) => Traced::Unclean(only_as_text(index)),
+        None => Traced::Clean(Checked { columns, lineage: Some(Arc::new(lineage)), copied: question.copied.clone() }),
     })
+}
+
+/// Why a column is refused that is computed from something masked and would be sent in binary.
+pub(super) fn only_as_text(index: usize) -> String {
+    format!("column {} shows something masked, of a type that is given as text only", index + 1)
 }
 
 /// Of a target that does not do as it is asked.
@@ -361,14 +378,19 @@ fn set_back(row: &[u8]) -> Result<String, Malformed> {
 
 /// Whether what is traced is the query of a cursor or of a prepared statement, which the statement makes.
 pub(super) fn is_made(judged: &Judged) -> bool {
-    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Some(_), .. }))
+    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Query::Made(_), .. }))
+}
+
+/// Whether a COPY sends the rows of what is traced.
+pub(super) fn is_copied(judged: &Judged) -> bool {
+    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Query::Copied { .. }, .. }))
 }
 
 /// Whether a text is one query that is traced as it stands, and changes nothing: if it shows something else than what was found
 /// before, nothing is lost by finding that out as its result comes.
 pub(super) fn only_reads(judged: &Judged) -> bool {
     let [statement] = judged.statements() else { return false };
-    matches!(statement.class, Class::Traced { query: None, .. })
+    matches!(statement.class, Class::Traced { query: Query::Itself, .. })
         && statement.actions.iter().all(|it| it.kind == Kind::Select)
 }
 

@@ -19,6 +19,8 @@ pub(in crate::protocol::postgres) enum Fault {
     Row,
     #[error("the columns of a result are not those that were checked before its statement ran")]
     Disagreement,
+    #[error("the target copies other columns than the table's (is one of them generated?); name the columns to copy")]
+    Copied,
     #[error("the target set {0} to another value, under which statements mean something else")]
     Setting(&'static str),
     #[error("the client sent more messages while the target waited for its data")]

@@ -219,7 +219,7 @@ fn what_does_not_fit_ends_the_session_and_nothing_of_it_passes() {
 #[test]
 fn a_result_must_be_the_one_that_was_checked() {
     let masker = masker();
-    let checked = Some(Checked { columns: Some(Arc::from([column("x", SSN)])), lineage: None });
+    let checked = Some(Checked::described(Some(Arc::from([column("x", SSN)])), None));
     let mut other = Vec::new();
     put_row_description(&mut other, &[column("x", (0, 0))], None);
     let mut same = Vec::new();
@@ -343,7 +343,7 @@ fn noise_never_panics_and_never_shows_a_masked_value() {
     row(&mut sent, &[Some("900-11-1002")]);
     complete(&mut sent, "SELECT 1");
     ready(&mut sent);
-    let checked = Some(Checked { columns: Some(Arc::from([column("x", SSN)])), lineage: None });
+    let checked = Some(Checked::described(Some(Arc::from([column("x", SSN)])), None));
     for at in 0..sent.len() {
         for bit in 0..8 {
             let mut broken = sent.clone();

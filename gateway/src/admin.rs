@@ -82,6 +82,14 @@ pub enum Request {
     Why {
         id: OperationId,
     },
+    /// What would become of a text, by its target's catalog.
+    Explain {
+        target: String,
+        agent: String,
+        groups: Vec<String>,
+        database: Option<String>,
+        text: String,
+    },
     Kill {
         id: SessionId,
     },

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use explain::{Explanation, RuleExplanation};
+pub use explain::{Explanation, ResultColumn, RuleExplanation};
 pub use lint::{Lint, lint};
 pub use pattern::{Glob, InvalidPattern, TablePattern};
 

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::ca::{Authority, CaError};
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::policy::Operation;
+use crate::policy::{Operation, ResultColumn};
 use crate::session::Session;
 use crate::target::{Protocol, Target};
 use crate::tls::TlsError;
@@ -68,6 +68,20 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
 pub fn explain(target: &Target, database: Option<String>, text: &str) -> Result<Operation, String> {
     match target.protocol {
         Protocol::Postgres => Ok(postgres::explain(database, text)),
+        Protocol::TlsPassthrough => Err(format!("target {:?} has no statements to explain", target.name)),
+    }
+}
+
+/// The same with what the target makes of it, where columns of its result come from included. Nothing of the text runs. The error is
+/// for people.
+pub async fn explain_at_target(
+    engine: &Engine,
+    target: &Target,
+    database: &str,
+    text: &str,
+) -> Result<(Operation, Vec<ResultColumn>), String> {
+    match target.protocol {
+        Protocol::Postgres => postgres::explain_at_target(engine, target, database, text).await,
         Protocol::TlsPassthrough => Err(format!("target {:?} has no statements to explain", target.name)),
     }
 }

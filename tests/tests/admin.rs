@@ -238,6 +238,49 @@ fn a_dead_gateway_is_said_to_be_dead() {
 }
 
 #[test]
+fn explain_says_where_the_columns_of_a_result_come_from() {
+    let shop = Shop::new().unwrap();
+    let _gateway = shop.serve().unwrap();
+    let explained = |sql: &str, more: &[&str]| {
+        let mut words = vec!["explain", "--live", "--target", "orders", "--agent", AGENT];
+        words.extend(more);
+        words.push(sql);
+        shop.env.weir(words).unwrap()
+    };
+    let sql = "SELECT name, ssn AS s, lower(email) || phone AS both FROM customers WHERE id = 1";
+    let early = explained(sql, &[]);
+    assert!(early.stderr.contains("no session has been at database"), "{early:?}");
+    shop.psql("SELECT 1").run().unwrap().expect_success().unwrap();
+
+    let said = explained(sql, &[]).expect_success().unwrap();
+    for line in [
+        "name: not masked",
+        "s: customers.ssn, masked by \"customer PII\"",
+        "both: computed from customers.email, covered by \"customer PII\"",
+        "verdict: allow",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&explained(sql, &["--json"]).expect_success().unwrap()).unwrap();
+    assert_eq!(json["columns"][2]["computed"], true, "{json}");
+    let plain = explained("SELECT item FROM orders", &[]).expect_success().unwrap();
+    assert!(plain.contains("item: not masked"), "{plain}");
+
+    let before = shop.postgres.sql("SELECT count(*) FROM customers").unwrap();
+    for (sql, why) in [
+        ("SELECT id FROM customers ORDER BY ssn", "ORDER BY uses customers.ssn, which is masked"),
+        ("SELECT ssn::int FROM customers", "No rule can allow this"),
+        ("SELECT nothing FROM customers", "the target says: column \"nothing\" does not exist (42703)"),
+        ("DELETE FROM customers", "verdict: hold"),
+    ] {
+        let said = explained(sql, &[]);
+        assert_eq!(said.code.map(|it| it > 0), Some(true), "{sql}: {said:?}");
+        assert!(said.stdout.contains(why) || said.stderr.contains(why), "{sql}: {said:?}");
+    }
+    assert_eq!(shop.postgres.sql("SELECT count(*) FROM customers").unwrap(), before);
+}
+
+#[test]
 fn what_explain_says_is_what_happens() {
     let shop = Shop::new().unwrap();
     shop.configure(POLICY).unwrap();

@@ -144,6 +144,28 @@ impl Backend for Engine {
             }
             Request::Replay { id } => replay(self, id, items).await,
             Request::Why { id } => items.send(&why(self, id).await?).await,
+            Request::Explain { target, agent, groups, database, text } => {
+                let config = self.config();
+                let Some(target) = config.targets.iter().find(|it| it.name == target) else {
+                    return Err(Failure::not_found(format!("there is no target {target:?}")));
+                };
+                let database = match (database, target.databases.as_slice()) {
+                    (Some(database), _) => database,
+                    (None, [only]) => only.clone(),
+                    (None, _) => return Err(Failure::new(FailureKind::Invalid, "which database? give --database")),
+                };
+                if !target.databases.is_empty() && !target.databases.contains(&database) {
+                    let has = target.databases.join(", ");
+                    return Err(Failure::not_found(format!(
+                        "target {:?} has no database {database:?}; it has {has}",
+                        target.name
+                    )));
+                }
+                let explained = protocol::explain_at_target(self, target, &database, &text).await;
+                let (operation, columns) = explained.map_err(Failure::failed)?;
+                let subject = Subject { agent: &agent, groups: &groups, target: &target.name };
+                items.send(&Explanation { columns, ..config.policy.explain(subject, &operation) }).await
+            }
             Request::Kill { id } => {
                 if self.kill(id, &by.user) {
                     Ok(())

@@ -106,7 +106,8 @@ impl Rights {
             | Request::Denials { .. }
             | Request::Session { .. }
             | Request::Replay { .. }
-            | Request::Why { .. } => (self.audit, "a group of [access] audit or admin in weir.toml"),
+            | Request::Why { .. }
+            | Request::Explain { .. } => (self.audit, "a group of [access] audit or admin in weir.toml"),
             Request::Approve { .. } | Request::Deny { .. } => {
                 (!self.approve.is_empty(), "a group of [access] approve in weir.toml")
             }

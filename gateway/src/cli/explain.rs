@@ -14,12 +14,14 @@ use crate::protocol;
 use crate::record::event::ConnectionRefused;
 
 pub(super) const EXPLAIN_HELP: &str = "\
-Works from the configuration alone; nothing is connected to and nothing runs. Exits with 0 if the statement would be \
-allowed, with 1 if it would be held or denied.
+Works from the configuration alone; nothing is connected to and nothing runs. With --live the running gateway asks the \
+target what it makes of the statement, without running it: which columns of the result are masked, and whether that refuses it. \
+Exits with 0 if the statement would be allowed, with 1 if it would be held or denied.
 
 Examples:
   weir explain --target orders --agent coder 'SELECT * FROM customers'
   weir explain --target orders --agent coder --group dba 'DELETE FROM orders'
+  weir explain --target orders --agent coder --live 'SELECT name, lower(email) FROM customers'
   weir explain --config ./new.toml --target orders --agent coder --json 'DROP TABLE orders' | jq .gate";
 
 pub(super) const WHY_HELP: &str = "\
@@ -44,6 +46,10 @@ pub(super) struct Explain {
     /// The database; without it the target's only one.
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
+    /// Ask the running gateway, and through it the target: where the columns of the result come from, and which are masked.
+    /// Nothing of the statement runs.
+    #[arg(long)]
+    live: bool,
     /// The statement.
     text: String,
 }
@@ -64,6 +70,16 @@ impl Explain {
             [only] => Some(only.clone()),
             _ => None,
         });
+        if self.live {
+            let request = Request::Explain {
+                target: self.target,
+                agent: self.agent,
+                groups: self.group,
+                database,
+                text: self.text,
+            };
+            return show(&ask_one(&runtime_dir(config), request)?, out);
+        }
         let operation = protocol::explain(target, database, &self.text).map_err(Error::message)?;
         let subject = Subject { agent: &self.agent, groups: &self.group, target: &self.target };
         let code = show(&loaded.policy.explain(subject, &operation), out)?;
@@ -72,8 +88,8 @@ impl Explain {
         if !out.json && !masks.is_empty() {
             out.line("")?;
             out.line(format!(
-                "Masks of this target: {}. Which columns they meet, and whether that refuses the statement, only the target's \
-                 catalog tells.",
+                "Masks of this target: {}. Which columns they meet, and whether that refuses the statement, the target's \
+                 catalog tells: --live.",
                 clean(masks.join(", "))
             ))?;
         }

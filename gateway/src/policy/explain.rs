@@ -24,6 +24,21 @@ pub struct Explanation {
     pub rules: Vec<RuleExplanation>,
     /// What to change so that the operation is allowed; None where nothing is in its way.
     pub suggestion: Option<String>,
+    /// The columns of its result, where the target was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<ResultColumn>,
+}
+
+/// A column of a result, and what an agent sees of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultColumn {
+    pub name: String,
+    /// The masked columns that its values come from, with schema and table.
+    pub from: Vec<String>,
+    /// The masks of these, by name.
+    pub masks: Vec<String>,
+    /// Its values are computed from those, and covered whole.
+    pub computed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +65,7 @@ impl Policy {
             gate,
             rules: self.rules.iter().map(|rule| rule.explain(subject, operation)).collect(),
             suggestion,
+            columns: Vec::new(),
         }
     }
 
@@ -204,11 +220,29 @@ impl fmt::Display for Explanation {
         if self.rules.is_empty() {
             writeln!(f, "  none")?;
         }
+        if !self.columns.is_empty() {
+            writeln!(f, "\nresult")?;
+        }
+        for column in &self.columns {
+            writeln!(f, "  {column}")?;
+        }
         writeln!(f, "\nverdict: {}", self.gate)?;
         if let Some(suggestion) = &self.suggestion {
             writeln!(f, "\n{}", suggestion.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// One line, for people.
+impl fmt::Display for ResultColumn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, from, masks, computed } = self;
+        match (from.is_empty(), computed) {
+            (true, _) => write!(f, "{name}: not masked"),
+            (false, false) => write!(f, "{name}: {}, masked by {}", from.join(", "), quoted(masks)),
+            (false, true) => write!(f, "{name}: computed from {}, covered by {}", from.join(", "), quoted(masks)),
+        }
     }
 }
 

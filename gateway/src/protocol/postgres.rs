@@ -8,6 +8,7 @@
 mod cancel;
 pub mod catalog;
 pub mod copy;
+mod explain;
 pub mod lineage;
 mod lookups;
 pub mod operation;
@@ -27,6 +28,7 @@ use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+pub use self::explain::{explain, explain_at_target};
 pub use self::replay::render as render_reply;
 pub use self::shared::State;
 
@@ -43,17 +45,6 @@ use crate::session::{Decision, Denial, Exact, HeldEvent, ReplySummary, Session, 
 use crate::target::{Host, Target};
 use crate::tls::{self, TlsError};
 use crate::witness::WitnessError;
-
-/// What a text would do, without the target's catalog: for `weir explain`. Blocks.
-pub fn explain(database: Option<String>, text: &str) -> crate::policy::Operation {
-    let parsed = operation::analyse_blocking(text, &catalog::TaggedSet::empty(std::time::SystemTime::now()));
-    crate::policy::Operation {
-        text: parsed.redacted(),
-        database,
-        actions: parsed.actions(),
-        refusal: parsed.refusal().map(str::to_owned),
-    }
-}
 
 /// Why a session did not get to its first statement.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +167,7 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
     };
     connect_allowed(client, session, &database, wish).await?;
     let password = session.engine().witness().credential(&login.password).await?;
-    let endpoint = Way::endpoint(session)?;
+    let endpoint = Way::endpoint(target, &session.upstream)?;
     let way = Way { endpoint, user: login.user.clone(), password, database };
     let mut upstream = upstream::connect(&way.endpoint, &way.login(&wish.settings)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));

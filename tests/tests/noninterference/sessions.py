@@ -32,7 +32,7 @@ class Maker:
     def __init__(self, seed):
         self.r = random.Random(seed)
         self.tables = {name: list(columns) for name, columns in BASE.items()}
-        self.made, self.cursors, self.prepared, self.named = [], [], [], []
+        self.made, self.cursors, self.prepared, self.named, self.sent = [], [], [], [], []
         self.count = 0
 
     def one(self, *choices):
@@ -218,7 +218,7 @@ class Maker:
         return self.one(
             lambda: keep(f"CREATE TEMP TABLE {made} AS {query}"), lambda: keep(f"CREATE TEMP VIEW {made} AS {query}"),
             lambda: keep(f"CREATE TABLE {made} (c0 text, c1 int)"),
-            lambda: f"EXPLAIN {query}", lambda: f"COPY ({query}) TO STDOUT", lambda: f"COPY {self.one(*BASE)} TO STDOUT",
+            lambda: f"EXPLAIN {query}", self.copy, self.copy,
             lambda: "SET search_path = public, pg_catalog", lambda: "SET search_path = other, public", lambda: "RESET ALL", lambda: "SET enable_hashjoin = off",
             lambda: f"SELECT set_config('application_name', {self.expr('t', [('customers', BASE['customers'])], 1)}, false) FROM customers",
             lambda: "SELECT current_setting('application_name')",
@@ -232,10 +232,23 @@ class Maker:
             lambda: f"CREATE INDEX ON customers (({self.expr('i', [('customers', BASE['customers'])], 1)}))", lambda: f"ALTER TABLE notes ADD CHECK ({self.expr('b', [('notes', BASE['notes'])], 1)})",
         )
 
+    def copy(self):
+        table = self.one(*BASE)
+        columns = self.r.sample([c for c, _ in BASE[table]], self.r.randint(1, 3))
+        what = self.one(f"({self.query()})", table, f"{table} ({', '.join(columns)})")
+        return f"COPY {what} TO STDOUT " + self.one(
+            "", "CSV", "CSV HEADER", "(FORMAT binary)", "WITH DELIMITER '|'", "(FORMAT csv, NULL 'n1', FORCE_QUOTE *)",
+            "CSV DELIMITER '-' QUOTE '0' ESCAPE '1'", "NULL ''", "(FORMAT csv, DELIMITER 'a', QUOTE '@')")
+
     def step(self):
         roll = self.r.random()
-        if roll < 0.6:
+        if roll < 0.05 and self.sent:
+            sql = self.one(*self.sent)
+        elif roll < 0.08:
+            sql = self.copy()
+        elif roll < 0.6:
             sql = self.query()
+            self.sent.append(sql)
         elif roll < 0.7:
             sql = self.change()
         elif roll < 0.8:

@@ -6,6 +6,7 @@
 //! again, serves nobody: statements are denied until it can.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use crate::mask::MaskRule;
 use crate::protocol::StateError;
 use crate::secret::Secret;
 use crate::session::Session;
-use crate::target::Host;
+use crate::target::{Host, Target};
 use crate::tls::{self, TlsError};
 
 /// An older catalog is read again, in the background.
@@ -37,7 +38,7 @@ const REFRESH_AFTER: Duration = Duration::from_secs(30);
 /// An older catalog is not used.
 const MAX_AGE: Duration = Duration::from_mins(2);
 /// A catalog must have been read by then.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// A catalog that could not be read is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// A failure that nobody met for so long is no news: nobody may have tried since it was repaired.
@@ -173,6 +174,12 @@ impl State {
         problems
     }
 
+    /// Where sessions have found a database of a target.
+    pub(super) fn address_of(&self, target: &str, database: &str) -> Option<SocketAddr> {
+        let catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
+        catalogs.keys().find(|it| it.target == target && it.database == database).map(|it| it.address)
+    }
+
     fn slot(&self, session: &Session, way: &Way) -> Result<Arc<Slot>, Arc<str>> {
         let mut catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
         let target = session.target.name.clone();
@@ -288,9 +295,8 @@ pub(super) struct Way {
 }
 
 impl Way {
-    pub(super) fn endpoint(session: &Session) -> Result<Endpoint, TlsError> {
-        let target = &session.target;
-        let address = session.upstream.address;
+    pub(super) fn endpoint(target: &Target, upstream: &crate::target::Upstream) -> Result<Endpoint, TlsError> {
+        let address = upstream.address;
         let tls = match tls::client_config(&target.tls, Some(super::startup::ALPN))? {
             None => None,
             Some(config) => {
@@ -301,7 +307,7 @@ impl Way {
                         .iter()
                         .find_map(|it| if let Host::Name(name) = &it.host { Some(name.clone()) } else { None })
                 };
-                let name = session.upstream.server_name.clone().or_else(configured);
+                let name = upstream.server_name.clone().or_else(configured);
                 let name = name.unwrap_or_else(|| address.ip().to_string());
                 let name: ServerName<'static> = tls::server_name(&target.tls, &name)?;
                 Some((config, name))
@@ -315,7 +321,12 @@ impl Way {
     }
 }
 
-async fn load(way: &Way, masks: &[Arc<MaskRule>], target: &str, masks_version: u64) -> Result<Catalog, String> {
+pub(super) async fn load(
+    way: &Way,
+    masks: &[Arc<MaskRule>],
+    target: &str,
+    masks_version: u64,
+) -> Result<Catalog, String> {
     let read_at = Instant::now();
     let set = if masks.iter().all(|mask| mask.columns.is_empty()) {
         TaggedSet::empty(std::time::SystemTime::now())
@@ -329,18 +340,51 @@ async fn load(way: &Way, masks: &[Arc<MaskRule>], target: &str, masks_version: u
 }
 
 async fn read_catalog(way: &Way, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, String> {
-    let settings = [("application_name".to_owned(), "weir catalog".to_owned())];
-    let upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await.map_err(|error| error.to_string())?;
-    let opened = Opened::new(upstream);
-    let failed = |error: tokio_postgres::Error| format!("the target's catalog could not be read: {error}");
-    let mut config = tokio_postgres::Config::new();
-    config.user(&way.user).ssl_mode(tokio_postgres::config::SslMode::Disable);
-    let (client, connection) = config.connect_raw(opened, NoTls).await.map_err(failed)?;
-    let connection = tokio::spawn(connection);
-    let set = catalog::load(&client, masks, target).await.map_err(|error| error.to_string());
-    drop(client);
-    connection.abort();
-    set
+    let own = OwnClient::connect(way, "weir catalog", |_| {}).await?;
+    catalog::load(&own.client, masks, target).await.map_err(|error| error.to_string())
+}
+
+/// A client on a connection of the gateway's own, with the held login. It ends when it is dropped.
+pub(super) struct OwnClient {
+    pub(super) client: tokio_postgres::Client,
+    /// The target's `server_encoding`.
+    pub(super) encoding: Option<String>,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl OwnClient {
+    /// `hears` gets what the target says beside its answers. The error is for people.
+    pub(super) async fn connect(
+        way: &Way,
+        name: &str,
+        mut hears: impl FnMut(&tokio_postgres::error::DbError) + Send + 'static,
+    ) -> Result<Self, String> {
+        let settings = [("application_name".to_owned(), name.to_owned())];
+        let upstream =
+            upstream::connect(&way.endpoint, &way.login(&settings)).await.map_err(|error| error.to_string())?;
+        let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
+        let encoding = encoding.map(|(_, value)| value.clone());
+        let mut config = tokio_postgres::Config::new();
+        config.user(&way.user).ssl_mode(tokio_postgres::config::SslMode::Disable);
+        let (client, mut connection) = config
+            .connect_raw(Opened::new(upstream), NoTls)
+            .await
+            .map_err(|error| format!("the target's catalog could not be read: {error}"))?;
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let tokio_postgres::AsyncMessage::Notice(notice) = message {
+                    hears(&notice);
+                }
+            }
+        });
+        Ok(Self { client, encoding, connection })
+    }
+}
+
+impl Drop for OwnClient {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
 }
 
 /// A session that is logged in already, for a library that wants to log in itself: its start-up packet is swallowed, and it

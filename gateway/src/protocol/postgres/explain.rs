@@ -1,0 +1,170 @@
+//! What a statement would do and show: from its text alone, or with what its target makes of it. Nothing of it runs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::timeout;
+
+use super::lineage::{self, Lineage, Shows};
+use super::operation::{self, Analyser, Class, Parsed, Query};
+use super::relay::Encoding;
+use super::shared::{LOAD_TIMEOUT, OwnClient, Way, load};
+use super::wire::Column;
+use super::{State, catalog};
+use crate::engine::Engine;
+use crate::policy::{Operation, ResultColumn};
+use crate::target::{Host, Target, Upstream, full_length};
+
+/// Trees that are kept of what the target prints: the first is the statement's, and a library's own questions may follow.
+const MAX_TREES: usize = 1;
+const PRINT: &str = "BEGIN READ ONLY; SET LOCAL client_min_messages = log; SET LOCAL debug_pretty_print = off; \
+                     SET LOCAL debug_print_rewritten = on";
+
+/// What a text would do, without the target's catalog. Blocks.
+pub fn explain(database: Option<String>, text: &str) -> Operation {
+    let parsed = operation::analyse_blocking(text, &catalog::TaggedSet::empty(std::time::SystemTime::now()));
+    facts(&parsed, database)
+}
+
+fn facts(parsed: &Parsed, database: Option<String>) -> Operation {
+    Operation {
+        text: parsed.redacted(),
+        database,
+        actions: parsed.actions(),
+        refusal: parsed.refusal().map(str::to_owned),
+    }
+}
+
+/// The same by the target's catalog, and where the columns of its result come from; a refusal says what is wrong with it. The error
+/// is for people.
+pub async fn explain_at_target(
+    engine: &Engine,
+    target: &Target,
+    database: &str,
+    text: &str,
+) -> Result<(Operation, Vec<ResultColumn>), String> {
+    let state = &engine.protocols().postgres;
+    let way = way(engine, state, target, database).await?;
+    let masks = engine.masker(target).rules().to_vec();
+    let catalog = load(&way, &masks, &target.name, engine.masks_version()).await?;
+    let parsed = understood(&state.analyser, text, &catalog.set).await;
+    let mut operation = facts(&parsed, Some(database.to_owned()));
+    let (Parsed::Statements(statements), None) = (&*parsed, &operation.refusal) else {
+        return Ok((operation, Vec::new()));
+    };
+    let [statement] = statements.as_slice() else { return Ok((operation, Vec::new())) };
+    let (query, is_traced) = match &statement.class {
+        Class::Traced { query: Query::Made(range), .. } => (text.get(range.clone()).unwrap_or_default(), true),
+        Class::Traced { query: Query::Copied { query, .. }, .. } => (query.as_str(), true),
+        Class::Traced { query: Query::Itself, .. } => (text, true),
+        Class::Plain { .. } | Class::Untouched | Class::Refused { .. } => (text, false),
+    };
+    let (columns, tree) = timeout(LOAD_TIMEOUT, described(&way, query))
+        .await
+        .map_err(|_elapsed| "the target did not answer in time".to_owned())??;
+    let traced = if is_traced {
+        let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
+        let qualified = tables.all(|table| table.schema.is_some());
+        match tree.map(|tree| lineage::trace(&tree, &catalog.set, qualified)) {
+            Some(Ok(lineage)) => Some(lineage),
+            Some(Err(refusal)) => {
+                operation.refusal = Some(refusal.into_reason());
+                return Ok((operation, Vec::new()));
+            }
+            None => {
+                operation.refusal = Some("the target does not show what it makes of the statement".to_owned());
+                return Ok((operation, Vec::new()));
+            }
+        }
+    } else {
+        None
+    };
+    Ok((operation, shown(&columns, traced.as_ref(), &catalog.set)))
+}
+
+async fn understood(analyser: &Analyser, text: &str, set: &Arc<catalog::TaggedSet>) -> Arc<Parsed> {
+    match analyser.analyse(&Arc::from(text), set).await {
+        Ok(parsed) | Err(parsed) => parsed,
+    }
+}
+
+/// To where sessions have found the database, or else to an address that the target is given by number.
+async fn way(engine: &Engine, state: &State, target: &Target, database: &str) -> Result<Way, String> {
+    let login = target.login.as_ref().ok_or_else(|| format!("the target {:?} has no login", target.name))?;
+    let by_number = || {
+        target.address.iter().find_map(|it| match it.host {
+            Host::Network(ip, prefix) if prefix == full_length(ip) => Some((ip, it.port).into()),
+            _ => None,
+        })
+    };
+    let address = state.address_of(&target.name, database).or_else(by_number).ok_or_else(|| {
+        format!(
+            "no session has been at database {database:?} of target {:?} since the gateway began, so that its address is not \
+             known; ask again when one has",
+            target.name
+        )
+    })?;
+    let endpoint =
+        Way::endpoint(target, &Upstream { address, server_name: None }).map_err(|error| error.to_string())?;
+    let password = engine.witness().credential(&login.password).await.map_err(|error| error.to_string())?;
+    Ok(Way { endpoint, user: login.user.clone(), password, database: database.to_owned() })
+}
+
+/// A query's result as the target describes it, and the tree that it makes of the query.
+async fn described(way: &Way, query: &str) -> Result<(Vec<Column>, Option<String>), String> {
+    let trees = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&trees);
+    let own = OwnClient::connect(way, "weir explain", move |notice| {
+        let is_tree = (notice.file(), notice.routine()) == (Some("print.c"), Some("elog_node_display"));
+        let mut trees = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = notice.detail().filter(|it| is_tree && it.len() <= lineage::MAX_BYTES)
+            && trees.len() < MAX_TREES
+        {
+            trees.push(tree.to_owned());
+        }
+    })
+    .await?;
+    if Encoding::named(own.encoding.as_deref()) == Encoding::Other {
+        return Err("masked columns are traced in databases in UTF-8 and LATIN1 only".to_owned());
+    }
+    let told = |error: tokio_postgres::Error| match error.as_db_error() {
+        Some(error) => format!("the target says: {} ({})", error.message(), error.code().code()),
+        None => error.to_string(),
+    };
+    own.client.batch_execute(PRINT).await.map_err(told)?;
+    let statement = own.client.prepare(query).await.map_err(told)?;
+    let columns = statement.columns().iter().map(|it| Column {
+        name: it.name().as_bytes().to_vec(),
+        table: it.table_oid().unwrap_or(0),
+        attribute: it.column_id().unwrap_or(0),
+        type_oid: it.type_().oid(),
+        format: 0,
+    });
+    let tree = trees.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    Ok((columns.collect(), tree))
+}
+
+fn shown(columns: &[Column], lineage: Option<&Lineage>, set: &catalog::TaggedSet) -> Vec<ResultColumn> {
+    let mut traced = lineage.map(Lineage::shows);
+    let shown = columns.iter().map(|column| {
+        let plain = (column.table, column.attribute);
+        let (sources, computed) = match traced.as_mut().and_then(Iterator::next) {
+            Some(Shows::Column(table, number)) => (vec![(table, number)], false),
+            Some(Shows::Computed(sources)) => (sources.iter().copied().collect(), true),
+            Some(Shows::Clear) | None if set.masks(plain.0, plain.1).is_empty() => (Vec::new(), false),
+            Some(Shows::Clear) | None => (vec![plain], false),
+        };
+        let mut masks: Vec<String> = Vec::new();
+        for mask in sources.iter().flat_map(|&(table, number)| set.masks(table, number)) {
+            if !masks.contains(&mask.name) {
+                masks.push(mask.name.clone());
+            }
+        }
+        ResultColumn {
+            name: String::from_utf8_lossy(&column.name).into_owned(),
+            from: sources.iter().map(|&source| set.column_name(source).to_owned()).collect(),
+            masks,
+            computed,
+        }
+    });
+    shown.collect()
+}

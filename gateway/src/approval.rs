@@ -54,6 +54,19 @@ pub struct Ask {
     pub database: Option<String>,
     pub requirements: Vec<HoldRequirement>,
     pub evidence: Evidence,
+    /// None: the target was not asked, or could not tell.
+    pub forecast: Option<Forecast>,
+}
+
+/// What a target expects of an operation before it runs: for those who decide, and no promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Rows that it gives back or changes, as estimated.
+    pub rows: Option<u64>,
+    /// How it would be done, in lines; holds no values.
+    pub plan: Vec<String>,
+    /// What else it does, to other tables.
+    pub cascades: Vec<String>,
 }
 
 /// Who votes. Made by the admin socket from what the kernel says of its peer.
@@ -144,6 +157,9 @@ pub struct View {
     pub database: Option<String>,
     pub requirements: Vec<HoldRequirement>,
     pub evidence: Evidence,
+    /// None: the target was not asked, or could not tell.
+    #[serde(default)]
+    pub forecast: Option<Forecast>,
     /// Unix milliseconds.
     pub requested_at: u64,
     pub expires_at: u64,
@@ -526,6 +542,7 @@ impl Entry {
             database: ask.database.clone(),
             requirements: ask.requirements.clone(),
             evidence: ask.evidence.clone(),
+            forecast: ask.forecast.clone(),
             requested_at: self.requested_at,
             expires_at: self.expires_at,
             votes: state.votes.clone(),

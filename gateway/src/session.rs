@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::approval::{Ask, Outcome as ApprovalOutcome, Pending};
+use crate::approval::{Ask, Forecast, Outcome as ApprovalOutcome, Pending};
 use crate::config::Mode;
 use crate::engine::Engine;
 use crate::identity::Principal;
@@ -76,6 +76,8 @@ pub struct Exact<'a> {
     pub bytes: &'a [&'a [u8]],
     /// Parameters as they may be shown and recorded; None where there are none or they touch tagged data.
     pub parameters: Option<&'a str>,
+    /// What the target expects of it, for those who decide. None: it was not asked, or could not tell.
+    pub forecast: Option<&'a Forecast>,
 }
 
 /// The decision on a request `R`.
@@ -469,6 +471,7 @@ impl Session {
             database: judgement.operation.database.clone(),
             requirements: requirements.to_vec(),
             evidence: self.evidence.clone(),
+            forecast: exact.forecast.cloned(),
         };
         let pending = match self.engine.approvals().request(ask).await {
             Ok(pending) => pending,

@@ -55,6 +55,45 @@ fn number(approval: &Value) -> u64 {
 }
 
 #[test]
+fn approvers_see_what_the_target_expects() {
+    let world = World::new();
+    world.shop.postgres.sql("ANALYZE").unwrap();
+    let count = world.orders();
+    let (psql, approval) = world.hold(DELETE);
+    let forecast = &approval["forecast"];
+    assert_eq!(forecast["rows"].to_string(), count, "{approval}");
+    assert_eq!(forecast["cascades"], serde_json::json!(["deletes rows of payments"]), "{approval}");
+    let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
+    let lines = ["the target expects", "Delete on orders", "Seq Scan on orders", "and deletes rows of payments"];
+    assert!(lines.iter().all(|it| shown.contains(it)), "{shown}");
+    drop(psql);
+
+    // With parameters, in a transaction and in none, and with statements before and behind it in a batch.
+    let script = r#"
+import sys, psycopg
+with psycopg.connect("", autocommit=sys.argv[1] == "auto") as c:
+    with c.pipeline() if sys.argv[1] == "pipeline" else c.cursor():
+        first = c.execute("SELECT count(*) FROM orders WHERE id > %s", (0,))
+        done = c.execute("UPDATE orders SET item = %s", ("new",))
+        last = c.execute("SELECT count(*) FROM orders WHERE item = %s", ("new",))
+        print(first.fetchone()[0], done.rowcount, last.fetchone()[0], flush=True)
+"#;
+    for (mode, is_told) in [("auto", true), ("transaction", true), ("pipeline", false)] {
+        world.shop.postgres.sql("UPDATE orders SET item = 'old'").unwrap();
+        let python = world.shop.client("/usr/bin/python3").args(["-c", script, mode]).start().unwrap();
+        wait_until("an approval", PATIENCE, || !world.waiting().is_empty()).unwrap();
+        let approval = world.waiting().pop().unwrap();
+        let rows = &approval["forecast"]["rows"];
+        assert_eq!(rows.to_string(), if is_told { count.as_str() } else { "null" }, "{mode}: {approval}");
+        assert!(approval["parameters"].as_str().is_some_and(|it| it.contains("new")), "{approval}");
+        assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM orders WHERE item = 'new'").unwrap().trim(), "0");
+        world.weir(&format!("approve {}", number(&approval))).expect_success().unwrap();
+        let said = python.finish(PATIENCE).unwrap().expect_success().unwrap();
+        assert_eq!(said.trim(), format!("{count} {count} {count}"), "{mode}");
+    }
+}
+
+#[test]
 fn what_is_approved_runs_once_and_the_record_says_by_whom() {
     let world = World::new();
     assert_ne!(world.orders(), "0");

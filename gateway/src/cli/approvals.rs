@@ -158,6 +158,17 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     if let Some(parameters) = &view.parameters {
         out.line(format!("parameters {}", clean(parameters)))?;
     }
+    if let Some(forecast) = &view.forecast {
+        out.line("")?;
+        let rows = forecast.rows.map_or_else(|| "an unknown number of rows".to_owned(), |it| plural(it, "row"));
+        out.line(format!("the target expects {rows}, by this plan"))?;
+        for line in &forecast.plan {
+            out.line(format!("  {}", clean(line)))?;
+        }
+        for cascade in &forecast.cascades {
+            out.line(format!("and {}", clean(cascade)))?;
+        }
+    }
     if view.status == Status::Pending {
         out.line("")?;
         out.line(format!("`weir approve {0}` lets it run once; `weir deny {0}` refuses it.", view.number))?;

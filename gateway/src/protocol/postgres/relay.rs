@@ -7,6 +7,7 @@
 
 mod batch;
 mod decide;
+mod forecast;
 mod query;
 mod trace;
 
@@ -156,6 +157,8 @@ struct Batch {
     any: bool,
     /// A message behind which no Flush or Sync was sent.
     unflushed: bool,
+    /// A portal of it was bound.
+    bound: bool,
     /// A statement of it runs.
     executed: bool,
 }

@@ -15,6 +15,7 @@ use super::relay::Trace;
 use super::reply::Checked;
 use super::shared::{Catalog, Remembered};
 use super::wire::Column;
+use crate::approval::Forecast;
 use crate::policy::{Gate, Kind, Operation};
 use crate::session::{Judgement, Session};
 
@@ -383,6 +384,8 @@ pub(super) struct Portal {
     pub(super) asked: bool,
     /// Where its columns come from, as the target said before it was bound.
     pub(super) traced: Option<Arc<Trace>>,
+    /// What the target expects of it, if people are to decide.
+    pub(super) forecast: Option<Arc<Forecast>>,
     /// [`Names::changes`] when it was bound: what it describes of a name is what the name stood for then.
     pub(super) names: u64,
     pub(super) batch: u64,

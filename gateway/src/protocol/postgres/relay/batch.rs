@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
 use super::trace::{is_copied, is_made, is_traced, only_as_text, only_reads};
 use super::{End, Front, PROBE, Relay};
+use crate::approval::Forecast;
+use crate::policy::Gate;
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
@@ -94,6 +96,10 @@ impl Relay<'_> {
         if self.replies.skipping {
             return Ok(());
         }
+        let forecast = self.forecast_portal(&prepared, range.clone()).await?;
+        if self.replies.skipping {
+            return Ok(());
+        }
         let message = wire::bind(self.client.inbox.bytes(range.clone()))?;
         let parameters =
             shown_parameters(&message, MAX_PARAMETERS_RECORDED).filter(|_| !prepared.judged.redact_parameters);
@@ -108,6 +114,7 @@ impl Relay<'_> {
             asked: false,
             names: 0,
             traced,
+            forecast,
             batch: self.batch,
             confirmed: false,
         };
@@ -123,7 +130,30 @@ impl Relay<'_> {
         self.to_target.harmless(self.client.inbox.bytes(range));
         self.replies.bind(name, id, previous);
         self.in_batch();
+        self.forwarded.bound = true;
         Ok(())
+    }
+
+    /// What the target expects of a statement with the values of a Bind that is not sent yet, if people will have to decide. It
+    /// is asked outside of the batch, which may have prepared statements so far, and nothing else.
+    async fn forecast_portal(
+        &mut self,
+        prepared: &Prepared,
+        range: Range<usize>,
+    ) -> Result<Option<Arc<Forecast>>, End> {
+        let is_held = matches!(prepared.judged.judgement.gate(), Gate::Hold { .. });
+        if !is_held || self.forwarded.bound || self.forwarded.executed {
+            return Ok(None);
+        }
+        self.drain().await?;
+        if self.replies.skipping {
+            return Ok(None);
+        }
+        if std::mem::take(&mut self.forwarded.any) {
+            self.sync_at_target().await?;
+        }
+        let values = wire::bind(self.client.inbox.bytes(range))?.values.to_vec();
+        Ok(self.forecast(&prepared.judged, Some(&prepared.types), &values).await?.map(Arc::new))
     }
 
     pub(super) async fn describe(&mut self, range: Range<usize>) -> Result<(), End> {

@@ -176,7 +176,15 @@ impl Relay<'_> {
             all = shown_parameters(&wire::bound(&[], &[], values)?, approval::MAX_TEXT);
             parameters = all.as_deref();
         }
-        let exact = Exact { bytes: &[judged.text.as_bytes(), values], parameters };
+        let forecast = match portal {
+            Some(portal) => portal.forecast.clone(),
+            None if matches!(judgement.gate(), Gate::Hold { .. }) => {
+                self.drain().await?;
+                self.forecast(judged, None, &[]).await?.map(Arc::new)
+            }
+            None => None,
+        };
+        let exact = Exact { bytes: &[judged.text.as_bytes(), values], parameters, forecast: forecast.as_deref() };
         match self.session.decide(judgement, range, exact).await? {
             Decision::Permit(permit) => Ok(Outcome::Permit(permit)),
             Decision::Denial(denial) => {

@@ -36,12 +36,12 @@ const NOT_UTF8: &str =
     "statements that read masked columns are not traced in a database that is not in UTF-8 or LATIN1";
 /// Around the statement, where no transaction is open and where one is.
 const OUTSIDE: (&str, &[&str]) = ("BEGIN", &["ROLLBACK"]);
-const WITHIN: (&str, &[&str]) =
+pub(super) const WITHIN: (&str, &[&str]) =
     ("SAVEPOINT weir_probe", &["ROLLBACK TO SAVEPOINT weir_probe", "RELEASE SAVEPOINT weir_probe"]);
 /// Of a statement whose parameters the client gives no types: a count, as [`wire::Parse`] has it.
-const NO_TYPES: &[u8] = &[0, 0];
+pub(super) const NO_TYPES: &[u8] = &[0, 0];
 /// Before, of the statement, after.
-const READINESSES: u32 = 3;
+pub(super) const READINESSES: u32 = 3;
 
 /// A text, and the types of its parameters.
 type Key = (Arc<str>, Arc<[u8]>);
@@ -226,7 +226,7 @@ impl Relay<'_> {
             self.replies.skipping = true;
             return Ok(Traced::Broken(not_shown(error)));
         }
-        let Some(row) = &answer.row else { return Err(Fault::Unexpected('C').into()) };
+        let Some(row) = answer.rows.first() else { return Err(Fault::Unexpected('C').into()) };
         let mut out = Vec::new();
         command(&mut out, &set_back(row)?);
         wire::message(&mut out, b'H', |_| {});
@@ -400,7 +400,7 @@ pub(super) fn is_traced(judged: &Judged) -> bool {
 }
 
 /// A command of the gateway's own, under a name that clients are not expected to use. One before it that failed has left its own.
-fn command(out: &mut Vec<u8>, text: &str) {
+pub(super) fn command(out: &mut Vec<u8>, text: &str) {
     name(out, b'C', b'P');
     name(out, b'C', b'S');
     prepare(out, text, NO_TYPES);
@@ -417,7 +417,7 @@ fn command(out: &mut Vec<u8>, text: &str) {
     name(out, b'C', b'S');
 }
 
-fn prepare(out: &mut Vec<u8>, text: &str, types: &[u8]) {
+pub(super) fn prepare(out: &mut Vec<u8>, text: &str, types: &[u8]) {
     wire::message(out, b'P', |out| {
         wire::put_string(out, PROBE);
         wire::put_string(out, text.as_bytes());
@@ -426,7 +426,7 @@ fn prepare(out: &mut Vec<u8>, text: &str, types: &[u8]) {
 }
 
 /// A Describe or a Close.
-fn name(out: &mut Vec<u8>, tag: u8, kind: u8) {
+pub(super) fn name(out: &mut Vec<u8>, tag: u8, kind: u8) {
     wire::message(out, tag, |out| {
         out.push(kind);
         wire::put_string(out, PROBE);

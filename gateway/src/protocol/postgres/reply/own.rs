@@ -9,6 +9,8 @@ use crate::protocol::postgres::wire;
 const OF_STATEMENT: u32 = 1;
 /// Closes that each of the gateway's own commands has: of its portal and its statement, before and after.
 pub(in crate::protocol::postgres) const BY_COMMAND: u32 = 4;
+/// Rows of data that are kept: no answer has more that matter.
+const MAX_ROWS: usize = 2;
 /// Where a report of the server's own tree comes from: what code at the target says itself comes from elsewhere.
 const PRINTED_BY: (&[u8], &[u8]) = (b"print.c", b"elog_node_display");
 
@@ -26,8 +28,8 @@ pub(in crate::protocol::postgres) struct Own {
     pub(in crate::protocol::postgres) columns: Option<Columns>,
     /// Of a statement that is traced: the trees that the target printed. More than one is too many.
     pub(in crate::protocol::postgres) trees: Vec<Vec<u8>>,
-    /// The first row of data: settings as they were.
-    pub(in crate::protocol::postgres) row: Option<Vec<u8>>,
+    /// The first rows of data: settings as they were, or a forecast.
+    pub(in crate::protocol::postgres) rows: Vec<Vec<u8>>,
 }
 
 /// How an answer ends.
@@ -52,7 +54,7 @@ impl Own {
             around: None,
             columns: None,
             trees: Vec::new(),
-            row: None,
+            rows: Vec::new(),
         }
     }
 
@@ -97,7 +99,9 @@ impl Replies<'_> {
             }
             (b'1' | b't', _) | (b'2' | b'C', Until::Traced(_) | Until::Closed(_)) => {}
             (b'D', Until::Traced(_) | Until::Closed(_)) => {
-                own.row.get_or_insert_with(|| message.to_vec());
+                if own.rows.len() < MAX_ROWS {
+                    own.rows.push(message.to_vec());
+                }
             }
             (b'N', Until::Traced(_) | Until::Closed(_)) => own.notice(message)?,
             (b'T' | b'n', _) => own.columns = Some(described(tag, message)?),

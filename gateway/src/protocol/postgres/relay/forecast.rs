@@ -1,0 +1,84 @@
+//! Asking the target what it expects of a statement that people are to decide on, in the client's own session, where names
+//! mean what they will. Planning may run functions that are said to be immutable: so it is done in a transaction that only reads.
+
+use super::trace::{NO_TYPES, READINESSES, WITHIN, command, name, prepare};
+use super::{End, PROBE, Relay};
+use crate::approval::Forecast;
+use crate::protocol::postgres::forecast::{cascades_query, is_explainable, read};
+use crate::protocol::postgres::reply::Until;
+use crate::protocol::postgres::statement::Judged;
+use crate::protocol::postgres::wire::{self, Fields, Malformed, TransactionState};
+
+/// How long the target may plan, and wait for locks, which a client does without hearing of it.
+const BOUNDS: [&str; 2] = ["SET LOCAL statement_timeout = '2s'", "SET LOCAL lock_timeout = '500ms'"];
+
+impl Relay<'_> {
+    /// What the target expects of a text, with the parameters of a Bind if it has some. None: it cannot be told. The target owes
+    /// nothing, and no batch is open.
+    pub(super) async fn forecast(
+        &mut self,
+        judged: &Judged,
+        types: Option<&[u8]>,
+        values: &[u8],
+    ) -> Result<Option<Forecast>, End> {
+        let [statement] = judged.statements() else { return Ok(None) };
+        if !statement.actions.first().is_some_and(|it| is_explainable(it.kind)) || self.forwarded.any {
+            return Ok(None);
+        }
+        let (before, after) = match self.replies.state {
+            TransactionState::Idle => (&["BEGIN READ ONLY"][..], &["ROLLBACK"][..]),
+            TransactionState::Open => (&[WITHIN.0, "SET LOCAL transaction_read_only = on"][..], WITHIN.1),
+            TransactionState::Failed => return Ok(None),
+        };
+        let mut out = Vec::new();
+        before.iter().chain(&BOUNDS).for_each(|text| command(&mut out, text));
+        wire::message(&mut out, b'S', |_| {});
+        let text = format!("EXPLAIN (FORMAT JSON) {}", judged.source(statement));
+        prepare(&mut out, &text, types.unwrap_or(NO_TYPES));
+        let parameters = parameters(values)?;
+        wire::message(&mut out, b'B', |out| {
+            wire::put_string(out, PROBE);
+            wire::put_string(out, PROBE);
+            out.extend_from_slice(&parameters);
+            out.extend_from_slice(&[0, 0]);
+        });
+        wire::message(&mut out, b'E', |out| {
+            wire::put_string(out, PROBE);
+            out.extend_from_slice(&[0; 4]);
+        });
+        name(&mut out, b'C', b'P');
+        name(&mut out, b'C', b'S');
+        let cascades = cascades_query(&statement.actions);
+        cascades.iter().for_each(|text| command(&mut out, text));
+        wire::message(&mut out, b'S', |_| {});
+        after.iter().for_each(|text| command(&mut out, text));
+        wire::message(&mut out, b'S', |_| {});
+
+        let answer = self.ask(&out, Until::Traced(READINESSES)).await?;
+        let value = |row: &Vec<u8>| -> Result<Option<Vec<u8>>, Malformed> {
+            let mut fields = Fields::of(row);
+            fields.count()?;
+            Ok(fields.value()?.map(<[u8]>::to_vec))
+        };
+        let values: Result<Vec<_>, Malformed> = answer.rows.iter().map(value).collect();
+        let mut values = values?.into_iter();
+        let Some(Some(plan)) = values.next() else { return Ok(None) };
+        Ok(read(&plan, values.next().flatten().as_deref()))
+    }
+}
+
+/// The part of a Bind that has parameters, from what is behind its names.
+fn parameters(values: &[u8]) -> Result<Vec<u8>, Malformed> {
+    if values.is_empty() {
+        return Ok(vec![0; 4]);
+    }
+    let mut fields = Fields::new(values);
+    for _ in 0..fields.count()? {
+        fields.i16()?;
+    }
+    for _ in 0..fields.count()? {
+        fields.value()?;
+    }
+    let rest = fields.rest().len();
+    Ok(values[..values.len() - rest].to_vec())
+}

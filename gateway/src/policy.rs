@@ -362,6 +362,19 @@ impl Policy {
         let denied = concerned().any(|rule| rule.then == Then::Deny && is_for_all(rule) && rule.concerns_connect());
         !denied && concerned().any(|rule| rule.then != Then::Deny)
     }
+
+    /// Whether no rule lets this subject do anything but read, in whatever database: the target can be told to hold it to that.
+    pub fn only_reads(&self, subject: Subject<'_>) -> bool {
+        let is_of = |rule: &&Rule| {
+            rule.then != Then::Deny
+                && names(&rule.agents, subject.agent)
+                && names(&rule.targets, subject.target)
+                && (rule.groups.is_empty() || rule.groups.iter().any(|group| subject.groups.contains(group)))
+        };
+        // What a prepared statement does counts by its own kinds.
+        let reads = |kind: Kind| kind == Kind::Execute || Action::of(kind).is_read_only();
+        self.rules.iter().filter(is_of).all(|rule| !rule.kinds.is_empty() && rule.kinds.iter().all(reads))
+    }
 }
 
 impl Rule {

@@ -38,6 +38,8 @@ pub struct Session {
     pub upstream: Upstream,
     engine: Arc<Engine>,
     masker: Masker,
+    /// Policy lets it read and nothing else, as it was when the session began: the target holds it to that, too.
+    pub reads_only: bool,
     /// The masks that `masker` was made of; when a reload changes them the session ends.
     masks_version: u64,
     /// Unix seconds at which the token must be verified again.
@@ -228,6 +230,10 @@ impl Session {
         let masks_version = engine.masks_version();
         let masker = engine.masker(&target);
         let token_expires_at = AtomicU64::new(principal.expires_at);
+        let config = engine.config();
+        let subject = Subject { agent: &principal.agent, groups: &principal.groups, target: &target.name };
+        let reads_only = config.gateway.mode != Mode::Observe && config.policy.only_reads(subject);
+        drop(config);
         Self {
             id,
             origin,
@@ -237,6 +243,7 @@ impl Session {
             upstream,
             engine,
             masker,
+            reads_only,
             masks_version,
             token_expires_at,
             live,

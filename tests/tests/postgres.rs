@@ -630,6 +630,56 @@ with psycopg.connect("") as c:
 }
 
 #[test]
+fn who_may_only_read_is_held_to_it_by_the_target() {
+    let rules = r#"
+[[rule]]
+name    = "reports"
+agents  = ["coder"]
+targets = ["orders"]
+kinds   = ["select", "transaction", "set", "show", "discard"]
+then    = "allow"
+"#;
+    let world = World::with(rules);
+    let writer =
+        "CREATE FUNCTION bump() RETURNS int LANGUAGE sql AS 'UPDATE orders SET amount = amount + 1 RETURNING 1'";
+    world.shop.postgres.sql(&format!("SET ROLE orders_rw; {writer}")).unwrap();
+    let sum = || world.shop.postgres.sql("SELECT sum(amount) FROM orders").unwrap();
+    let before = sum();
+    let ways_out = [
+        "SET default_transaction_read_only = off",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        "SELECT set_config('default_transaction_read_only', 'off', false)",
+        "BEGIN READ WRITE",
+        "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+        "BEGIN; SET TRANSACTION READ WRITE",
+        "BEGIN; SET LOCAL transaction_read_only TO 0",
+    ];
+    for way_out in ways_out {
+        let ran = world.script(&[way_out, "SELECT bump()"]);
+        assert!(ran.stderr.contains("stay read-only"), "{way_out}: {}", ran.stderr);
+        assert!(ran.stderr.contains("cannot execute UPDATE in a read-only transaction"), "{way_out}: {}", ran.stderr);
+    }
+    let harmless = world.script(&[
+        "RESET ALL",
+        "DISCARD ALL",
+        "BEGIN READ ONLY",
+        "SELECT bump()",
+        "ROLLBACK",
+        "SHOW default_transaction_read_only",
+    ]);
+    assert!(harmless.stdout.contains("on") && harmless.stderr.contains("read-only transaction"), "{harmless:?}");
+    let asked = world.shop.client("psql").env("PGOPTIONS", "-c default_transaction_read_only=off");
+    let ran = asked.args(["--no-psqlrc", "--command", "SELECT bump()"]).run().unwrap();
+    assert!(!ran.success(), "{ran:?}");
+    assert_eq!(sum(), before);
+    // Who may write is not held to anything.
+    world.shop.configure(&rules.replace("\"select\"", "\"select\", \"update\"")).unwrap();
+    world.shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    world.shop.psql("BEGIN READ WRITE; SELECT bump(); COMMIT").run().unwrap().expect_success().unwrap();
+    assert_ne!(sum(), before);
+}
+
+#[test]
 fn what_is_copied_out_is_masked_in_each_format() {
     let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]"));
     let odd = "UPDATE customers SET ssn = E'1,\"\\\\\\n1002', phone = E'a\\tb' WHERE id = 1; UPDATE customers SET phone = NULL WHERE id = 2";

@@ -170,7 +170,8 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
     let password = session.engine().witness().credential(&login.password).await?;
     let endpoint = Way::endpoint(target, &session.upstream)?;
     let way = Way { endpoint, user: login.user.clone(), password, database };
-    let mut upstream = upstream::connect(&way.endpoint, &way.login(&wish.settings)).await?;
+    let settings = settings(wish, session.reads_only);
+    let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));
     let key = crate::engine::random_u32().to_be_bytes();
     let handle =
@@ -182,6 +183,16 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
     }
     let user = wish.user.clone();
     Ok(Opened { way, upstream, handle, user, greeting })
+}
+
+/// The settings that the session begins with.
+fn settings(wish: &Wish, reads_only: bool) -> Vec<(String, String)> {
+    let mut settings = wish.settings.clone();
+    if reads_only {
+        settings.retain(|(name, _)| !operation::WRITING_SETTINGS.contains(&name.as_str()));
+        settings.push((operation::WRITING_SETTINGS[0].to_owned(), "on".to_owned()));
+    }
+    settings
 }
 
 /// The database that the session is for: the one that the client names, if the target has it. Else it is the error.

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 pub(super) use self::functions::{
     COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, reads_beyond_arguments, total,
 };
-pub use self::utility::PINNED_SETTINGS;
+pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};
 
 use self::text::Hide;
 use self::walk::Seen;
@@ -105,6 +105,8 @@ pub struct Statement {
     /// A row security policy, or a child of a table in it, may read tagged data in it: its texts may show what no mask is
     /// applied to.
     pub guarded: bool,
+    /// It would let this transaction, or later ones, write where a session is only to read.
+    pub lets_write: bool,
 }
 
 /// How a statement relates to the target's tagged data.
@@ -174,6 +176,15 @@ impl Parsed {
             }),
             Self::Unparsed { reason, refused: true, .. } => Some(reason),
             Self::Empty | Self::Unparsed { .. } => None,
+        }
+    }
+
+    /// Whether it would let a session write that is only to read.
+    pub fn lets_write(&self) -> bool {
+        match self {
+            Self::Statements(statements) => statements.iter().any(|it| it.lets_write),
+            Self::Empty => false,
+            Self::Unparsed { .. } => true,
         }
     }
 
@@ -344,6 +355,7 @@ impl<'a> Lexed<'a> {
             unknown_relations,
             name: seen.name,
             guarded: seen.guarded,
+            lets_write: seen.lets_write,
         })
     }
 

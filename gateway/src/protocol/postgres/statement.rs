@@ -33,6 +33,9 @@ const MAX_PORTALS: usize = 1_000;
 /// Names made by SQL that are remembered; their texts count among [`MAX_BYTES`].
 const MAX_SQL_NAMES: usize = 10_000;
 
+/// Of a statement that would let the session write.
+const ONLY_READS: &str = "no rule lets this agent do anything but read here, so its transactions stay read-only";
+
 /// A text, what it does and what policy says of that.
 pub(super) struct Judged {
     pub(super) text: Arc<str>,
@@ -75,11 +78,12 @@ impl Judged {
         parsed: Arc<Parsed>,
         catalog: Arc<Catalog>,
     ) -> Self {
+        let only_reads = || (session.reads_only && parsed.lets_write()).then_some(ONLY_READS);
         let operation = Operation {
             text: parsed.redacted(),
             database: Some(database.to_owned()),
             actions: parsed.actions(),
-            refusal: parsed.refusal().map(str::to_owned),
+            refusal: parsed.refusal().or_else(only_reads).map(str::to_owned),
         };
         let judgement = session.judge(Arc::new(operation));
         let redact_parameters = match &*parsed {

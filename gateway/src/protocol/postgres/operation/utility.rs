@@ -1,6 +1,6 @@
 //! Statements other than queries: what kind of action each is, and what it may do to tagged data.
 
-use pg_query::protobuf::{self, ObjectType, VariableSetKind};
+use pg_query::protobuf::{self, ObjectType, VariableSetKind, a_const};
 use pg_query::{Node, NodeEnum, NodeRef};
 
 use super::Name;
@@ -24,6 +24,8 @@ pub(super) struct Utility<'a> {
     pub(super) hazard: Option<String>,
     /// Why it is refused on every target.
     pub(super) pinned: Option<String>,
+    /// It would let a session write that is only to read.
+    pub(super) lets_write: bool,
     pub(super) name: Option<Name>,
     /// Its strings are secrets.
     pub(super) secret: bool,
@@ -46,6 +48,30 @@ pub(super) fn pinned(name: &str, value: Option<&str>) -> Option<String> {
     (!same).then(|| format!("{name} stays \"{required}\": the gateway must read statements as the server does"))
 }
 
+/// Settings by which a session is held to reading; the first is that of sessions.
+pub const WRITING_SETTINGS: &[&str] = &["default_transaction_read_only", "transaction_read_only"];
+
+/// Whether a setting's value (None: not a literal) lets a session write.
+pub(super) fn lets_write(name: &str, value: Option<&str>) -> bool {
+    let is_on = value.is_some_and(|it| ["on", "true", "yes", "1"].iter().any(|on| it.eq_ignore_ascii_case(on)));
+    WRITING_SETTINGS.iter().any(|it| name.eq_ignore_ascii_case(it)) && !is_on
+}
+
+/// Whether transaction modes (`READ WRITE`) do.
+fn modes_let_write(modes: &[Node]) -> bool {
+    let value = |it: &protobuf::DefElem| match it.arg.as_deref().and_then(|arg| arg.node.as_ref()) {
+        Some(NodeEnum::AConst(it)) => match it.val {
+            Some(a_const::Val::Ival(protobuf::Integer { ival })) => Some(ival),
+            _ => None,
+        },
+        _ => None,
+    };
+    modes.iter().any(|it| match &it.node {
+        Some(NodeEnum::DefElem(mode)) => mode.defname == "transaction_read_only" && value(mode) != Some(1),
+        _ => true,
+    })
+}
+
 /// SET ROLE is a kind of its own under any spelling.
 pub(super) fn setting_kind(name: &str) -> Kind {
     let is = |word: &str| name.eq_ignore_ascii_case(word);
@@ -62,6 +88,7 @@ impl Utility<'_> {
             also: Vec::new(),
             hazard: None,
             pinned: None,
+            lets_write: false,
             name: None,
             secret: false,
         }
@@ -118,7 +145,11 @@ pub(super) fn classify(node: NodeRef<'_>) -> Result<Option<Utility<'_>>, Unknown
         }
         NodeRef::ClosePortalStmt(_) => new(K::Fetch, "CLOSE"),
         NodeRef::CopyStmt(it) => copy(it),
-        NodeRef::TransactionStmt(_) => new(K::Transaction, "a transaction command"),
+        NodeRef::TransactionStmt(it) => {
+            let mut utility = new(K::Transaction, "a transaction command");
+            utility.lets_write = modes_let_write(&it.options);
+            utility
+        }
         NodeRef::ConstraintsSetStmt(_) => new(K::Transaction, "SET CONSTRAINTS"),
         NodeRef::VariableSetStmt(it) => set(it)?,
         NodeRef::VariableShowStmt(_) => new(K::Show, "SHOW"),
@@ -272,6 +303,12 @@ pub(super) fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknow
     };
     let mut utility = Utility::new(kind, "SET");
     utility.pinned = pinned;
+    utility.lets_write = match set.kind() {
+        VariableSetKind::VarSetMulti => modes_let_write(&set.args),
+        VariableSetKind::VarSetValue => lets_write(&set.name, value),
+        // Of the first of these a reset is not that to the start-up's value.
+        _ => set.name.eq_ignore_ascii_case("transaction_read_only"),
+    };
     let name = set.name.to_ascii_lowercase();
     if REVEALING_SETTINGS.iter().any(|it| name.starts_with(it)) {
         utility.hazard = Some(format!("{name} makes the server show plans, with values of the tables in them"));

@@ -37,6 +37,8 @@ pub(super) struct Seen {
     pub(super) hazard: Option<String>,
     /// Why it is refused on every target.
     pub(super) pinned: Option<String>,
+    /// It would let a session write that is only to read.
+    pub(super) lets_write: bool,
     /// A function or operator that may run any code.
     pub(super) opaque_code: Option<String>,
     /// A function that has effects, or shows state, outside its result.
@@ -243,7 +245,8 @@ impl<'a> Walk<'a> {
     }
 
     fn utility(&mut self, node: NodeRef<'a>, utility: super::utility::Utility<'a>) -> Walked {
-        let super::utility::Utility { kind, word, access, tables, also, hazard, pinned, name, secret } = utility;
+        let super::utility::Utility { kind, word, access, tables, also, hazard, pinned, lets_write, name, secret } =
+            utility;
         if let (Some(outer), true) = (self.seen.wrapper, matches!(kind, Kind::Execute)) {
             // What a prepared statement shows is checked by its result, and here it is wrapped.
             self.hazard(format!("{outer} of a prepared statement can show masked data"));
@@ -257,6 +260,7 @@ impl<'a> Walk<'a> {
             self.hazard(why);
         }
         self.seen.pinned = self.seen.pinned.take().or(pinned);
+        self.seen.lets_write |= lets_write;
         // EXPLAIN of a DECLARE makes no cursor: whatever has the name keeps it.
         let makes = |it: &Name| matches!(it, Name::Prepares(_) | Name::Declares(_));
         let name = name.filter(|it| self.actions.is_empty() || !makes(it));

@@ -143,6 +143,7 @@ impl<'a> Walk<'a> {
         if let Some(name) = name.or(self.setting.filter(|_| restricts)) {
             self.add_action(utility::setting_kind(name), Some("set_config"));
             let refused = utility::pinned(name, value);
+            self.seen.lets_write |= utility::lets_write(name, value);
             self.seen.pinned = self.seen.pinned.take().or(refused);
         } else {
             self.add_action(Kind::Set, Some("set_config"));

@@ -21,13 +21,13 @@ use crate::handover::Predecessors;
 use crate::identity::{self, Identifier, Principal};
 use crate::ids::{SessionId, SessionIds};
 use crate::live::LiveSessions;
-use crate::mask::Masker;
+use crate::mask::{HashKey, Masker};
 use crate::origin::{Evidence, Origin};
 use crate::protocol;
 use crate::record::event::{self, Event, GatewayStarted};
 use crate::record::{Limits, RecordError, Recorder, Store};
 use crate::session::Session;
-use crate::target::{Target, Upstream};
+use crate::target::{CredentialSource, Target, Upstream};
 use crate::tls::TlsError;
 use crate::witness::{Witness, WitnessConfig};
 
@@ -102,10 +102,29 @@ impl Engine {
         &self.protocols
     }
 
-    pub fn masker(&self, target: &Target) -> Masker {
-        let config = self.config.load();
+    /// The masks of a target, with the keys that they need, and the number of the masks that they are from.
+    async fn masker(&self, target: &Target) -> Result<(Masker, u64), Refusal> {
+        // The version is read first: a reload in between makes the session end, never keep masks under a newer number.
+        let version = self.masks_version();
+        let config = self.config.load_full();
         let masker = Masker::for_target(&config.masks, &target.name);
-        if config.gateway.mode == Mode::Observe { masker.observing() } else { masker }
+        if config.gateway.mode == Mode::Observe {
+            return Ok((masker.observing(), version));
+        }
+        // What is passed on as it is has no values, and needs no keys.
+        let sources: Vec<&CredentialSource> =
+            if target.protocol.logs_in() { masker.key_sources().collect() } else { Vec::new() };
+        let mut keys: Vec<(CredentialSource, HashKey)> = Vec::new();
+        for source in sources {
+            if keys.iter().any(|(known, _)| known == source) {
+                continue;
+            }
+            let refused = |why: String| Refusal::new(Reason::Gateway, format!("a mask's key cannot be had: {why}"));
+            let secret = self.witness.credential(source).await.map_err(|error| refused(error.to_string()))?;
+            let key = HashKey::new(&secret).map_err(|weak| refused(format!("{source} {weak}")))?;
+            keys.push((source.clone(), key));
+        }
+        Ok((masker.with_keys(&keys), version))
     }
 
     /// Whether a refusal is only recorded, and the connection passed through. Never one whose origin is unknown.
@@ -170,6 +189,7 @@ impl Engine {
         principal: Principal,
         (target, upstream): (Arc<Target>, Upstream),
     ) -> Result<Session, Refusal> {
+        let masks = self.masker(&target).await?;
         let config = self.config.load_full();
         let event = Event::SessionOpened(event::SessionOpened {
             id,
@@ -188,7 +208,7 @@ impl Engine {
             self.live.forget(id);
             return Err(Refusal::new(Reason::Gateway, format!("the recording cannot be written: {error}")));
         }
-        Ok(Session::new(Arc::clone(self), id, live, (origin, evidence), principal, (target, upstream)))
+        Ok(Session::new(Arc::clone(self), id, live, (origin, evidence), principal, (target, upstream), masks))
     }
 
     pub fn live(&self) -> &LiveSessions {

@@ -9,11 +9,13 @@
 //!   and no detector can find anything in it;
 //! - [`Masker::mask_cell`], [`Masker::mask_text`]: value by value, put together again in a [`MaskedBuffer`].
 //!
-//! All masks that match a value apply, which is to say the strictest does: null, then redact, then fixed, then partial.
+//! All masks that match a value apply, which is to say the strictest does: null, then redact, then fixed, then hash, then
+//! partial.
 
 mod buffer;
 mod cell;
 mod detect;
+mod hash;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,9 +24,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::target::CredentialSource;
+
 pub use buffer::MaskedBuffer;
 pub use cell::{CellFormat, CellType};
 use detect::Detectors;
+pub use hash::{HashKey, WeakKey};
 
 /// Masks in one configuration; each has its bit in [`Hits`].
 pub const MAX_MASKS: usize = 64;
@@ -60,7 +65,7 @@ pub enum DetectorKind {
 }
 
 /// What takes a value's place, and, but for `Partial`, that of a NULL. Where it is no value of the column's type, NULL does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MaskKind {
     Redact,
     Null,
@@ -69,6 +74,11 @@ pub enum MaskKind {
         keep_last: usize,
     },
     Fixed(String),
+    /// What HMAC-SHA-256 makes of the value under this key: the same for the same value, so that equal ones are seen to be
+    /// equal. Nobody who lacks the key can tell which value it is, or try values.
+    Hash {
+        key: CredentialSource,
+    },
 }
 
 /// Something that a client may see. Only this module makes one, so a reply that was not masked cannot be sent.
@@ -97,9 +107,19 @@ pub struct RowPlan {
 
 #[derive(Clone, Debug)]
 struct Column {
-    mask: Option<(MaskKind, Hits)>,
+    mask: Option<Applied>,
     computed: bool,
     format: CellFormat,
+    width: Option<usize>,
+}
+
+/// A mask as it is applied: with the key that it needs, and all masks that it stands for.
+#[derive(Clone, Debug)]
+struct Applied {
+    kind: MaskKind,
+    /// Of `Hash`; without it nothing of a value is shown.
+    key: Option<HashKey>,
+    hits: Hits,
 }
 
 /// The masks of a result's column, and how its values are written.
@@ -109,6 +129,8 @@ pub struct ColumnMasks<'r> {
     /// The values are computed from masked ones: nothing of them is kept.
     pub computed: bool,
     pub format: CellFormat,
+    /// Characters of a text, or digits before a numeric's point, if the column's type bounds them.
+    pub width: Option<usize>,
 }
 
 /// One value as the client may see it.
@@ -123,6 +145,8 @@ pub struct MaskedCell<'a> {
 #[derive(Clone, Debug)]
 pub struct Masker {
     rules: Vec<Arc<MaskRule>>,
+    /// By the places of `rules`.
+    keys: Vec<Option<HashKey>>,
     detectors: Detectors,
     apply: bool,
 }
@@ -153,8 +177,23 @@ impl Masker {
     pub fn for_target(masks: &[Arc<MaskRule>], target: &str) -> Self {
         let applies = |mask: &&Arc<MaskRule>| mask.targets.is_empty() || mask.targets.iter().any(|it| it == target);
         let rules: Vec<_> = masks.iter().filter(applies).cloned().collect();
-        let detectors = Detectors::new(&rules);
-        Self { rules, detectors, apply: true }
+        let keys = vec![None; rules.len()];
+        let detectors = Detectors::new(&rules, &keys);
+        Self { rules, keys, detectors, apply: true }
+    }
+
+    /// Where the keys are that the masks need.
+    pub fn key_sources(&self) -> impl Iterator<Item = &CredentialSource> {
+        self.rules.iter().filter_map(|rule| rule.with.key())
+    }
+
+    /// With keys. Masks whose key is missing show nothing.
+    #[must_use]
+    pub fn with_keys(mut self, keys: &[(CredentialSource, HashKey)]) -> Self {
+        let key = |source| keys.iter().find(|(it, _)| it == source).map(|(_, key)| key.clone());
+        self.keys = self.rules.iter().map(|rule| rule.with.key().and_then(key)).collect();
+        self.detectors = Detectors::new(&self.rules, &self.keys);
+        self
     }
 
     /// For `mode = "observe"`: reports what it would mask, and masks nothing.
@@ -210,12 +249,14 @@ impl Masker {
 
     /// The plan for a result with these columns.
     pub fn plan<'r>(&self, columns: impl IntoIterator<Item = ColumnMasks<'r>>) -> RowPlan {
-        let column = |ColumnMasks { masks, computed, format }| {
-            let mask = self.strictest(&masks).map(|(kind, hits)| match kind {
-                MaskKind::Partial { .. } if computed => (MaskKind::Redact, hits),
-                kind => (kind, hits),
+        let column = |ColumnMasks { masks, computed, format, width }| {
+            let mask = self.strictest(&masks).map(|mask| match mask.kind {
+                MaskKind::Partial { .. } | MaskKind::Hash { .. } if computed => {
+                    Applied { kind: MaskKind::Redact, ..mask }
+                }
+                _ => mask,
             });
-            Column { mask, computed, format }
+            Column { mask, computed, format, width }
         };
         let columns: Vec<Column> = columns.into_iter().map(column).collect();
         let numbers = self.detectors.reads_numbers();
@@ -229,28 +270,25 @@ impl Masker {
         let Some(column) = plan.columns.get(index) else {
             return MaskedCell { value: None, hits: Hits::default() };
         };
-        let original = match value {
-            Some(original) => original,
-            // That there is no value is not shown either.
-            None if column.covers_null() && self.apply => b"",
-            None => return MaskedCell { value: None, hits: Hits::default() },
-        };
-        let (mut value, mut hits) = (Some(Cow::Borrowed(original)), Hits::default());
-        if let Some((kind, by)) = &column.mask {
-            hits = *by;
-            value = cell::render(kind, column.format, original);
+        // That there is no value is not shown either.
+        if value.is_none() && !(column.covers_null() && self.apply) {
+            return MaskedCell { value: None, hits: Hits::default() };
         }
-        // Also after a column's mask: what is left of the value may still be a finding.
-        if let Some(visible) = &value
+        let (mut seen, mut hits) = (value.map(Cow::Borrowed), Hits::default());
+        if let Some(mask) = &column.mask {
+            hits = mask.hits;
+            seen = cell::render(mask, column, value);
+        }
+        // Also after a column's mask: what is left of the value may still be a finding. Nothing is left in a hash, whose
+        // digits are a card's number now and then.
+        let is_hashed = matches!(&column.mask, Some(Applied { kind: MaskKind::Hash { .. }, .. }));
+        if let Some(visible) = seen.as_ref().filter(|_| !is_hashed)
             && let Some((masked, by)) = self.detectors.mask(visible, column.format)
         {
             hits.0 |= by.0;
-            value = masked.map(Cow::Owned);
+            seen = masked.map(Cow::Owned);
         }
-        if !self.apply {
-            value = Some(Cow::Borrowed(original));
-        }
-        MaskedCell { value, hits }
+        MaskedCell { value: if self.apply { seen } else { value.map(Cow::Borrowed) }, hits }
     }
 
     /// A piece of text outside of rows, such as one field of an error. Where the statement touches masked columns the
@@ -264,21 +302,22 @@ impl Masker {
         }
     }
 
-    fn strictest(&self, masks: &[Arc<MaskRule>]) -> Option<(MaskKind, Hits)> {
+    fn strictest(&self, masks: &[Arc<MaskRule>]) -> Option<Applied> {
         let strictest = masks.iter().max_by_key(|mask| mask.with.strictness())?;
-        let hits = masks.iter().fold(0, |bits, mask| bits | self.bit_of(mask));
-        Some((strictest.with.clone(), Hits(hits)))
+        let hits = masks.iter().fold(0, |bits, mask| bits | self.index_of(mask).map_or(0, bit));
+        let key = self.index_of(strictest).and_then(|index| self.keys.get(index)?.clone());
+        Some(Applied { kind: strictest.with.clone(), key, hits: Hits(hits) })
     }
 
-    fn bit_of(&self, mask: &Arc<MaskRule>) -> u64 {
-        self.rules.iter().position(|rule| Arc::ptr_eq(rule, mask) || rule.name == mask.name).map_or(0, bit)
+    fn index_of(&self, mask: &Arc<MaskRule>) -> Option<usize> {
+        self.rules.iter().position(|rule| Arc::ptr_eq(rule, mask) || rule.name == mask.name)
     }
 }
 
 impl Column {
     /// What is left of a part of a value tells that there is one; everything else stands for any value, and for none.
     fn covers_null(&self) -> bool {
-        matches!(&self.mask, Some((kind, _)) if self.computed || !matches!(kind, MaskKind::Partial { .. }))
+        matches!(&self.mask, Some(mask) if self.computed || !matches!(mask.kind, MaskKind::Partial { .. }))
     }
 }
 
@@ -321,11 +360,20 @@ impl MaskKind {
     fn strictness(&self) -> (u8, std::cmp::Reverse<usize>) {
         let (kind, keeps) = match self {
             Self::Partial { keep_last } => (0, *keep_last),
-            Self::Fixed(_) => (1, 0),
-            Self::Redact => (2, 0),
-            Self::Null => (3, 0),
+            Self::Hash { .. } => (1, 0),
+            Self::Fixed(_) => (2, 0),
+            Self::Redact => (3, 0),
+            Self::Null => (4, 0),
         };
         (kind, std::cmp::Reverse(keeps))
+    }
+
+    /// Where the key is, if it needs one.
+    pub fn key(&self) -> Option<&CredentialSource> {
+        match self {
+            Self::Hash { key } => Some(key),
+            Self::Redact | Self::Null | Self::Partial { .. } | Self::Fixed(_) => None,
+        }
     }
 }
 

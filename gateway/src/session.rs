@@ -225,10 +225,8 @@ impl Session {
         (origin, evidence): (Origin, Evidence),
         principal: Principal,
         (target, upstream): (Arc<Target>, Upstream),
+        (masker, masks_version): (Masker, u64),
     ) -> Self {
-        // The version is read first: a reload in between makes the session end, never keep masks under a newer number.
-        let masks_version = engine.masks_version();
-        let masker = engine.masker(&target);
         let token_expires_at = AtomicU64::new(principal.expires_at);
         let config = engine.config();
         let subject = Subject { agent: &principal.agent, groups: &principal.groups, target: &target.name };

@@ -1,5 +1,6 @@
 //! Targets: what agents connect to, and how the gateway reaches and logs in to it.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -164,6 +165,15 @@ pub enum CredentialSource {
     Credential(String),
     /// A file that only root and the gateway's user can read.
     File(PathBuf),
+}
+
+impl fmt::Display for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Credential(name) => write!(f, "the credential {name:?}"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// The prefix of a single address.

@@ -154,7 +154,8 @@ impl WitnessConfig {
             }
         }
         let logins = config.targets.iter().filter_map(|target| target.login.as_ref());
-        let credentials = logins.map(|login| CredentialName::from(&login.password)).collect();
+        let keys = config.masks.iter().filter_map(|mask| mask.with.key());
+        let credentials = logins.map(|login| &login.password).chain(keys).map(CredentialName::from).collect();
         let containers = config.agents.iter().any(|agent| matches!(agent.matches, AgentMatch::Container(_)));
         Ok(Self { kernel, token_files, token_variables, credentials, containers })
     }

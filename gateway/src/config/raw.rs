@@ -356,6 +356,17 @@ pub(super) enum RawWith {
     Partial(RawPartial),
     /// Always this text.
     Fixed(At<String>),
+    /// A keyed hash: equal values look alike.
+    Hash(RawHash),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHash {
+    /// A secret of 32 bytes or more: whoever has it can try values.
+    #[schemars(extend("x-hint" = "a key never stands in a configuration file: put it into a systemd credential and \
+        write { credential = \"mask-key\" }, or into a file that only root can read and write { file = \"/etc/weir/mask-key\" }"))]
+    pub(super) key: At<RawCredential>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

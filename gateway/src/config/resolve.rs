@@ -13,9 +13,12 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::raw::{At, RawAccess, RawConfig, RawDns, RawGateway, RawIdentity, RawMode, RawRecording, RawUnlisted};
+use super::raw::{
+    At, RawAccess, RawConfig, RawCredential, RawDns, RawGateway, RawIdentity, RawMode, RawRecording, RawUnlisted,
+};
 use super::schema::{Fault, did_you_mean, key_part};
 use super::{Access, Config, GatewayConfig, IdentityConfig, Mode, RecordingConfig, text};
+use crate::target::CredentialSource;
 
 const DEFAULT_AGENTS: &str = "agents.slice";
 const DEFAULT_USER: &str = "weir";
@@ -114,6 +117,30 @@ impl Out {
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         read(&text.value).map_err(|why| self.fault(scope, &text.span, key, why)).ok()
+    }
+
+    /// Where a secret is. `example`: what such a one may be called.
+    fn credential(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        raw: &At<RawCredential>,
+        example: &str,
+    ) -> Option<CredentialSource> {
+        match &raw.value {
+            RawCredential::Credential(name) => {
+                let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+                if !is_name {
+                    let message = format!("is the name of a systemd credential, such as \"{example}\"");
+                    self.fault(scope, &raw.span, &format!("{key}.credential"), message);
+                }
+                Some(CredentialSource::Credential(name.clone()))
+            }
+            RawCredential::File(path) => {
+                let path = At { value: path.clone(), span: raw.span.clone() };
+                Some(CredentialSource::File(self.read(scope, &format!("{key}.file"), &path, absolute)?))
+            }
+        }
     }
 
     fn read_or<T>(

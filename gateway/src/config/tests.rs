@@ -2,8 +2,9 @@ use super::*;
 
 use std::path::Path;
 
+use crate::mask::MaskKind;
 use crate::policy::{Kind, Then};
-use crate::target::TlsMode;
+use crate::target::{CredentialSource, TlsMode};
 
 /// The configuration of the design document.
 const WHOLE: &str = r#"
@@ -245,7 +246,23 @@ fn each_mistake_has_its_own_words() {
             "targets = [\"model\"]\ncolumns",
             "nothing in target \"model\" can be masked",
         ),
-        ("\"redact\"", "\"hide\"", "with: \"hide\" is not \"redact\", \"null\", { partial = … } or { fixed = … }"),
+        (
+            "\"redact\"",
+            "\"hide\"",
+            "with: \"hide\" is not \"redact\", \"null\", { partial = … }, { fixed = … } or { hash = … }",
+        ),
+        ("\"redact\"", "{ hash = {} }", "with.hash: the key \"key\" is missing"),
+        (
+            "\"redact\"",
+            "{ hash = { key = { credential = \"../a\" } } }",
+            "with.hash.key.credential: is the name of a systemd",
+        ),
+        ("\"redact\"", "{ hash = { key = { file = \"mask-key\" } } }", "with.hash.key.file: "),
+        (
+            "\"redact\"",
+            "{ hash = { key = \"0123\" } }",
+            "with.hash.key: expected { credential = … } or { file = … }, found a string; a key never stands",
+        ),
         ("\"redact\"", "{ fixed = \"a\\u0000\" }", "a NUL is no text in a database"),
         ("\"credit_card\"", "\"creditcard\"", "did you mean \"credit_card\"?"),
     ] {
@@ -262,6 +279,7 @@ fn secrets_written_in_the_wrong_place_are_not_repeated() {
         ("{ credential = \"orders-db\" }", "{ value = \"hunter2-secret\" }"),
         ("{ file = \"/run/agents/%i.token\" }", "\"hunter2-secret\""),
         ("{ credential = \"orders-db\" }", "[\"hunter2-secret\"]"),
+        ("\"redact\"", "{ hash = { key = \"hunter2-secret\" } }"),
     ] {
         let errors = errors(&whole_but(from, to));
         assert!(!errors.contains("hunter2"), "{errors}");
@@ -514,4 +532,16 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn a_hash_names_the_place_of_its_key() {
+    let mask = |key: &str| {
+        let config = parse_one(&whole_but("\"redact\"", &format!("{{ hash = {{ key = {key} }} }}"))).unwrap().0;
+        config.masks[1].with.clone()
+    };
+    let key = CredentialSource::File("/etc/weir/mask-key".into());
+    assert_eq!(mask("{ file = \"/etc/weir/mask-key\" }"), MaskKind::Hash { key });
+    let key = CredentialSource::Credential("mask-key".to_owned());
+    assert_eq!(mask("{ credential = \"mask-key\" }"), MaskKind::Hash { key });
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::MaskKind;
+use super::{Applied, Column, MaskKind, hash};
 
 /// What stands for a text that nothing may be seen of.
 const REDACTED: &str = "***";
@@ -51,16 +51,21 @@ impl CellFormat {
     }
 }
 
-/// The value that takes `value`'s place; None is NULL.
-pub(super) fn render<'a>(kind: &MaskKind, format: CellFormat, value: &[u8]) -> Option<Cow<'a, [u8]>> {
-    match kind {
+/// The value that takes `value`'s place; None is NULL on both sides.
+pub(super) fn render<'a>(mask: &Applied, column: &Column, value: Option<&[u8]>) -> Option<Cow<'a, [u8]>> {
+    let format = column.format;
+    match &mask.kind {
         MaskKind::Null => None,
         MaskKind::Redact => redacted(format),
-        MaskKind::Partial { keep_last } => match format.cell_type() {
-            CellType::Text => Some(Cow::Owned(partial(value, *keep_last).into_bytes())),
+        MaskKind::Partial { keep_last } => match (format.cell_type(), value) {
+            (CellType::Text, Some(value)) => Some(Cow::Owned(partial(value, *keep_last).into_bytes())),
             _ => redacted(format),
         },
         MaskKind::Fixed(text) => fixed(text, format).map(Cow::Owned),
+        MaskKind::Hash { .. } => match &mask.key {
+            Some(key) => hash::hashed(key, format, column.width, value).map(Cow::Owned),
+            None => redacted(format),
+        },
     }
 }
 
@@ -134,15 +139,19 @@ fn fixed_uuid(text: &str, format: CellFormat) -> Option<Vec<u8>> {
     if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    let number = u128::from_str_radix(&digits, 16).ok()?;
-    Some(match format {
+    Some(uuid(u128::from_str_radix(&digits, 16).ok()?, format))
+}
+
+/// A uuid of this number.
+pub(super) fn uuid(number: u128, format: CellFormat) -> Vec<u8> {
+    match format {
         CellFormat::Binary(_) => number.to_be_bytes().to_vec(),
         CellFormat::Text(_) => {
-            let lower = digits.to_ascii_lowercase();
-            let parts = [&lower[..8], &lower[8..12], &lower[12..16], &lower[16..20], &lower[20..]];
+            let digits = format!("{number:032x}");
+            let parts = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
             parts.join("-").into_bytes()
         }
-    })
+    }
 }
 
 /// Whether the bytes are one JSON text; nesting beyond `serde_json`'s limit is not.
@@ -150,7 +159,7 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

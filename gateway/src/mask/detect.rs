@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use regex_automata::meta::Regex;
 
 use super::cell::{CellFormat, CellType, is_json};
-use super::{DetectorKind, Hits, MaskKind, MaskRule, bit};
+use super::{Applied, DetectorKind, HashKey, Hits, MaskKind, MaskRule, bit};
 
 /// Digits of a card number, ISO/IEC 7812.
 const CARD_DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
@@ -31,8 +31,8 @@ static AWS_KEY: LazyLock<Regex> = LazyLock::new(|| {
 /// The detectors that the masks of one target use.
 #[derive(Clone, Debug)]
 pub(super) struct Detectors {
-    card: Option<(MaskKind, Hits)>,
-    aws_key: Option<(MaskKind, Hits)>,
+    card: Option<Applied>,
+    aws_key: Option<Applied>,
 }
 
 struct Finding {
@@ -41,12 +41,14 @@ struct Finding {
 }
 
 impl Detectors {
-    pub(super) fn new(rules: &[Arc<MaskRule>]) -> Self {
+    /// `keys`: by the places of `rules`.
+    pub(super) fn new(rules: &[Arc<MaskRule>], keys: &[Option<HashKey>]) -> Self {
         let uses = |kind: DetectorKind| {
             let users = || rules.iter().enumerate().filter(move |(_, rule)| rule.detectors.contains(&kind));
-            let (_, strictest) = users().max_by_key(|(_, rule)| rule.with.strictness())?;
+            let (index, strictest) = users().max_by_key(|(_, rule)| rule.with.strictness())?;
             let hits = users().fold(0, |bits, (index, _)| bits | bit(index));
-            Some((strictest.with.clone(), Hits(hits)))
+            let key = keys.get(index).cloned().flatten();
+            Some(Applied { kind: strictest.with.clone(), key, hits: Hits(hits) })
         };
         Self { card: uses(DetectorKind::CreditCard), aws_key: uses(DetectorKind::AwsAccessKey) }
     }
@@ -63,10 +65,10 @@ impl Detectors {
     /// The value with its findings masked, and by which masks; the inner None is NULL. None if nothing was found.
     pub(super) fn mask(&self, value: &[u8], format: CellFormat) -> Option<(Option<Vec<u8>>, Hits)> {
         if format.hides_digits_from_a_scan() {
-            let (_, hits) = self.card.as_ref()?;
+            let hits = self.card.as_ref()?.hits;
             let digits = decimal(value, format)?;
             let found = card_at(digits.as_bytes(), 0..digits.len());
-            return found.then_some((None, *hits));
+            return found.then_some((None, hits));
         }
         // Quick before exact: most values have nothing.
         if !self.may_contain(value) {
@@ -75,12 +77,12 @@ impl Detectors {
         let findings = self.find(value);
         let mut hits = Hits::default();
         for finding in &findings {
-            hits.add(self.rule(finding.detector)?.1);
+            hits.add(self.rule(finding.detector)?.hits);
         }
         (!findings.is_empty()).then(|| (self.replace(value, format, &findings), hits))
     }
 
-    fn rule(&self, detector: DetectorKind) -> Option<&(MaskKind, Hits)> {
+    fn rule(&self, detector: DetectorKind) -> Option<&Applied> {
         match detector {
             DetectorKind::CreditCard => self.card.as_ref(),
             DetectorKind::AwsAccessKey => self.aws_key.as_ref(),
@@ -113,9 +115,17 @@ impl Detectors {
         let mut from = 0;
         for Finding { range, detector } in findings {
             masked.extend_from_slice(&value[from..range.start]);
-            match &self.rule(*detector)?.0 {
+            let mask = self.rule(*detector)?;
+            match &mask.kind {
                 MaskKind::Null => return None,
                 MaskKind::Redact => masked.extend_from_slice(format!("[redacted:{}]", detector.as_str()).as_bytes()),
+                MaskKind::Hash { .. } => match &mask.key {
+                    Some(key) => {
+                        let hash = key.text(&value[range.clone()]);
+                        masked.extend_from_slice(format!("[hashed:{}:{hash}]", detector.as_str()).as_bytes());
+                    }
+                    None => masked.extend_from_slice(format!("[redacted:{}]", detector.as_str()).as_bytes()),
+                },
                 MaskKind::Fixed(text) => masked.extend_from_slice(text.as_bytes()),
                 MaskKind::Partial { keep_last } => stars(&value[range.clone()], *keep_last, &mut masked),
             }

@@ -23,7 +23,7 @@ fn finders(with: MaskKind) -> Masker {
 }
 
 fn as_they_are(masks: &[Arc<MaskRule>], format: CellFormat) -> ColumnMasks<'_> {
-    ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format }
+    ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format, width: None }
 }
 
 /// One cell under these column masks; `-` is NULL.
@@ -115,11 +115,14 @@ fn the_strictest_of_several_masks_wins() {
     let partial = |keep_last| rule("partial", &[], MaskKind::Partial { keep_last });
     let fixed = || rule("fixed", &[], MaskKind::Fixed("x".to_owned()));
     let redact = || rule("redact", &[], MaskKind::Redact);
+    // Without its key: it shows nothing.
+    let hash = || rule("hash", &[], MaskKind::Hash { key: key_at("a") });
     let null = || rule("null", &[], MaskKind::Null);
     for (masks, expected) in [
         (vec![partial(4), null(), redact(), fixed()], "-"),
         (vec![partial(4), redact(), fixed()], "***"),
-        (vec![partial(4), fixed()], "x"),
+        (vec![partial(4), hash(), fixed()], "x"),
+        (vec![partial(4), hash()], "***"),
         (vec![partial(4), partial(2), partial(3)], "****56"),
     ] {
         for masks in [masks.clone(), masks.into_iter().rev().collect()] {
@@ -287,4 +290,74 @@ fn of_a_computed_value_nothing_is_left_and_null_looks_the_same() {
         let masker = masker.observing();
         assert!(masker.mask_cell(&plan, 0, None).is_null());
     }
+}
+
+fn key_at(name: &str) -> crate::target::CredentialSource {
+    crate::target::CredentialSource::Credential(name.to_owned())
+}
+
+fn hash_key(byte: u8) -> HashKey {
+    HashKey::new(&crate::secret::Secret::new(vec![byte; 32])).unwrap()
+}
+
+#[test]
+fn a_hash_shows_that_values_are_equal_and_nothing_else() {
+    let masks = [rule("ids", &[DetectorKind::CreditCard], MaskKind::Hash { key: key_at("a") })];
+    let masker = Masker::for_target(&masks, "orders");
+    assert_eq!(masker.key_sources().collect::<Vec<_>>(), [&key_at("a")]);
+    let masker = masker.with_keys(&[(key_at("b"), hash_key(2)), (key_at("a"), hash_key(1))]);
+    let plan = masker.plan([
+        as_they_are(&masks, CellFormat::Text(CellType::Text)),
+        as_they_are(&[], CellFormat::Text(CellType::Text)),
+    ]);
+    let see = |index, value: Option<&[u8]>| {
+        let cell = masker.mask_cell(&plan, index, value);
+        cell.value().map(|it| String::from_utf8(it.get().to_vec()).unwrap())
+    };
+    let (one, other, none) = (see(0, Some(b"a@shop.example")), see(0, Some(b"b@shop.example")), see(0, None));
+    assert_eq!(see(0, Some(b"a@shop.example")), one);
+    assert_eq!(one, Some(hash_key(1).text(b"a@shop.example")));
+    assert!(one != other && one != none && other != none && none.is_some(), "{one:?} {other:?} {none:?}");
+    // A finding is hashed where it stands.
+    let found = see(1, Some(format!("pay {CARD} now").as_bytes())).unwrap();
+    assert_eq!(found, format!("pay [hashed:credit_card:{}] now", hash_key(1).text(CARD.as_bytes())));
+    // In a number there is no place for it.
+    let plan = masker.plan([as_they_are(&[], CellFormat::Text(Int8))]);
+    assert!(masker.mask_cell(&plan, 0, Some(CARD.as_bytes())).is_null());
+}
+
+#[test]
+fn a_hash_of_a_computed_value_and_one_without_its_key_show_nothing() {
+    let masks = [rule("ids", &[DetectorKind::CreditCard], MaskKind::Hash { key: key_at("a") })];
+    let format = CellFormat::Text(CellType::Text);
+    let keyless = Masker::for_target(&masks, "orders").with_keys(&[(key_at("b"), hash_key(2))]);
+    let plan = keyless.plan([as_they_are(&masks, format), as_they_are(&[], format)]);
+    for value in [Some(&b"secret"[..]), None] {
+        assert_eq!(keyless.mask_cell(&plan, 0, value).value().map(Masked::into_inner), Some(&b"***"[..]));
+    }
+    let found = keyless.mask_cell(&plan, 1, Some(CARD.as_bytes()));
+    assert_eq!(found.value().map(Masked::into_inner), Some(&b"[redacted:credit_card]"[..]));
+    let masker = Masker::for_target(&masks, "orders").with_keys(&[(key_at("a"), hash_key(1))]);
+    let plan = masker.plan([ColumnMasks { computed: true, ..as_they_are(&masks, format) }]);
+    for value in [Some(&b"secret"[..]), Some(b""), None] {
+        assert_eq!(masker.mask_cell(&plan, 0, value).value().map(Masked::into_inner), Some(&b"***"[..]));
+    }
+}
+
+/// One hash in some twenty of a bigint is a number of nineteen digits, and a few of those are a card's.
+#[test]
+fn a_hash_is_no_finding() {
+    let masks = [rule("ids", &[DetectorKind::CreditCard], MaskKind::Hash { key: key_at("a") })];
+    let masker = Masker::for_target(&masks, "orders").with_keys(&[(key_at("a"), hash_key(1))]);
+    let finders = finders(MaskKind::Redact);
+    let numbers = CellFormat::Text(Int8);
+    let (plan, looked_at) = (masker.plan([as_they_are(&masks, numbers)]), finders.plan([as_they_are(&[], numbers)]));
+    let mut look_like_cards = 0;
+    for number in 0..20_000u32 {
+        let number = number.to_string();
+        let cell = masker.mask_cell(&plan, 0, Some(number.as_bytes()));
+        let hash = cell.value().expect("a number").get().to_vec();
+        look_like_cards += usize::from(!finders.mask_cell(&looked_at, 0, Some(&hash)).hits.is_empty());
+    }
+    assert!(look_like_cards > 0, "no hash looks like a card: this shows nothing");
 }

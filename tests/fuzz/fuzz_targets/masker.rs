@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use weir::mask::{CellFormat, CellType, ColumnMasks, DetectorKind, MaskKind, MaskRule, Masker};
+use weir::mask::{CellFormat, CellType, ColumnMasks, DetectorKind, HashKey, MaskKind, MaskRule, Masker};
+use weir::secret::Secret;
+use weir::target::CredentialSource;
 
 const TYPES: [CellType; 16] = [
     CellType::Bool,
@@ -31,10 +33,12 @@ const KEPT: usize = 4;
 
 fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
     let (kind, cell, is_binary, computed, value) = input;
-    let with = match kind % 4 {
+    let key = CredentialSource::Credential("key".to_owned());
+    let with = match kind % 5 {
         0 => MaskKind::Redact,
         1 => MaskKind::Null,
         2 => MaskKind::Partial { keep_last: KEPT },
+        3 => MaskKind::Hash { key: key.clone() },
         _ => MaskKind::Fixed(String::from_utf8_lossy(value).into_owned()),
     };
     let cell = TYPES[usize::from(cell) % TYPES.len()];
@@ -48,8 +52,10 @@ fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
         lookups_per_minute: None,
     });
     let masks = [rule];
-    let masker = Masker::for_target(&masks, "orders");
-    let plan = masker.plan([ColumnMasks { masks: Cow::Borrowed(&masks), computed, format }]);
+    let hash_key = HashKey::new(&Secret::new(vec![7; 32])).expect("a key");
+    let masker = Masker::for_target(&masks, "orders").with_keys(&[(key, hash_key)]);
+    let width = if matches!(cell, CellType::Text | CellType::Numeric) { Some(usize::from(kind / 5)) } else { None };
+    let plan = masker.plan([ColumnMasks { masks: Cow::Borrowed(&masks), computed, format, width }]);
     let masked = masker.mask_cell(&plan, 0, Some(value));
     assert!(!masked.hits.is_empty(), "a masked column says so");
     let Some(seen) = masked.value().map(|it| it.get().to_vec()) else { return };

@@ -208,6 +208,11 @@ impl Resolver<'_> {
                 };
                 MaskKind::Fixed(self.out.read_or(scope, "with.fixed", Some(&text), String::new(), fixed))
             }
+            RawWith::Hash(hash) => match self.out.credential(scope, "with.hash.key", &hash.key, "mask-key") {
+                Some(key) => MaskKind::Hash { key },
+                // The fault has been told: no configuration comes of this.
+                None => MaskKind::Null,
+            },
         }
     }
 }

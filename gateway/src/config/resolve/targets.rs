@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::super::raw::{At, RawCredential, RawLogin, RawTarget, RawTls, RawTlsMode};
+use super::super::raw::{At, RawLogin, RawTarget, RawTls, RawTlsMode};
 use super::super::text;
 use super::{Names, Resolver, Scope, absolute, not_empty, reason};
-use crate::target::{Address, CredentialSource, Login, Protocol, Target, TlsMode};
+use crate::target::{Address, Login, Protocol, Target, TlsMode};
 
 impl Resolver<'_> {
     pub(super) fn targets(&mut self, raw: Vec<(usize, At<RawTarget>)>) -> Vec<Target> {
@@ -148,24 +148,7 @@ impl Resolver<'_> {
     fn login(&mut self, scope: &Scope, raw: &RawLogin) -> Option<Login> {
         let out = &mut self.out;
         let user = out.read(scope, "login.user", &raw.user, not_empty)?;
-        let password = match &raw.password.value {
-            RawCredential::Credential(name) => {
-                let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
-                if !is_name {
-                    out.fault(
-                        scope,
-                        &raw.password.span,
-                        "login.password.credential",
-                        "is the name of a systemd credential, such as \"orders-db\"",
-                    );
-                }
-                CredentialSource::Credential(name.clone())
-            }
-            RawCredential::File(path) => {
-                let path = At { value: path.clone(), span: raw.password.span.clone() };
-                CredentialSource::File(out.read(scope, "login.password.file", &path, absolute)?)
-            }
-        };
+        let password = out.credential(scope, "login.password", &raw.password, "orders-db")?;
         Some(Login { user, password })
     }
 }

@@ -8,7 +8,8 @@ fn cards_in(text: &str) -> Vec<&str> {
 }
 
 fn detectors() -> Detectors {
-    Detectors { card: Some((MaskKind::Redact, Hits(1))), aws_key: Some((MaskKind::Redact, Hits(2))) }
+    let mask = |bits| Some(Applied { kind: MaskKind::Redact, key: None, hits: Hits(bits) });
+    Detectors { card: mask(1), aws_key: mask(2) }
 }
 
 #[test]

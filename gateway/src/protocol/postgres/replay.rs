@@ -135,7 +135,8 @@ mod tests {
 
     fn reply() -> Vec<u8> {
         let mut out = Vec::new();
-        let column = |name: &[u8]| Column { name: name.to_vec(), table: 0, attribute: 0, type_oid: 25, format: 0 };
+        let column =
+            |name: &[u8]| Column { name: name.to_vec(), table: 0, attribute: 0, type_oid: 25, modifier: -1, format: 0 };
         put_row_description(&mut out, &[column(b"id"), column(b"ssn")], None);
         message(&mut out, b'D', |out| {
             out.extend_from_slice(&[0, 2, 0, 0, 0, 2, b'4', b'2', 0xff, 0xff, 0xff, 0xff]);

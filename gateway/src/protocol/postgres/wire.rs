@@ -414,6 +414,8 @@ pub struct Column {
     pub table: u32,
     pub attribute: i16,
     pub type_oid: u32,
+    /// What the type is bounded by, in its own way; -1 for nothing.
+    pub modifier: i32,
     /// 0 text, 1 binary.
     pub format: i16,
 }
@@ -427,8 +429,8 @@ pub fn row_description(message: &[u8]) -> Result<Vec<Column>, Malformed> {
     for _ in 0..count {
         let name = fields.string()?.to_vec();
         let (table, attribute, type_oid) = (fields.u32()?, fields.i16()?, fields.u32()?);
-        let (_size, _modifier, format) = (fields.i16()?, fields.u32()?, fields.i16()?);
-        columns.push(Column { name, table, attribute, type_oid, format });
+        let (_size, modifier, format) = (fields.i16()?, fields.u32()?.cast_signed(), fields.i16()?);
+        columns.push(Column { name, table, attribute, type_oid, modifier, format });
     }
     fields.end()?;
     Ok(columns)

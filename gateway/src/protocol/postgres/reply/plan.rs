@@ -43,7 +43,8 @@ pub(super) fn plan(
                 Some(Shows::Column(table, number)) => (Cow::Borrowed(set.masks(table, number)), false),
                 Some(Shows::Computed(sources)) => (Cow::Owned(all_masks(set, sources)), true),
             };
-            ColumnMasks { masks, computed, format: cell_format(column.type_oid, format(index, column)) }
+            let format = cell_format(column.type_oid, format(index, column));
+            ColumnMasks { masks, computed, format, width: width(column.type_oid, column.modifier) }
         })
         .collect();
     let tagged = masks.iter().any(|column| !column.masks.is_empty());
@@ -75,6 +76,32 @@ pub(in crate::protocol::postgres) fn unfit(lineage: &Lineage, columns: &[Column]
     })
 }
 
+/// What a mask may write into a value of the type: characters of a text, digits before a numeric's point (PostgreSQL's
+/// `varchar.c` and `numeric.c` have what a modifier says).
+fn width(type_oid: u32, modifier: i32) -> Option<usize> {
+    /// `"char"` and `name`: one byte, and 63 of them.
+    const CHAR: u32 = 18;
+    const NAME: u32 = 19;
+    const BPCHAR: u32 = 1042;
+    const VARCHAR: u32 = 1043;
+    const NUMERIC: u32 = 1700;
+    /// Modifiers are stored with the length of a header that no value has any more.
+    const HEADER: i32 = 4;
+    let bounds = modifier.checked_sub(HEADER).filter(|bounds| *bounds >= 0);
+    let width = match type_oid {
+        CHAR => 1,
+        NAME => 63,
+        BPCHAR | VARCHAR => bounds?,
+        NUMERIC => {
+            // Sixteen bits of precision, and eleven of scale, which may be negative.
+            let (precision, scale) = (bounds? >> 16 & 0xffff, ((bounds? & 0x7ff) ^ 0x400) - 0x400);
+            precision - scale
+        }
+        _ => return None,
+    };
+    Some(usize::try_from(width).unwrap_or(0))
+}
+
 /// The types that masks tell apart, by the oids of PostgreSQL's `pg_type.dat`.
 fn cell_format(type_oid: u32, format: i16) -> CellFormat {
     let cell_type = match type_oid {
@@ -98,4 +125,31 @@ fn cell_format(type_oid: u32, format: i16) -> CellFormat {
         _ => CellType::Other,
     };
     if format == 0 { CellFormat::Text(cell_type) } else { CellFormat::Binary(cell_type) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `pg_attribute.atttypmod` has for these types.
+    #[test]
+    fn modifiers_say_how_wide_a_value_may_be() {
+        for (type_oid, modifier, expected) in [
+            (1043, 24, Some(20)),
+            (1043, -1, None),
+            (1042, 9, Some(5)),
+            (25, -1, None),
+            (19, -1, Some(63)),
+            (18, -1, Some(1)),
+            (1700, -1, None),
+            (1700, 655_366, Some(8)),                      // numeric(10,2)
+            (1700, (2 << 16 | 4) + 4, Some(0)),            // numeric(2,4)
+            (1700, (3 << 16 | (-2 & 0x7ff)) + 4, Some(5)), // numeric(3,-2)
+            (1700, 3, None),
+            (1043, i32::MIN, None),
+            (23, -1, None),
+        ] {
+            assert_eq!(width(type_oid, modifier), expected, "{type_oid} {modifier}");
+        }
+    }
 }

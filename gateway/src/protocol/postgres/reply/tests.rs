@@ -92,7 +92,7 @@ fn masker() -> Masker {
 }
 
 fn column(name: &str, (table, attribute): (u32, i16)) -> Column {
-    Column { name: name.as_bytes().to_vec(), table, attribute, type_oid: 25, format: 0 }
+    Column { name: name.as_bytes().to_vec(), table, attribute, type_oid: 25, modifier: -1, format: 0 }
 }
 
 fn row(out: &mut Vec<u8>, cells: &[Option<&str>]) {

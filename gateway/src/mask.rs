@@ -60,8 +60,27 @@ pub struct ColumnPattern {
 pub enum DetectorKind {
     /// 13 to 19 digits, also in groups, with an issuer's prefix and a right check digit (ISO/IEC 7812).
     CreditCard,
+    /// An e-mail address (RFC 5321), also with letters beyond ASCII (RFC 6531).
+    Email,
+    /// A telephone number: with `+` or `00` before it (E.164), with a national prefix and separators, or as North America writes
+    /// them. Bare digits are none.
+    Phone,
+    /// `123-45-6789`, but no number that is never given.
+    UsSsn,
+    /// In upper case, also in groups, with its country's length and form and right check digits (ISO 13616).
+    Iban,
+    /// A JSON Web Token, signed (RFC 7515), encrypted (RFC 7516) or neither.
+    Jwt,
+    /// From `-----BEGIN … PRIVATE KEY` to its end (RFC 7468): PKCS, OpenSSH, PGP.
+    PrivateKey,
     /// `AKIA` or `ASIA` and 16 letters and digits.
     AwsAccessKey,
+    /// 40 letters of base64 behind the word "secret", or behind an access key.
+    AwsSecretKey,
+    /// A storage account's key behind what says that it is one, or a client secret of Entra ID.
+    AzureKey,
+    /// An API key (`AIza…`), or a client secret of OAuth (`GOCSPX-…`).
+    GoogleKey,
 }
 
 /// What takes a value's place, and, but for `Partial`, that of a NULL. Where it is no value of the column's type, NULL does.
@@ -378,11 +397,34 @@ impl MaskKind {
 }
 
 impl DetectorKind {
+    pub const ALL: [Self; 11] = [
+        Self::CreditCard,
+        Self::Email,
+        Self::Phone,
+        Self::UsSsn,
+        Self::Iban,
+        Self::Jwt,
+        Self::PrivateKey,
+        Self::AwsAccessKey,
+        Self::AwsSecretKey,
+        Self::AzureKey,
+        Self::GoogleKey,
+    ];
+
     /// The word that configuration uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CreditCard => "credit_card",
+            Self::Email => "email",
+            Self::Phone => "phone",
+            Self::UsSsn => "us_ssn",
+            Self::Iban => "iban",
+            Self::Jwt => "jwt",
+            Self::PrivateKey => "private_key",
             Self::AwsAccessKey => "aws_access_key",
+            Self::AwsSecretKey => "aws_secret_key",
+            Self::AzureKey => "azure_key",
+            Self::GoogleKey => "google_key",
         }
     }
 }

@@ -38,6 +38,13 @@ pub enum CellType {
     Other,
 }
 
+impl CellType {
+    /// Whether anything that a detector looks for is a value of the type, or part of one.
+    pub(super) fn can_hold_a_finding(self) -> bool {
+        !matches!(self, Self::Bool | Self::Int2 | Self::Int4 | Self::Uuid | Self::Date | Self::Timestamp)
+    }
+}
+
 impl CellFormat {
     pub(super) fn cell_type(self) -> CellType {
         match self {

@@ -19,6 +19,7 @@ mod hash;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -410,6 +411,11 @@ impl DetectorKind {
         Self::AzureKey,
         Self::GoogleKey,
     ];
+
+    /// What it finds in a value: bytes, in order, none over another.
+    pub fn find(self, value: &[u8]) -> Vec<Range<usize>> {
+        detect::find(self, value)
+    }
 
     /// The word that configuration uses.
     pub const fn as_str(self) -> &'static str {

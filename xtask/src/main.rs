@@ -8,6 +8,7 @@ mod build;
 mod ci;
 mod clean_kernel;
 mod clients;
+mod corpus;
 mod demo;
 mod deny;
 mod fmt;

@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, clients, package, paths, servers, setup, shell, vm_image, vm_kernel};
+use crate::{Result, clean_kernel, clients, corpus, package, paths, servers, setup, shell, vm_image, vm_kernel};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 16] = [
+const REQUIRED: [&str; 17] = [
     "kernel",
     BYPASS,
     "namespaces",
@@ -26,6 +26,7 @@ const REQUIRED: [&str; 16] = [
     CLIENTS,
     VERSIONS,
     NONINTERFERENCE,
+    DETECTORS,
     "record",
     "failure",
     "handover",
@@ -39,6 +40,8 @@ const CLIENTS: &str = "postgres-clients";
 const VERSIONS: &str = "postgres-versions";
 /// Sessions made by chance.
 const NONINTERFERENCE: &str = "noninterference";
+/// Measured on sentences made by others' means.
+const DETECTORS: &str = "detectors";
 /// The attack corpus.
 const BYPASS: &str = "bypass";
 const SYSTEM_CRATE: &str = "system-tests";
@@ -57,7 +60,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, noninterference, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx
@@ -212,6 +215,9 @@ impl Program {
         }
         if self.suite.as_deref() == Some(CLIENTS) {
             environment.insert("WEIR_CLIENTS", clients::ensure()?);
+        }
+        if self.suite.as_deref() == Some(DETECTORS) {
+            environment.insert("WEIR_CORPUS", corpus::ensure()?);
         }
         if self.suite.as_deref() == Some(VERSIONS) {
             environment.insert("WEIR_SERVERS", servers::ensure()?);

@@ -52,6 +52,17 @@ const fn detector(kind: DetectorKind) -> Detector {
     }
 }
 
+/// What one detector finds in a value.
+pub(super) fn find(kind: DetectorKind, value: &[u8]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let Detector { may_contain, find } = detector(kind);
+    // Quick before exact: most values have nothing.
+    if may_contain(value) {
+        find(value, &mut |range| found.push(range));
+    }
+    found
+}
+
 /// The detectors that the masks of one target use.
 #[derive(Clone, Debug)]
 pub(super) struct Detectors {
@@ -114,11 +125,7 @@ impl Detectors {
     fn find(&self, text: &[u8]) -> Vec<Finding> {
         let mut findings = Vec::new();
         for (by, (kind, mask)) in self.used.iter().enumerate() {
-            let Detector { may_contain, find } = detector(*kind);
-            // Quick before exact: most values have nothing.
-            if may_contain(text) {
-                find(text, &mut |range| findings.push(Finding { range, by, hits: mask.hits }));
-            }
+            findings.extend(find(*kind, text).into_iter().map(|range| Finding { range, by, hits: mask.hits }));
         }
         findings.sort_by_key(|finding| (finding.range.start, Reverse(finding.range.end)));
         let strictness = |finding: &Finding| self.used[finding.by].1.kind.strictness();

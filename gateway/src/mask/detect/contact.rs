@@ -273,8 +273,8 @@ fn national(text: &[u8], at: usize, border: Border) -> Option<usize> {
     match behind {
         b')' if in_brackets == 1 => {}
         b' ' | b'-' | b'/' if in_brackets == 0 => {}
-        // With points only in pairs: other numbers have a point, too.
-        b'.' if in_brackets == 0 && in_pairs(rest) => {}
+        // With several points only: other numbers have one, too.
+        b'.' if in_brackets == 0 && has_points(rest) => {}
         _ => return None,
     }
     longest(text, at + in_brackets, NATIONAL, border)
@@ -285,8 +285,8 @@ fn is_date(text: &[u8]) -> bool {
     looks_like(text, b"00/00/0000") || looks_like(text, b"00-00-0000") || looks_like(text, b"000-00-00")
 }
 
-fn in_pairs(text: &[u8]) -> bool {
-    looks_like(text, b"00.00.00.00.00")
+fn has_points(text: &[u8]) -> bool {
+    looks_like(text, b"00.00.00.00.00") || looks_like(text, b"0000.000.000")
 }
 
 /// Whether the text begins as the pattern, in which 0 is any digit.

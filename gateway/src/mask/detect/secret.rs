@@ -79,7 +79,7 @@ pub(super) fn find_aws_secret_keys(text: &[u8], found: &mut dyn FnMut(Range<usiz
     for run in runs(text, AWS_SECRET).filter(|run| run.len() == AWS_SECRET && text.get(run.end) != Some(&b'=')) {
         let has = |class: fn(&u8) -> bool| text[run.clone()].iter().any(class);
         // Hexadecimal digests are no keys.
-        let is_mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+        let is_mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
         if is_mixed && follows_any(text, run.start, &[b"secret", b"akia", b"asia"]) {
             found(run);
         }

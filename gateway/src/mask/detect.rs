@@ -17,13 +17,16 @@ use std::sync::Arc;
 use super::cell::{CellFormat, CellType, is_json};
 use super::{Applied, DetectorKind, HashKey, Hits, MaskKind, MaskRule, bit};
 
+/// Takes the ranges of what is found.
+type Found<'f> = dyn FnMut(Range<usize>) + 'f;
+
 /// How one kind of secret is found.
 struct Detector {
     /// Whether there may be one in the bytes, wherever values begin and end in them: also where there is none, never the
     /// other way round.
     may_contain: fn(&[u8]) -> bool,
     /// Calls with the range of each in a value, in order, none over another.
-    find: fn(&[u8], &mut dyn FnMut(Range<usize>)),
+    find: fn(&[u8], &mut Found<'_>),
 }
 
 const fn detector(kind: DetectorKind) -> Detector {
@@ -117,7 +120,9 @@ impl Detectors {
         }
         let findings = self.find(value);
         let mut hits = Hits::default();
-        findings.iter().for_each(|finding| hits.add(finding.hits));
+        for finding in &findings {
+            hits.add(finding.hits);
+        }
         (!findings.is_empty()).then(|| (self.replace(value, format, &findings), hits))
     }
 

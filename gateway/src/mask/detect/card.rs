@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::is_word;
+use super::{Found, is_word};
 use crate::mask::cell::{CellFormat, CellType};
 
 /// Digits of a card number.
@@ -110,7 +110,7 @@ fn card_within(run: &[u8]) -> bool {
 
 /// Calls `found` with every card number of a value: alone, not a part of a longer number or word; its digits together, or in
 /// groups of three to six with one kind of separator, as cards are printed.
-pub(super) fn find(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find(text: &[u8], found: &mut Found<'_>) {
     let mut at = 0;
     while let Some(skip) = text.get(at..).and_then(|rest| rest.iter().position(u8::is_ascii_digit)) {
         let start = at + skip;
@@ -204,16 +204,14 @@ fn issued(prefix: u32, length: usize) -> bool {
         400_000..=499_999 => matches!(length, 13 | 16 | 19),
         // Mastercard
         510_000..=559_999 | 222_100..=272_099 => length == 16,
-        // American Express
-        340_000..=349_999 | 370_000..=379_999 => length == 15,
+        // American Express, and JCB in former times
+        340_000..=349_999 | 370_000..=379_999 | 180_000..=180_099 | 213_100..=213_199 => length == 15,
         // Diners Club
         300_000..=305_999 | 360_000..=369_999 | 380_000..=399_999 => matches!(length, 14..=19),
         // Mir, JCB, Discover, UnionPay
         220_000..=220_499 | 350_000..=359_999 | 601_100..=601_199 | 620_000..=629_999 | 644_000..=659_999 => {
             matches!(length, 16..=19)
         }
-        // JCB, in former times
-        180_000..=180_099 | 213_100..=213_199 => length == 15,
         // Maestro
         500_000..=509_999 | 560_000..=589_999 | 630_000..=639_999 | 670_000..=679_999 => matches!(length, 13..=19),
         _ => false,

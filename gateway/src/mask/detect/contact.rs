@@ -1,10 +1,8 @@
 //! How people are reached: e-mail addresses (RFC 5321, RFC 6531) and telephone numbers (ITU-T E.123, E.164).
 
-use std::ops::Range;
-
 use memchr::memchr;
 
-use super::{joins_before, starts_escape};
+use super::{Found, joins_before, starts_escape};
 
 /// What the last label of these "addresses" is: files of images for two and three times the resolution (`icon@2x.png`). None is a
 /// domain.
@@ -34,7 +32,7 @@ pub(super) fn may_contain_email(bytes: &[u8]) -> bool {
     false
 }
 
-pub(super) fn find_emails(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_emails(text: &[u8], found: &mut Found<'_>) {
     let (mut from, mut at) = (0, 0);
     while let Some(skip) = memchr(b'@', &text[at..]) {
         at += skip;
@@ -134,7 +132,7 @@ pub(super) fn may_contain_phone(bytes: &[u8]) -> bool {
     false
 }
 
-pub(super) fn find_phones(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_phones(text: &[u8], found: &mut Found<'_>) {
     let mut at = 0;
     while at < text.len() {
         let is_start = matches!(text[at], b'0'..=b'9' | b'+' | b'(') && stands_free(text, at);
@@ -152,9 +150,12 @@ pub(super) fn find_phones(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
 /// Whether a number may begin here: not within a word, or a longer number.
 fn stands_free(text: &[u8], at: usize) -> bool {
     let digit = |at: Option<usize>| at.and_then(|at| text.get(at)).is_some_and(u8::is_ascii_digit);
-    let before = at.checked_sub(1);
-    let separated = before.is_some_and(|before| matches!(text[before], b'-' | b'.' | b'/' | b'+'));
-    !joins_before(text, at) && !(separated && digit(at.checked_sub(2))) && !before.is_some_and(|it| text[it] == b'+')
+    let goes_on = match at.checked_sub(1).map(|before| text[before]) {
+        Some(b'+') => true,
+        Some(b'-' | b'.' | b'/') => digit(at.checked_sub(2)),
+        _ => joins_before(text, at),
+    };
+    !goes_on
 }
 
 /// Whether a number may end here.

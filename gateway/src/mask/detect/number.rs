@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{is_word, joins_before};
+use super::{Found, is_word, joins_before};
 
 /// `123-45-6789`.
 const SSN_LENGTH: usize = 11;
@@ -16,7 +16,7 @@ pub(super) fn may_contain_ssn(bytes: &[u8]) -> bool {
     })
 }
 
-pub(super) fn find_ssns(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_ssns(text: &[u8], found: &mut Found<'_>) {
     let mut at = 0;
     while at + SSN_LENGTH <= text.len() {
         let range = at..at + SSN_LENGTH;
@@ -61,7 +61,7 @@ pub(super) fn may_contain_iban(bytes: &[u8]) -> bool {
     })
 }
 
-pub(super) fn find_ibans(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_ibans(text: &[u8], found: &mut Found<'_>) {
     let mut at = 0;
     while at < text.len() {
         let end = (begins_iban(&text[at..]) && !joins_before(text, at)).then(|| iban_at(text, at)).flatten();

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::{self, Finder};
 use regex_automata::meta::Regex;
 
-use super::is_word;
+use super::{Found, is_word};
 
 fn pattern(pattern: &str) -> Regex {
     let syntax = regex_automata::util::syntax::Config::new().unicode(false).utf8(false);
@@ -14,7 +14,7 @@ fn pattern(pattern: &str) -> Regex {
 }
 
 /// Calls `found` with the matches of a pattern that stand alone.
-fn words(pattern: &Regex, text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+fn words(pattern: &Regex, text: &[u8], found: &mut Found<'_>) {
     pattern.find_iter(text).map(|it| it.range()).filter(|range| is_word(text, range)).for_each(found);
 }
 
@@ -25,7 +25,7 @@ pub(super) fn may_contain_aws_access_key(bytes: &[u8]) -> bool {
     AWS_ACCESS_KEY.is_match(bytes)
 }
 
-pub(super) fn find_aws_access_keys(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_aws_access_keys(text: &[u8], found: &mut Found<'_>) {
     words(&AWS_ACCESS_KEY, text, found);
 }
 
@@ -36,7 +36,7 @@ pub(super) fn may_contain_google_key(bytes: &[u8]) -> bool {
     GOOGLE_KEY.is_match(bytes)
 }
 
-pub(super) fn find_google_keys(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_google_keys(text: &[u8], found: &mut Found<'_>) {
     let alone = |range: &Range<usize>| is_word(text, range) && text.get(range.end) != Some(&b'-');
     GOOGLE_KEY.find_iter(text).map(|it| it.range()).filter(alone).for_each(found);
 }
@@ -56,7 +56,7 @@ const AZURE_KEYS: [(usize, &[u8]); 2] = [(43, b"="), (86, b"==")];
 const AZURE_WORDS: [&[u8]; 6] =
     [b"accountkey", b"account_key", b"sharedaccesskey", b"shared_access_key", b"storage_key", b"azure"];
 
-pub(super) fn find_azure_keys(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_azure_keys(text: &[u8], found: &mut Found<'_>) {
     for run in runs(text, AZURE_KEYS[0].0) {
         let padding = AZURE_KEYS.iter().find(|(length, _)| *length == run.len()).map(|(_, padding)| *padding);
         let Some(padding) = padding.filter(|it| text[run.end..].starts_with(it)) else { continue };
@@ -75,7 +75,7 @@ pub(super) fn may_contain_aws_secret_key(bytes: &[u8]) -> bool {
 }
 
 /// Any 30 bytes in base64 look like one, so it must follow on what says that it is one.
-pub(super) fn find_aws_secret_keys(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_aws_secret_keys(text: &[u8], found: &mut Found<'_>) {
     for run in runs(text, AWS_SECRET).filter(|run| run.len() == AWS_SECRET && text.get(run.end) != Some(&b'=')) {
         let has = |class: fn(&u8) -> bool| text[run.clone()].iter().any(class);
         // Hexadecimal digests are no keys.
@@ -137,7 +137,7 @@ pub(super) fn may_contain_jwt(bytes: &[u8]) -> bool {
 }
 
 /// Wherever they stand, also within a longer word: what has this form is nothing else.
-pub(super) fn find_jwts(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_jwts(text: &[u8], found: &mut Found<'_>) {
     let mut done = 0;
     for start in JWT_START.find_iter(text).map(|it| it.start()) {
         if start < done {
@@ -190,7 +190,7 @@ pub(super) fn may_contain_private_key(bytes: &[u8]) -> bool {
 }
 
 /// From `-----BEGIN` to the dashes of `-----END` (RFC 7468, RFC 9580), or to the end of the text, since a part of a key is a key.
-pub(super) fn find_private_keys(text: &[u8], found: &mut dyn FnMut(Range<usize>)) {
+pub(super) fn find_private_keys(text: &[u8], found: &mut Found<'_>) {
     let mut at = 0;
     while let Some(skip) = BEGIN.find(&text[at..]) {
         let start = at + skip;

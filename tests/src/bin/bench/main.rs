@@ -15,6 +15,7 @@ use system_tests::postgres::{self, Options, Postgres};
 use system_tests::process::{Running, wait_until};
 use system_tests::shop::Shop;
 
+mod detectors;
 mod load;
 mod open;
 
@@ -84,10 +85,11 @@ fn bench(words: &[&str]) -> Result {
     let measures: Vec<Measure> = ROWS.iter().filter(|(name, _)| is_asked(name)).map(|(_, measure)| *measure).collect();
     let loads: Vec<&load::Load> = load::LOADS.iter().filter(|it| is_asked(it.name)).collect();
     let (with_copy, with_open) = (is_asked(load::COPY.0), is_asked(open::NAME_OF_ROWS));
+    let with_detectors = is_asked(detectors::NAME_OF_ROWS);
     let on_stage = !measures.is_empty() || !loads.is_empty() || with_copy;
-    if !on_stage && !with_open {
+    if !on_stage && !with_open && !with_detectors {
         let names = ROWS.iter().map(|(name, _)| *name).chain(load::LOADS.iter().map(|it| it.name));
-        let names: Vec<&str> = names.chain([load::COPY.0, open::NAME_OF_ROWS]).collect();
+        let names: Vec<&str> = names.chain([load::COPY.0, open::NAME_OF_ROWS, detectors::NAME_OF_ROWS]).collect();
         return Err(format!("no row has {:?} in its name; there are: {}", plan.row, names.join("; ")).into());
     }
     let mut rows = Vec::new();
@@ -105,6 +107,9 @@ fn bench(words: &[&str]) -> Result {
     }
     if with_open {
         rows.extend(open::rows(&plan)?);
+    }
+    if with_detectors {
+        rows.extend(detectors::rows(&plan)?);
     }
     print!("{}", table(&rows));
     if let Some(file) = &plan.json {

@@ -2,7 +2,7 @@
 //!
 //! HMAC-SHA-256 (RFC 2104) over what a value means, so that text and binary formats agree, cut to what the type has room
 //! for. How many values look alike by chance is up to the type: none in practice for text, uuid, bytea and bigint; two of
-//! 65,000 integers, of 200 smallints.
+//! some 55,000 integers, of 200 smallints. Texts are hashed as they come, in the session's encoding.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -20,11 +20,18 @@ const fn is_domain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') || byte >= 0x80
 }
 
+/// Whether it is known what stands behind the value, or that may be a protocol's framing, and so any digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Border {
+    Known,
+    Unknown,
+}
+
 pub(super) fn may_contain_email(bytes: &[u8]) -> bool {
     let mut at = 0;
     while let Some(skip) = memchr(b'@', &bytes[at..]) {
         at += skip;
-        if at > 0 && is_local(bytes[at - 1]) && domain(bytes, at + 1).is_some() {
+        if at > 0 && is_local(bytes[at - 1]) && domain(bytes, at + 1, Border::Unknown).is_some() {
             return true;
         }
         at += 1;
@@ -44,7 +51,7 @@ pub(super) fn find_emails(text: &[u8], found: &mut Found<'_>) {
         }
         let is_first = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
         start += text[start..at].iter().position(is_first).unwrap_or(at - start);
-        match domain(text, at + 1) {
+        match domain(text, at + 1, Border::Known) {
             Some(end) if start < at => {
                 found(start..end);
                 (from, at) = (end, end);
@@ -58,7 +65,7 @@ pub(super) fn find_emails(text: &[u8], found: &mut Found<'_>) {
 }
 
 /// Where the domain that begins here ends: behind its last label that is one of a top-level domain.
-fn domain(bytes: &[u8], start: usize) -> Option<usize> {
+fn domain(bytes: &[u8], start: usize, border: Border) -> Option<usize> {
     /// Octets of a domain's name; what is longer is none.
     const LONGEST: usize = 253;
     let length = bytes[start..].iter().take(LONGEST).take_while(|byte| is_domain(**byte)).count();
@@ -67,7 +74,7 @@ fn domain(bytes: &[u8], start: usize) -> Option<usize> {
         return None;
     }
     while let Some(dot) = name.iter().rposition(|byte| *byte == b'.') {
-        if let Some(end) = top_level(&name[dot + 1..]).filter(|_| dot > 0) {
+        if let Some(end) = top_level(&name[dot + 1..], border).filter(|_| dot > 0) {
             return Some(start + dot + 1 + end);
         }
         name = &name[..dot];
@@ -76,14 +83,15 @@ fn domain(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// How much of a label is the name of a top-level domain: letters, two at least, or letters beyond ASCII, or their encoding.
-fn top_level(label: &[u8]) -> Option<usize> {
+fn top_level(label: &[u8], border: Border) -> Option<usize> {
     if label.starts_with(b"xn--") {
         return Some(label.len());
     }
     let is_ascii = label.first()?.is_ascii();
     let same = |byte: &&u8| if is_ascii { byte.is_ascii_alphabetic() } else { !byte.is_ascii() };
     let length = label.iter().take_while(same).count();
-    let is_image = NO_DOMAINS.iter().any(|it| label[..length].eq_ignore_ascii_case(it));
+    // What stands behind "gi" may not be of the label.
+    let is_image = border == Border::Known && NO_DOMAINS.iter().any(|it| label[..length].eq_ignore_ascii_case(it));
     (length >= 2 && !is_image).then_some(length)
 }
 
@@ -180,13 +188,6 @@ fn with_extension(text: &[u8], end: usize) -> usize {
     at += spaces(at);
     let digits = rest[at.min(rest.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     if (1..=MAX_DIGITS).contains(&digits) { end + at + digits } else { end }
-}
-
-/// Whether it is known what stands behind the value, or that may be a protocol's framing, and so any digits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Border {
-    Known,
-    Unknown,
 }
 
 /// The end of a telephone number that begins exactly here.

@@ -102,18 +102,21 @@ impl Engine {
         &self.protocols
     }
 
-    /// The masks of a target, with the keys that they need, and the number of the masks that they are from.
-    async fn masker(&self, target: &Target) -> Result<(Masker, u64), Refusal> {
+    /// The masks of a target, without the keys that some of them need.
+    pub fn masker(&self, target: &Target) -> Masker {
+        let config = self.config.load();
+        let masker = Masker::for_target(&config.masks, &target.name);
+        if config.gateway.mode == Mode::Observe { masker.observing() } else { masker }
+    }
+
+    /// The same with their keys, and the number of the masks that they are from.
+    async fn masker_with_keys(&self, target: &Target) -> Result<(Masker, u64), Refusal> {
         // The version is read first: a reload in between makes the session end, never keep masks under a newer number.
         let version = self.masks_version();
-        let config = self.config.load_full();
-        let masker = Masker::for_target(&config.masks, &target.name);
-        if config.gateway.mode == Mode::Observe {
-            return Ok((masker.observing(), version));
-        }
+        let masker = self.masker(target);
         // What is passed on as it is has no values, and needs no keys.
-        let sources: Vec<&CredentialSource> =
-            if target.protocol.logs_in() { masker.key_sources().collect() } else { Vec::new() };
+        let needs_keys = masker.applies() && target.protocol.logs_in();
+        let sources: Vec<&CredentialSource> = if needs_keys { masker.key_sources().collect() } else { Vec::new() };
         let mut keys: Vec<(CredentialSource, HashKey)> = Vec::new();
         for source in sources {
             if keys.iter().any(|(known, _)| known == source) {
@@ -189,7 +192,7 @@ impl Engine {
         principal: Principal,
         (target, upstream): (Arc<Target>, Upstream),
     ) -> Result<Session, Refusal> {
-        let masks = self.masker(&target).await?;
+        let masks = self.masker_with_keys(&target).await?;
         let config = self.config.load_full();
         let event = Event::SessionOpened(event::SessionOpened {
             id,

@@ -202,6 +202,11 @@ impl Masker {
         Self { rules, keys, detectors, apply: true }
     }
 
+    /// False where it only reports.
+    pub fn applies(&self) -> bool {
+        self.apply
+    }
+
     /// Where the keys are that the masks need.
     pub fn key_sources(&self) -> impl Iterator<Item = &CredentialSource> {
         self.rules.iter().filter_map(|rule| rule.with.key())

@@ -137,6 +137,8 @@ async fn described(way: &Way, query: &str) -> Result<(Vec<Column>, Option<String
         table: it.table_oid().unwrap_or(0),
         attribute: it.column_id().unwrap_or(0),
         type_oid: it.type_().oid(),
+        // No value comes of it.
+        modifier: -1,
         format: 0,
     });
     let tree = trees.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -88,7 +88,7 @@ fn put(plan: &Value, depth: usize, lines: &mut Vec<String>) {
         }
     }
     if let Some(rows) = plan.get("Plan Rows").and_then(Value::as_u64).filter(|_| word("Operation").is_none()) {
-        line.push_str(&format!(", about {rows} {}", if rows == 1 { "row" } else { "rows" }));
+        line.extend([", about ", &rows.to_string(), if rows == 1 { " row" } else { " rows" }]);
     }
     lines.push(line);
     for child in plan.get("Plans").and_then(Value::as_array).into_iter().flatten() {

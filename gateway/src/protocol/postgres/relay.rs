@@ -157,10 +157,18 @@ struct Batch {
     any: bool,
     /// A message behind which no Flush or Sync was sent.
     unflushed: bool,
-    /// A portal of it was bound.
-    bound: bool,
-    /// A statement of it runs.
-    executed: bool,
+    reached: Reached,
+}
+
+/// How far a batch has got at the target, or its way there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    #[default]
+    Prepared,
+    /// A portal was bound.
+    Bound,
+    /// A statement runs.
+    Executed,
 }
 
 /// What is to be sent to the target. Statements get in by their permits only.

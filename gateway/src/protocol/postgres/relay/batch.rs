@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
 use super::trace::{is_copied, is_made, is_traced, only_as_text, only_reads};
-use super::{End, Front, PROBE, Relay};
+use super::{End, Front, PROBE, Reached, Relay};
 use crate::approval::Forecast;
 use crate::policy::Gate;
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
@@ -130,7 +130,7 @@ impl Relay<'_> {
         self.to_target.harmless(self.client.inbox.bytes(range));
         self.replies.bind(name, id, previous);
         self.in_batch();
-        self.forwarded.bound = true;
+        self.forwarded.reached = self.forwarded.reached.max(Reached::Bound);
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Relay<'_> {
         range: Range<usize>,
     ) -> Result<Option<Arc<Forecast>>, End> {
         let is_held = matches!(prepared.judged.judgement.gate(), Gate::Hold { .. });
-        if !is_held || self.forwarded.bound || self.forwarded.executed {
+        if !is_held || self.forwarded.reached > Reached::Prepared {
             return Ok(None);
         }
         self.drain().await?;
@@ -263,7 +263,7 @@ impl Relay<'_> {
         running.checked = traced;
         self.replies.execute(running);
         self.in_batch();
-        self.forwarded.executed = true;
+        self.forwarded.reached = Reached::Executed;
         self.went(&judged);
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::shown_parameters;
 use super::trace::{Question, Traced, changes_meanings};
-use super::{Encoding, End, Front, Relay};
+use super::{Encoding, End, Front, Reached, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
 use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed, Statement};
@@ -217,7 +217,7 @@ impl Relay<'_> {
             }
             Answer::Batch => {
                 self.front = Front::Absorbing;
-                if self.forwarded.executed {
+                if self.forwarded.reached == Reached::Executed {
                     self.fail_batch().await?;
                 }
             }

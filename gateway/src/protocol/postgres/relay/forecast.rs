@@ -31,7 +31,9 @@ impl Relay<'_> {
             TransactionState::Failed => return Ok(None),
         };
         let mut out = Vec::new();
-        before.iter().chain(&BOUNDS).for_each(|text| command(&mut out, text));
+        for text in before.iter().chain(&BOUNDS) {
+            command(&mut out, text);
+        }
         wire::message(&mut out, b'S', |_| {});
         let text = format!("EXPLAIN (FORMAT JSON) {}", judged.source(statement));
         prepare(&mut out, &text, types.unwrap_or(NO_TYPES));
@@ -49,9 +51,13 @@ impl Relay<'_> {
         name(&mut out, b'C', b'P');
         name(&mut out, b'C', b'S');
         let cascades = cascades_query(&statement.actions);
-        cascades.iter().for_each(|text| command(&mut out, text));
+        if let Some(text) = cascades {
+            command(&mut out, &text);
+        }
         wire::message(&mut out, b'S', |_| {});
-        after.iter().for_each(|text| command(&mut out, text));
+        for text in after {
+            command(&mut out, text);
+        }
         wire::message(&mut out, b'S', |_| {});
 
         let answer = self.ask(&out, Until::Traced(READINESSES)).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, shown_by, touches_tagged};
 use super::trace::{Question, Traced, may_change_meanings};
-use super::{End, PROBE, Relay};
+use super::{End, PROBE, Reached, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::operation::Class;
 use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
@@ -68,7 +68,7 @@ impl Relay<'_> {
         if self.replies.skipping {
             return Ok(None);
         }
-        if self.forwarded.executed {
+        if self.forwarded.reached == Reached::Executed {
             return Ok(Some(Answer::QueryInBatch));
         }
         // Nothing of it has run: to end it here changes nothing.
@@ -213,12 +213,11 @@ impl Relay<'_> {
 
     /// The target's own error of a statement that was only prepared.
     pub(super) fn tell_not_taken(&mut self, error: &[u8]) {
-        match self.session.masker().pass_text(false, error) {
-            Ok(passed) => self.to_client.append(&passed),
-            Err(_) => {
-                let code = wire::sqlstate(error).unwrap_or("XX000");
-                self.tell(&Report::new(Severity::Error, code, "the target does not take this statement"));
-            }
+        if let Ok(passed) = self.session.masker().pass_text(false, error) {
+            self.to_client.append(&passed);
+        } else {
+            let code = wire::sqlstate(error).unwrap_or("XX000");
+            self.tell(&Report::new(Severity::Error, code, "the target does not take this statement"));
         }
     }
 
@@ -249,11 +248,10 @@ impl Relay<'_> {
                         checked[index] = Some(found);
                         continue;
                     }
-                    Traced::Unclean(reason) => return Ok(Probed::Unclean(reason)),
+                    // Broken is what was an open batch, which a simple query has ended before.
+                    Traced::Unclean(reason) | Traced::Broken(reason) => return Ok(Probed::Unclean(reason)),
                     // Below it fails once more, and this time for the client.
                     Traced::Failed => {}
-                    // Of an open batch, which a simple query has ended before.
-                    Traced::Broken(reason) => return Ok(Probed::Unclean(reason)),
                 }
             }
             let shown = match self.shown(judged, named).await? {

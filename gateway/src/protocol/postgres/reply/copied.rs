@@ -140,7 +140,9 @@ impl Copying {
         let mut rest = data;
         if is_first {
             let (header, behind) = copy::binary_header(data)?;
-            header.iter().for_each(|byte| out.framing([*byte]));
+            for byte in header {
+                out.framing([*byte]);
+            }
             rest = behind;
         }
         let mut fields = Fields::new(rest);

@@ -169,7 +169,11 @@ s, stream = session()
 def by_id(which):
     for id in which:
         show(s, stream, b"SELECT id, lower(ssn), email FROM customers WHERE id = %d;" % id)
-by_id(range(1, 4))
+by_id([1])
+# What drivers begin with changes no name; what changes one has each statement looked at.
+show(s, stream, b"SET application_name = 'x'")
+show(s, stream, b"SET TIME ZONE 'UTC'")
+by_id([2, 3])
 s.sendall(parse(b"p", b"SELECT reverse(ssn), name FROM customers WHERE id = $1") + sync)
 until(stream, b"Z")
 def run():
@@ -186,6 +190,14 @@ by_id([1])
     let mut client = world.shop.raw_client(&script).start().unwrap();
     client.wait_for("ready", PATIENCE).unwrap();
     assert_eq!(looks() - before, 2, "one look for each text: {}", world.shop.postgres.log());
+    let script = r#"
+s, stream = session()
+for sql in (b"SET search_path = public", b"SELECT ssn FROM customers WHERE id = 1", b"SELECT ssn FROM customers WHERE id = 2"):
+    show(s, stream, sql)
+"#;
+    let forgetful = looks();
+    world.shop.raw(script).unwrap();
+    assert_eq!(looks() - forgetful, 2, "a look at each");
     // What is described is not what was looked at any more.
     let swap = "ALTER TABLE customers RENAME email TO old; ALTER TABLE customers RENAME phone TO email";
     world.shop.postgres.sql(swap).unwrap();

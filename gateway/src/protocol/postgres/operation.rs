@@ -107,6 +107,8 @@ pub struct Statement {
     pub guarded: bool,
     /// It would let this transaction, or later ones, write where a session is only to read.
     pub lets_write: bool,
+    /// A SET of something by which no name, and no expression, comes to mean something else.
+    pub keeps_meanings: bool,
 }
 
 /// How a statement relates to the target's tagged data.
@@ -356,6 +358,7 @@ impl<'a> Lexed<'a> {
             name: seen.name,
             guarded: seen.guarded,
             lets_write: seen.lets_write,
+            keeps_meanings: seen.keeps_meanings,
         })
     }
 

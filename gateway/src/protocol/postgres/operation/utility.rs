@@ -26,6 +26,8 @@ pub(super) struct Utility<'a> {
     pub(super) pinned: Option<String>,
     /// It would let a session write that is only to read.
     pub(super) lets_write: bool,
+    /// A SET of something by which nothing comes to mean something else.
+    pub(super) keeps_meanings: bool,
     pub(super) name: Option<Name>,
     /// Its strings are secrets.
     pub(super) secret: bool,
@@ -47,6 +49,24 @@ pub(super) fn pinned(name: &str, value: Option<&str>) -> Option<String> {
     let same = value == *required || matches!((*name, value.as_str()), ("client_encoding", "unicode") | (_, "true"));
     (!same).then(|| format!("{name} stays \"{required}\": the gateway must read statements as the server does"))
 }
+
+/// Settings that clients begin their sessions with, of how values are written and how long things may take.
+const SETTINGS_OF_FORM: &[&str] = &[
+    "application_name",
+    "bytea_output",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "intervalstyle",
+    "lock_timeout",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "synchronous_commit",
+    "timezone",
+    "work_mem",
+];
 
 /// Settings by which a session is held to reading; the first is that of sessions.
 pub const WRITING_SETTINGS: &[&str] = &["default_transaction_read_only", "transaction_read_only"];
@@ -89,6 +109,7 @@ impl Utility<'_> {
             hazard: None,
             pinned: None,
             lets_write: false,
+            keeps_meanings: false,
             name: None,
             secret: false,
         }
@@ -310,6 +331,7 @@ pub(super) fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknow
         _ => set.name.eq_ignore_ascii_case("transaction_read_only"),
     };
     let name = set.name.to_ascii_lowercase();
+    utility.keeps_meanings = SETTINGS_OF_FORM.contains(&name.as_str());
     if REVEALING_SETTINGS.iter().any(|it| name.starts_with(it)) {
         utility.hazard = Some(format!("{name} makes the server show plans, with values of the tables in them"));
     }

@@ -39,6 +39,8 @@ pub(super) struct Seen {
     pub(super) pinned: Option<String>,
     /// It would let a session write that is only to read.
     pub(super) lets_write: bool,
+    /// A SET of something by which nothing comes to mean something else.
+    pub(super) keeps_meanings: bool,
     /// A function or operator that may run any code.
     pub(super) opaque_code: Option<String>,
     /// A function that has effects, or shows state, outside its result.
@@ -245,8 +247,19 @@ impl<'a> Walk<'a> {
     }
 
     fn utility(&mut self, node: NodeRef<'a>, utility: super::utility::Utility<'a>) -> Walked {
-        let super::utility::Utility { kind, word, access, tables, also, hazard, pinned, lets_write, name, secret } =
-            utility;
+        let super::utility::Utility {
+            kind,
+            word,
+            access,
+            tables,
+            also,
+            hazard,
+            pinned,
+            lets_write,
+            keeps_meanings,
+            name,
+            secret,
+        } = utility;
         if let (Some(outer), true) = (self.seen.wrapper, matches!(kind, Kind::Execute)) {
             // What a prepared statement shows is checked by its result, and here it is wrapped.
             self.hazard(format!("{outer} of a prepared statement can show masked data"));
@@ -261,6 +274,7 @@ impl<'a> Walk<'a> {
         }
         self.seen.pinned = self.seen.pinned.take().or(pinned);
         self.seen.lets_write |= lets_write;
+        self.seen.keeps_meanings |= keeps_meanings && self.actions.is_empty();
         // EXPLAIN of a DECLARE makes no cursor: whatever has the name keeps it.
         let makes = |it: &Name| matches!(it, Name::Prepares(_) | Name::Declares(_));
         let name = name.filter(|it| self.actions.is_empty() || !makes(it));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::shown_parameters;
-use super::trace::{Question, Traced, changes_meanings};
+use super::trace::{Question, Traced, has_changes_of_meaning};
 use super::{Encoding, End, Front, Reached, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
@@ -375,7 +375,7 @@ impl Relay<'_> {
         if judged.effects.changes_catalog {
             self.catalog_changed = true;
         }
-        if judged.judgement.operation().actions.iter().any(changes_meanings) {
+        if has_changes_of_meaning(judged) {
             self.traces.meanings_change();
         } else if judged.judgement.operation().actions.iter().any(|it| it.kind == Kind::Transaction) {
             self.traces.transaction_ends();

@@ -114,7 +114,7 @@ pub(super) enum Traced {
 }
 
 /// Statements after which a name may mean something else to the target.
-pub(super) fn changes_meanings(action: &Action) -> bool {
+fn changes_meanings(action: &Action) -> bool {
     matches!(
         action.kind,
         Kind::Set
@@ -129,12 +129,21 @@ pub(super) fn changes_meanings(action: &Action) -> bool {
     )
 }
 
+/// Whether a text has such statements.
+pub(super) fn has_changes_of_meaning(judged: &Judged) -> bool {
+    match judged.statements() {
+        [] => judged.judgement.operation().actions.iter().any(changes_meanings),
+        statements => statements.iter().any(|it| !it.keeps_meanings && it.actions.iter().any(changes_meanings)),
+    }
+}
+
 /// The same for a statement that the same text has before another one: the end of a transaction takes changes back, too.
 pub(super) fn may_change_meanings(judged: &Judged, statement: &Statement) -> bool {
     let word = judged.source(statement);
     let word = word.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     let begins = ["BEGIN", "START"].iter().any(|it| word.eq_ignore_ascii_case(it));
-    statement.actions.iter().any(|it| changes_meanings(it) || it.kind == Kind::Transaction && !begins)
+    let changes = |it: &Action| changes_meanings(it) && !statement.keeps_meanings;
+    statement.actions.iter().any(|it| changes(it) || it.kind == Kind::Transaction && !begins)
 }
 
 impl Traces {

@@ -30,6 +30,11 @@ impl MaskedBuffer {
         self.0.clear();
     }
 
+    /// Takes back what was begun and cannot be finished.
+    pub fn truncate(&mut self, length: usize) {
+        self.0.truncate(length);
+    }
+
     pub fn framing<const N: usize>(&mut self, bytes: [u8; N]) {
         const { assert!(N <= 8, "framing is small; values come masked") };
         self.0.extend_from_slice(&bytes);

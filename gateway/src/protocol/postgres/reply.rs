@@ -6,6 +6,7 @@
 //! what is left is passed on in runs, without a copy of its own. Bytes in, bytes out: no socket, no clock.
 
 mod copied;
+mod copy;
 mod fault;
 mod own;
 mod plan;
@@ -21,7 +22,7 @@ pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
-use self::texts::{check_setting, mask_strings, withheld};
+use self::texts::{Setting, check_setting, mask_strings, withheld};
 use super::catalog::TaggedSet;
 use super::copy::CopyForm;
 use super::lineage::Lineage;
@@ -92,6 +93,8 @@ pub(super) struct Running {
     pub(super) tagged: bool,
     /// A row security policy may touch one in it, or a parent's name stand for one: its texts are withheld too.
     pub(super) guarded: bool,
+    /// It may be a COPY: no other statement sends or takes such data.
+    pub(super) copies: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
     /// What was found out of each statement of a simple query, or of the one of an Execute, before it ran; None: it had to be
@@ -109,6 +112,10 @@ pub(super) struct Running {
     plan: Option<Arc<Plan>>,
     /// The rows that a COPY sends.
     copying: Option<Copying>,
+    /// Of a simple query: the plan is that of the statement at hand.
+    described: bool,
+    /// The target sends COPY data.
+    copying_out: bool,
     hits: Hits,
     summary: ReplySummary,
 }
@@ -151,6 +158,7 @@ impl Running {
             set,
             tagged: false,
             guarded: false,
+            copies: false,
             ends_transaction: false,
             checked: Vec::new(),
             portal: None,
@@ -161,6 +169,8 @@ impl Running {
             statement: 0,
             plan: None,
             copying: None,
+            described: false,
+            copying_out: false,
             hits: Hits::default(),
             summary: ReplySummary::default(),
         })
@@ -203,6 +213,9 @@ pub(super) struct Replies<'s> {
     pub(super) ended: bool,
     /// Some statement of this transaction, of those that are answered, touches a tagged table.
     transaction_tagged: bool,
+    /// A statement of the batch, of those that are answered, sets something or ends a transaction, which takes settings back:
+    /// those that the target reports behind it are the client's own words.
+    may_set: bool,
     /// What of all results of the session was passed on.
     taken: Amount<u64>,
     /// The statement that runs has to be cancelled at the target.
@@ -227,6 +240,7 @@ impl<'s> Replies<'s> {
             copying_in: false,
             ended: false,
             transaction_tagged: false,
+            may_set: false,
             taken: Amount::default(),
             wants_cancel: false,
             finished: Vec::new(),
@@ -286,19 +300,6 @@ impl<'s> Replies<'s> {
         // While the target takes COPY data it ignores Sync.
         if !self.copying_in {
             self.expected.push_back(Expected::Sync { batch });
-        }
-    }
-
-    /// The client has sent the end of COPY data. Of what was sent before the target asked for it a note is kept.
-    pub(super) fn copy_ended(&mut self) {
-        if std::mem::take(&mut self.copying_in) {
-            return;
-        }
-        match self.expected.back_mut() {
-            Some(Expected::CopyEnds(count)) => *count = count.saturating_add(1),
-            Some(_) => self.expected.push_back(Expected::CopyEnds(1)),
-            // Nothing runs that could take data.
-            None => {}
         }
     }
 
@@ -367,10 +368,18 @@ impl<'s> Replies<'s> {
         out: &mut MaskedBuffer,
         run: &mut Run,
     ) -> Result<(), Fault> {
+        if self.ended {
+            return Err(Fault::Unexpected(char::from(tag)));
+        }
         match tag {
             // Rows of a plan that need no look at each are the bulk of all traffic.
             b'D' if self.own.is_none() => match self.row(range.len())? {
-                Row::Passes => run.add(range, true),
+                Row::Passes(columns) => {
+                    if wire::row_columns(inbox.bytes(range.clone()))? != columns {
+                        return Err(Fault::Row);
+                    }
+                    run.add(range, true);
+                }
                 Row::Dropped => self.flush(run, inbox, out)?,
                 Row::ByCell(plan) => {
                     self.flush(run, inbox, out)?;
@@ -390,6 +399,7 @@ impl<'s> Replies<'s> {
                 self.error(inbox.bytes(range), out)?;
             }
             b'T' | b'n' | b't' => {
+                wire::check_form(tag, inbox.bytes(range.clone()))?;
                 self.flush(run, inbox, out)?;
                 if self.description(tag, inbox.bytes(range.clone()))? == Shown::ToClient {
                     run.add(range, false);
@@ -404,6 +414,7 @@ impl<'s> Replies<'s> {
                 self.function_result(inbox.bytes(range), out)?;
             }
             b'C' | b's' | b'I' | b'Z' | b'1' | b'2' | b'3' | b'G' | b'H' | b'c' => {
+                wire::check_form(tag, inbox.bytes(range.clone()))?;
                 run.add(range.clone(), false);
                 self.progress(tag, range, inbox, out, run)?;
             }
@@ -427,11 +438,11 @@ impl<'s> Replies<'s> {
             (b'C', Some(Expected::Query(running))) => {
                 running.must_be_within()?;
                 running.completed(message)?;
-                running.statement += 1;
-                running.copying = None;
+                running.next_statement();
+                self.may_set |= running.ends_transaction && !running.tagged;
                 self.copying_in = false;
             }
-            (b'I', Some(Expected::Query(running))) => running.statement += 1,
+            (b'I', Some(Expected::Query(running))) => running.next_statement(),
             (b'C' | b's' | b'I', Some(Expected::Execute(running))) => {
                 running.must_be_within()?;
                 if tag == b'C' {
@@ -440,6 +451,7 @@ impl<'s> Replies<'s> {
                 self.copying_in = false;
                 self.flush(run, inbox, out)?;
                 if let Some(Expected::Execute(running)) = self.answered_one() {
+                    self.may_set |= running.ends_transaction && !running.tagged;
                     self.finish(running, (tag == b's').then_some("suspended"));
                 }
             }
@@ -464,37 +476,26 @@ impl<'s> Replies<'s> {
                     portal.confirmed = true;
                 }
             }
-            (b'G', Some(Expected::Query(_) | Expected::Execute(_))) => self.copy_in_begins()?,
-            (b'H', Some(Expected::Query(running) | Expected::Execute(running))) => {
+            (b'G', Some(Expected::Query(running) | Expected::Execute(running))) if running.copies => {
+                self.copy_in_begins()?;
+            }
+            (b'H', Some(Expected::Query(running) | Expected::Execute(running)))
+                if running.copies && !running.copying_out =>
+            {
+                running.copying_out = true;
                 running.copy_begins(self.masker, message)?;
             }
-            (b'c', Some(Expected::Query(_) | Expected::Execute(_))) => {}
-            _ => return unexpected,
-        }
-        Ok(())
-    }
-
-    /// From here to the end of the client's data the target ignores Sync: those that were sent ahead are not answered.
-    fn copy_in_begins(&mut self) -> Result<(), Fault> {
-        self.copying_in = true;
-        while self.expected.len() > 1 {
-            match self.expected.remove(1) {
-                Some(Expected::Sync { .. }) => {}
-                Some(Expected::CopyEnds(count)) => {
-                    self.copying_in = false;
-                    if count > 1 {
-                        self.expected.insert(1, Expected::CopyEnds(count - 1));
-                    }
-                    break;
-                }
-                _ => return Err(Fault::CopyOrder),
+            (b'c', Some(Expected::Query(running) | Expected::Execute(running))) if running.copying_out => {
+                running.copying_out = false;
             }
+            _ => return unexpected,
         }
         Ok(())
     }
 
     fn ready(&mut self, message: &[u8]) -> Result<(), Fault> {
         self.state = transaction_state(message)?;
+        self.may_set = false;
         let batch = match self.answered_one() {
             Some(Expected::Query(running) | Expected::FunctionCall(running)) => {
                 let batch = running.batch;
@@ -558,6 +559,7 @@ impl<'s> Replies<'s> {
                 };
                 running.tagged |= plan.tagged;
                 running.plan = Some(plan);
+                running.described = true;
             }
             (b't', Some(Expected::DescribeStatement(_))) => {}
             (b'T' | b'n', Some(Expected::DescribeStatement(description))) => {
@@ -582,7 +584,8 @@ impl<'s> Replies<'s> {
         }
         let (masker, limit) = (self.masker, self.content_limit);
         let running = match self.expected.front_mut() {
-            Some(Expected::Query(running)) => running,
+            // The description of an earlier statement of the text is not this one's.
+            Some(Expected::Query(running)) if running.described => running,
             Some(Expected::Execute(running)) => {
                 if running.plan.is_none() {
                     running.plan_portal(masker, limit)?;
@@ -593,7 +596,7 @@ impl<'s> Replies<'s> {
         };
         let plan = running.plan.as_ref().ok_or(Fault::Unexpected('D'))?;
         running.summary.rows += 1;
-        Ok(if plan.rows.by_cell() { Row::ByCell(Arc::clone(plan)) } else { Row::Passes })
+        Ok(if plan.rows.by_cell() { Row::ByCell(Arc::clone(plan)) } else { Row::Passes(plan.columns) })
     }
 
     /// Passes a run on, or, where a detector may find something in it, looks at each row.
@@ -631,11 +634,13 @@ impl<'s> Replies<'s> {
 
     fn mask_row(&mut self, plan: &Plan, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
         let start = out.len();
-        let mut fields = Fields::of(message);
-        let count = fields.count()?;
+        // All of it is looked at first: with half a row before it, the client would not see why its session ends.
+        let count = wire::row_columns(message)?;
         if count != plan.columns {
             return Err(Fault::Row);
         }
+        let mut fields = Fields::of(message);
+        fields.count()?;
         out.framing([b'D', 0, 0, 0, 0]);
         out.framing(u16::try_from(count).map_err(|_| Fault::Row)?.to_be_bytes());
         let (mut hits, mut masked) = (Hits::default(), 0);
@@ -651,7 +656,6 @@ impl<'s> Replies<'s> {
             });
             out.cell(&cell);
         }
-        fields.end()?;
         close_message(out, start)?;
         if let Some(running) = self.running_mut() {
             running.hits.add(hits);
@@ -671,42 +675,15 @@ impl<'s> Replies<'s> {
         }
         let begins = wire::header(bytes).ok().flatten().filter(|(first, _)| *first == tag);
         match (tag, begins) {
+            (b'd', _) if self.running().is_none_or(|running| !running.copying_out) => {
+                return Err(Fault::Unexpected('d'));
+            }
             (b'D', Some((_, length))) if matches!(self.row(length)?, Row::Dropped) => return Ok(()),
             (b'd', Some((_, length))) if !self.takes(length) => return Ok(()),
             _ => {}
         }
         let passed = self.masker.pass_text(false, bytes).map_err(|_| Fault::Row)?;
         self.send(&passed, out);
-        Ok(())
-    }
-
-    fn copy_data(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        if !self.takes(message.len()) {
-            return Ok(());
-        }
-        let Some(running) = self.running_mut() else { return Err(Fault::Unexpected('d')) };
-        if running.copying.is_some() {
-            return self.copied_rows(message, out);
-        }
-        running.summary.rows += 1;
-        let tagged = running.tagged;
-        match self.masker.pass_text(tagged, message) {
-            Ok(passed) => self.send(&passed, out),
-            // A COPY of tagged tables that was not traced is refused before; should one run all the same, nothing of it is shown.
-            Err(NeedsMasking::Columns) => return Err(Fault::Disagreement),
-            Err(NeedsMasking::Finding) => self.mask_copied_text(message, out)?,
-        }
-        Ok(())
-    }
-
-    fn mask_copied_text(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        let start = out.len();
-        let cell = self.masker.mask_text(&message[HEADER..]);
-        out.framing([b'd', 0, 0, 0, 0]);
-        out.cell(&cell);
-        close_message(out, start)?;
-        self.masked_one(cell.hits);
-        self.account(start, out);
         Ok(())
     }
 
@@ -746,8 +723,9 @@ impl<'s> Replies<'s> {
 
     /// What a target may send at any time: notices, settings, notifications.
     fn aside(&mut self, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        if tag == b'S' {
-            check_setting(message)?;
+        if tag == b'S' && check_setting(message)? == Setting::Free && self.columns_are_masked() && !self.may_set {
+            // Code at the target set it, and may have put anything into it.
+            return Ok(());
         }
         let why = if tag == b'N' { self.why_withheld(message)? } else { None };
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
@@ -904,8 +882,16 @@ impl Running {
         summary.content_truncated |= bytes.len() > room;
     }
 
+    /// The next statement of a simple query begins.
+    fn next_statement(&mut self) {
+        self.statement += 1;
+        self.described = false;
+        self.copying_out = false;
+        self.copying = None;
+    }
+
     fn completed(&mut self, message: &[u8]) -> Result<(), Fault> {
-        let tag = Fields::of(message).text()?;
+        let tag = wire::command_tag(message)?;
         if !self.summary.outcome.starts_with("ERROR") {
             tag.clone_into(&mut self.summary.outcome);
         }
@@ -965,7 +951,8 @@ impl Run {
 enum Row {
     /// It is beyond a limit.
     Dropped,
-    Passes,
+    /// It must have so many columns.
+    Passes(usize),
     ByCell(Arc<Plan>),
 }
 

@@ -22,7 +22,7 @@ const MAX_SMALL: usize = 16 << 10;
 /// take until they are whole and dealt with.
 pub const MAX_HELD_BY_ALL: usize = 128 << 20;
 /// A message whose body need not be looked at is passed on in parts once it is larger than this.
-const STREAM_ABOVE: usize = 16 << 10;
+pub const STREAM_ABOVE: usize = 16 << 10;
 /// What a read asks for at least, and what a buffer shrinks back to.
 const CHUNK: usize = 16 << 10;
 /// An empty buffer larger than this gives its memory back.
@@ -31,6 +31,8 @@ const KEEP: usize = 256 << 10;
 const OWN: usize = 64 << 10;
 /// The server's own limit for a message (PQ_LARGE_MESSAGE_LIMIT).
 const MAX_MESSAGE: usize = 0x3fff_ffff;
+/// No server's command tag is as long (COMPLETION_TAG_BUFSIZE).
+const MAX_TAG: usize = 64;
 /// Tag and length.
 pub const HEADER: usize = 5;
 
@@ -430,10 +432,62 @@ pub fn row_description(message: &[u8]) -> Result<Vec<Column>, Malformed> {
         let name = fields.string()?.to_vec();
         let (table, attribute, type_oid) = (fields.u32()?, fields.i16()?, fields.u32()?);
         let (_size, modifier, format) = (fields.i16()?, fields.u32()?.cast_signed(), fields.i16()?);
+        if !matches!(format, 0 | 1) {
+            return Err(Malformed::Body);
+        }
         columns.push(Column { name, table, attribute, type_oid, modifier, format });
     }
     fields.end()?;
     Ok(columns)
+}
+
+/// How many columns a DataRow has. The values after that are read to the end: each must lie in the message.
+pub fn row_columns(message: &[u8]) -> Result<usize, Malformed> {
+    let mut fields = Fields::of(message);
+    let count = fields.count()?;
+    for _ in 0..count {
+        fields.value()?;
+    }
+    fields.end()?;
+    Ok(count)
+}
+
+/// Whether a message that carries no values is what its type says, and nothing else: it is passed on as it is.
+pub fn check_form(tag: u8, message: &[u8]) -> Result<(), Malformed> {
+    let mut fields = Fields::of(message);
+    match tag {
+        b'1' | b'2' | b'3' | b'I' | b'c' | b'n' | b's' => {}
+        b'C' => return command_tag(message).map(drop),
+        b'G' | b'H' => {
+            fields.u8()?;
+            formats(&mut fields)?;
+        }
+        b't' => {
+            for _ in 0..fields.count()? {
+                fields.u32()?;
+            }
+        }
+        b'Z' => {
+            TransactionState::from_byte(fields.u8()?).ok_or(Malformed::Body)?;
+        }
+        // What it describes is read elsewhere.
+        _ => return Ok(()),
+    }
+    fields.end()
+}
+
+/// The tag of a CommandComplete: capital words and numbers (the server's `cmdtaglist.h`). It is told and recorded as it is, so
+/// nothing else may come by this way.
+pub fn command_tag(message: &[u8]) -> Result<&str, Malformed> {
+    let mut fields = Fields::of(message);
+    let tag = fields.text()?;
+    fields.end()?;
+    let is_word = |word: &str| {
+        word.bytes().all(|byte| byte.is_ascii_uppercase())
+            || word.bytes().all(|byte| byte.is_ascii_digit())
+            || word == "???"
+    };
+    if tag.len() <= MAX_TAG && tag.split(' ').all(is_word) { Ok(tag) } else { Err(Malformed::Body) }
 }
 
 /// A Parse message.
@@ -504,11 +558,16 @@ pub fn report_fields(message: &[u8]) -> Result<Vec<(u8, &[u8])>, Malformed> {
     }
 }
 
-/// The SQLSTATE of an ErrorResponse or NoticeResponse.
+/// The SQLSTATE of an ErrorResponse or NoticeResponse, if it is one: five capitals and digits.
 pub fn sqlstate(message: &[u8]) -> Option<&str> {
     let fields = report_fields(message).ok()?;
     let (_, code) = fields.into_iter().find(|&(letter, _)| letter == b'C')?;
-    std::str::from_utf8(code).ok()
+    let code = std::str::from_utf8(code).ok()?;
+    is_sqlstate(code).then_some(code)
+}
+
+pub fn is_sqlstate(code: &str) -> bool {
+    code.len() == 5 && code.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase())
 }
 
 /// Appends a message: `body` writes what follows the length.

@@ -457,8 +457,12 @@ pub(super) fn running(
     running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
     running.guarded = named.is_some_and(|it| it.guarded) || judged.statements().iter().any(|it| it.guarded);
+    let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
-    running.ends_transaction = judged.judgement.operation().actions.iter().any(ends);
+    running.ends_transaction = actions.iter().any(ends);
+    // What cannot be parsed runs where policy only observes.
+    let copies = [Kind::CopyIn, Kind::CopyOut, Kind::CopyProgram, Kind::Unparsed];
+    running.copies = actions.iter().any(|action| copies.contains(&action.kind));
     running
 }
 

@@ -318,7 +318,8 @@ fn a_sync_that_copy_data_swallows_is_not_owed() {
     let masker = masker();
     let mut pair = Pair::new(&masker);
     // As libpq sends it: Execute and Sync, then the data, then another Sync.
-    let running = pair.running();
+    let mut running = pair.running();
+    running.copies = true;
     pair.replies.execute(running);
     pair.replies.sync(0);
     let mut begin = Vec::new();
@@ -333,6 +334,72 @@ fn a_sync_that_copy_data_swallows_is_not_owed() {
     pair.sends(&end, 1).unwrap();
     assert!(pair.replies.is_idle());
     assert_eq!(pair.outcomes(), ["COPY 3"]);
+}
+
+#[test]
+fn a_row_needs_the_description_of_its_own_statement() {
+    let masker = masker();
+    let mut pair = Pair::new(&masker);
+    pair.query();
+    let mut sent = Vec::new();
+    put_row_description(&mut sent, &[column("free", (0, 0))], None);
+    row(&mut sent, &[Some("first")]);
+    complete(&mut sent, "SELECT 1");
+    pair.sends(&sent, 1000).unwrap();
+    let mut sent = Vec::new();
+    row(&mut sent, &[Some("900-11-1002")]);
+    assert_eq!(pair.sends(&sent, 1000), Err(Fault::Unexpected('D')));
+}
+
+#[test]
+fn what_is_passed_on_as_it_is_has_its_types_form() {
+    let masker = masker();
+    for (tag, body) in [
+        (b'C', &b"SELECT 900-11-1002\0"[..]),
+        (b'C', b"ada@shop.example\0"),
+        (b'C', b"SELECT 1\0900-11-1002"),
+        (b'I', b"900-11-1002"),
+        (b'Z', b"I900-11-1002"),
+        (b'T', b"\0\0900-11-1002"),
+    ] {
+        let mut pair = Pair::new(&masker);
+        pair.query();
+        let mut sent = Vec::new();
+        message(&mut sent, tag, |out| out.extend_from_slice(body));
+        assert_eq!(pair.sends(&sent, 1000), Err(Fault::Malformed(Malformed::Body)), "{}", char::from(tag));
+        assert_eq!(pair.got(), b"", "nothing of it passes");
+    }
+}
+
+#[test]
+fn a_setting_that_the_client_did_not_set_is_not_told() {
+    let masker = masker();
+    for (name, value, is_told) in [
+        ("application_name", "900-11-1002", false),
+        ("TimeZone", "900-11-1002", false),
+        ("TimeZone", "Europe/Vienna", true),
+        ("DateStyle", "ISO, MDY", true),
+        ("in_hot_standby", "on", true),
+        ("in_hot_standby", "900-11-1002", false),
+        ("anything", "on", false),
+    ] {
+        for sets in [false, true] {
+            let mut pair = Pair::new(&masker);
+            let mut running = pair.running();
+            running.ends_transaction = sets;
+            pair.replies.query(running);
+            let mut sent = Vec::new();
+            complete(&mut sent, if sets { "SET" } else { "SELECT 1" });
+            let mut setting = Vec::new();
+            wire::parameter_status(&mut setting, name, value);
+            sent.extend_from_slice(&setting);
+            ready(&mut sent);
+            pair.sends(&sent, 1000).unwrap();
+            let got = pair.got();
+            let told = got.windows(setting.len()).any(|it| it == setting);
+            assert_eq!(told, is_told || sets, "{name} = {value}, {sets}");
+        }
+    }
 }
 
 #[test]

@@ -4,22 +4,55 @@ use super::{COLLAPSED, Fault, close_message};
 use crate::mask::{Hits, MaskedBuffer, Masker};
 use crate::protocol::postgres::wire::{self, Fields, Report, Severity};
 
+/// What a setting's value can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    /// One of the server's own words, or the name of a time zone.
+    Known,
+    /// Any text, as of `application_name`, or who knows what: it is not a setting that servers report.
+    Free,
+}
+
+/// No time zone has a longer name.
+const MAX_ZONE: usize = 64;
+
 /// Settings on which the reading of statements rests must stay as they are.
-pub(super) fn check_setting(message: &[u8]) -> Result<(), Fault> {
+pub(super) fn check_setting(message: &[u8]) -> Result<Setting, Fault> {
     let mut fields = Fields::of(message);
-    match (fields.string()?, fields.string()?) {
+    let (name, value) = (fields.string()?, fields.string()?);
+    fields.end()?;
+    match (name, value) {
         (b"standard_conforming_strings", value) if value != b"on" => Err(Fault::Setting("standard_conforming_strings")),
         // The server keeps this other word for it as it is written.
         (b"client_encoding", value) if !matches!(value, b"UTF8" | b"UNICODE") => Err(Fault::Setting("client_encoding")),
-        _ => Ok(()),
+        (b"TimeZone", value) if is_zone(value) => Ok(Setting::Known),
+        (
+            b"is_superuser" | b"in_hot_standby" | b"default_transaction_read_only" | b"integer_datetimes",
+            b"on" | b"off",
+        ) => Ok(Setting::Known),
+        (b"DateStyle" | b"IntervalStyle", value) if value.iter().all(is_of_style) => Ok(Setting::Known),
+        (b"standard_conforming_strings" | b"client_encoding", _) => Ok(Setting::Known),
+        _ => Ok(Setting::Free),
     }
+}
+
+/// The name of a zone, or a rule as POSIX has it.
+fn is_zone(value: &[u8]) -> bool {
+    let begins = value.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'<');
+    let is_of_zone = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+-/:<>,.".contains(byte);
+    begins && value.len() <= MAX_ZONE && value.iter().all(is_of_zone)
+}
+
+/// As of `ISO, MDY` and `sql_standard`.
+fn is_of_style(byte: &u8) -> bool {
+    byte.is_ascii_alphabetic() || b", _".contains(byte)
 }
 
 /// An error as a client may see it whose text could show values of tagged columns: how bad it is, and what kind where that
 /// tells nothing of values.
 pub(super) fn withheld(message: &[u8], code: &str, why: &str) -> Result<Report, Fault> {
     let fields = wire::report_fields(message)?;
-    let fatal = fields.iter().any(|(letter, text)| *letter == b'V' && *text != b"ERROR");
+    let fatal = fields.iter().any(|field| matches!(field, (b'V', b"FATAL" | b"PANIC")));
     let severity = if fatal { Severity::Fatal } else { Severity::Error };
     let code = if code.starts_with("22") || code.starts_with("42") { COLLAPSED } else { code };
     Ok(Report::new(severity, code, format!("the statement failed; the target's message is withheld: {why}")))
@@ -27,6 +60,16 @@ pub(super) fn withheld(message: &[u8], code: &str, why: &str) -> Result<Report, 
 
 /// Writes a message of strings (a report, a setting, a notification) with what detectors find in them masked.
 pub(super) fn mask_strings(masker: &Masker, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<Hits, Fault> {
+    let start = out.len();
+    let hits = put_strings(masker, tag, message, out);
+    if hits.is_err() {
+        // Behind half a message the client would not see why its session ends.
+        out.truncate(start);
+    }
+    hits
+}
+
+fn put_strings(masker: &Masker, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<Hits, Fault> {
     let start = out.len();
     let mut hits = Hits::default();
     let mut fields = Fields::of(message);

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::stream::Stream;
-use super::wire::{self, Fields, Handling, Inbox, Malformed, Piece, Report, Severity};
+use super::wire::{self, Fields, Handling, Inbox, Malformed, Piece, Report, STREAM_ABOVE, Severity};
 use crate::secret::Secret;
 use crate::tls;
 
@@ -30,6 +31,11 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// More settings than any server reports at start-up.
 const MAX_PARAMETERS: usize = 64;
+/// A key for cancelling: 4 bytes in protocol 3.0, which is what is asked for.
+const KEY: usize = 4;
+/// Rounds of SCRAM. With fewer than RFC 7677 asks for, what proves the password is soon guessed by who has it; with more, the
+/// other sessions of the thread would wait (`postgres_protocol` has this very limit).
+const ROUNDS: RangeInclusive<u32> = 4_096..=100_000;
 /// Text of the target's that is passed on when it refuses the login.
 const MAX_REASON: usize = 500;
 
@@ -88,12 +94,20 @@ pub(super) enum UpstreamError {
     NoProof,
     #[error("the target could not prove that it knows the password: {0}")]
     Scram(#[source] io::Error),
+    #[error(
+        "the target asks for {0} rounds of SCRAM; from {min} to {max} are done",
+        min = ROUNDS.start(),
+        max = ROUNDS.end()
+    )]
+    Rounds(u32),
     #[error("the target refused the session: {message}")]
     Refused { code: String, message: String },
     #[error(
         "the target has standard_conforming_strings off: set it on, or statements cannot be read as the target reads them"
     )]
     Strings,
+    #[error("the target does not take client_encoding UTF8, which it was asked for")]
+    Encoding,
 }
 
 impl UpstreamError {
@@ -169,23 +183,35 @@ async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, Upstr
 
     let mut inbox = Inbox::default();
     authenticate(&mut stream, &mut inbox, login).await?;
-    let (mut parameters, mut process, mut key) = (Vec::new(), 0, Vec::new());
+    let mut parameters: Vec<(String, String)> = Vec::new();
+    let (mut process, mut key) = (0, Vec::new());
     loop {
         let message = next_message(&mut stream, &mut inbox).await?;
         let mut fields = Fields::of(&message);
         match message[0] {
             b'S' if parameters.len() < MAX_PARAMETERS => {
-                parameters.push((fields.text()?.to_owned(), fields.text()?.to_owned()));
+                let (name, value) = (fields.text()?.to_owned(), fields.text()?.to_owned());
+                // The last word counts.
+                parameters.retain(|(known, _)| *known != name);
+                parameters.push((name, value));
+                fields.end()?;
             }
-            b'K' => (process, key) = (fields.u32()?, fields.rest().to_vec()),
+            b'K' if key.is_empty() => {
+                (process, key) = (fields.u32()?, fields.take(KEY)?.to_vec());
+                fields.end()?;
+            }
             b'N' => {}
-            b'Z' => break,
+            b'Z' if fields.rest() == b"I" => break,
+            b'Z' => return Err(Malformed::Body.into()),
             other => return Err(UpstreamError::Unexpected(char::from(other))),
         }
     }
     let reported = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     if reported("standard_conforming_strings") != Some("on") {
         return Err(UpstreamError::Strings);
+    }
+    if !matches!(reported("client_encoding"), Some("UTF8" | "UNICODE")) {
+        return Err(UpstreamError::Encoding);
     }
     Ok(Upstream { stream, inbox, parameters, process, key })
 }
@@ -212,7 +238,11 @@ async fn authenticate(stream: &mut Stream, inbox: &mut Inbox, login: &Login<'_>)
                 scram = Some(begun);
             }
             (11, Some(scram)) if !proven => {
-                scram.update(fields.rest()).map_err(UpstreamError::Scram)?;
+                let challenge = fields.rest();
+                if let Some(rounds) = rounds(challenge).filter(|it| !ROUNDS.contains(it)) {
+                    return Err(UpstreamError::Rounds(rounds));
+                }
+                scram.update(challenge).map_err(UpstreamError::Scram)?;
                 let mut out = Vec::new();
                 wire::message(&mut out, b'p', |out| out.extend_from_slice(scram.message()));
                 stream.write_all(&out).await?;
@@ -226,6 +256,12 @@ async fn authenticate(stream: &mut Stream, inbox: &mut Inbox, login: &Login<'_>)
             _ => return Err(UpstreamError::Unexpected('R')),
         }
     }
+}
+
+/// How many rounds a challenge asks for (RFC 5802, "iteration-count"), if it says so; without, there is no proof either.
+fn rounds(challenge: &[u8]) -> Option<u32> {
+    let attributes = std::str::from_utf8(challenge).ok()?.split(',');
+    attributes.filter_map(|it| it.strip_prefix("i=")).next_back()?.parse().ok()
 }
 
 /// The strongest mechanism of those on offer.
@@ -269,10 +305,20 @@ async fn send_initial(stream: &mut Stream, mechanism: &str, first: &[u8]) -> Res
 /// The next message of the login; an ErrorResponse is the target's refusal.
 async fn next_message(stream: &mut Stream, inbox: &mut Inbox) -> Result<Vec<u8>, UpstreamError> {
     loop {
-        match inbox.next(|_, _| Handling::Whole)? {
+        // Nothing of a login is as large as what elsewhere could be passed on in parts: what comes before the login is done, from
+        // whomever, takes no more memory than that.
+        let mut large = None;
+        let piece = inbox.next(|tag, length| {
+            large = Some((tag, length));
+            Handling::Whole
+        })?;
+        match piece {
             Piece::Message(b'E', range) => return Err(refused(inbox.bytes(range))?),
             Piece::Message(_, range) | Piece::Part(_, range) => return Ok(inbox.bytes(range).to_vec()),
             Piece::Incomplete => {
+                if let Some((tag, length)) = large {
+                    return Err(Malformed::TooLarge { tag, length, most: STREAM_ABOVE }.into());
+                }
                 inbox.compact();
                 let read = stream.read(inbox.space().map_err(io::Error::other)?).await?;
                 if read == 0 {
@@ -291,7 +337,6 @@ fn refused(message: &[u8]) -> Result<UpstreamError, Malformed> {
         String::from_utf8_lossy(found).chars().filter(|c| !c.is_control()).take(MAX_REASON).collect::<String>()
     };
     let code = text(b'C');
-    let code =
-        if code.len() == 5 && code.bytes().all(|c| c.is_ascii_alphanumeric()) { code } else { "08004".to_owned() };
+    let code = if wire::is_sqlstate(&code) { code } else { "08004".to_owned() };
     Ok(UpstreamError::Refused { code, message: text(b'M') })
 }

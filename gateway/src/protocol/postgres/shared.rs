@@ -6,21 +6,23 @@
 //! again, serves nobody: statements are denied until it can.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::future::poll_fn;
 use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use super::cancel::Keys;
-use super::catalog::{self, TaggedSet};
+use super::catalog::{self, CatalogError, TaggedSet};
 use super::lookups::Lookups;
 use super::operation::{Analyser, Parsed};
 use super::stream::Stream;
@@ -43,6 +45,8 @@ pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// A failure that nobody met for so long is no news: nobody may have tried since it was repaired.
 const PROBLEM_AGE: Duration = Duration::from_mins(10);
+/// Bytes that a reading of a catalog may take, whatever the target sends: far more than the rows that are asked for have.
+const MAX_CATALOG_BYTES: usize = 256 << 20;
 /// Between the beginnings of two readings of one catalog. Who needs a newer one sooner waits, and shares it with all who do.
 const READ_EVERY: Duration = Duration::from_millis(250);
 /// Databases whose catalogs are held, each server's for itself; there is no use for more than a host's targets have.
@@ -340,8 +344,16 @@ pub(super) async fn load(
 }
 
 async fn read_catalog(way: &Way, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, String> {
-    let own = OwnClient::connect(way, "weir catalog", |_| {}).await?;
-    catalog::load(&own.client, masks, target).await.map_err(|error| error.to_string())
+    let mut own = OwnClient::connect(way, "weir catalog", |_| {}).await?;
+    match catalog::load(&own.client, masks, target).await {
+        // What broke the connection is told where it is driven.
+        Err(CatalogError::Query(error)) if error.is_closed() => {
+            let broken = (&mut own.connection).await.ok().flatten();
+            Err(unread(&broken.unwrap_or(error)))
+        }
+        Err(CatalogError::Query(error)) => Err(unread(&error)),
+        set => set.map_err(|error| error.to_string()),
+    }
 }
 
 /// A client on a connection of the gateway's own, with the held login. It ends when it is dropped.
@@ -349,7 +361,8 @@ pub(super) struct OwnClient {
     pub(super) client: tokio_postgres::Client,
     /// The target's `server_encoding`.
     pub(super) encoding: Option<String>,
-    connection: tokio::task::JoinHandle<()>,
+    /// What broke it, if anything did. It is ended with this, however long an answer is waited for.
+    connection: JoinHandle<Option<tokio_postgres::Error>>,
 }
 
 impl OwnClient {
@@ -369,11 +382,14 @@ impl OwnClient {
         let (client, mut connection) = config
             .connect_raw(Opened::new(upstream), NoTls)
             .await
-            .map_err(|error| format!("the target's catalog could not be read: {error}"))?;
+            .map_err(|error| unread(&error))?;
         let connection = tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                if let tokio_postgres::AsyncMessage::Notice(notice) = message {
-                    hears(&notice);
+            loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(tokio_postgres::AsyncMessage::Notice(notice))) => hears(&notice),
+                    Some(Ok(_)) => {}
+                    Some(Err(broken)) => return Some(broken),
+                    None => return None,
                 }
             }
         });
@@ -387,10 +403,23 @@ impl Drop for OwnClient {
     }
 }
 
+/// Why a catalog could not be read. The target's own text stays out of it, since clients are told: it may say anything.
+fn unread(error: &tokio_postgres::Error) -> String {
+    const UNREAD: &str = "the database's catalog could not be read";
+    if let Some(code) = error.code() {
+        let code = if wire::is_sqlstate(code.code()) { code.code() } else { "XX000" };
+        return format!("{UNREAD}: the target's error {code}");
+    }
+    let causes = std::iter::successors(Some(error as &dyn Error), |it| (*it).source());
+    causes.fold(UNREAD.to_owned(), |told, it| format!("{told}: {it}"))
+}
+
 /// A session that is logged in already, for a library that wants to log in itself: its start-up packet is swallowed, and it
 /// is told that all went well. So there is one way in, [`upstream::connect`], and it gives no password away.
 struct Opened {
     stream: Stream,
+    /// Bytes that may still come: the library holds whole messages, and takes their lengths for granted.
+    left: usize,
     /// What the library has still to read before the stream.
     greeting: Vec<u8>,
     /// Of its start-up packet: the bytes of the length, and then how many bytes are to come.
@@ -410,7 +439,7 @@ impl Opened {
             wire::parameter_status(&mut greeting, name, value);
         }
         wire::ready_for_query(&mut greeting, wire::TransactionState::Idle);
-        Self { stream: upstream.stream, greeting, packet: Packet::Length(Vec::new()) }
+        Self { stream: upstream.stream, left: MAX_CATALOG_BYTES, greeting, packet: Packet::Length(Vec::new()) }
     }
 
     /// How many of these bytes are still of the start-up packet.
@@ -441,13 +470,21 @@ impl AsyncRead for Opened {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.is_greeted() || this.greeting.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let read = buf.filled().len() - before;
+            this.left = this.left.checked_sub(read).ok_or_else(too_large)?;
+            return Poll::Ready(Ok(()));
         }
         let now = this.greeting.len().min(buf.remaining());
         buf.put_slice(&this.greeting[..now]);
         this.greeting.drain(..now);
         Poll::Ready(Ok(()))
     }
+}
+
+fn too_large() -> io::Error {
+    io::Error::other(format!("the target has sent more than {} MiB", MAX_CATALOG_BYTES >> 20))
 }
 
 impl AsyncWrite for Opened {

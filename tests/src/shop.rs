@@ -78,11 +78,16 @@ impl Shop {
 
     /// Writes the configuration: everything that the scene needs, and these rules and masks.
     pub fn configure(&self, policy: &str) -> Result {
+        self.configure_target(&self.postgres.target_config(), policy)
+    }
+
+    /// The same with this `[[target]]` section in the place of the database's own.
+    pub fn configure_target(&self, target: &str, policy: &str) -> Result {
         let identity = format!(
             "[identity]\nissuer = \"{}\"\naudience = \"weir\"\ninsecure = \"the issuer of this scene speaks HTTP on loopback\"\n",
             self.issuer.url()
         );
-        self.env.configure(&[&identity, &self.env.agent_config(), &self.postgres.target_config(), policy].join("\n"))
+        self.env.configure(&[&identity, &self.env.agent_config(), target, policy].join("\n"))
     }
 
     /// Claims of a token that is good.

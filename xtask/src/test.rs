@@ -15,7 +15,7 @@ use crate::{Result, clean_kernel, clients, corpus, package, paths, servers, setu
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 17] = [
+const REQUIRED: [&str; 18] = [
     "kernel",
     BYPASS,
     "namespaces",
@@ -25,6 +25,7 @@ const REQUIRED: [&str; 17] = [
     "postgres",
     CLIENTS,
     VERSIONS,
+    "postgres-hostile",
     NONINTERFERENCE,
     DETECTORS,
     "record",
@@ -60,7 +61,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx

@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that a change must pass, cheapest first.
 
-use crate::{Result, deny, fmt, lint, setup, shell, test, tidy};
+use crate::{Result, deny, fmt, fuzz, lint, setup, shell, test, tidy};
 
 pub(crate) fn run() -> Result {
     setup::run(setup::Scope::Test)?;
@@ -8,5 +8,6 @@ pub(crate) fn run() -> Result {
     shell::step("tidy", tidy::run)?;
     shell::step("cargo-deny", deny::run)?;
     lint::run()?;
+    fuzz::run(&fuzz::Args::ci())?;
     test::run(&test::Args::all())
 }

@@ -59,7 +59,7 @@ enum Task {
     Deny,
     /// Everything that a change must pass
     Ci,
-    /// Run one fuzz target for a while
+    /// Run a fuzz target for a while, or each of them
     Fuzz(fuzz::Args),
     /// Remove pins, cgroups and processes that killed test runs left behind
     CleanKernel,

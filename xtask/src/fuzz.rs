@@ -70,7 +70,7 @@ fn run_one(target: &str, seconds: u32) -> Result {
     // What is new goes to the first directory.
     fuzz.arg(target).arg(&corpus).arg(&seeds).arg("--");
     fuzz.args([format!("-max_total_time={seconds}"), format!("-timeout={MAX_SECONDS_EACH}")]);
-    fuzz.arg(format!("-artifact_prefix={}/", crashes.display())).arg("-verbosity=0");
+    fuzz.arg(format!("-artifact_prefix={}/", crashes.display())).args(["-verbosity=0", "-print_final_stats=1"]);
     shell::step(&format!("fuzz {target} for {seconds} s"), || shell::run(&mut fuzz))
 }
 

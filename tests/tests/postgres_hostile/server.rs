@@ -49,6 +49,23 @@ pub(crate) enum Stage {
     Run,
 }
 
+/// What the gateway has asked for last.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    stage: Stage,
+    /// The description was passed on: a statement may be sent to run before what prepares it is answered.
+    is_described: bool,
+}
+
+impl Asked {
+    /// What a message of this type answers.
+    fn answered_by(&mut self, tag: u8) -> Stage {
+        let stage = if self.stage == Stage::Run && !self.is_described { Stage::Bound } else { self.stage };
+        self.is_described |= matches!(tag, b'T' | b'n') && stage == Stage::Bound;
+        stage
+    }
+}
+
 /// What becomes of the connection after the deed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -190,11 +207,11 @@ async fn serve(mut gateway: TcpStream, acceptor: &TlsAcceptor, shared: &Arc<Shar
     let mut database = TcpStream::connect(("127.0.0.1", shared.database)).await?;
     database.write_all(&startup).await?;
 
-    let stage = Arc::new(Mutex::new(Stage::Probe));
+    let asked = Arc::new(Mutex::new(Asked { stage: Stage::Probe, is_described: false }));
     let (from_gateway, to_gateway) = tokio::io::split(gateway);
     let (from_database, to_database) = database.into_split();
-    let listening = listen(from_gateway, to_database, Arc::clone(&stage), tamper.map(|_| Arc::clone(shared)));
-    let answering = answer(from_database, to_gateway, &stage, tamper, shared);
+    let listening = listen(from_gateway, to_database, Arc::clone(&asked), tamper.map(|_| Arc::clone(shared)));
+    let answering = answer(from_database, to_gateway, &asked, tamper, shared);
     tokio::select! {
         heard = listening => heard,
         answered = answering => answered,
@@ -219,7 +236,7 @@ async fn end(mut gateway: TcpStream, then: Then, shared: &Shared) -> io::Result<
 async fn listen(
     mut gateway: impl AsyncRead + Unpin,
     mut database: impl AsyncWrite + Unpin,
-    stage: Arc<Mutex<Stage>>,
+    asked: Arc<Mutex<Asked>>,
     noted: Option<Arc<Shared>>,
 ) -> io::Result<()> {
     loop {
@@ -228,15 +245,15 @@ async fn listen(
             shared.seen().heard.extend_from_slice(&message);
         }
         let is_own = message[HEADER..].starts_with(PROBE);
-        let now = match message[0] {
-            b'Q' | b'F' => Some(Stage::Run),
-            b'E' if !is_own => Some(Stage::Run),
-            b'P' if is_own => Some(Stage::Probe),
-            b'P' => Some(Stage::Bound),
-            _ => None,
-        };
-        if let Some(now) = now {
-            *stage.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        {
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            *asked = match message[0] {
+                b'Q' | b'F' => Asked { stage: Stage::Run, is_described: true },
+                b'E' if !is_own => Asked { stage: Stage::Run, ..*asked },
+                b'P' if is_own => Asked { stage: Stage::Probe, is_described: false },
+                b'P' => Asked { stage: Stage::Bound, is_described: false },
+                _ => *asked,
+            };
         }
         // The real server may have had enough of this conversation; the gateway is heard to its end.
         let _ = database.write_all(&message).await;
@@ -247,7 +264,7 @@ async fn listen(
 async fn answer(
     mut database: impl AsyncRead + Unpin,
     mut gateway: impl AsyncWrite + Unpin,
-    stage: &Mutex<Stage>,
+    asked: &Mutex<Asked>,
     mut tamper: Option<Tamper>,
     shared: &Shared,
 ) -> io::Result<()> {
@@ -256,7 +273,7 @@ async fn answer(
         let message = message(&mut database).await?;
         let now = match message[0] {
             b'R' => Stage::Login(u32::try_from(length(&message[HEADER..])).unwrap_or(u32::MAX)),
-            _ if is_ready => *stage.lock().unwrap_or_else(PoisonError::into_inner),
+            _ if is_ready => asked.lock().unwrap_or_else(PoisonError::into_inner).answered_by(message[0]),
             _ if is_let_in => Stage::Greeting,
             _ => Stage::Login(u32::MAX),
         };

@@ -193,22 +193,8 @@ pub(crate) const RUN: &[Case] = &[
     Case::new("a description of nothing", b'T', deeds::body_empty, FORM).simple(),
     Case::new("a description cut", b'T', deeds::body_cut, FORM).simple(),
     Case::new("a batch's column of no table", b'T', deeds::of_no_table, OTHER).asking(BATCH).nth(2).simple(),
-    Case::new(
-        "columns swapped when bound",
-        b'T',
-        deeds::columns_swapped,
-        Must::Refuse("not the one that the target planned"),
-    )
-    .extended()
-    .at(Stage::Bound),
-    Case::new(
-        "a column as another one when bound",
-        b'T',
-        deeds::of_another_column,
-        Must::Refuse("not the one that the target planned"),
-    )
-    .extended()
-    .at(Stage::Bound),
+    Case::new("columns swapped when bound", b'T', deeds::columns_swapped, OTHER).extended().at(Stage::Bound),
+    Case::new("a column as another one when bound", b'T', deeds::of_another_column, OTHER).extended().at(Stage::Bound),
     Case::new("65,535 columns when bound", b'T', deeds::count_absurd, FORM).extended().at(Stage::Bound),
     Case::new("columns swapped when probed", b'T', deeds::columns_swapped, OTHER_PLAN).at(Stage::Probe),
     Case::new("a column of no table when probed", b'T', deeds::of_no_table, OTHER_PLAN).at(Stage::Probe),

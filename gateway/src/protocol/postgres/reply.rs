@@ -83,6 +83,7 @@ enum Expected {
 }
 
 /// A statement that runs.
+#[expect(clippy::struct_excessive_bools, reason = "properties that have nothing to do with each other")]
 pub(super) struct Running {
     pub(super) forwarded: Forwarded,
     /// Of a simple query or a function call: the batch that it is. What the client has bound in later ones, sent ahead, is not

@@ -21,19 +21,26 @@ pub(super) fn check_setting(message: &[u8]) -> Result<Setting, Fault> {
     let mut fields = Fields::of(message);
     let (name, value) = (fields.string()?, fields.string()?);
     fields.end()?;
-    match (name, value) {
-        (b"standard_conforming_strings", value) if value != b"on" => Err(Fault::Setting("standard_conforming_strings")),
+    let is_known = match (name, value) {
+        (b"standard_conforming_strings", value) if value != b"on" => {
+            return Err(Fault::Setting("standard_conforming_strings"));
+        }
         // The server keeps this other word for it as it is written.
-        (b"client_encoding", value) if !matches!(value, b"UTF8" | b"UNICODE") => Err(Fault::Setting("client_encoding")),
-        (b"TimeZone", value) if is_zone(value) => Ok(Setting::Known),
-        (
-            b"is_superuser" | b"in_hot_standby" | b"default_transaction_read_only" | b"integer_datetimes",
-            b"on" | b"off",
-        ) => Ok(Setting::Known),
-        (b"DateStyle" | b"IntervalStyle", value) if value.iter().all(is_of_style) => Ok(Setting::Known),
-        (b"standard_conforming_strings" | b"client_encoding", _) => Ok(Setting::Known),
-        _ => Ok(Setting::Free),
-    }
+        (b"client_encoding", value) if !matches!(value, b"UTF8" | b"UNICODE") => {
+            return Err(Fault::Setting("client_encoding"));
+        }
+        (b"standard_conforming_strings" | b"client_encoding", _) => true,
+        (b"TimeZone", value) => is_zone(value),
+        (b"is_superuser" | b"in_hot_standby" | b"default_transaction_read_only" | b"integer_datetimes", value) => {
+            matches!(value, b"on" | b"off")
+        }
+        // As of `ISO, MDY` and `sql_standard`.
+        (b"DateStyle" | b"IntervalStyle", value) => {
+            value.iter().all(|byte| byte.is_ascii_alphabetic() || b", _".contains(byte))
+        }
+        _ => false,
+    };
+    Ok(if is_known { Setting::Known } else { Setting::Free })
 }
 
 /// The name of a zone, or a rule as POSIX has it.
@@ -41,11 +48,6 @@ fn is_zone(value: &[u8]) -> bool {
     let begins = value.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'<');
     let is_of_zone = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+-/:<>,.".contains(byte);
     begins && value.len() <= MAX_ZONE && value.iter().all(is_of_zone)
-}
-
-/// As of `ISO, MDY` and `sql_standard`.
-fn is_of_style(byte: &u8) -> bool {
-    byte.is_ascii_alphabetic() || b", _".contains(byte)
 }
 
 /// An error as a client may see it whose text could show values of tagged columns: how bad it is, and what kind where that

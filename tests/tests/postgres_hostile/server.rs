@@ -301,7 +301,7 @@ async fn answer(
             // Until the gateway ends it.
             Then::Silence => std::future::pending().await,
             Then::Flood => loop {
-                gateway.write_all(&[b'x'; 64 << 10]).await?;
+                gateway.write_all(&[b'x'; 8 << 10]).await?;
             },
         }
     }

@@ -379,10 +379,8 @@ impl OwnClient {
         let encoding = encoding.map(|(_, value)| value.clone());
         let mut config = tokio_postgres::Config::new();
         config.user(&way.user).ssl_mode(tokio_postgres::config::SslMode::Disable);
-        let (client, mut connection) = config
-            .connect_raw(Opened::new(upstream), NoTls)
-            .await
-            .map_err(|error| unread(&error))?;
+        let (client, mut connection) =
+            config.connect_raw(Opened::new(upstream), NoTls).await.map_err(|error| unread(&error))?;
         let connection = tokio::spawn(async move {
             loop {
                 match poll_fn(|cx| connection.poll_message(cx)).await {

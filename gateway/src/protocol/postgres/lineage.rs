@@ -40,6 +40,8 @@ pub(super) struct Lineage {
     columns: Vec<Traced>,
     /// Tagged columns that rows are looked up by: each is compared with one value that the statement brings along.
     pub(super) lookups: Vec<Tagged>,
+    /// A view or a row security policy of the database's is part of it: others may replace that, and the result look the same.
+    pub(super) by_code: bool,
 }
 
 /// A column of a result.
@@ -162,5 +164,6 @@ pub(super) fn trace(printed: &str, set: &TaggedSet, qualified: bool) -> Result<L
     };
     let walk = Walk::new(set, qualified);
     let columns = walk.statement(query)?;
-    Ok(Lineage { columns, lookups: walk.into_lookups() })
+    let (by_code, lookups) = walk.into_findings();
+    Ok(Lineage { columns, lookups, by_code })
 }

@@ -386,6 +386,8 @@ pub(super) struct Portal {
     pub(super) statement_description: Description,
     /// Whether a description is on its way.
     pub(super) asked: bool,
+    /// The types of its parameters, as [`super::wire::Parse`] has them.
+    pub(super) types: Arc<[u8]>,
     /// Where its columns come from, as the target said before it was bound.
     pub(super) traced: Option<Arc<Trace>>,
     /// What the target expects of it, if people are to decide.
@@ -663,6 +665,11 @@ impl Names {
             Some(judged) => Some((Arc::clone(&judged.text), None)),
             None => self.sql.get(&maker).map(|made| (Arc::clone(&made.text), Some(maker))),
         }
+    }
+
+    /// Whether a cursor's name is that of a portal which the protocol has bound.
+    pub(super) fn is_bound(&self, cursor: &str) -> bool {
+        self.portals.get(cursor.as_bytes()).is_some_and(|it| it.confirmed)
     }
 
     /// Where the columns of a cursor or portal come from, as the target said when it was made. None: nobody asked.

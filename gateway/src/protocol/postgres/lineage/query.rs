@@ -37,6 +37,8 @@ pub(super) struct Walk<'s> {
     qualified: bool,
     left: Cell<usize>,
     lookups: RefCell<Vec<Tagged>>,
+    /// A view or a row security policy is part of it.
+    by_code: Cell<bool>,
 }
 
 /// One query that is being read, and those around it.
@@ -71,11 +73,12 @@ struct Target {
 
 impl<'s> Walk<'s> {
     pub(super) fn new(set: &'s TaggedSet, qualified: bool) -> Self {
-        Self { set, qualified, left: Cell::new(MAX_STEPS), lookups: RefCell::default() }
+        Self { set, qualified, left: Cell::new(MAX_STEPS), lookups: RefCell::default(), by_code: Cell::new(false) }
     }
 
-    pub(super) fn into_lookups(self) -> Vec<Tagged> {
-        self.lookups.into_inner()
+    /// Whether a view or a row security policy is part of it, and what it looks rows up by.
+    pub(super) fn into_findings(self) -> (bool, Vec<Tagged>) {
+        (self.by_code.get(), self.lookups.into_inner())
     }
 
     pub(super) fn spend(&self, steps: usize) -> Result<(), Refusal> {
@@ -406,6 +409,7 @@ impl<'s> Walk<'s> {
         }
         // A policy may compare with a setting of the client's choice.
         for policy in item.list("securityQuals") {
+            self.by_code.set(true);
             self.condition("row security", Some(policy), frame)?;
         }
         let column = |number: i16| {
@@ -417,6 +421,7 @@ impl<'s> Walk<'s> {
     /// What a view's columns show has the masks of the view's own columns, too.
     fn view(&self, view: u32, name: &str, columns: &[Flow]) -> Result<Rc<[Flow]>, Refusal> {
         self.must_be_the_one(view, name)?;
+        self.by_code.set(true);
         let masked = columns.iter().zip(1_i16..).map(|(flow, number)| {
             let own = self.set.masks(view, number);
             let has = |source: &Tagged| {

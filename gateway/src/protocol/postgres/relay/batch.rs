@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
-use super::trace::{is_copied, is_made, is_traced, only_as_text, only_reads};
+use super::decide::{Answer, DENIED, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
+use super::trace::{Question, Traced, is_copied, is_made, is_traced, only_as_text, only_reads};
 use super::{End, Front, PROBE, Reached, Relay};
 use crate::approval::Forecast;
 use crate::policy::Gate;
@@ -17,6 +17,8 @@ use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
 const NO_STATEMENT: &[u8] = b"denied by policy";
 /// Of a portal whose statement did not need to be traced when it was bound.
 const NOT_TRACED: &str = "what its statement names has changed since it was bound; bind it again";
+/// Of one that is about something else when it runs than when it was bound.
+const CHANGED: &str = "what it names may have become something else since it was bound; bind it again";
 /// Of the parameters of a statement that nobody is asked about: these are for its record.
 const MAX_PARAMETERS_RECORDED: usize = 1_000;
 
@@ -113,6 +115,7 @@ impl Relay<'_> {
             statement_description: prepared.description,
             asked: false,
             names: 0,
+            types: prepared.types,
             traced,
             forecast,
             batch: self.batch,
@@ -233,7 +236,7 @@ impl Relay<'_> {
             }
             let checked = if named.is_some() && portal.names != self.replies.names.changes() {
                 // The target describes it by what the names stood for when it was bound, and runs what they stand for now.
-                Err("what it names may have become another statement since it was bound; bind it again".to_owned())
+                Err(CHANGED.to_owned())
             } else {
                 match shown {
                     Ok(Some(shown)) => shown_by(shown, columns).and_then(|it| fit(it, &portal)),
@@ -251,6 +254,17 @@ impl Relay<'_> {
         let judgement = refused.as_ref().unwrap_or(judgement(&judged, named.as_ref()));
         let outcome = self.decide(judgement, &judged, range, Some(&portal), Answer::Batch).await?;
         let Outcome::Permit(permit) = outcome else { return Ok(()) };
+        let held = looked_at && refused.is_none() && matches!(judgement.gate(), Gate::Hold { .. });
+        if held && !self.replies.skipping && (is_made(&judged) || is_copied(&judged)) {
+            // People took their time, and what it is about is looked up when it runs.
+            match self.trace_again(&judged, &portal).await? {
+                Ok(found) => traced = vec![Some(found)],
+                Err(reason) => {
+                    self.not_run(permit, &reason).await?;
+                    return self.answer(&Report::new(Severity::Error, DENIED, reason), Answer::Batch).await;
+                }
+            }
+        }
         if self.replies.skipping {
             // The batch failed at the target meanwhile: nothing of it may follow, and nothing was forwarded.
             return self.not_run(permit, "the batch has failed").await;
@@ -268,6 +282,16 @@ impl Relay<'_> {
         Ok(())
     }
 
+    /// Where the columns of what a portal is about come from now. The inner error says why it is refused.
+    async fn trace_again(&mut self, judged: &Judged, portal: &Portal) -> Result<Result<Checked, String>, End> {
+        let [statement] = judged.statements() else { return Ok(Err(NOT_TRACED.to_owned())) };
+        Ok(match self.trace_now(&Question::new(judged, statement, Arc::clone(&portal.types))).await? {
+            Traced::Clean(found) => Ok(found),
+            Traced::Unclean(reason) | Traced::Broken(reason) => Err(reason),
+            Traced::Failed => Err("the target does not take the statement any more".to_owned()),
+        })
+    }
+
     /// Whether the masks of a portal's columns are known, as the target describes them.
     fn checked(&self, judged: &Judged, portal: &Portal, columns: Columns) -> Result<Checked, String> {
         if !is_traced(judged) {
@@ -275,7 +299,10 @@ impl Relay<'_> {
         }
         let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
         if is_made(judged) || is_copied(judged) {
-            // It has no rows itself.
+            // What these are about the target looks up when they run. Rows of their own they have none.
+            if portal.names != self.replies.names.changes() {
+                return Err(CHANGED.to_owned());
+            }
             found.lineage.as_deref().map_or(Ok(()), |it| self.look_up(&judged.catalog.set, it))?;
             return Ok(found);
         }

@@ -30,6 +30,9 @@ const MAX_NAMED_BYTES: usize = MAX_FACTS / 2;
 pub(super) const DENIED: &str = "42501";
 /// Where the columns of a result come from is asked of the target by the statement's text.
 const BY_NAME: &str = "what the name stands for reads masked columns; send the statement itself";
+/// What it does to settings, names and transactions would not be seen.
+const COMMAND_BY_NAME: &str =
+    "the name stands for a command, and not for a query or a change of rows; send the command itself";
 
 /// A request that got through, or not.
 pub(super) enum Outcome {
@@ -54,6 +57,8 @@ pub(super) struct Named {
 pub(super) enum Shows {
     /// As the target said when the cursor was opened.
     Known(Checked),
+    /// As it said when a portal was bound, which has not looked anything up by that.
+    Bound(Checked),
     /// To be asked again: what a prepared statement is about can change.
     Again(Question),
 }
@@ -291,7 +296,12 @@ impl Relay<'_> {
             let statements = inner.behind(maker.as_ref()).unwrap_or_default();
             unknown |= statements.is_empty();
             for statement in statements {
-                let runs = |action: &&Action| !matches!(action.kind, Kind::Prepare | Kind::Declare);
+                let makes = |kind: Kind| matches!(kind, Kind::Prepare | Kind::Declare);
+                let is_command = |it: &Action| !(runs_by_name(it.kind) || maker.is_some() && makes(it.kind));
+                if statement.actions.iter().any(is_command) {
+                    operation.refusal.get_or_insert_with(|| COMMAND_BY_NAME.to_owned());
+                }
+                let runs = |action: &&Action| !makes(action.kind);
                 let actions = statement.actions.iter().filter(runs);
                 let shown = inner.shown(statement);
                 let takes = shown.len() + actions.clone().map(Action::record_size).sum::<usize>();
@@ -328,6 +338,7 @@ impl Relay<'_> {
     fn shows(&self, name: &Name, inner: &Judged, statement: &Statement) -> Option<Shows> {
         let names = &self.replies.names;
         match name {
+            Name::Fetches(cursor) if names.is_bound(cursor) => names.traced(cursor).map(Shows::Bound),
             Name::Fetches(cursor) => names.traced(cursor).map(Shows::Known),
             Name::Executes(prepared) => Some(Shows::Again(match names.types(prepared) {
                 Some(types) => Question::new(inner, statement, types),
@@ -346,6 +357,10 @@ impl Relay<'_> {
         Ok(match named.and_then(|it| it.shows.as_ref()) {
             None => Ok(None),
             Some(Shows::Known(checked)) => Ok(Some(checked.clone())),
+            Some(Shows::Bound(checked)) => {
+                let lookups = checked.lineage.as_deref().map_or(Ok(()), |it| self.look_up(&judged.catalog.set, it));
+                lookups.map(|()| Some(checked.clone()))
+            }
             Some(Shows::Again(question)) => match self.trace_now(question).await? {
                 Traced::Clean(checked) => {
                     let lookups = checked.lineage.as_deref().map_or(Ok(()), |it| self.look_up(question.set(), it));
@@ -410,6 +425,12 @@ impl Relay<'_> {
         }
         Judged::new(self.session, &self.way.database, Arc::clone(text), parsed, catalog)
     }
+}
+
+/// What may run by a name that the protocol has given, and nothing of it be missed.
+fn runs_by_name(kind: Kind) -> bool {
+    use Kind::{Delete, Execute, Fetch, Insert, Merge, Select, Update};
+    matches!(kind, Select | Insert | Update | Delete | Merge | Execute | Fetch)
 }
 
 /// What is said of a statement, with what it names.

@@ -123,6 +123,8 @@ fn changes_meanings(action: &Action) -> bool {
             | Kind::Create
             | Kind::Alter
             | Kind::Drop
+            | Kind::Grant
+            | Kind::Revoke
             | Kind::Do
             | Kind::Call
             | Kind::Unparsed
@@ -165,9 +167,12 @@ impl Traces {
 }
 
 impl Known {
-    /// Whether it is good for a text in a batch.
+    /// Whether it is good for a text in a batch: until the catalog is read anew, if nothing of the database's own is in it that
+    /// somebody may replace meanwhile.
     fn is_current(&self, batch: u64, judged: &Judged) -> bool {
-        self.batch == batch || Arc::ptr_eq(&self.catalog, &judged.catalog)
+        let lineage = self.found.as_ref().ok().and_then(|it| it.lineage.as_ref());
+        let is_plain = lineage.is_none_or(|it| !it.by_code);
+        self.batch == batch || is_plain && Arc::ptr_eq(&self.catalog, &judged.catalog)
     }
 
     /// Bytes of memory that it takes, more or less.

@@ -515,6 +515,8 @@ fn limits_and_lookups_are_numbers_that_mean_something() {
     let lookups = |number: u32| whole_but(columns, &format!("{columns}\nlookups_per_minute = {number}"));
     assert_eq!(said(lookups(20)).unwrap().masks[0].lookups_per_minute, Some(20));
     assert!(said(lookups(0)).unwrap_err().contains("from 1 to 10000"));
+    let mask = "[[mask]]\nname = \"x\"\ndetect = [\"us_ssn\"]\nwith = { hash = { key = { credential = \"k\" } } }";
+    assert!(said(with(mask)).unwrap_err().contains("is not hashed"));
 }
 
 /// A directory of this test's own, gone when it ends.

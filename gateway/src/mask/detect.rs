@@ -162,17 +162,14 @@ impl Detectors {
             masked.extend_from_slice(&value[from..range.start]);
             let (detector, mask) = &self.used[*by];
             let detector = detector.as_str();
-            match (&mask.kind, &mask.key) {
-                (MaskKind::Null, _) => return None,
-                (MaskKind::Hash { .. }, Some(key)) => {
-                    let hash = key.text(&value[range.clone()]);
-                    masked.extend_from_slice(format!("[hashed:{detector}:{hash}]").as_bytes());
-                }
-                (MaskKind::Redact | MaskKind::Hash { .. }, _) => {
+            match &mask.kind {
+                MaskKind::Null => return None,
+                // A hash of what is found anywhere would be one of the agent's own words, too: the configuration allows none.
+                MaskKind::Redact | MaskKind::Hash { .. } => {
                     masked.extend_from_slice(format!("[redacted:{detector}]").as_bytes());
                 }
-                (MaskKind::Fixed(text), _) => masked.extend_from_slice(text.as_bytes()),
-                (MaskKind::Partial { keep_last }, _) => stars(&value[range.clone()], *keep_last, &mut masked),
+                MaskKind::Fixed(text) => masked.extend_from_slice(text.as_bytes()),
+                MaskKind::Partial { keep_last } => stars(&value[range.clone()], *keep_last, &mut masked),
             }
             from = range.end;
         }

@@ -56,6 +56,7 @@ impl HashKey {
     }
 
     /// The hash of a piece of text, as text.
+    #[cfg(test)]
     pub(super) fn text(&self, value: &[u8]) -> String {
         base32(self.digest(Some(value)).as_ref(), TEXT_LENGTH)
     }

@@ -318,9 +318,9 @@ fn a_hash_shows_that_values_are_equal_and_nothing_else() {
     assert_eq!(see(0, Some(b"a@shop.example")), one);
     assert_eq!(one, Some(hash_key(1).text(b"a@shop.example")));
     assert!(one != other && one != none && other != none && none.is_some(), "{one:?} {other:?} {none:?}");
-    // A finding is hashed where it stands.
+    // A finding is not: it may be the agent's own word.
     let found = see(1, Some(format!("pay {CARD} now").as_bytes())).unwrap();
-    assert_eq!(found, format!("pay [hashed:credit_card:{}] now", hash_key(1).text(CARD.as_bytes())));
+    assert_eq!(found, b"pay [redacted:credit_card] now");
     // In a number there is no place for it.
     let plan = masker.plan([as_they_are(&[], CellFormat::Text(Int8))]);
     assert!(masker.mask_cell(&plan, 0, Some(CARD.as_bytes())).is_null());

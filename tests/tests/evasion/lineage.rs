@@ -210,3 +210,141 @@ for sql in (b"SET search_path = public", b"SELECT ssn FROM customers WHERE id = 
         "{said}"
     );
 }
+
+/// People whose names and addresses are in columns of each other's names, and a table of which a role sees rows by a masked column.
+const SCHEMAS: &str = "CREATE SCHEMA a; CREATE SCHEMA b; GRANT USAGE ON SCHEMA a, b TO PUBLIC;
+    CREATE TABLE a.people (note text, email text); CREATE TABLE b.people (email text, note text);
+    INSERT INTO a.people VALUES ('an', 'secret-a'); INSERT INTO b.people VALUES ('secret-b', 'bn');
+    CREATE ROLE r2 NOLOGIN; GRANT r2 TO orders_rw; ALTER ROLE orders_rw NOINHERIT;
+    CREATE TABLE a.guarded (note text, email text); INSERT INTO a.guarded VALUES ('g1', 'x@y'), ('g2', 'z@y');
+    ALTER TABLE a.guarded ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY p1 ON a.guarded FOR SELECT TO orders_rw USING (true);
+    CREATE POLICY p2 ON a.guarded FOR SELECT TO r2 USING (email LIKE current_setting('app.pat', true));
+    GRANT SELECT ON a.people, b.people, a.guarded TO PUBLIC";
+const MORE_KINDS: &str = r#""execute", "prepare", "declare", "fetch", "deallocate", "copy_out", "discard", "set_role""#;
+
+#[test]
+fn a_command_is_not_run_by_a_name() {
+    let world = World::allowing(MORE_KINDS);
+    world.shop.postgres.sql(SCHEMAS).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def run(sql): show(s, stream, sql)
+def prepare(name, sql):
+    s.sendall(parse(name, sql) + sync)
+    errors(until(stream, b"Z"))
+hidden = b"SELECT ssn || '' FROM customers ORDER BY id"
+prepare(b"s2", b"SELECT 1")
+prepare(b"s3", b"DEALLOCATE s2")
+prepare(b"s4", b"PREPARE s2 AS " + hidden)
+run(b"EXECUTE s3"), run(b"EXECUTE s4"), run(b"EXECUTE s2")
+prepare(b"s5", b"DECLARE cu CURSOR FOR " + hidden)
+prepare(b"s6", b"CLOSE cu")
+run(b"BEGIN"), run(b"DECLARE cu CURSOR FOR SELECT 1")
+run(b"EXECUTE s6"), run(b"ROLLBACK")
+prepare(b"s8", b"SET search_path = b")
+run(b"SET search_path = a")
+run(b"EXECUTE s8; COPY people TO STDOUT")
+# And by the name of a portal.
+run(b"BEGIN")
+s.sendall(parse(b"", b"SET search_path = b") + bind(b"po", b"") + sync)
+errors(until(stream, b"Z"))
+run(b"FETCH ALL FROM po")
+run(b"ROLLBACK")
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains(SSN) && !said.contains("900-") && !said.contains("secret"), "{said}");
+    assert_eq!(said.matches("ERROR 42501").count(), 5, "{said}");
+}
+
+#[test]
+fn what_a_portal_copies_or_opens_is_not_looked_up_elsewhere_when_it_runs() {
+    let world = World::allowing(MORE_KINDS);
+    world.shop.postgres.sql(SCHEMAS).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def run(sql): show(s, stream, sql)
+def go(*messages):
+    s.sendall(b"".join(messages) + sync)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag in b"DCd"])
+run(b"SET search_path = a")
+go(parse(b"c1", b"COPY people TO STDOUT"), bind(b"c", b"c1"), parse(b"", b"SET search_path = b"), bind(b"", b""), execute(b""), execute(b"c"))
+run(b"SET search_path = a")
+run(b"BEGIN")
+go(parse(b"c2", b"COPY people TO STDOUT"), bind(b"c", b"c2"))
+run(b"SET search_path = b")
+go(execute(b"c"))
+run(b"ROLLBACK")
+run(b"SET app.pat = 'x%'")
+run(b"BEGIN")
+go(parse(b"c3", b"DECLARE cu CURSOR FOR SELECT note FROM a.guarded"), bind(b"c", b"c3"))
+run(b"SET ROLE r2")
+go(execute(b"c"))
+run(b"ROLLBACK")
+run(b"RESET ROLE")
+go(parse(b"c4", b"COPY a.people TO STDOUT"), bind(b"c", b"c4"), execute(b"c"))
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains("secret") && !said.contains("'g1") && said.contains(r"an\t****et-a"), "{said}");
+    assert_eq!(said.matches("bind it again").count(), 3, "{said}");
+}
+
+#[test]
+fn rows_that_a_portal_is_fetched_by_are_counted() {
+    let world = World::with(
+        &POLICY
+            .replace(
+                "columns = [\"public.customers.ssn\", \"*.*.email\"]",
+                "columns = [\"public.customers.ssn\", \"*.*.email\"]\nlookups_per_minute = 2",
+            )
+            .replace("\"show\"]", "\"show\", \"fetch\"]"),
+    );
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+show(s, stream, b"BEGIN")
+for number, value in enumerate((b"900-22-2001", b"900-22-2002", b"900-22-2003", b"900-33-3004")):
+    name = b"p%d" % number
+    s.sendall(parse(b"", b"SELECT name FROM customers WHERE ssn = $1") +
+        msg(b"B", name + b"\0\0\0\0\0\1" + struct.pack(">I", len(value)) + value + b"\0\0") + sync)
+    errors(until(stream, b"Z"))
+    show(s, stream, b"FETCH ALL FROM " + name)
+"#,
+        )
+        .unwrap();
+    assert!(said.matches("2 times a minute").count() == 2 && !said.contains("Chiyo"), "{said}");
+}
+
+#[test]
+fn nothing_of_a_clients_has_the_name_of_the_gateways_own() {
+    let world = World::allowing(MORE_KINDS);
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+for sql in (b"PREPARE weir_probe AS SELECT 1", b"EXECUTE weir_probe", b"DECLARE \"weir_probe\" CURSOR FOR SELECT 1", b"FETCH 1 FROM WEIR_PROBE",
+            b"BEGIN; SAVEPOINT weir_probe", b"ROLLBACK TO weir_probe", b"PREPARE weir_probe2 AS SELECT 1"):
+    show(s, stream, sql)
+for message in (parse(b"weir_probe", b"SELECT 1"), bind(b"weir_probe", b""), msg(b"D", b"Sweir_probe\0"), execute(b"weir_probe")):
+    s, stream = session()
+    s.sendall(message + sync)
+    errors(until(stream, b"Z"))
+"#,
+        )
+        .unwrap();
+    assert_eq!(said.matches("ERROR 42501").count(), 6, "{said}");
+    assert_eq!(said.matches("FATAL 08P01").count(), 4, "{said}");
+}

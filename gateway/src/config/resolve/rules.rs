@@ -128,6 +128,11 @@ impl Resolver<'_> {
             });
             let columns = columns.collect();
             let with = self.with(&scope, raw.with);
+            if matches!(with, MaskKind::Hash { .. }) && !raw.detect.is_empty() {
+                let message = "what is found anywhere is not hashed: an agent could have its own guesses hashed and compare; \
+                               name columns, or take another kind";
+                self.out.fault(&scope, &span, "with.hash", message);
+            }
             if let Some(At { span, .. }) = raw.lookups_per_minute.as_ref().filter(|_| raw.columns.is_empty()) {
                 self.out.fault(
                     &scope,

@@ -17,7 +17,7 @@ use crate::target::{Host, Target, Upstream, full_length};
 /// Trees that are kept of what the target prints: the first is the statement's, and a library's own questions may follow.
 const MAX_TREES: usize = 1;
 const PRINT: &str = "BEGIN READ ONLY; SET LOCAL client_min_messages = log; SET LOCAL debug_pretty_print = off; \
-                     SET LOCAL debug_print_rewritten = on";
+                     SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '5s'; SET LOCAL debug_print_rewritten = on";
 
 /// What a text would do, without the target's catalog. Blocks.
 pub fn explain(database: Option<String>, text: &str) -> Operation {
@@ -43,6 +43,8 @@ pub async fn explain_at_target(
     text: &str,
 ) -> Result<(Operation, Vec<ResultColumn>), String> {
     let state = &engine.protocols().postgres;
+    // Each takes connections of the target's.
+    let _turn = state.explaining.lock().await;
     let way = way(engine, state, target, database).await?;
     let masks = engine.masker(target).rules().to_vec();
     let catalog = load(&way, &masks, &target.name, engine.masks_version()).await?;

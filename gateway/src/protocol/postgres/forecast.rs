@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::operation::is_harmless;
 use crate::approval::Forecast;
 use crate::policy::{Access, Action, Kind};
 
@@ -14,9 +15,13 @@ const MAX_DEPTH: usize = 20;
 const MAX_TABLES: usize = 16;
 const MAX_CASCADES: usize = 20;
 
-/// Statements that EXPLAIN takes.
-pub(super) fn is_explainable(kind: Kind) -> bool {
-    matches!(kind, Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge)
+/// Whether a statement is one that EXPLAIN takes, and planning it runs nothing but the server's own functions: those that are
+/// said to be immutable or stable are called.
+pub(super) fn is_explainable(actions: &[Action]) -> bool {
+    use Kind::{Delete, Insert, Merge, Select, Update};
+    let is_known = |name: &String| is_harmless(name.strip_prefix("pg_catalog.").unwrap_or(name));
+    let takes = actions.first().is_some_and(|it| matches!(it.kind, Select | Insert | Update | Delete | Merge));
+    takes && actions.iter().flat_map(|it| &it.functions).all(is_known)
 }
 
 /// The query by which the server tells what deleting rows does to other tables. None: nothing is deleted.
@@ -50,49 +55,87 @@ pub(super) fn cascades_query(actions: &[Action]) -> Option<String> {
     ))
 }
 
-/// What `EXPLAIN (FORMAT JSON)` and [`cascades_query`] brought; None: the first is none.
-pub(super) fn read(plan: &[u8], cascades: Option<&[u8]>) -> Option<Forecast> {
-    let explained: Value = serde_json::from_slice(plan).ok()?;
-    let top = explained.get(0)?.get("Plan")?;
-    let mut lines = Vec::new();
-    put(top, 0, &mut lines);
+/// What `EXPLAIN (VERBOSE, FORMAT JSON)` and [`cascades_query`] brought; None: the first is none. A rule of the table's may make more
+/// plans than one.
+pub(super) fn read(plans: &[u8], cascades: Option<&[u8]>) -> Option<Forecast> {
+    let explained: Value = serde_json::from_slice(plans).ok()?;
+    let tops: Vec<&Value> = explained.as_array()?.iter().filter_map(|it| it.get("Plan")).collect();
+    let (mut lines, mut changes) = (Vec::new(), Vec::new());
+    for top in &tops {
+        put(top, 0, &mut lines, &mut changes);
+    }
+    if lines.len() > MAX_LINES {
+        lines.truncate(MAX_LINES);
+        lines.push("... (cut here)".to_owned());
+    }
     let cascades: Option<Vec<String>> = cascades.and_then(|it| serde_json::from_slice(it).ok());
     let mut cascades = cascades.unwrap_or_default();
-    cascades.truncate(MAX_CASCADES);
-    Some(Forecast { rows: touched(top), plan: lines, cascades })
+    if cascades.len() > MAX_CASCADES {
+        cascades.truncate(MAX_CASCADES);
+        cascades.push("does more to others (cut here)".to_owned());
+    }
+    let rows = match changes.as_slice() {
+        [] => estimate(tops.first()?),
+        changes => changes.iter().try_fold(0_u64, |sum, rows| Some(sum.saturating_add((*rows)?))),
+    };
+    Some(Forecast { rows, plan: lines, cascades })
 }
 
-/// Rows that a plan gives back, or changes.
-fn touched(top: &Value) -> Option<u64> {
-    let rows = |plan: &Value| plan.get("Plan Rows").and_then(Value::as_u64);
-    if top.get("Node Type").and_then(Value::as_str) != Some("ModifyTable") {
-        return rows(top);
-    }
+fn estimate(plan: &Value) -> Option<u64> {
+    plan.get("Plan Rows").and_then(Value::as_u64)
+}
+
+/// Rows that a change of rows gets from below.
+fn changed(plan: &Value) -> Option<u64> {
     let is_source =
         |plan: &&Value| matches!(plan.get("Parent Relationship").and_then(Value::as_str), Some("Outer" | "Member"));
-    let sources = top.get("Plans")?.as_array()?.iter().filter(is_source);
-    sources.map(rows).try_fold(0_u64, |sum, rows| Some(sum.saturating_add(rows?)))
+    let sources = plan.get("Plans")?.as_array()?.iter().filter(is_source);
+    sources.map(estimate).try_fold(0_u64, |sum, rows| Some(sum.saturating_add(rows?)))
 }
 
-fn put(plan: &Value, depth: usize, lines: &mut Vec<String>) {
-    if lines.len() >= MAX_LINES || depth >= MAX_DEPTH {
+/// One line for each node. What changes rows comes before all else, and is counted wherever it stands.
+fn put(plan: &Value, depth: usize, lines: &mut Vec<String>, changes: &mut Vec<Option<u64>>) {
+    if depth >= MAX_DEPTH {
+        lines.push("  ".repeat(depth) + "... (cut here)");
+        // What is below is not counted.
+        changes.push(None);
         return;
     }
     let word = |name: &str| plan.get(name).and_then(Value::as_str);
     let mut line = "  ".repeat(depth);
     line.push_str(word("Operation").or(word("Node Type")).unwrap_or("?"));
-    for (before, name) in [(" on ", "Relation Name"), (" by index ", "Index Name"), (" of ", "CTE Name")] {
+    if let Some(relation) = word("Relation Name") {
+        line.extend([" on ", &quoted(word("Schema").unwrap_or("?")), ".", &quoted(relation)]);
+    }
+    for (before, name) in [(" by index ", "Index Name"), (" of ", "CTE Name")] {
         if let Some(value) = word(name) {
-            line.push_str(before);
-            line.push_str(value);
+            line.extend([before, &quoted(value)]);
         }
     }
-    if let Some(rows) = plan.get("Plan Rows").and_then(Value::as_u64).filter(|_| word("Operation").is_none()) {
+    let is_change = word("Node Type") == Some("ModifyTable");
+    if is_change {
+        changes.push(changed(plan));
+    } else if let Some(rows) = estimate(plan) {
         line.extend([", about ", &rows.to_string(), if rows == 1 { " row" } else { " rows" }]);
     }
-    lines.push(line);
+    if is_change {
+        let at = changes.len() - 1;
+        lines.insert(at.min(lines.len()), line.trim_start().to_owned());
+    } else {
+        lines.push(line);
+    }
     for child in plan.get("Plans").and_then(Value::as_array).into_iter().flatten() {
-        put(child, depth + 1, lines);
+        put(child, depth + 1, lines, changes);
+    }
+}
+
+/// A name as SQL has it: with marks where it is not plain.
+fn quoted(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if !name.is_empty() && name.bytes().all(is_plain) {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
     }
 }
 
@@ -102,9 +145,9 @@ mod tests {
 
     #[test]
     fn a_plan_is_told_without_its_expressions() {
-        let plan = br#"[{"Plan": {"Node Type": "ModifyTable", "Operation": "Delete", "Relation Name": "orders", "Plan Rows": 0, "Plans": [
-            {"Node Type": "Seq Scan", "Parent Relationship": "InitPlan", "Relation Name": "limits", "Plan Rows": 5},
-            {"Node Type": "Index Scan", "Parent Relationship": "Outer", "Relation Name": "orders", "Index Name": "by_ssn",
+        let plan = br#"[{"Plan": {"Node Type": "ModifyTable", "Operation": "Delete", "Schema": "public", "Relation Name": "orders", "Plan Rows": 0, "Plans": [
+            {"Node Type": "Seq Scan", "Parent Relationship": "InitPlan", "Schema": "public", "Relation Name": "limits", "Plan Rows": 5},
+            {"Node Type": "Index Scan", "Parent Relationship": "Outer", "Schema": "a b", "Relation Name": "orders", "Index Name": "by_ssn",
              "Index Cond": "(ssn = '900-11-1002')", "Plan Rows": 1}]}}]"#;
         let forecast = read(plan, Some(br#"["deletes rows of notes"]"#)).unwrap();
         assert_eq!(forecast.rows, Some(1));
@@ -123,10 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_rows_is_told_first_and_counted_wherever_it_stands() {
+        let source =
+            |rows: u32| format!(r#"{{"Node Type": "Result", "Parent Relationship": "Outer", "Plan Rows": {rows}}}"#);
+        let change = |word: &str, rows: u32| {
+            format!(
+                r#"{{"Node Type": "ModifyTable", "Operation": "{word}", "Schema": "s", "Relation Name": "t", "Plans": [{}]}}"#,
+                source(rows)
+            )
+        };
+        let within = format!(r#"{{"Node Type": "Aggregate", "Plan Rows": 1, "Plans": [{}]}}"#, change("Delete", 1000));
+        let plans = format!(r#"[{{"Plan": {within}}}, {{"Plan": {}}}]"#, change("Update", 7));
+        let forecast = read(plans.as_bytes(), None).unwrap();
+        assert_eq!(
+            (forecast.rows, forecast.plan[0].as_str(), forecast.plan[1].as_str()),
+            (Some(1007), "Delete on s.t", "Update on s.t")
+        );
+    }
+
+    #[test]
     fn a_deep_plan_is_cut() {
         let deep =
             (0..100).fold("{}".to_owned(), |inner, _| format!("{{\"Node Type\": \"Append\", \"Plans\": [{inner}]}}"));
         // Deeper JSON is not read at all.
-        assert!(read(format!("[{{\"Plan\": {deep}}}]").as_bytes(), None).is_none_or(|it| it.plan.len() == MAX_DEPTH));
+        assert!(
+            read(format!("[{{\"Plan\": {deep}}}]").as_bytes(), None).is_none_or(|it| it.plan.len() == MAX_DEPTH + 1)
+        );
     }
 }

@@ -37,6 +37,7 @@ use self::text::Hide;
 use self::walk::Seen;
 use super::catalog::{Exposure, TaggedSet};
 use super::copy::CopyForm;
+use super::wire::OWN_NAME;
 use crate::policy::{Action, Kind};
 
 /// Longer texts are not parsed.
@@ -426,6 +427,9 @@ fn spoken(error: &pg_query::Error) -> String {
 /// of those that hold on a target with tagged data, to those of this statement.
 fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> Class {
     let refused = |reason: String| Class::Refused { reason };
+    if seen.name.as_ref().is_some_and(|it| it.word().as_bytes() == OWN_NAME) {
+        return refused(own_name());
+    }
     if let Some(reason) = &seen.pinned {
         return refused(reason.clone());
     }
@@ -466,6 +470,11 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
             },
         ),
     }
+}
+
+/// Of a statement that has the name of the gateway's own ones.
+fn own_name() -> String {
+    format!("{:?} is the name of the gateway's own statements; take another", String::from_utf8_lossy(OWN_NAME))
 }
 
 /// The kind of a statement that changes data. The error says why it is refused beside tagged data.

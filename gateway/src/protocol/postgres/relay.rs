@@ -44,7 +44,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(5);
 /// The last bytes of a session must be taken by then.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The statement by which a text is looked at before it runs, in the session of the client's.
-const PROBE: &[u8] = b"weir_probe";
+const PROBE: &[u8] = wire::OWN_NAME;
 
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]

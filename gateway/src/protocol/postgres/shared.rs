@@ -63,6 +63,8 @@ pub struct State {
     /// For large messages of clients.
     pub(super) room: Arc<Room>,
     pub(super) lookups: Lookups,
+    /// Held by the one who has a target explain something.
+    pub(super) explaining: tokio::sync::Mutex<()>,
     catalogs: Mutex<HashMap<Place, Arc<Slot>>>,
 }
 
@@ -124,6 +126,7 @@ impl State {
             keys: Arc::default(),
             room: Arc::new(Room::new(wire::MAX_HELD_BY_ALL)),
             lookups: Lookups::default(),
+            explaining: tokio::sync::Mutex::default(),
             catalogs: Mutex::default(),
         })
     }

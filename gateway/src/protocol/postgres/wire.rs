@@ -60,7 +60,13 @@ pub enum Malformed {
         "the name of a prepared statement or portal has {0} bytes; servers tell names apart by the first {MAX_NAME} only"
     )]
     Name(usize),
+    #[error("the name \"weir_probe\" is the gateway's own in its clients' sessions; take another")]
+    OwnName,
 }
+
+/// The name of the gateway's own statements, portals and savepoints in its clients' sessions: nothing of a client's has it. What is
+/// left under it by a question that was interrupted must never be a client's to run.
+pub const OWN_NAME: &[u8] = b"weir_probe";
 
 /// What a connection's first packet asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -391,7 +397,11 @@ impl<'a> Fields<'a> {
     /// ones that are one to the server could be two here, and one be judged where the other runs.
     pub fn name(&mut self) -> Result<&'a [u8], Malformed> {
         let name = self.string()?;
-        if name.len() > MAX_NAME { Err(Malformed::Name(name.len())) } else { Ok(name) }
+        match name {
+            _ if name.len() > MAX_NAME => Err(Malformed::Name(name.len())),
+            OWN_NAME => Err(Malformed::OwnName),
+            _ => Ok(name),
+        }
     }
 
     /// A string that must be UTF-8.

@@ -7,6 +7,7 @@ use super::Name;
 use super::descent::Unknown;
 use super::walk::{name_parts, string};
 use crate::policy::{Access, Kind};
+use crate::protocol::postgres::wire::OWN_NAME;
 
 /// What is known of a utility statement before its children are walked.
 #[derive(Debug)]
@@ -169,6 +170,8 @@ pub(super) fn classify(node: NodeRef<'_>) -> Result<Option<Utility<'_>>, Unknown
         NodeRef::TransactionStmt(it) => {
             let mut utility = new(K::Transaction, "a transaction command");
             utility.lets_write = modes_let_write(&it.options);
+            // The gateway's own savepoint would be taken for it.
+            utility.pinned = (it.savepoint_name.as_bytes() == OWN_NAME).then(super::own_name);
             utility
         }
         NodeRef::ConstraintsSetStmt(_) => new(K::Transaction, "SET CONSTRAINTS"),
@@ -325,7 +328,7 @@ pub(super) fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknow
     let mut utility = Utility::new(kind, "SET");
     utility.pinned = pinned;
     utility.lets_write = match set.kind() {
-        VariableSetKind::VarSetMulti => modes_let_write(&set.args),
+        VariableSetKind::VarSetMulti => set.name != "TRANSACTION SNAPSHOT" && modes_let_write(&set.args),
         VariableSetKind::VarSetValue => lets_write(&set.name, value),
         // Of the first of these a reset is not that to the start-up's value.
         _ => set.name.eq_ignore_ascii_case("transaction_read_only"),

@@ -429,8 +429,8 @@ impl Relay<'_> {
 
 /// What may run by a name that the protocol has given, and nothing of it be missed.
 fn runs_by_name(kind: Kind) -> bool {
-    use Kind::{Delete, Execute, Fetch, Insert, Merge, Select, Update};
-    matches!(kind, Select | Insert | Update | Delete | Merge | Execute | Fetch)
+    use Kind::{Delete, Execute, Insert, Merge, Select, Update};
+    matches!(kind, Select | Insert | Update | Delete | Merge | Execute)
 }
 
 /// What is said of a statement, with what it names.

@@ -1,7 +1,7 @@
 //! Asking the target what it expects of a statement that people are to decide on, in the client's own session, where names
 //! mean what they will. Planning may run functions that are said to be immutable: so it is done in a transaction that only reads.
 
-use super::trace::{NO_TYPES, READINESSES, WITHIN, command, name, prepare};
+use super::trace::{NO_TYPES, WITHIN, command, name, prepare};
 use super::{End, PROBE, Relay};
 use crate::approval::Forecast;
 use crate::protocol::postgres::forecast::{cascades_query, is_explainable, read};
@@ -11,6 +11,9 @@ use crate::protocol::postgres::wire::{self, Fields, Malformed, TransactionState}
 
 /// How long the target may plan, and wait for locks, which a client does without hearing of it.
 const BOUNDS: [&str; 2] = ["SET LOCAL statement_timeout = '2s'", "SET LOCAL lock_timeout = '500ms'"];
+
+/// Of the question, and of what takes it back.
+const READINESSES: u32 = 2;
 
 impl Relay<'_> {
     /// What the target expects of a text, with the parameters of a Bind if it has some. None: it cannot be told. The target owes
@@ -22,20 +25,21 @@ impl Relay<'_> {
         values: &[u8],
     ) -> Result<Option<Forecast>, End> {
         let [statement] = judged.statements() else { return Ok(None) };
-        if !statement.actions.first().is_some_and(|it| is_explainable(it.kind)) || self.forwarded.any {
+        if !is_explainable(&statement.actions) || self.forwarded.any {
             return Ok(None);
         }
+        let state = self.replies.state;
         let (before, after) = match self.replies.state {
             TransactionState::Idle => (&["BEGIN READ ONLY"][..], &["ROLLBACK"][..]),
             TransactionState::Open => (&[WITHIN.0, "SET LOCAL transaction_read_only = on"][..], WITHIN.1),
             TransactionState::Failed => return Ok(None),
         };
         let mut out = Vec::new();
+        // All in one batch: where the transaction cannot begin, nothing is planned.
         for text in before.iter().chain(&BOUNDS) {
             command(&mut out, text);
         }
-        wire::message(&mut out, b'S', |_| {});
-        let text = format!("EXPLAIN (FORMAT JSON) {}", judged.source(statement));
+        let text = format!("EXPLAIN (VERBOSE, FORMAT JSON) {}", judged.source(statement));
         prepare(&mut out, &text, types.unwrap_or(NO_TYPES));
         let parameters = parameters(values)?;
         wire::message(&mut out, b'B', |out| {
@@ -61,6 +65,10 @@ impl Relay<'_> {
         wire::message(&mut out, b'S', |_| {});
 
         let answer = self.ask(&out, Until::Traced(READINESSES)).await?;
+        self.must_be_back(state)?;
+        if answer.around.or(answer.error).is_some() {
+            return Ok(None);
+        }
         let value = |row: &Vec<u8>| -> Result<Option<Vec<u8>>, Malformed> {
             let mut fields = Fields::of(row);
             fields.count()?;

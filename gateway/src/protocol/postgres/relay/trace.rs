@@ -193,6 +193,7 @@ impl Relay<'_> {
             TransactionState::Open => WITHIN,
             TransactionState::Failed => return Ok(Traced::Failed),
         };
+        let state = self.replies.state;
         let mut out = Vec::new();
         command(&mut out, before);
         command(&mut out, PRINT);
@@ -207,6 +208,7 @@ impl Relay<'_> {
         wire::message(&mut out, b'S', |_| {});
 
         let answer = self.ask(&out, Until::Traced(READINESSES)).await?;
+        self.must_be_back(state)?;
         // Where the settings were refused, the statement has failed by that.
         if let Some(error) = answer.around {
             return Ok(Traced::Unclean(not_shown(&error)));
@@ -215,6 +217,12 @@ impl Relay<'_> {
             return Ok(Traced::Failed);
         }
         found(question, answer)
+    }
+
+    /// After a question of the gateway's own the client's transaction is what it was, or the session ends: what the gateway has begun
+    /// could not be taken back (a cancel request that came within it), and the client would go on in it.
+    pub(super) fn must_be_back(&self, state: TransactionState) -> Result<(), End> {
+        if self.replies.state == state { Ok(()) } else { Err(Fault::NotBack.into()) }
     }
 
     /// The same in an open batch, of which something has run or waits: nothing may end it. The settings are set back by hand,

@@ -21,6 +21,10 @@ pub(in crate::protocol::postgres) enum Fault {
     Disagreement,
     #[error("the target copies other columns than the table's (is one of them generated?); name the columns to copy")]
     Copied,
+    #[error(
+        "a question of the gateway's own was interrupted, and left the transaction in another state; connect again"
+    )]
+    NotBack,
     #[error("the target set {0} to another value, under which statements mean something else")]
     Setting(&'static str),
     #[error("the client sent more messages while the target waited for its data")]

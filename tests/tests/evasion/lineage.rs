@@ -78,7 +78,7 @@ print([body for tag, body in seen if tag in b"DC"])
 "#,
         )
         .unwrap();
-    assert!(!said.contains(SSN) && !said.to_lowercase().contains("ada@") && !said.contains("900"), "{said}");
+    assert!(!said.contains(SSN) && !said.to_lowercase().contains("ada@") && !said.contains("900-"), "{said}");
     assert!(said.contains("FETCH 2") && said.contains("MOVE 1") && said.matches("*1002").count() == 3, "{said}");
     assert_eq!((said.matches("x03***").count(), said.matches("42501").count()), (6, 4), "{said}");
 }
@@ -114,7 +114,7 @@ run(b"BEGIN; SELECT upper(ssn) FROM public.customers WHERE id = 1; COMMIT")
 "#,
         )
         .unwrap();
-    assert!(!said.contains("900") && said.matches("x03***").count() >= 1, "{said}");
+    assert!(!said.contains("900-") && said.matches("x03***").count() >= 1, "{said}");
     assert!(said.matches("42501").count() >= 4, "{said}");
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     let list = (INSTALLED, SOURCES, NODE, PGX, PGX_PACKAGES, PGJDBC, SQLLOGICTEST);
     paths::made_once("clients", list, |incoming| {
         python(incoming)?;
-        node(incoming)?;
+        npm(incoming, NODE)?;
         pgx(incoming)?;
         pgjdbc(incoming)?;
         sqllogictest(incoming)
@@ -90,19 +90,20 @@ fn python(incoming: &Path) -> Result {
 }
 
 /// The server's own Python, which the clients run with too.
-fn pip(words: &[&str], directory: &Path) -> std::process::Command {
+pub(crate) fn pip(words: &[&str], directory: &Path) -> std::process::Command {
     let mut pip = shell::command("/usr/bin/python3", ["-m", "pip", "--quiet", "--disable-pip-version-check"]);
     pip.args(words).arg(directory);
     pip
 }
 
-fn node(incoming: &Path) -> Result {
+/// Installs packages for Node as `node`.
+pub(crate) fn npm(incoming: &Path, packages: &[&str]) -> Result {
     let installed = incoming.join("npm");
-    shell::step(&format!("npm install {}", NODE[0]), || {
+    shell::step(&format!("npm install {}", packages.first().unwrap_or(&"")), || {
         // No package's script is run, and nothing is asked about the list besides.
         let words =
             ["install", "--silent", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--prefix"];
-        shell::run(shell::command("npm", words).arg(&installed).args(NODE))
+        shell::run(shell::command("npm", words).arg(&installed).args(packages))
     })?;
     let (from, to) = (installed.join("node_modules"), incoming.join("node"));
     std::fs::rename(&from, &to).map_err(|e| format!("{}: {e}", from.display()))

@@ -26,6 +26,7 @@ mod tidy;
 mod toolchain;
 mod vm_image;
 mod vm_kernel;
+mod workloads;
 
 use std::process::ExitCode;
 

@@ -11,11 +11,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clean_kernel, clients, corpus, package, paths, servers, setup, shell, vm_image, vm_kernel};
+use crate::{
+    Result, clean_kernel, clients, corpus, package, paths, servers, setup, shell, vm_image, vm_kernel, workloads,
+};
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 18] = [
+const REQUIRED: [&str; 19] = [
     "kernel",
     BYPASS,
     "namespaces",
@@ -26,6 +28,7 @@ const REQUIRED: [&str; 18] = [
     CLIENTS,
     VERSIONS,
     "postgres-hostile",
+    UTILITY,
     NONINTERFERENCE,
     DETECTORS,
     "record",
@@ -39,6 +42,8 @@ const REQUIRED: [&str; 18] = [
 const CLIENTS: &str = "postgres-clients";
 /// Needs servers of other versions.
 const VERSIONS: &str = "postgres-versions";
+/// Needs what people do with databases: query builders, TPC-H.
+const UTILITY: &str = "postgres-utility";
 /// Sessions made by chance.
 const NONINTERFERENCE: &str = "noninterference";
 /// Measured on sentences made by others' means.
@@ -61,7 +66,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, postgres-utility, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx
@@ -219,6 +224,9 @@ impl Program {
         }
         if self.suite.as_deref() == Some(DETECTORS) {
             environment.insert("WEIR_CORPUS", corpus::ensure()?);
+        }
+        if self.suite.as_deref() == Some(UTILITY) {
+            environment.insert("WEIR_WORKLOADS", workloads::ensure()?);
         }
         if self.suite.as_deref() == Some(VERSIONS) {
             environment.insert("WEIR_SERVERS", servers::ensure()?);

@@ -299,14 +299,29 @@ const NO_AGENT: &str = r#"# No agent ran. This is what one looks like:
 
 "#;
 
-const TAIL: &str = r#"# What is allowed, once the mode is "enforce". `weir explain` tells what a rule does before it does it.
-# [[rule]]
-# name    = "coders work on orders"
-# agents  = ["coder"]
-# targets = ["orders"]
-# kinds   = ["select", "insert", "update", "delete"]
-# then    = "allow"
-"#;
+/// What follows a `#` at once is a setting.
+const TAIL: &str = r##"# What is allowed, once the mode is "enforce". `weir explain` tells what a rule does before it does it. These kinds are what
+# clients of PostgreSQL do all day; rows in bulk ("copy_out") and changes of the schema are not among them.
+#[[rule]]
+#name    = "coders work on orders"
+#agents  = ["coder"]
+#targets = ["orders"]
+#kinds   = ["select", "insert", "update", "delete", "transaction", "lock", "set", "show", "prepare", "execute", "deallocate", "declare", "fetch"]
+#then    = "allow"
+
+# What agents see covered. Each pattern (schema.table.column) must match a column, or the target is denied until it does: a
+# misspelt one unprotects nothing. Rows are not chosen, sorted or grouped by what is covered.
+#[[mask]]
+#name    = "personal data"
+#targets = ["orders"]
+#columns = ["*.*.email", "*.*.phone"]
+#with    = "redact"
+
+#[[mask]]
+#name   = "secrets anywhere"
+#detect = ["credit_card", "aws_access_key"]
+#with   = "redact"
+"##;
 
 #[cfg(test)]
 mod tests {
@@ -364,6 +379,22 @@ mod tests {
             assert_eq!(config.agents.len(), agents.len());
             assert_eq!(config.targets.len(), 2 * agents.len());
         }
+    }
+
+    /// What stands there commented out is the pack that most will begin with.
+    #[test]
+    fn the_rules_that_it_proposes_are_a_configuration() {
+        let settings = TAIL.lines().filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')));
+        let text = format!(
+            "{HEAD}[[agent]]\nname = \"coder\"\nunit = \"coder@*.service\"\ntoken = {{ file = \"/run/token\" }}\n[[target]]\n\
+             name = \"orders\"\nprotocol = \"postgres\"\naddress = [\"192.0.2.1:5432\"]\n\
+             login = {{ user = \"orders_rw\", password = {{ credential = \"orders-db\" }} }}\n{}",
+            settings.collect::<Vec<_>>().join("\n")
+        );
+        let source = crate::config::Source { path: "weir.toml".into(), text };
+        let (config, warnings) = crate::config::parse(&[source], &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!((config.masks.len(), config.targets.len()), (2, 1));
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ const PYTHON: &[&str] = &[
     "asyncpg==0.32.0",
     "django==5.2.8",
     "greenlet==3.1.1",
+    "psycopg==3.2.9",
+    "psycopg-binary==3.2.9",
     "psycopg2-binary==2.9.10",
     "sqlalchemy==2.0.46",
     "sqlparse==0.5.3",

@@ -5,10 +5,17 @@ import os
 from decimal import Decimal
 
 import django
+from django.apps import AppConfig
 from django.conf import settings
 from steps import failed, said
 
+
+class Shop(AppConfig):
+    name, label, path = "__main__", "shop", os.path.dirname(os.path.abspath(__file__))
+
+
 settings.configure(
+    INSTALLED_APPS=["__main__.Shop"],
     DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["PGDATABASE"], "USER": os.environ["PGUSER"],
                            "HOST": os.environ["PGHOST"], "PORT": os.environ["PGPORT"], "PASSWORD": os.environ.get("PGPASSWORD", "")}},
     USE_TZ=True, DEFAULT_AUTO_FIELD="django.db.models.AutoField")
@@ -171,7 +178,7 @@ STEPS = {
         When(t__gt=80, then=Value("large")), When(t__gt=40, then=Value("middle")), default=Value("small"))).values_list("id", "size")),
     "numbered": lambda: list(Order.objects.annotate(n=Window(RowNumber(), partition_by="customer_id", order_by="placed_at")).values_list("id", "n")),
     "stock to order": lambda: list(Product.objects.annotate(sold=Coalesce(Sum("items__quantity"), 0)).filter(stock__lt=5).values_list("sku", "stock", "sold")),
-    "names and labels": lambda: list(Customer.objects.annotate(label=Concat("name", Value(" <"), "email", Value(">")), up=Upper("city"), down=Lower("email")).values_list("label", "up", "down")[:5]),
+    "names and labels": lambda: list(Customer.objects.annotate(label=Concat("name", Value(" <"), "email", Value(">"), output_field=models.TextField()), up=Upper("city"), down=Lower("email")).values_list("label", "up", "down")[:5]),
     "products and customers alike": lambda: list(Product.objects.values_list("name").union(Customer.objects.values_list("name"), all=True).order_by("name")),
     "years of customers": lambda: list(Customer.objects.annotate(y=ExtractYear("since")).values("y").annotate(n=Count("id")).order_by("y").values_list()),
     "cities": lambda: list(Customer.objects.order_by("city").values_list("city", flat=True).distinct()),

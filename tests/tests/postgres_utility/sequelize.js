@@ -6,10 +6,11 @@ const { take, at, user, ssl } = require('./steps.js');
 const db = new Sequelize({ dialect: 'postgres', ...at, username: user, logging: false, dialectOptions: { ssl },
   define: { timestamps: false, underscored: true } });
 const { TEXT, INTEGER, DECIMAL, BOOLEAN, DATE, DATEONLY } = DataTypes;
-const text = { type: TEXT, allowNull: false };
-const Customer = db.define('customer', { name: text, email: text, phone: TEXT, street: text, city: text, since: DATEONLY, active: BOOLEAN }, { tableName: 'customers' });
-const Product = db.define('product', { sku: { ...text, unique: true }, name: text, category: text, price: DECIMAL(10, 2), stock: INTEGER }, { tableName: 'products' });
-const Order = db.define('order', { status: text, placedAt: DATE, note: TEXT }, { tableName: 'orders' });
+// Sequelize writes into what it is given.
+const text = () => ({ type: TEXT, allowNull: false });
+const Customer = db.define('customer', { name: text(), email: text(), phone: TEXT, street: text(), city: text(), since: DATEONLY, active: BOOLEAN }, { tableName: 'customers' });
+const Product = db.define('product', { sku: { ...text(), unique: true }, name: text(), category: text(), price: DECIMAL(10, 2), stock: INTEGER }, { tableName: 'products' });
+const Order = db.define('order', { status: text(), placedAt: DATE, note: TEXT }, { tableName: 'orders' });
 const Item = db.define('item', { quantity: INTEGER, price: DECIMAL(10, 2) }, { tableName: 'items' });
 Customer.hasMany(Order, { as: 'orders' });
 Order.belongsTo(Customer, { as: 'customer' });
@@ -32,7 +33,7 @@ take({
   'a few by key': () => Customer.findAll({ where: { id: [3, 5, 8] }, order: byId }),
   'orders with buyers': () => Order.findAll({ include: 'customer', order: byId, limit: 20 }),
   'buyers with orders': () => Customer.findAll({ include: [{ association: 'orders', include: ['items'] }], order: ['id', [col('orders.id'), 'ASC'], [col('orders.items.id'), 'ASC']] }),
-  'a page of buyers with orders': () => Customer.findAll({ include: ['orders'], order: ['id', [col('orders.id'), 'ASC']], limit: 5 }),
+  'a page of buyers with orders': () => Customer.findAll({ include: ['orders'], order: ['id', [{ model: Order, as: 'orders' }, 'id', 'ASC']], limit: 5 }),
   'buyers with orders, apart': () => Customer.findAll({ include: [{ association: 'orders', separate: true, order: byId }], order: byId, limit: 5 }),
   'buyers of a state': () => Customer.findAll({ include: [{ association: 'orders', where: { status: 'new' }, required: true }], order: ['id', [col('orders.id'), 'ASC']] }),
   'one or the other': () => Order.findAll({ where: { [Op.or]: [{ status: 'new' }, { status: 'paid', note: { [Op.ne]: null } }] }, order: byId, raw: true }),

@@ -21,7 +21,7 @@ use crate::mask::MaskRule;
 pub(crate) use known::KnownCode;
 pub use read::load;
 #[cfg(test)]
-pub(crate) use read::{ColumnRow, RelationRow, Snapshot};
+pub(crate) use read::{ColumnRow, RelationRow, Snapshot, UniqueRow};
 
 /// More rows than this in any one catalog query deny the target, with an error that says so.
 const MAX_CATALOG_ROWS: usize = 500_000;
@@ -101,6 +101,8 @@ pub struct TaggedSet {
     referred_to: HashSet<u32>,
     computed: HashSet<(u32, i16)>,
     constrained: HashSet<(u32, i16)>,
+    /// Of relations with tagged columns; see [`TaggedSet::key`].
+    keys: HashMap<u32, Vec<i16>>,
     code: Arc<KnownCode>,
     fetched_at: SystemTime,
 }
@@ -167,6 +169,7 @@ impl TaggedSet {
             referred_to: HashSet::new(),
             computed: HashSet::new(),
             constrained: HashSet::new(),
+            keys: HashMap::new(),
             code: Arc::default(),
             fetched_at,
         }
@@ -233,6 +236,11 @@ impl TaggedSet {
     /// True for a column that is in a constraint or an index with a tagged one.
     pub(super) fn shares_a_constraint(&self, relation: u32, column: i16) -> bool {
         self.constrained.contains(&(relation, column)) || self.constrained.contains(&(relation, read::WHOLE_ROW))
+    }
+
+    /// The columns of a relation's primary key, if the server goes by it, and by nothing tagged, where GROUP BY names all of it.
+    pub(super) fn key(&self, relation: u32) -> Option<&[i16]> {
+        self.keys.get(&relation).map(Vec::as_slice)
     }
 
     /// Functions, operators and casts by oid.

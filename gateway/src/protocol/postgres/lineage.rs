@@ -9,12 +9,14 @@
 //! - What is computed from tagged values must not fail, or the error would tell of them: only functions and operators that take
 //!   any value (`Total`). Nor may tagged values decide whether something is computed that can fail.
 //! - Nothing tagged is compared where rows are chosen, joined, grouped, sorted or counted. The one exception is a mask's own:
-//!   equality with a constant or a parameter, up to so many a minute ([`Lineage::lookups`]).
+//!   equality with a constant or a parameter, up to so many a minute ([`Lineage::lookups`]). (What GROUP BY names beside a primary
+//!   key is not compared: see `grouping`.)
 //!
 //! Every node has its place in the walk's tables; one that has none makes the statement refused. Pure: text in, facts out.
 //! See the PostgreSQL manual, "The Rule System", section "The Query Tree".
 
 mod expression;
+mod grouping;
 mod query;
 mod tree;
 

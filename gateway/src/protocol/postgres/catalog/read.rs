@@ -47,6 +47,17 @@ pub(crate) struct Snapshot {
     pub(crate) together: Vec<(u32, Vec<i16>)>,
     /// Columns that are computed when they are read.
     pub(crate) computed: Vec<(u32, i16)>,
+    pub(crate) unique: Vec<UniqueRow>,
+}
+
+/// A unique index of a plain table that has no children.
+#[derive(Debug)]
+pub(crate) struct UniqueRow {
+    pub(crate) relation: u32,
+    /// 0 stands for an expression.
+    pub(crate) columns: Vec<i16>,
+    /// A primary key's that holds at once, and that any plan may rest on.
+    pub(crate) is_key: bool,
 }
 
 /// In the place of a column's number: all of them.
@@ -342,6 +353,16 @@ const TOGETHER: &str = "\
     HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1
     LIMIT $1";
 
+/// Unique indexes, without the columns that they merely carry along. Rows of a table's children are in none of its own. A key whose
+/// index is not yet good for every snapshot (`indcheckxmin`) does not count: a planner may not know of it.
+const UNIQUE: &str = "\
+    SELECT i.indrelid, (i.indkey::int2[])[0:i.indnkeyatts::int4 OPERATOR(pg_catalog.-) 1],
+           i.indisprimary AND i.indimmediate AND i.indisvalid AND i.indisready AND NOT i.indcheckxmin
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indrelid
+    WHERE i.indisunique AND c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT c.relhassubclass
+      AND c.oid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
 /// (PostgreSQL 18 and later.)
 const COMPUTED: &str = "\
     SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a WHERE a.attgenerated OPERATOR(pg_catalog.=) 'v' LIMIT $1";
@@ -438,6 +459,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         foreign_keys,
         together,
         computed,
+        unique,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -460,6 +482,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "foreign keys", FOREIGN_KEYS, &[]),
         rows(client, "constraints and indexes", TOGETHER, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
+        rows(client, "unique indexes", UNIQUE, &users),
     )?;
     let known = KnownCode::new(
         &read(&known_functions, |row| {
@@ -529,6 +552,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         })?,
         together: read(&together, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         computed: read(&computed, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        unique: read(&unique, |row| {
+            Ok(UniqueRow { relation: row.try_get(0)?, columns: row.try_get(1)?, is_key: row.try_get(2)? })
+        })?,
     })
 }
 

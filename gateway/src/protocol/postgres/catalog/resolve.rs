@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::code::{self, Sensitive};
-use super::read::{ColumnRow, RelationRow, Snapshot, WHOLE_ROW};
+use super::read::{ColumnRow, RelationRow, Snapshot, UniqueRow, WHOLE_ROW};
 use super::{
     CatalogError, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
     is_value_catalog,
@@ -39,10 +39,11 @@ impl TaggedSet {
             }
         }
         let tagged: HashSet<u32> = tags.keys().map(|(relation, _)| *relation).collect();
-        let keys = snapshot.foreign_keys.iter().map(|(_, other)| (other.relation, other.number));
-        let referred_to = keys.filter(|it| tags.contains_key(it)).map(|(relation, _)| relation).collect();
+        let referred = snapshot.foreign_keys.iter().map(|(_, other)| (other.relation, other.number));
+        let referred_to = referred.filter(|it| tags.contains_key(it)).map(|(relation, _)| relation).collect();
         let computed = snapshot.computed.iter().copied().filter(|it| tags.contains_key(it)).collect();
         let constrained = constrained(&tags, snapshot);
+        let grouping_keys = grouping_keys(&tags, &tagged, snapshot);
         let mixed: HashSet<u32> = constrained.iter().map(|(relation, _)| *relation).collect();
         let called = |it: &ColumnRow| {
             let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
@@ -89,6 +90,7 @@ impl TaggedSet {
             derived: shown_by,
             known: snapshot.relations.iter().map(|it| it.oid).collect(),
             constrained,
+            keys: grouping_keys,
             masked_less,
             tagged,
             referred_to,
@@ -224,6 +226,15 @@ fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
         }
     }
     constrained
+}
+
+/// The primary keys that a planner groups by, whatever else it is told to group by. From PostgreSQL 18 on it takes any unique
+/// index, the shortest: so there is none that has a tagged column.
+fn grouping_keys(tags: &Tags, tagged: &HashSet<u32>, snapshot: &Snapshot) -> HashMap<u32, Vec<i16>> {
+    let is_tagged = |row: &&UniqueRow| row.columns.iter().any(|column| tags.contains_key(&(row.relation, *column)));
+    let by_values: HashSet<u32> = snapshot.unique.iter().filter(is_tagged).map(|row| row.relation).collect();
+    let goes_by = |row: &&UniqueRow| row.is_key && tagged.contains(&row.relation) && !by_values.contains(&row.relation);
+    snapshot.unique.iter().filter(goes_by).map(|row| (row.relation, row.columns.clone())).collect()
 }
 
 /// Relations that are masked less than another one of their name: what is traced as one of these may run as that. By names of

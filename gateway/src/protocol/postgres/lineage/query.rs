@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::grouping::Place;
 use super::tree::{Node, Value};
 use super::{Flow, Refusal, Tagged, Traced, unescaped};
 use crate::protocol::postgres::catalog::{Named, TaggedSet};
@@ -69,6 +70,7 @@ struct Target {
     junk: bool,
     /// By which sorting and grouping refer to it; 0: none does.
     reference: u32,
+    place: Option<Place>,
 }
 
 impl<'s> Walk<'s> {
@@ -192,7 +194,8 @@ impl<'s> Walk<'s> {
         let name = entry.word("resname").map(|it| if it == "\"\"" { String::new() } else { unescaped(it) });
         let traced = Traced { name: name.unwrap_or_default(), origin, flow: self.flow(expression, frame)? };
         let junk = entry.word("resjunk") != Some("false");
-        Ok(Target { traced, junk, reference: number(entry, "ressortgroupref")? })
+        let place = Place::of(expression, frame)?;
+        Ok(Target { traced, junk, reference: number(entry, "ressortgroupref")?, place })
     }
 
     /// What decides which rows there are, and in which order.
@@ -203,7 +206,8 @@ impl<'s> Walk<'s> {
                 self.chooses(word, value, frame)?;
             }
         }
-        for (field, word) in [("groupClause", "GROUP BY"), ("distinctClause", "DISTINCT"), ("sortClause", "ORDER BY")] {
+        self.groups(query, targets)?;
+        for (field, word) in [("distinctClause", "DISTINCT"), ("sortClause", "ORDER BY")] {
             self.sorts(word, query.list(field), targets)?;
         }
         for window in query.list("windowClause") {
@@ -220,20 +224,35 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    /// Entries of GROUP BY and the like, by their references to the target list.
-    fn sorts(&self, word: &str, clauses: &[Value<'_>], targets: &[Target]) -> Result<(), Refusal> {
-        for clause in clauses {
-            let clause = clause.as_node().filter(|it| it.kind == "SORTGROUPCLAUSE");
-            let clause = clause.ok_or_else(|| Refusal::unknown("an entry of GROUP BY or ORDER BY"))?;
-            for operator in ["eqop", "sortop"] {
-                self.known_operator(number(clause, operator)?)?;
-            }
-            let reference: u32 = number(clause, "tleSortGroupRef")?;
-            let target = targets.iter().find(|it| it.reference == reference && reference != 0);
-            let target = target.ok_or_else(|| Refusal::unknown("an entry of GROUP BY or ORDER BY"))?;
-            self.must_be_clear(word, &target.traced.flow)?;
+    /// GROUP BY: all that it names is compared, but for what is decided by a primary key beside it.
+    fn groups(&self, query: &Node<'_>, targets: &[Target]) -> Result<(), Refusal> {
+        let clauses = query.list("groupClause");
+        if !query.is_empty("groupingSets") {
+            return self.sorts("GROUP BY", clauses, targets);
         }
-        Ok(())
+        let entries = clauses.iter().map(|it| self.sorted_by(it, targets)).collect::<Result<Vec<&Target>, Refusal>>()?;
+        let places: Vec<Place> = entries.iter().filter_map(|it| it.place).collect();
+        self.spend(places.len().saturating_mul(places.len()))?;
+        let is_decided =
+            |it: &&&Target| it.place.is_some_and(|place| place.is_decided(&places, |table| self.set.key(table)));
+        entries.iter().filter(|it| !is_decided(it)).try_for_each(|it| self.must_be_clear("GROUP BY", &it.traced.flow))
+    }
+
+    /// Entries of ORDER BY and the like.
+    fn sorts(&self, word: &str, clauses: &[Value<'_>], targets: &[Target]) -> Result<(), Refusal> {
+        clauses.iter().try_for_each(|it| self.must_be_clear(word, &self.sorted_by(it, targets)?.traced.flow))
+    }
+
+    /// What an entry of GROUP BY or ORDER BY refers to in the target list.
+    fn sorted_by<'t>(&self, clause: &Value<'_>, targets: &'t [Target]) -> Result<&'t Target, Refusal> {
+        let clause = clause.as_node().filter(|it| it.kind == "SORTGROUPCLAUSE");
+        let clause = clause.ok_or_else(|| Refusal::unknown("an entry of GROUP BY or ORDER BY"))?;
+        for operator in ["eqop", "sortop"] {
+            self.known_operator(number(clause, operator)?)?;
+        }
+        let reference: u32 = number(clause, "tleSortGroupRef")?;
+        let target = targets.iter().find(|it| it.reference == reference && reference != 0);
+        target.ok_or_else(|| Refusal::unknown("an entry of GROUP BY or ORDER BY"))
     }
 
     /// Goes through a FROM clause: items, joins, and the conditions on both.

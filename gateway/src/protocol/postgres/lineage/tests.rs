@@ -6,15 +6,20 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::mask::{MaskKind, MaskRule};
-use crate::protocol::postgres::catalog::{ColumnRow, RelationRow, Snapshot};
+use crate::protocol::postgres::catalog::{ColumnRow, RelationRow, Snapshot, UniqueRow};
 
 /// `customers (id, ssn)`, of which the second is masked.
 const CUSTOMERS: u32 = 20_000;
 
 fn set() -> TaggedSet {
+    set_with(Vec::new())
+}
+
+fn set_with(unique: Vec<UniqueRow>) -> TaggedSet {
     let snapshot = Snapshot {
         relations: vec![RelationRow { oid: CUSTOMERS, schema: "public".into(), name: "customers".into(), kind: 'r' }],
         columns: vec![ColumnRow { relation: CUSTOMERS, number: 2, name: "ssn".into() }],
+        unique,
         ..Snapshot::default()
     };
     let mask = MaskRule {
@@ -66,7 +71,11 @@ fn select(items: &[String], expressions: &[String], more: &str) -> String {
 }
 
 fn traced(query: &str) -> Result<Vec<&'static str>, String> {
-    let lineage = trace(&format!("({query})"), &set(), false).map_err(Refusal::into_reason)?;
+    traced_in(&set(), query)
+}
+
+fn traced_in(set: &TaggedSet, query: &str) -> Result<Vec<&'static str>, String> {
+    let lineage = trace(&format!("({query})"), set, false).map_err(Refusal::into_reason)?;
     let word = |shows| match shows {
         Shows::Clear => "clear",
         Shows::Column(CUSTOMERS, 2) => "ssn",
@@ -86,6 +95,66 @@ fn values_are_followed_through_queries() {
     assert_eq!(traced(&select(&[customers()], &[relabeled], "")), Ok(vec!["computed"]));
     let lateral = select(&[], &[var(1, 2, 1)], "");
     assert_eq!(traced(&select(&[customers(), subquery(&lateral)], &[var(2, 1, 0)], "")), Ok(vec!["ssn"]));
+}
+
+/// By a primary key whatever is beside it is in one group, and the server compares nothing else.
+#[test]
+fn what_a_primary_key_decides_may_be_grouped_by() {
+    let unique = |columns: &[i16], is_key| UniqueRow { relation: CUSTOMERS, columns: columns.to_vec(), is_key };
+    let by = |targets: &[usize]| {
+        let clause = |it: &usize| format!("{{SORTGROUPCLAUSE :tleSortGroupRef {it} :eqop 98 :sortop 664}}");
+        targets.iter().map(clause).collect::<Vec<_>>().join(" ")
+    };
+    let grouped = |items: &[String], more: &str| {
+        let clause = format!(":groupClause ({}){more}", by(&[1, 2]));
+        select(items, &[var(1, 2, 0), var(items.len(), 1, 0)], &clause)
+    };
+    let keyed = set_with(vec![unique(&[1], true)]);
+    assert_eq!(traced_in(&keyed, &grouped(&[customers()], "")), Ok(vec!["ssn", "clear"]));
+    let refused = |set: &TaggedSet, query: &str| {
+        traced_in(set, query).is_err_and(|why| why.contains("GROUP BY uses customers.ssn"))
+    };
+    // Not without the key, of another item of the same table, in sets of groups, or from within a subquery.
+    assert!(refused(&keyed, &select(&[customers()], &[var(1, 2, 0)], &format!(":groupClause ({})", by(&[1])))));
+    assert!(refused(&keyed, &grouped(&[customers(), customers()], "")));
+    assert!(refused(&keyed, &grouped(&[customers()], " :groupingSets ({GROUPINGSET :kind 1})")));
+    let inner = select(&[customers()], &[var(1, 1, 0), var(1, 2, 0)], "");
+    assert!(refused(&keyed, &grouped(&[subquery(&inner)], "")));
+    assert!(refused(&keyed, &grouped(&[relation('p', CUSTOMERS)], "")));
+    // A value that is computed is one that the server computes and compares.
+    let computed = format!("{{RELABELTYPE :arg {} :resulttype 1043}}", var(1, 2, 0));
+    let clause = format!(":groupClause ({})", by(&[1, 2]));
+    assert!(refused(&keyed, &select(&[customers()], &[computed, var(1, 1, 0)], &clause)));
+    // Nor is it so by a key that is none, that is longer, that is masked itself, or beside which there is a masked one.
+    let sets = [
+        vec![],
+        vec![unique(&[1], false)],
+        vec![unique(&[1, 3], true)],
+        vec![unique(&[2], true)],
+        vec![unique(&[1], true), unique(&[2], false)],
+        vec![unique(&[1], true), unique(&[3, 2], false)],
+    ];
+    for (number, unique) in sets.into_iter().enumerate() {
+        assert!(refused(&set_with(unique), &grouped(&[customers()], "")), "{number}");
+    }
+    // PostgreSQL 18 has an item of what is grouped by.
+    let group = format!("{{RANGETBLENTRY :rtekind 9 :groupexprs ({} {})}}", var(1, 2, 0), var(1, 1, 0));
+    let query = format!(
+        "{{QUERY :commandType 1 :hasModifyingCTE false :rtable ({} {group}) :jointree {{FROMEXPR :fromlist ({{RANGETBLREF \
+         :rtindex 1}})}} :targetList ({}) :groupClause ({})}}",
+        customers(),
+        [(1, 1), (2, 2)]
+            .map(|(column, place)| format!(
+                "{{TARGETENTRY :expr {} :resno {place} :resname c :ressortgroupref {place} :resorigtbl 0 :resorigcol 0 :resjunk false}}",
+                var(2, column, 0)
+            ))
+            .join(" "),
+        by(&[1, 2])
+    );
+    assert_eq!(traced_in(&keyed, &query), Ok(vec!["ssn", "clear"]));
+    assert!(refused(&set(), &query));
+    let endless = query.replace(&var(1, 2, 0), &var(2, 1, 0));
+    assert!(traced_in(&keyed, &endless).is_err());
 }
 
 #[test]

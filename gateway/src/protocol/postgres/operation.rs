@@ -459,9 +459,12 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
     if only_reads && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
         return Class::Traced { relations: relations(), query };
     }
-    match touching(seen) {
-        Some(reason) if !seen.only_removes => refused(reason),
-        _ => changing(actions).map_or_else(
+    let change = changing(actions);
+    // The server's tree tells what is written, and by what rows are chosen.
+    let is_traced = matches!(change, Ok(Some(Kind::Update | Kind::Delete)));
+    match touching(seen, is_traced) {
+        Some(reason) if !seen.shows_nothing => refused(reason),
+        _ => change.map_or_else(
             |reason| refused(reason.to_owned()),
             |change| match change {
                 Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations(), query: Query::Itself },
@@ -498,8 +501,8 @@ fn changing(actions: &[Action]) -> Result<Option<Kind>, &'static str> {
 const MIXED: &str = "a constraint or an index of the table has masked and other columns: whether the row can be inserted would tell \
                      of values that are masked";
 
-/// Why a statement that names tagged data cannot be masked, if so.
-fn touching(seen: &Seen) -> Option<String> {
+/// Why a statement that names tagged data cannot be masked, if so; `is_traced`: by what its text tells alone.
+fn touching(seen: &Seen, is_traced: bool) -> Option<String> {
     if let Some(derived) = seen.touched.iter().find(|it| it.exposure == Exposure::Derived) {
         let name = &derived.relation;
         return Some(format!("{name} shows values of masked columns under other names; query the masked table itself"));
@@ -522,7 +525,7 @@ fn touching(seen: &Seen) -> Option<String> {
         let column = if column == "*" { "a whole row" } else { column };
         return Some(format!("the statement would copy {column} of {tables} to where it is not masked"));
     }
-    if seen.writes_values && seen.reads_tagged {
+    if seen.writes_values && seen.reads_tagged && !is_traced {
         return Some(format!("the statement would copy data of {tables}, which has masked columns, into a table"));
     }
     if let Some(row) = &seen.whole_row {

@@ -48,6 +48,8 @@ pub(crate) struct Snapshot {
     /// Columns that are computed when they are read.
     pub(crate) computed: Vec<(u32, i16)>,
     pub(crate) unique: Vec<UniqueRow>,
+    /// `pg_attribute.attmissingval`, which holds values of other columns.
+    pub(crate) missing_values: Vec<(u32, i16)>,
 }
 
 /// A unique index of a plain table that has no children.
@@ -363,6 +365,12 @@ const UNIQUE: &str = "\
       AND c.oid OPERATOR(pg_catalog.>=) $2
     LIMIT $1";
 
+const MISSING: &str = "\
+    SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attribute'::pg_catalog.regclass
+      AND a.attname OPERATOR(pg_catalog.=) 'attmissingval'
+    LIMIT $1";
+
 /// (PostgreSQL 18 and later.)
 const COMPUTED: &str = "\
     SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a WHERE a.attgenerated OPERATOR(pg_catalog.=) 'v' LIMIT $1";
@@ -460,6 +468,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         together,
         computed,
         unique,
+        missing,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -483,6 +492,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "constraints and indexes", TOGETHER, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
         rows(client, "unique indexes", UNIQUE, &users),
+        rows(client, "columns of the catalog", MISSING, &[]),
     )?;
     let known = KnownCode::new(
         &read(&known_functions, |row| {
@@ -555,6 +565,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         unique: read(&unique, |row| {
             Ok(UniqueRow { relation: row.try_get(0)?, columns: row.try_get(1)?, is_key: row.try_get(2)? })
         })?,
+        missing_values: read(&missing, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
     })
 }
 

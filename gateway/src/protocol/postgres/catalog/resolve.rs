@@ -10,7 +10,7 @@ use super::{
     CatalogError, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
     is_value_catalog,
 };
-use crate::mask::{ColumnPattern, MaskRule};
+use crate::mask::{ColumnPattern, MaskKind, MaskRule};
 use crate::policy::Glob;
 
 impl TaggedSet {
@@ -76,6 +76,8 @@ impl TaggedSet {
             known.shadows |= function.shadows;
             known.takes_row |= function.takes_row;
         }
+        // Last, since nobody named it.
+        cover_missing_values(&mut tags, snapshot);
         let operators = snapshot.operators.iter().cloned().collect();
         let cast_types = snapshot.cast_types.iter().cloned().collect();
         Ok(Self {
@@ -226,6 +228,21 @@ fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
         }
     }
     constrained
+}
+
+/// A column of the system's that holds values of others: it is covered wherever anything is.
+fn cover_missing_values(tags: &mut Tags, snapshot: &Snapshot) {
+    let mask = Arc::new(MaskRule {
+        name: "values of other columns".to_owned(),
+        targets: Vec::new(),
+        columns: Vec::new(),
+        detectors: Vec::new(),
+        with: MaskKind::Redact,
+        lookups_per_minute: None,
+    });
+    if !tags.is_empty() {
+        tags.extend(snapshot.missing_values.iter().map(|column| (*column, vec![Arc::clone(&mask)])));
+    }
 }
 
 /// The primary keys that a planner groups by, whatever else it is told to group by. From PostgreSQL 18 on it takes any unique

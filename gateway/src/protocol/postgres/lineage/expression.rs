@@ -10,7 +10,7 @@ use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total};
 const TEXT_TYPES: &[&str] = &["25", "1042", "1043"];
 /// `"char"`, a byte.
 const SINGLE_BYTE: &str = "18";
-/// `anyarray`: in the catalogs of statistics, and of columns that were added with a default.
+/// `anyarray`: in the catalogs of statistics, and of columns that were added with a default, where it has a mask.
 const ANY_ARRAY: &str = "2277";
 /// `pg_attribute`, which has one such column.
 const ATTRIBUTES: &str = "1249";
@@ -172,9 +172,6 @@ impl Walk<'_> {
     }
 
     fn variable(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
-        if node.word("vartype") == Some(ANY_ARRAY) {
-            return Err(Refusal::new(OTHERS_VALUES));
-        }
         let of = frame.up(number(node, "varlevelsup")?).ok_or_else(|| Refusal::unknown("a column of nothing"))?;
         let columns = self.item(of, number(node, "varno")?)?;
         let attribute: i32 = number(node, "varattno")?;
@@ -189,6 +186,9 @@ impl Walk<'_> {
             }
             Ok(number) => {
                 let flow = columns.get(number - 1).cloned().ok_or_else(|| Refusal::unknown("a column of nothing"))?;
+                if node.word("vartype") == Some(ANY_ARRAY) && flow.sources.is_empty() {
+                    return Err(Refusal::new(OTHERS_VALUES));
+                }
                 match flow.sources.first().filter(|it| self.set.is_computed_when_read(**it)) {
                     Some(column) => Err(self.may_fail("the expression", *column)),
                     None => Ok(flow),

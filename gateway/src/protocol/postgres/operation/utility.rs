@@ -335,10 +335,15 @@ pub(super) fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknow
     };
     let name = set.name.to_ascii_lowercase();
     utility.keeps_meanings = SETTINGS_OF_FORM.contains(&name.as_str());
-    if REVEALING_SETTINGS.iter().any(|it| name.starts_with(it)) {
-        utility.hazard = Some(format!("{name} makes the server show plans, with values of the tables in them"));
-    }
+    utility.hazard = revealing(&name);
     Ok(utility)
+}
+
+/// Why a setting may not be changed where data is tagged, if so.
+pub(super) fn revealing(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let reveals = REVEALING_SETTINGS.iter().any(|it| name.starts_with(it));
+    reveals.then(|| format!("{name} makes the server show plans, with values of the tables in them"))
 }
 
 fn drop_objects(drop: &protobuf::DropStmt) -> Result<Utility<'_>, Unknown> {

@@ -31,8 +31,8 @@ pub(super) struct Seen {
     pub(super) unknown: BTreeSet<(Option<String>, String)>,
     /// Not a plain SELECT, INSERT, UPDATE or DELETE, and what it is instead.
     pub(super) wrapper: Option<&'static str>,
-    /// A DROP or a TRUNCATE: it shows nothing of what it names.
-    pub(super) only_removes: bool,
+    /// A DROP, a TRUNCATE or a LOCK: it shows nothing of what it names.
+    pub(super) shows_nothing: bool,
     /// Why it is refused on any target with tagged data.
     pub(super) hazard: Option<String>,
     /// Why it is refused on every target.
@@ -264,8 +264,8 @@ impl<'a> Walk<'a> {
             // What a prepared statement shows is checked by its result, and here it is wrapped.
             self.hazard(format!("{outer} of a prepared statement can show masked data"));
         }
-        if matches!(kind, Kind::Drop | Kind::Truncate) {
-            self.seen.only_removes |= self.actions.is_empty();
+        if matches!(kind, Kind::Drop | Kind::Truncate | Kind::Lock) {
+            self.seen.shows_nothing |= self.actions.is_empty();
         } else {
             self.seen.wrapper = self.seen.wrapper.or(Some(word));
         }

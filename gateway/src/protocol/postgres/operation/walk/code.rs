@@ -28,6 +28,38 @@ pub(super) fn pg_dumps_setting(select: &protobuf::SelectStmt) -> Option<&'static
     is_it.then_some(RESTRICTION)
 }
 
+/// `SELECT 1 FROM pg_catalog.pg_cursors WHERE name = '...'`: how psycopg finds out whether its cursor is still there. The view shows
+/// what statements cursors were made with, which may hold anything; this tells of a name.
+pub(super) fn is_about_a_cursor(select: &protobuf::SelectStmt) -> bool {
+    let protobuf::SelectStmt { target_list, from_clause, where_clause, .. } = select;
+    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = from_clause.as_slice() else { return false };
+    let [Node { node: Some(NodeEnum::ResTarget(target)) }] = target_list.as_slice() else { return false };
+    let Some(Node { node: Some(NodeEnum::AExpr(condition)) }) = where_clause.as_deref() else { return false };
+    let is_constant = |node: &Node| matches!(node.node, Some(NodeEnum::AConst(_)));
+    let is_question = relation.schemaname == "pg_catalog"
+        && relation.relname == "pg_cursors"
+        && relation.alias.is_none()
+        && target.val.as_deref().is_some_and(is_constant)
+        && condition.kind() == protobuf::AExprKind::AexprOp
+        && name_parts(&condition.name).is_ok_and(|operator| operator == ["="])
+        && condition.lexpr.as_deref().is_some_and(is_name)
+        && condition.rexpr.as_deref().is_some_and(is_constant);
+    // Nothing else is in it.
+    let no_more = || {
+        let (limit_option, op) = (select.limit_option, protobuf::SetOperation::SetopNone.into());
+        let (target_list, from_clause) = (target_list.clone(), from_clause.clone());
+        let where_clause = where_clause.clone();
+        *select
+            == protobuf::SelectStmt { target_list, from_clause, where_clause, limit_option, op, ..Default::default() }
+    };
+    is_question && no_more()
+}
+
+/// A string that nothing is done to: a cast can cut it.
+fn plain_string(node: &Node) -> Option<&str> {
+    matches!(node.node, Some(NodeEnum::AConst(_))).then(|| string(node)).flatten()
+}
+
 /// The plain column `name`.
 fn is_name(node: &Node) -> bool {
     let Some(NodeEnum::ColumnRef(column)) = &node.node else { return false };
@@ -53,7 +85,20 @@ impl<'a> Walk<'a> {
         if parts == ["pg_catalog", "system_user"] {
             return Err(Unknown("SYSTEM_USER, which is a column or a table of that name to older servers"));
         }
-        self.function(&parts)?;
+        let is_systems = matches!(parts.as_slice(), ["set_config"] if !self.set.user_function("set_config").shadows)
+            || parts == ["pg_catalog", "set_config"];
+        match self.setting_of(args).filter(|_| is_systems) {
+            // SET, which is none that reads anything.
+            Some(setting) => {
+                let written = parts.join(".");
+                self.seen.effect.get_or_insert_with(|| written.clone());
+                self.note_function(written);
+                if let Some(why) = utility::revealing(setting) {
+                    self.hazard(why);
+                }
+            }
+            None => self.function(&parts)?,
+        }
         if parts.last() == Some(&"set_config") {
             self.set_config(args);
         }
@@ -136,12 +181,18 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The setting that a call of `set_config` names, if it does so plainly.
+    fn setting_of<'n>(&self, args: &'n [Node]) -> Option<&'n str> {
+        let (name, value) = (args.first()?, args.get(1).and_then(plain_string));
+        let restricts = is_name(name) && value == Some(RESTRICTED);
+        plain_string(name).or(self.setting.filter(|_| restricts))
+    }
+
     /// `set_config` is SET by another name.
     pub(super) fn set_config(&mut self, args: &[Node]) {
-        let (name, value) = (args.first().and_then(string), args.get(1).and_then(string));
-        let restricts = args.first().is_some_and(is_name) && value == Some(RESTRICTED);
-        if let Some(name) = name.or(self.setting.filter(|_| restricts)) {
+        if let Some(name) = self.setting_of(args) {
             self.add_action(utility::setting_kind(name), Some("set_config"));
+            let value = args.get(1).and_then(plain_string);
             let refused = utility::pinned(name, value);
             self.seen.lets_write |= utility::lets_write(name, value);
             self.seen.pinned = self.seen.pinned.take().or(refused);

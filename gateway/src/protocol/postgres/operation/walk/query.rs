@@ -3,7 +3,7 @@
 use pg_query::protobuf::{CmdType, MergeMatchKind};
 use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
-use super::code::pg_dumps_setting;
+use super::code::{is_about_a_cursor, pg_dumps_setting};
 use super::{Item, Source, Walk, known, name_parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::Exposure;
@@ -59,7 +59,14 @@ impl<'a> Walk<'a> {
             if let Some(into) = into_clause {
                 walk.select_into(into)?;
             }
-            walk.from(from_clause)?;
+            if is_about_a_cursor(select) {
+                // None of its columns but the one.
+                let used = walk.used(walk.at, Access::Read, Some("pg_catalog".to_owned()), "pg_cursors".to_owned());
+                let (at, exposure) = ((walk.at, used.unwrap_or(0)), Exposure::Clear);
+                walk.add_item("pg_cursors", Source::Table { at, exposure, bare: true });
+            } else {
+                walk.from(from_clause)?;
+            }
             walk.setting = pg_dumps_setting(select);
             walk.all(target_list)?;
             walk.setting = None;

@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The place of a table's use in an action, made if it is the first of its kind.
-    fn used(&mut self, action: usize, access: Access, schema: Option<String>, name: String) -> Option<usize> {
+    pub(super) fn used(&mut self, action: usize, access: Access, schema: Option<String>, name: String) -> Option<usize> {
         let tables = &mut self.actions.get_mut(action)?.tables;
         match self.uses.entry((action, access, schema, name)) {
             Entry::Occupied(known) => Some(*known.get()),

@@ -28,7 +28,8 @@ show(s, stream, b"UPDATE customers SET phone = (SELECT max(o.item) FROM orders o
         )
         .unwrap();
     assert!(!said.contains(SSN) && !said.contains("one@late") && said.contains("555-0101"), "{said}");
-    assert!(said.matches("42501").count() == 4 && said.contains("UPDATE 1"), "{said}");
+    // What the catalog holds of other columns is covered.
+    assert!(said.matches("42501").count() == 3 && said.contains("***") && said.contains("UPDATE 1"), "{said}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub(crate) const PARTS: &[Part] = &[
             ],
             more: "",
         }],
-        programs: &[Program { name: "tpch", runs: Runs::Python("tpch.py", &["tpch"]), least: 22 }],
+        programs: &[Program { name: "tpch", runs: Runs::Python("tpch.py", &[]), least: 22 }],
         shows_masked: true,
     },
     Part {
@@ -133,7 +133,8 @@ pub(crate) const PARTS: &[Part] = &[
         work: Work::Script("shop.sql"),
         masks: CUSTOMERS,
         programs: &[
-            Program { name: "sqlalchemy", runs: Runs::Python("sqlalchemy_orm.py", &[]), least: 60 },
+            Program { name: "sqlalchemy", runs: Runs::Python("sqlalchemy_orm.py", &["psycopg2"]), least: 60 },
+            Program { name: "sqlalchemy-3", runs: Runs::Python("sqlalchemy_orm.py", &["psycopg"]), least: 60 },
             Program { name: "django", runs: Runs::Python("django_orm.py", &[]), least: 60 },
             Program { name: "sequelize", runs: Runs::Node("sequelize.js"), least: 40 },
             Program { name: "typeorm", runs: Runs::Node("typeorm.js"), least: 40 },

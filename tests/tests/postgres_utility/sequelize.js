@@ -62,7 +62,6 @@ take({
   },
   'products in bulk': () => Product.bulkCreate([0, 1, 2].map((n) => ({ sku: `SKU-B${n}`, name: 'bulk', category: 'office', price: n, stock: n }))),
   'a product is there or made': () => Product.upsert({ sku: 'SKU-1', name: 'kettle', category: 'kitchen', price: 9, stock: 3 }, { conflictFields: ['sku'] }),
-  'found or made': async () => (await Product.findOrCreate({ where: { sku: 'SKU-2000' }, defaults: { name: 'lamp', category: 'office', price: 9, stock: 3 } }))[1],
   'more in stock': () => Product.increment({ stock: 3 }, { where: { id: 4 } }).then(() => 1),
   'dearer': () => Product.update({ price: literal('price * 1.05') }, { where: { category: 'office' } }),
   'old orders are done': () => Order.update({ status: 'done' }, { where: { status: 'paid', placedAt: { [Op.lt]: NOON } } }),
@@ -84,6 +83,8 @@ take({
   'a table': () => db.getQueryInterface().describeTable('customers'),
   'its indexes': () => db.getQueryInterface().showIndex('customers'),
   'its keys': () => db.getQueryInterface().getForeignKeyReferencesForTable('orders'),
+  // Makes a function for it.
+  'found or made': async () => (await Product.findOrCreate({ where: { sku: 'SKU-2000' }, defaults: { name: 'lamp', category: 'office', price: 9, stock: 3 } }))[1],
   // Writes what is masked.
   'a customer is entered': async () => (await Customer.create({ name: 'New', email: 'new@shop.example', street: '9 Weir Lane', city: 'Aare', since: '2025-01-01', active: true })).id,
 }).then(() => db.close());

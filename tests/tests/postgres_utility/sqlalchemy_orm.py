@@ -1,5 +1,6 @@
 # What a program does with SQLAlchemy's mapper all day: create, read, update, delete, and report.
 import datetime
+import sys
 from decimal import Decimal
 
 from sqlalchemy import (Boolean, Date, DateTime, ForeignKey, Integer, MetaData, Numeric, Text, and_, case, create_engine, distinct,
@@ -183,7 +184,7 @@ def work(s):
     yield "a customer is entered", join
 
 
-engine = create_engine(url("postgresql+psycopg2"))
+engine = create_engine(url(f"postgresql+{sys.argv[1]}"))
 with Session(engine, autoflush=False) as session:
     for name, one in work(session):
         try:

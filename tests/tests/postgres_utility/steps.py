@@ -5,6 +5,8 @@ import sys
 
 
 def plain(value):
+    if hasattr(value, "values") and hasattr(value, "keys"):
+        return [plain(it) for it in value.values()]
     if isinstance(value, (list, tuple)) or hasattr(value, "_mapping"):
         return [plain(it) for it in value]
     return value if value is None or isinstance(value, (bool, int)) else str(value)

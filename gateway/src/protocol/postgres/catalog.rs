@@ -47,11 +47,11 @@ const VALUE_CATALOGS: &[&str] = &[
     "pg_stats",
     "pg_stats_ext",
     "pg_stats_ext_exprs",
-    "pg_subscription",
 ];
 
-/// The catalog of columns, which everybody reads, and its column with the values of rows that are older than their column.
-pub(super) const MISSING_VALUES: (&str, &str) = ("pg_attribute", "attmissingval");
+/// Catalogs that clients read to look around, and the one column of each that is covered: with the values of rows that are older
+/// than their column, and with another server's password.
+pub(super) const COVERED: &[(&str, &str)] = &[("pg_attribute", "attmissingval"), ("pg_subscription", "subconninfo")];
 
 /// Why a target's tagged columns are not known. Each denies the target.
 #[derive(Debug, Error)]

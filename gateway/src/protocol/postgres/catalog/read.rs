@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 
 use super::code::{self, Body, CodeRow};
 use super::known::{COMPARISONS, FunctionRow, KnownCode, OperatorRow};
-use super::{CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
+use super::{COVERED, CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
 use crate::mask::MaskRule;
 use crate::policy::Glob;
 use crate::protocol::postgres::operation;
@@ -48,8 +48,8 @@ pub(crate) struct Snapshot {
     /// Columns that are computed when they are read.
     pub(crate) computed: Vec<(u32, i16)>,
     pub(crate) unique: Vec<UniqueRow>,
-    /// `pg_attribute.attmissingval`, which holds values of other columns.
-    pub(crate) missing_values: Vec<(u32, i16)>,
+    /// Columns of the system's own that are covered ([`COVERED`](super::COVERED)).
+    pub(crate) covered: Vec<(u32, i16)>,
 }
 
 /// A unique index of a plain table that has no children.
@@ -157,7 +157,7 @@ const DEFAULT_FUNCTIONS: &str = "\
     LIMIT $1";
 
 /// Views and rules that read a system catalog with values of user columns: on most of these no dependency is kept either. Of
-/// the catalog of columns only the one column, or whole rows.
+/// catalogs with one such column only that, or whole rows.
 const VALUE_READERS: &str = "\
     SELECT DISTINCT r.ev_class
     FROM (SELECT ev_class, ev_qual::text OPERATOR(pg_catalog.||) ev_action::text AS tree
@@ -169,8 +169,10 @@ const VALUE_READERS: &str = "\
           UNION ALL
           SELECT a.attrelid, pg_catalog.unnest(ARRAY[0, a.attnum])
           FROM pg_catalog.pg_attribute a
-          WHERE a.attrelid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attribute'::pg_catalog.regclass
-            AND a.attname OPERATOR(pg_catalog.=) 'attmissingval') v
+               JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+               JOIN ROWS FROM (pg_catalog.unnest($4::text[]), pg_catalog.unnest($5::text[])) AS k(catalog, covered)
+                 ON c.relname::text OPERATOR(pg_catalog.=) k.catalog AND a.attname::text OPERATOR(pg_catalog.=) k.covered
+          WHERE c.relnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace) v
       ON pg_catalog.strpos(r.tree, pg_catalog.concat(' :relid ', v.oid, ' ')) OPERATOR(pg_catalog.>) 0
      AND (v.attnum IS NULL
           OR pg_catalog.strpos(r.tree, pg_catalog.concat(' :varattno ', v.attnum, ' ')) OPERATOR(pg_catalog.>) 0)
@@ -365,10 +367,13 @@ const UNIQUE: &str = "\
       AND c.oid OPERATOR(pg_catalog.>=) $2
     LIMIT $1";
 
-const MISSING: &str = "\
-    SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a
-    WHERE a.attrelid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attribute'::pg_catalog.regclass
-      AND a.attname OPERATOR(pg_catalog.=) 'attmissingval'
+const COVERED_COLUMNS: &str = "\
+    SELECT a.attrelid, a.attnum
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    JOIN ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[])) AS k(catalog, covered)
+      ON c.relname::text OPERATOR(pg_catalog.=) k.catalog AND a.attname::text OPERATOR(pg_catalog.=) k.covered
+    WHERE c.relnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
     LIMIT $1";
 
 /// (PostgreSQL 18 and later.)
@@ -440,7 +445,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let names: Vec<&str> = patterns().map(|it| it.column.as_str()).collect();
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
-    let values: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &VALUE_CATALOGS];
+    let (catalogs, columns_of_these): (Vec<&str>, Vec<&str>) = COVERED.iter().copied().unzip();
+    let values: [&(dyn ToSql + Sync); 4] = [&FIRST_USER_OID, &VALUE_CATALOGS, &catalogs, &columns_of_these];
+    let covered: [&(dyn ToSql + Sync); 2] = [&catalogs, &columns_of_these];
     let harmless: Vec<&str> = operation::harmless_functions().collect();
     let by_name: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &harmless];
     let comparisons: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &COMPARISONS];
@@ -468,7 +475,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         together,
         computed,
         unique,
-        missing,
+        covered,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -492,7 +499,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "constraints and indexes", TOGETHER, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
         rows(client, "unique indexes", UNIQUE, &users),
-        rows(client, "columns of the catalog", MISSING, &[]),
+        rows(client, "columns of the catalog", COVERED_COLUMNS, &covered),
     )?;
     let known = KnownCode::new(
         &read(&known_functions, |row| {
@@ -565,7 +572,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         unique: read(&unique, |row| {
             Ok(UniqueRow { relation: row.try_get(0)?, columns: row.try_get(1)?, is_key: row.try_get(2)? })
         })?,
-        missing_values: read(&missing, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        covered: read(&covered, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
     })
 }
 

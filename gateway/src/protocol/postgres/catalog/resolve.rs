@@ -77,7 +77,7 @@ impl TaggedSet {
             known.takes_row |= function.takes_row;
         }
         // Last, since nobody named it.
-        cover_missing_values(&mut tags, snapshot);
+        cover_the_systems(&mut tags, snapshot);
         let operators = snapshot.operators.iter().cloned().collect();
         let cast_types = snapshot.cast_types.iter().cloned().collect();
         Ok(Self {
@@ -230,10 +230,10 @@ fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
     constrained
 }
 
-/// A column of the system's that holds values of others: it is covered wherever anything is.
-fn cover_missing_values(tags: &mut Tags, snapshot: &Snapshot) {
+/// Columns of the system's own are covered wherever anything is.
+fn cover_the_systems(tags: &mut Tags, snapshot: &Snapshot) {
     let mask = Arc::new(MaskRule {
-        name: "values of other columns".to_owned(),
+        name: "what a system catalog holds".to_owned(),
         targets: Vec::new(),
         columns: Vec::new(),
         detectors: Vec::new(),
@@ -241,7 +241,7 @@ fn cover_missing_values(tags: &mut Tags, snapshot: &Snapshot) {
         lookups_per_minute: None,
     });
     if !tags.is_empty() {
-        tags.extend(snapshot.missing_values.iter().map(|column| (*column, vec![Arc::clone(&mask)])));
+        tags.extend(snapshot.covered.iter().map(|column| (*column, vec![Arc::clone(&mask)])));
     }
 }
 

@@ -230,7 +230,8 @@ impl<'s> Walk<'s> {
         if !query.is_empty("groupingSets") {
             return self.sorts("GROUP BY", clauses, targets);
         }
-        let entries = clauses.iter().map(|it| self.sorted_by(it, targets)).collect::<Result<Vec<&Target>, Refusal>>()?;
+        let entries =
+            clauses.iter().map(|it| self.sorted_by(it, targets)).collect::<Result<Vec<&Target>, Refusal>>()?;
         let places: Vec<Place> = entries.iter().filter_map(|it| it.place).collect();
         self.spend(places.len().saturating_mul(places.len()))?;
         let is_decided =

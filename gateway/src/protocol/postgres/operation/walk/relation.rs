@@ -8,7 +8,7 @@ use pg_query::{NodeEnum, NodeRef, protobuf};
 use super::scope::Of;
 use super::{Item, Source, Touched, Walk, known, name_parts};
 use crate::policy::{Access, Kind, TableUse};
-use crate::protocol::postgres::catalog::{Exposure, MISSING_VALUES};
+use crate::protocol::postgres::catalog::{COVERED, Exposure};
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
 use crate::protocol::postgres::operation::functions;
 
@@ -36,7 +36,7 @@ impl<'a> Walk<'a> {
         self.maybe(quals.as_deref())?;
         if alias.is_some() {
             // It hides what the columns are called.
-            self.missing_values_of(Of::Innermost);
+            self.covered_columns_of(Of::Innermost);
         }
         for alias in [join_using_alias, alias].into_iter().flatten() {
             self.add_item(&alias.aliasname, Source::Other);
@@ -94,20 +94,21 @@ impl<'a> Walk<'a> {
         };
         self.add_item(name, Source::Table { at, exposure, bare });
         if !bare {
-            self.missing_values_of(Of::Innermost);
+            self.covered_columns_of(Of::Innermost);
         }
         Ok(at)
     }
 
-    /// Notes that any column may be read of the catalog that holds values of columns, if that is there.
-    fn missing_values_of(&mut self, of: Of<'_>) {
+    /// Notes that any column may be read of catalogs of which one is covered, if they are there.
+    fn covered_columns_of(&mut self, of: Of<'_>) {
         let table = |it: &Item<'_>| if let Source::Table { at, .. } = it.source { Some(at) } else { None };
         let tables: Vec<_> = self.scopes.of(of).filter_map(table).collect();
         self.spend(tables.len());
         for (action, table) in tables {
             let used = self.actions.get(action).and_then(|it| it.tables.get(table));
-            if used.is_some_and(|it| it.name == MISSING_VALUES.0) {
-                self.touch(MISSING_VALUES.0, &Exposure::Derived);
+            let catalog = COVERED.iter().find(|(catalog, _)| used.is_some_and(|it| it.name == *catalog));
+            if let Some((catalog, _)) = catalog {
+                self.touch(catalog, &Exposure::Derived);
             }
         }
     }
@@ -154,7 +155,13 @@ impl<'a> Walk<'a> {
     }
 
     /// The place of a table's use in an action, made if it is the first of its kind.
-    pub(super) fn used(&mut self, action: usize, access: Access, schema: Option<String>, name: String) -> Option<usize> {
+    pub(super) fn used(
+        &mut self,
+        action: usize,
+        access: Access,
+        schema: Option<String>,
+        name: String,
+    ) -> Option<usize> {
         let tables = &mut self.actions.get_mut(action)?.tables;
         match self.uses.entry((action, access, schema, name)) {
             Entry::Occupied(known) => Some(*known.get()),
@@ -282,12 +289,14 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn add_column(&mut self, table: (usize, usize), column: &str) {
-        let (catalog, values) = MISSING_VALUES;
         let used = self.actions.get(table.0).and_then(|it| it.tables.get(table.1));
-        if (column == "*" || column == values)
-            && !self.set.is_empty()
-            && used.is_some_and(|it| it.name == catalog && it.schema.as_deref().is_none_or(|it| it == "pg_catalog"))
-        {
+        let is_it = |(catalog, covered): &&(&str, &str)| {
+            (column == "*" || column == *covered)
+                && used.is_some_and(|it| {
+                    it.name == *catalog && it.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+                })
+        };
+        if let Some((catalog, _)) = COVERED.iter().find(is_it).filter(|_| !self.set.is_empty()) {
             self.touch(catalog, &Exposure::Derived);
         }
         if let Some(used) = self.actions.get_mut(table.0).and_then(|it| it.tables.get_mut(table.1))

@@ -309,15 +309,14 @@ fn pack(init: &str, masks: &[Mask]) -> String {
     let before = blocks.len();
     blocks.retain(|block| !block.contains("\"personal data\""));
     assert_eq!((before, blocks.len()), (3, 2), "{settings}");
-    let mut pack = blocks.join("\n[[");
-    for Mask { name, columns, more } in masks {
+    let own = masks.iter().map(|Mask { name, columns, more }| {
         let columns: Vec<String> = columns.iter().map(|it| format!("\"{it}\"")).collect();
-        pack += &format!(
-            "\n[[mask]]\nname = \"{name}\"\ntargets = [\"orders\"]\ncolumns = [{}]\nwith = \"redact\"\n{more}\n",
-            columns.join(", ")
-        );
-    }
-    pack
+        let columns = columns.join(", ");
+        format!(
+            "\n[[mask]]\nname = \"{name}\"\ntargets = [\"orders\"]\ncolumns = [{columns}]\nwith = \"redact\"\n{more}\n"
+        )
+    });
+    blocks.join("\n[[") + &own.collect::<String>()
 }
 
 /// A statement without its numbers and strings, on one line.

@@ -300,8 +300,8 @@ const NO_AGENT: &str = r#"# No agent ran. This is what one looks like:
 "#;
 
 /// What follows a `#` at once is a setting.
-const TAIL: &str = r##"# What is allowed, once the mode is "enforce". `weir explain` tells what a rule does before it does it. These kinds are what
-# clients of PostgreSQL do all day; rows in bulk ("copy_out") and changes of the schema are not among them.
+const TAIL: &str = r#"# What is allowed, once the mode is "enforce". `weir explain` tells what a rule does before it does it. These kinds are what
+# clients of a database do all day; rows in bulk ("copy_out") and changes of the schema are not among them.
 #[[rule]]
 #name    = "coders work on orders"
 #agents  = ["coder"]
@@ -321,7 +321,7 @@ const TAIL: &str = r##"# What is allowed, once the mode is "enforce". `weir expl
 #name   = "secrets anywhere"
 #detect = ["credit_card", "aws_access_key"]
 #with   = "redact"
-"##;
+"#;
 
 #[cfg(test)]
 mod tests {

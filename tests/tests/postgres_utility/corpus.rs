@@ -162,7 +162,7 @@ pub(crate) const PARTS: &[Part] = &[
     },
 ];
 
-/// How people look around in psql.
+/// How people look around in psql. (Subscriptions are for superusers to see.)
 const LOOKS: &[&str] = &[
     "\\d",
     "\\d+",
@@ -213,10 +213,9 @@ const LOOKS: &[&str] = &[
     "\\dP+",
     "\\drds",
     "\\dRp+",
-    "\\dRs+",
     "\\dX",
     "\\dy+",
-    "\\dconfig+",
+    "\\dconfig+ work_mem",
     "\\des+",
     "\\det+",
     "\\deu+",

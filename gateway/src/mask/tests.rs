@@ -320,7 +320,7 @@ fn a_hash_shows_that_values_are_equal_and_nothing_else() {
     assert!(one != other && one != none && other != none && none.is_some(), "{one:?} {other:?} {none:?}");
     // A finding is not: it may be the agent's own word.
     let found = see(1, Some(format!("pay {CARD} now").as_bytes())).unwrap();
-    assert_eq!(found, b"pay [redacted:credit_card] now");
+    assert_eq!(found, "pay [redacted:credit_card] now");
     // In a number there is no place for it.
     let plan = masker.plan([as_they_are(&[], CellFormat::Text(Int8))]);
     assert!(masker.mask_cell(&plan, 0, Some(CARD.as_bytes())).is_null());

@@ -89,6 +89,7 @@ pub enum Parsed {
 
 /// One statement of a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "properties that have nothing to do with each other")]
 pub struct Statement {
     /// Where it stands in the text, in bytes.
     pub text_range: Range<usize>,

@@ -1,0 +1,216 @@
+use super::*;
+
+#[test]
+fn names_that_servers_would_cut_are_refused() {
+    let header = [0; HEADER];
+    let message_of = |name: &[u8]| [&header[..], name, b"\0SELECT 1\0\0\0"].concat();
+    let longest = [b'n'; MAX_NAME];
+    assert_eq!(parse(&message_of(&longest)).unwrap().name, &longest);
+    assert_eq!(parse(&message_of(&[b'n'; MAX_NAME + 1])), Err(Malformed::Name(MAX_NAME + 1)));
+    let bind_of = |portal: &[u8], statement: &[u8]| [&header[..], portal, b"\0", statement, b"\0\0\0\0\0\0\0"].concat();
+    assert!(bind(&bind_of(&longest, &longest)).is_ok());
+    for (portal, statement) in [(64, 1), (1, 64)] {
+        let bound = bind_of(&vec![b'n'; portal], &vec![b'n'; statement]);
+        assert_eq!(bind(&bound), Err(Malformed::Name(64)));
+    }
+}
+
+/// A small generator, so that a failure is the same failure the next time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap()
+    }
+}
+
+fn stream(random: &mut Random) -> (Vec<u8>, Vec<(u8, usize)>) {
+    let (mut bytes, mut messages) = (Vec::new(), Vec::new());
+    for _ in 0..random.below(40) {
+        let tag = b"QPBEDd"[random.below(6)];
+        let length = if random.below(8) == 0 { random.below(60_000) } else { random.below(60) };
+        message(&mut bytes, tag, |out| out.extend((0u8..251).cycle().take(length)));
+        messages.push((tag, length + HEADER));
+    }
+    (bytes, messages)
+}
+
+fn handling(tag: u8, _length: usize) -> Handling {
+    if tag == b'd' { Handling::Stream } else { Handling::Whole }
+}
+
+#[test]
+fn any_split_gives_the_same_messages_and_the_same_bytes() {
+    let mut random = Random(0x5eed);
+    for _ in 0..200 {
+        let (bytes, expected) = stream(&mut random);
+        let mut inbox = Inbox::default();
+        let (mut passed, mut messages) = (Vec::new(), Vec::new());
+        let mut rest = &bytes[..];
+        let mut part = 0;
+        while !rest.is_empty() {
+            let most = if random.below(4) == 0 { 1 } else { 5000 };
+            let space = inbox.space().unwrap();
+            let now = (1 + random.below(most)).min(rest.len()).min(space.len());
+            space[..now].copy_from_slice(&rest[..now]);
+            rest = &rest[now..];
+            inbox.filled(now);
+            loop {
+                match inbox.next(handling).unwrap() {
+                    Piece::Incomplete => break,
+                    Piece::Message(tag, range) => {
+                        messages.push((tag, range.len()));
+                        passed.extend_from_slice(inbox.bytes(range));
+                    }
+                    Piece::Part(tag, range) => {
+                        assert_eq!(tag, b'd');
+                        part += range.len();
+                        passed.extend_from_slice(inbox.bytes(range));
+                        if inbox.streaming.is_none() {
+                            messages.push((tag, std::mem::take(&mut part)));
+                        }
+                    }
+                }
+                inbox.compact();
+            }
+        }
+        assert_eq!(passed, bytes);
+        assert_eq!(messages, expected);
+        assert!(inbox.is_empty());
+    }
+}
+
+#[test]
+fn impossible_lengths_are_errors_and_short_input_is_not() {
+    for cut in 0..HEADER {
+        assert_eq!(header(&b"Q\0\0\0\x05"[..cut]), Ok(None));
+    }
+    assert!(matches!(header(b"Q\0\0\0\x03"), Err(Malformed::Length { tag: b'Q', length: 3 })));
+    assert!(matches!(header(b"Q\x7f\xff\xff\xff"), Err(Malformed::Length { .. })));
+    let mut inbox = Inbox::default();
+    inbox.space().unwrap()[..5].copy_from_slice(b"Q\x04\0\0\0");
+    inbox.filled(5);
+    assert!(matches!(inbox.next(handling), Err(Malformed::TooLarge { tag: b'Q', .. })));
+    assert!(inbox.buffer.len() <= CHUNK);
+}
+
+/// Reads the bytes as they would come from a socket; the largest the buffer was.
+fn read(inbox: &mut Inbox, mut bytes: &[u8]) -> Result<usize, NoRoom> {
+    let mut largest = 0;
+    while !bytes.is_empty() {
+        let space = inbox.space()?;
+        let now = space.len().min(bytes.len());
+        space[..now].copy_from_slice(&bytes[..now]);
+        bytes = &bytes[now..];
+        inbox.filled(now);
+        largest = largest.max(inbox.buffer.capacity());
+    }
+    Ok(largest)
+}
+
+fn message_of(tag: u8, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message(&mut bytes, tag, |out| out.resize(out.len() + length - HEADER, b'x'));
+    bytes
+}
+
+#[test]
+fn a_message_takes_what_it_needs_and_gives_it_back() {
+    let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+    let mut inbox = Inbox::of_client(Arc::clone(&room));
+    let bytes = message_of(b'B', 9 << 20);
+    let largest = read(&mut inbox, &bytes).unwrap();
+    assert!(largest <= bytes.len() + CHUNK, "{largest}");
+    assert!(room.0.load(Ordering::Relaxed) < MAX_HELD_BY_ALL);
+    assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'B', _))));
+    // With the beginning of the next one behind it, too.
+    let next = message_of(b'Q', 1 << 20);
+    read(&mut inbox, &next[..3]).unwrap();
+    inbox.compact();
+    assert!(inbox.buffer.capacity() <= 2 * CHUNK, "{}", inbox.buffer.capacity());
+    assert_eq!(room.0.load(Ordering::Relaxed), MAX_HELD_BY_ALL);
+    read(&mut inbox, &next[3..]).unwrap();
+    assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'Q', range)) if range.len() == 1 << 20));
+    drop(inbox);
+    assert_eq!(room.0.load(Ordering::Relaxed), MAX_HELD_BY_ALL);
+}
+
+#[test]
+fn all_clients_together_have_so_much_room_and_no_more() {
+    let room = Arc::new(Room::new(12 << 20));
+    let half = &message_of(b'B', 8 << 20)[..7 << 20];
+    let mut first = Inbox::of_client(Arc::clone(&room));
+    assert!(read(&mut first, half).is_ok());
+    let mut second = Inbox::of_client(Arc::clone(&room));
+    assert_eq!(read(&mut second, half), Err(NoRoom));
+    // What is small goes on.
+    assert!(read(&mut Inbox::of_client(Arc::clone(&room)), &message_of(b'Q', 60_000)).is_ok());
+    drop(first);
+    drop(second);
+    assert!(read(&mut Inbox::of_client(Arc::clone(&room)), half).is_ok());
+    // What the target sends is bounded by what is read of it at a time.
+    assert!(read(&mut Inbox::default(), half).is_ok());
+}
+
+#[test]
+fn a_clients_message_is_as_large_as_its_type_may_be() {
+    let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+    for (tag, most) in [(b'Q', MAX_TEXT), (b'P', MAX_TEXT), (b'B', MAX_HELD), (b'E', MAX_SMALL), (b'~', MAX_SMALL)] {
+        for (length, taken) in [(most, true), (most + 1, false)] {
+            let mut inbox = Inbox::of_client(Arc::clone(&room));
+            read(&mut inbox, &message_of(tag, length)[..100]).unwrap();
+            assert_eq!(inbox.next(handling).is_ok(), taken, "{tag} {length}");
+        }
+    }
+}
+
+#[test]
+fn startup_packets_are_read() {
+    let mut packet = Vec::new();
+    session_startup(&mut packet, [("user", "a"), ("database", "b")]);
+    assert_eq!(startup_length(packet[..4].try_into().unwrap()), Ok(packet.len()));
+    let parameters = vec![("user", "a"), ("database", "b")];
+    assert_eq!(startup(&packet), Ok(Startup::Session { minor: 0, parameters }));
+    for cut in 8..packet.len() {
+        assert_eq!(startup(&packet[..cut]), Err(Malformed::Body));
+    }
+    let mut packet = Vec::new();
+    cancel_request(&mut packet, 7, &[1, 2, 3, 4, 5]);
+    assert_eq!(startup(&packet), Ok(Startup::Cancel { process: 7, key: &[1, 2, 3, 4, 5] }));
+    let mut packet = Vec::new();
+    tls_request(&mut packet);
+    assert_eq!(startup(&packet), Ok(Startup::Tls));
+    assert_eq!(startup_length([0, 0, 0, 7]), Err(Malformed::StartupLength(7)));
+    assert_eq!(startup_length([0x47, 0x45, 0x54, 0x20]), Err(Malformed::StartupLength(0x4745_5420)));
+    assert_eq!(startup(&[0, 0, 0, 8, 0, 2, 0, 0]), Err(Malformed::Version(2, 0)));
+}
+
+#[test]
+fn bodies_that_promise_more_than_they_hold_are_malformed() {
+    let mut whole = Vec::new();
+    message(&mut whole, b'B', |out| {
+        out.extend_from_slice(b"portal\0statement\0");
+        out.extend_from_slice(&[0, 1, 0, 1, 0, 1, 0, 0, 0, 2, b'4', b'2', 0, 0]);
+    });
+    let read = bind(&whole).unwrap();
+    assert_eq!(read.parameters, [Some(&b"42"[..])]);
+    assert_eq!((read.portal, read.statement), (&b"portal"[..], &b"statement"[..]));
+    for cut in HEADER..whole.len() {
+        assert_eq!(bind(&whole[..cut]), Err(Malformed::Body), "{cut}");
+    }
+    let mut promise = Vec::new();
+    message(&mut promise, b'T', |out| out.extend_from_slice(&[0xff, 0xff]));
+    assert_eq!(row_description(&promise), Err(Malformed::Body));
+}
+
+#[test]
+fn a_report_reads_back() {
+    let mut out = Vec::new();
+    Report::new(Severity::Error, "42501", "no\0pe").with_hint("ask").write(&mut out);
+    assert_eq!(header(&out).unwrap(), Some((b'E', out.len())));
+    assert_eq!(sqlstate(&out), Some("42501"));
+    assert!(report_fields(&out).unwrap().contains(&(b'M', &b"nope"[..])));
+}

@@ -64,7 +64,8 @@ fn approvers_see_what_the_target_expects() {
     assert_eq!(forecast["rows"].to_string(), count, "{approval}");
     assert_eq!(forecast["cascades"], serde_json::json!(["deletes rows of payments"]), "{approval}");
     let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
-    let lines = ["the target expects", "Delete on orders", "Seq Scan on orders", "and deletes rows of payments"];
+    let lines =
+        ["the target expects", "Delete on public.orders", "Seq Scan on public.orders", "and deletes rows of payments"];
     assert!(lines.iter().all(|it| shown.contains(it)), "{shown}");
     drop(psql);
 

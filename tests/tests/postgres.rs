@@ -583,6 +583,25 @@ s.close()
 }
 
 #[test]
+fn psycopgs_server_side_cursors_are_described_and_masked() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"declare\", \"fetch\"]"));
+    let script = r#"
+import psycopg
+with psycopg.connect("") as c:
+    for sql in ("SELECT id, item FROM orders ORDER BY id", "SELECT id, lower(ssn) AS low FROM customers ORDER BY id"):
+        with c.cursor(name="far away") as cursor:
+            cursor.execute(sql)
+            print([column.name for column in cursor.description], cursor.fetchone(), len(cursor.fetchall()))
+"#;
+    let ran = world.python(script);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert!(
+        matches!(lines[..], [a, b] if a.starts_with("['id', 'item'] (1, ") && b.starts_with("['id', 'low'] (1, '***') ")),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn who_may_only_read_is_held_to_it_by_the_target() {
     let rules = r#"
 [[rule]]

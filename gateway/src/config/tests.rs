@@ -539,8 +539,9 @@ impl Drop for Scratch {
 #[test]
 fn a_hash_names_the_place_of_its_key() {
     let mask = |key: &str| {
-        let config = parse_one(&whole_but("\"redact\"", &format!("{{ hash = {{ key = {key} }} }}"))).unwrap().0;
-        config.masks[1].with.clone()
+        let hash = format!("{{ hash = {{ key = {key} }} }}");
+        let config = parse_one(&whole_but("{ partial = { keep_last = 4 } }", &hash)).unwrap().0;
+        config.masks[0].with.clone()
     };
     let key = CredentialSource::File("/etc/weir/mask-key".into());
     assert_eq!(mask("{ file = \"/etc/weir/mask-key\" }"), MaskKind::Hash { key });

@@ -348,3 +348,34 @@ for message in (parse(b"weir_probe", b"SELECT 1"), bind(b"weir_probe", b""), msg
     assert_eq!(said.matches("ERROR 42501").count(), 6, "{said}");
     assert_eq!(said.matches("FATAL 08P01").count(), 4, "{said}");
 }
+
+#[test]
+fn a_view_that_somebody_replaces_is_looked_at_again() {
+    let world = World::with(POLICY);
+    world.shop.postgres.sql(SCHEMAS).unwrap();
+    world
+        .shop
+        .postgres
+        .sql("CREATE VIEW a.v AS SELECT note AS x FROM a.people; GRANT SELECT ON a.v TO PUBLIC")
+        .unwrap();
+    let script = r#"
+s, stream = session()
+s.sendall(parse(b"p", b"SELECT x || '' FROM a.v") + sync)
+until(stream, b"Z")
+def seen():
+    show(s, stream, b"SELECT x FROM a.v")
+    s.sendall(bind(b"", b"p") + execute(b"") + sync)
+    print([body for tag, body in until(stream, b"Z") if tag in b"DC"], flush=True)
+seen()
+print("ready", flush=True)
+sys.stdin.readline()
+seen()
+"#;
+    let mut client = world.shop.raw_client(script).start().unwrap();
+    client.wait_for("ready", PATIENCE).unwrap();
+    world.shop.postgres.sql("CREATE OR REPLACE VIEW a.v AS SELECT email AS x FROM a.people").unwrap();
+    client.write("\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    assert!(!said.contains("secret") && said.matches("an'").count() == 2, "{said}");
+    assert!(said.contains("****et-a") && said.contains("***'"), "{said}");
+}

@@ -152,9 +152,9 @@ mod tests {
         let forecast = read(plan, Some(br#"["deletes rows of notes"]"#)).unwrap();
         assert_eq!(forecast.rows, Some(1));
         let lines = [
-            "Delete on orders",
-            "  Seq Scan on limits, about 5 rows",
-            "  Index Scan on orders by index by_ssn, about 1 row",
+            "Delete on public.orders",
+            "  Seq Scan on public.limits, about 5 rows",
+            "  Index Scan on \"a b\".orders by index by_ssn, about 1 row",
         ];
         assert_eq!(forecast.plan, lines);
         assert_eq!(forecast.cascades, ["deletes rows of notes"]);

@@ -667,6 +667,12 @@ impl Names {
         }
     }
 
+    /// Whether SQL has declared a cursor of this name.
+    pub(super) fn is_declared(&self, name: &[u8]) -> bool {
+        let declares = |name: &str| self.sql.contains_key(&Name::Declares(name.to_owned()));
+        std::str::from_utf8(name).is_ok_and(declares)
+    }
+
     /// Whether a cursor's name is that of a portal which the protocol has bound.
     pub(super) fn is_bound(&self, cursor: &str) -> bool {
         self.portals.get(cursor.as_bytes()).is_some_and(|it| it.confirmed)

@@ -165,11 +165,18 @@ impl Relay<'_> {
             let Some(prepared) = self.certain_statement(&name).await? else { return Ok(()) };
             self.replies.describe_statement(prepared.description);
         } else {
-            let Some(portal) = self.replies.names.portal_mut(&name) else {
-                return self.unknown_portal(&name).await;
+            let known = self.replies.names.portal_mut(&name).map(|portal| {
+                portal.asked = true;
+                portal.description.clone()
+            });
+            let description = match known {
+                Some(description) => description,
+                None if self.is_cursor(&name).await? => Description::default(),
+                None => return self.unknown_portal(&name).await,
             };
-            portal.asked = true;
-            let description = portal.description.clone();
+            if self.replies.skipping {
+                return Ok(());
+            }
             self.replies.describe_portal(description, false);
         }
         self.to_target.harmless(self.client.inbox.bytes(range));
@@ -382,6 +389,12 @@ impl Relay<'_> {
         }
         self.replies.describe_portal(portal.description.clone(), true);
         self.in_batch();
+    }
+
+    /// Whether SQL has declared a cursor of this name, which is a portal that may be described.
+    async fn is_cursor(&mut self, name: &[u8]) -> Result<bool, End> {
+        self.drain().await?;
+        Ok(self.replies.names.is_declared(name))
     }
 
     async fn unknown_portal(&mut self, name: &[u8]) -> Result<(), End> {

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, shown_by, touches_tagged};
-use super::trace::{Question, Traced, may_change_meanings};
-use super::{End, PROBE, Reached, Relay};
+use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, prepare};
+use super::{End, Reached, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::operation::Class;
 use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
@@ -259,17 +259,11 @@ impl Relay<'_> {
                 Err(reason) => return Ok(Probed::Unclean(reason)),
             };
             let mut out = Vec::new();
-            wire::message(&mut out, b'P', |out| {
-                wire::put_string(out, PROBE);
-                wire::put_string(out, text.as_bytes());
-                out.extend_from_slice(&[0, 0]);
-            });
-            for tag in [b'D', b'C'] {
-                wire::message(&mut out, tag, |out| {
-                    out.push(b'S');
-                    wire::put_string(out, PROBE);
-                });
-            }
+            // A question that was interrupted may have left its own.
+            name(&mut out, b'C', b'S');
+            prepare(&mut out, text, NO_TYPES);
+            name(&mut out, b'D', b'S');
+            name(&mut out, b'C', b'S');
             wire::message(&mut out, b'S', |_| {});
             let answer = self.ask(&out, Until::Ready).await?;
             let columns = match (answer.error, answer.columns) {

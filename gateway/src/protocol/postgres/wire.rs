@@ -473,8 +473,10 @@ pub fn check_form(tag: u8, message: &[u8]) -> Result<(), Malformed> {
             formats(&mut fields)?;
         }
         b't' => {
-            for _ in 0..fields.count()? {
-                fields.u32()?;
+            // Of more parameters than it can count, which no Bind can give, the server tells the count's lower half.
+            let (count, types) = (fields.count()?, fields.rest().len());
+            if types % 4 != 0 || (types / 4) % (1 << 16) != count {
+                return Err(Malformed::Body);
             }
         }
         b'Z' => {

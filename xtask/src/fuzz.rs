@@ -12,6 +12,8 @@ const CARGO_FUZZ: (&str, &str) = ("cargo-fuzz", "0.13.2");
 const DIRECTORY: &str = "tests/fuzz";
 /// How long each target runs in CI.
 const CI_SECONDS: u32 = 60;
+/// Targets that run side by side: each keeps one core busy.
+const AT_ONCE: usize = 2;
 /// An input that takes as long is a finding: everything here has bounds.
 const MAX_SECONDS_EACH: u32 = 20;
 
@@ -41,7 +43,14 @@ pub(crate) fn run(args: &Args) -> Result {
     // All at once: cargo builds what they share once, and links in parallel.
     let name = args.name.as_deref();
     shell::step("build the fuzz targets", || shell::run(cargo_fuzz("build")?.args(name)))?;
-    chosen.into_iter().try_for_each(|target| run_one(target, args.seconds))
+    chosen.chunks(AT_ONCE).try_for_each(|some| {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = some.iter().map(|target| scope.spawn(|| run_one(target, args.seconds))).collect();
+            let ended =
+                running.into_iter().map(|it| it.join().map_err(|_| "a fuzz target's thread died".to_owned())?);
+            ended.collect::<Result<Vec<()>>>().map(drop)
+        })
+    })
 }
 
 /// The names of all targets.

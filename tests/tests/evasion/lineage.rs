@@ -5,6 +5,13 @@ use system_tests::shop::{POLICY, Shop};
 
 use super::{PATIENCE, SSN, World};
 
+/// What was said without the IDs of denials, in which any digits may stand.
+fn without_ids(said: &str) -> String {
+    let mut parts = said.split("(ID ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or(part, |(_, rest)| rest))
+}
+
 #[test]
 fn what_comes_back_is_the_same_whatever_is_masked() {
     lineage::hold(&Shop::new().unwrap()).unwrap();
@@ -78,7 +85,10 @@ print([body for tag, body in seen if tag in b"DC"])
 "#,
         )
         .unwrap();
-    assert!(!said.contains(SSN) && !said.to_lowercase().contains("ada@") && !said.contains("900-"), "{said}");
+    assert!(
+        !said.contains(SSN) && !said.to_lowercase().contains("ada@") && !without_ids(&said).contains("900"),
+        "{said}"
+    );
     assert!(said.contains("FETCH 2") && said.contains("MOVE 1") && said.matches("*1002").count() == 3, "{said}");
     assert_eq!((said.matches("x03***").count(), said.matches("42501").count()), (6, 4), "{said}");
 }
@@ -114,7 +124,7 @@ run(b"BEGIN; SELECT upper(ssn) FROM public.customers WHERE id = 1; COMMIT")
 "#,
         )
         .unwrap();
-    assert!(!said.contains("900-") && said.matches("x03***").count() >= 1, "{said}");
+    assert!(!without_ids(&said).contains("900") && said.matches("x03***").count() >= 1, "{said}");
     assert!(said.matches("42501").count() >= 4, "{said}");
 }
 

@@ -294,7 +294,12 @@ impl Relay<'_> {
         let [statement] = judged.statements() else { return Ok(Err(NOT_TRACED.to_owned())) };
         Ok(match self.trace_now(&Question::new(judged, statement, Arc::clone(&portal.types))).await? {
             Traced::Clean(found) => Ok(found),
-            Traced::Unclean(reason) | Traced::Broken(reason) => Err(reason),
+            Traced::Unclean(reason) => Err(reason),
+            Traced::Broken(reason) => {
+                // The batch is over at the target, and nothing else tells of it.
+                self.tell(&Report::new(Severity::Error, DENIED, reason.clone()));
+                Err(reason)
+            }
             Traced::Failed => Err("the target does not take the statement any more".to_owned()),
         })
     }

@@ -95,6 +95,33 @@ with psycopg.connect("", autocommit=sys.argv[1] == "auto") as c:
 }
 
 #[test]
+fn what_a_copy_is_about_is_looked_at_again_when_it_is_approved() {
+    let rule = "\n[[rule]]\nname = \"copies\"\nkinds = [\"copy_out\"]\nthen = { hold = { approvers = [\"dba\"], count = 1, timeout = \"20s\" } }\n";
+    let world = World::with_policy(&(POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]") + rule));
+    let script = r#"
+s, stream = session()
+s.sendall(parse(b"", b"COPY customers (id, ssn) TO STDOUT") + bind(b"", b"") + execute(b"") + sync)
+seen = until(stream, b"Z")
+errors(seen)
+print([body for tag, body in seen if tag in b"dC"])
+show(s, stream, b"SELECT 'served'")
+"#;
+    for replaced in [false, true] {
+        let client = world.shop.raw_client(script).start().unwrap();
+        wait_until("an approval", PATIENCE, || !world.waiting().is_empty()).unwrap();
+        let number = number(&world.waiting()[0]);
+        if replaced {
+            let other = "ALTER TABLE customers RENAME TO old; CREATE TABLE customers (id text, ssn int); GRANT ALL ON customers TO orders_rw";
+            world.shop.postgres.sql(other).unwrap();
+        }
+        world.weir(&format!("approve {number}")).expect_success().unwrap();
+        let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+        assert!(said.contains("served") && !said.contains("900-"), "{said}");
+        assert_eq!((said.contains("*1002"), said.contains("ERROR 42501")), (!replaced, replaced), "{said}");
+    }
+}
+
+#[test]
 fn what_is_approved_runs_once_and_the_record_says_by_whom() {
     let world = World::new();
     assert_ne!(world.orders(), "0");

@@ -131,6 +131,15 @@ fn a_hash_is_the_same_in_every_session_and_table_and_tells_nothing_more() {
     assert!(shown.stdout.contains("pseudonyms") && !shown.stdout.contains(KEY), "{}", shown.stdout);
 }
 
+/// Or its hashes would tell which value each of them stands for.
+#[test]
+fn nobody_writes_values_of_their_own_where_hashes_are_shown() {
+    let world = World::new();
+    let denied = world.psql("INSERT INTO visits (who, place) VALUES ('Ada', 'here') RETURNING who");
+    assert!(denied.stderr.contains("visits.who, of which a hash is shown"), "{denied:?}");
+    world.psql("INSERT INTO visits (place) VALUES ('here')").expect_success().unwrap();
+}
+
 #[test]
 fn without_its_key_a_target_is_closed_and_another_key_gives_other_hashes() {
     let world = World::new();

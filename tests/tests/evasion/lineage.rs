@@ -50,6 +50,31 @@ for _ in range(3):
 }
 
 #[test]
+fn a_row_with_a_masked_key_is_looked_up_by_it() {
+    let world = World::with(&POLICY.replace(
+        "columns = [\"public.customers.ssn\", \"*.*.email\"]",
+        "columns = [\"public.customers.ssn\", \"*.*.email\"]\nlookups_per_minute = 4",
+    ));
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+new = b"INSERT INTO customers (name, email, since, ssn) "
+for sql in (new + b"VALUES ('n', 'n@new.example', now(), 'n-1'), ('m', 'm@new.example', now(), 'n-2')",
+            new + b"VALUES ('x', 'x@new.example', now(), '900-11-1002') ON CONFLICT (ssn) DO NOTHING",
+            new + b"SELECT name, 'x', now(), id::text FROM customers",
+            new + b"VALUES ('n', 'n@new.example', now(), 'n-3'), ('m', 'm@new.example', now(), 'n-4')"):
+    show(s, stream, sql)
+"#,
+        )
+        .unwrap();
+    assert!(said.contains("INSERT 0 2") && said.contains("INSERT 0 0"), "{said}");
+    assert_eq!(said.matches("42501").count(), 2, "{said}");
+    assert!(said.contains("rows of a query to customers.ssn") && said.contains("4 times a minute"), "{said}");
+}
+
+#[test]
 fn cursors_and_prepared_statements_show_what_their_queries_do() {
     let world = World::allowing(r#""declare", "fetch", "prepare", "execute", "deallocate""#);
     let said = world

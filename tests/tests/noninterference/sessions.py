@@ -206,6 +206,15 @@ class Maker:
             lambda: f"DELETE FROM {table}{where}{back}",
             lambda: f"INSERT INTO {table} ({c}) VALUES ({self.literal(k)}){back}",
             lambda: f"INSERT INTO orders (id, item) {self.select_of('i', 1).replace(' FROM', ', 0::text FROM', 1)} ON CONFLICT DO NOTHING",
+            lambda: f"INSERT INTO {self.one('customers (name, email)', 'notes (body, email)', 'people (age, email)', 'customers (name, ssn)')}"
+                    f" VALUES ({self.one(self.literal('t'), '1')}, {self.literal('t')}){self.one('', ' ON CONFLICT DO NOTHING', ' RETURNING email')}",
+            lambda: f"INSERT INTO notes (body, email) {self.plain_select(['t', 't'], 1)[0]}",
+            lambda: f"INSERT INTO customers (id, name) VALUES ({self.r.randint(1, 9)}, {self.expr('t', [], 1)}) ON CONFLICT (id) DO UPDATE SET "
+                    f"{c if table == 'customers' else 'city'} = {self.expr('t', [('customers', BASE['customers']), ('excluded', BASE['customers'])], 1)}{back if table == 'customers' else ''}",
+            lambda: f"MERGE INTO notes USING customers c ON c.id = notes.customer_id WHEN MATCHED THEN UPDATE SET body = "
+                    f"{self.expr('t', [('c', BASE['customers'])], 2)} WHEN NOT MATCHED THEN INSERT (customer_id, {self.one('body', 'email')}) VALUES (c.id, {self.expr('t', [('c', BASE['customers'])], 1)})",
+            lambda: f"WITH w AS ({self.one('UPDATE notes SET body = body', 'DELETE FROM notes')}{notes_where()} RETURNING *) "
+                    f"{self.one('SELECT id, email FROM w', 'INSERT INTO notes (body) SELECT ' + self.expr('t', [('w', BASE['notes'])], 1) + ' FROM w')}",
             lambda: f"UPDATE customers SET {self.one('ssn', 'email', 'name')} = {self.expr('t', [('customers', BASE['customers'])], 1)} WHERE id = 1",
             lambda: f"MERGE INTO notes USING customers c ON c.id = notes.customer_id WHEN MATCHED AND {self.expr('b', [('c', BASE['customers'])], 1, True)} THEN DELETE",
             lambda: f"WITH gone AS (DELETE FROM notes{notes_where()} RETURNING id) SELECT count(*) FROM gone",

@@ -101,6 +101,7 @@ pub struct TaggedSet {
     referred_to: HashSet<u32>,
     computed: HashSet<(u32, i16)>,
     constrained: HashSet<(u32, i16)>,
+    conflicts: HashMap<(u32, i16), Conflict>,
     /// Of relations with tagged columns; see [`TaggedSet::key`].
     keys: HashMap<u32, Vec<i16>>,
     code: Arc<KnownCode>,
@@ -113,8 +114,17 @@ struct Relation {
     exposure: Exposure,
     /// A row security policy reads tagged data when it is used, or a child of it has tagged data of its own.
     guarded: bool,
-    /// A constraint or an index has both tagged and other columns of it.
+    /// A key has a tagged column of it, or a constraint or an index both tagged and other ones.
     mixed: bool,
+}
+
+/// What may keep a row from being written because of the value that a column of it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Conflict {
+    Never,
+    /// A row with the same value, or that there is none.
+    ByEquality,
+    Otherwise,
 }
 
 /// What a relation's name may stand for; see [`TaggedSet::named`].
@@ -169,6 +179,7 @@ impl TaggedSet {
             referred_to: HashSet::new(),
             computed: HashSet::new(),
             constrained: HashSet::new(),
+            conflicts: HashMap::new(),
             keys: HashMap::new(),
             code: Arc::default(),
             fetched_at,
@@ -238,6 +249,12 @@ impl TaggedSet {
         self.constrained.contains(&(relation, column)) || self.constrained.contains(&(relation, read::WHOLE_ROW))
     }
 
+    /// What may be in the way of a row with some value in this column, if that is up to tagged values.
+    pub(super) fn conflict(&self, (relation, column): (u32, i16)) -> Conflict {
+        let of = |column| self.conflicts.get(&(relation, column)).copied().unwrap_or(Conflict::Never);
+        of(column).max(of(read::WHOLE_ROW))
+    }
+
     /// The columns of a relation's primary key, if the server goes by it, and by nothing tagged, where GROUP BY names all of it.
     pub(super) fn key(&self, relation: u32) -> Option<&[i16]> {
         self.keys.get(&relation).map(Vec::as_slice)
@@ -285,7 +302,7 @@ impl TaggedSet {
         named.any(|it| it.guarded && schema.is_none_or(|schema| stands_for(schema, &it.schema)))
     }
 
-    /// True for a relation of which a constraint or an index has both tagged and other columns.
+    /// True for a relation of which a key has a tagged column, or a constraint or an index both tagged and other ones.
     pub fn is_mixed(&self, schema: Option<&str>, name: &str) -> bool {
         let mut named = self.relations.get(name).into_iter().flatten();
         named.any(|it| it.mixed && schema.is_none_or(|schema| stands_for(schema, &it.schema)))

@@ -15,6 +15,7 @@
 //! Every node has its place in the walk's tables; one that has none makes the statement refused. Pure: text in, facts out.
 //! See the PostgreSQL manual, "The Rule System", section "The Query Tree".
 
+mod change;
 mod expression;
 mod grouping;
 mod query;

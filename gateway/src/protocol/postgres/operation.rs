@@ -460,20 +460,24 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
     if only_reads && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
         return Class::Traced { relations: relations(), query };
     }
-    let change = changing(actions);
     // The server's tree tells what is written, and by what rows are chosen.
-    let is_traced = matches!(change, Ok(Some(Kind::Update | Kind::Delete)));
+    let is_traced = seen.wrapper.is_none() && actions.iter().all(is_query) && !is_plain_insert(seen, actions);
     match touching(seen, is_traced) {
         Some(reason) if !seen.shows_nothing => refused(reason),
-        _ => change.map_or_else(
-            |reason| refused(reason.to_owned()),
-            |change| match change {
-                Some(Kind::Update | Kind::Delete) => Class::Traced { relations: relations(), query: Query::Itself },
-                Some(Kind::Insert) if seen.mixed => refused(MIXED.to_owned()),
-                _ => Class::Plain { relations: relations() },
-            },
-        ),
+        _ if is_traced => Class::Traced { relations: relations(), query: Query::Itself },
+        _ => Class::Plain { relations: relations() },
     }
+}
+
+/// An action of a query, or of a change of rows.
+fn is_query(action: &Action) -> bool {
+    matches!(action.kind, Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge)
+}
+
+/// An INSERT of which the text tells all: it reads nothing that is tagged, writes no tagged column, and no key has one.
+fn is_plain_insert(seen: &Seen, actions: &[Action]) -> bool {
+    let reads = seen.reads_tagged || seen.stores_tagged.is_some() || seen.whole_row.is_some() || seen.returns_computed;
+    matches!(actions, [only] if only.kind == Kind::Insert) && !reads && !seen.inserts_tagged && !seen.mixed
 }
 
 /// Of a statement that has the name of the gateway's own ones.
@@ -481,28 +485,7 @@ fn own_name() -> String {
     format!("{:?} is the name of the gateway's own statements; take another", String::from_utf8_lossy(OWN_NAME))
 }
 
-/// The kind of a statement that changes data. The error says why it is refused beside tagged data.
-fn changing(actions: &[Action]) -> Result<Option<Kind>, &'static str> {
-    let changes = |it: &&Action| matches!(it.kind, Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge);
-    let Some(outermost) = actions.first() else { return Ok(None) };
-    match (actions.iter().filter(changes).count(), changes(&outermost)) {
-        (0, _) => Ok(None),
-        (1, true) => Ok(Some(outermost.kind)),
-        // The second one is what it does ON CONFLICT, by values that nobody may compare.
-        (2, true) if outermost.kind == Kind::Insert => {
-            Err("INSERT ... ON CONFLICT DO UPDATE is not traced, and the table has masked columns; send an UPDATE")
-        }
-        _ => Err(
-            "a statement that changes data within another one, beside masked columns, is not traced; send it by itself",
-        ),
-    }
-}
-
-/// Whether an INSERT meets a row that is there already would tell of what is in it.
-const MIXED: &str = "a constraint or an index of the table has masked and other columns: whether the row can be inserted would tell \
-                     of values that are masked";
-
-/// Why a statement that names tagged data cannot be masked, if so; `is_traced`: by what its text tells alone.
+/// Why a statement that names tagged data cannot be masked, if so; `is_traced`: without what the server's tree tells better.
 fn touching(seen: &Seen, is_traced: bool) -> Option<String> {
     if let Some(derived) = seen.touched.iter().find(|it| it.exposure == Exposure::Derived) {
         let name = &derived.relation;
@@ -522,11 +505,14 @@ fn touching(seen: &Seen, is_traced: bool) -> Option<String> {
                              would destroy the real one; name the columns to write, without the masked ones"
         ));
     }
+    if is_traced {
+        return None;
+    }
     if let Some(column) = &seen.stores_tagged {
         let column = if column == "*" { "a whole row" } else { column };
         return Some(format!("the statement would copy {column} of {tables} to where it is not masked"));
     }
-    if seen.writes_values && seen.reads_tagged && !is_traced {
+    if seen.writes_values && seen.reads_tagged {
         return Some(format!("the statement would copy data of {tables}, which has masked columns, into a table"));
     }
     if let Some(row) = &seen.whole_row {

@@ -45,6 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) foreign_keys: Vec<(ColumnRow, ColumnRow)>,
     /// Columns of one relation that are in one constraint or index.
     pub(crate) together: Vec<(u32, Vec<i16>)>,
+    pub(crate) conflicting: Vec<KeyRow>,
     /// Columns that are computed when they are read.
     pub(crate) computed: Vec<(u32, i16)>,
     pub(crate) unique: Vec<UniqueRow>,
@@ -60,6 +61,16 @@ pub(crate) struct UniqueRow {
     pub(crate) columns: Vec<i16>,
     /// A primary key's that holds at once, and that any plan may rest on.
     pub(crate) is_key: bool,
+}
+
+/// What may keep a row from being written because of another one, or for want of one.
+#[derive(Debug)]
+pub(crate) struct KeyRow {
+    pub(crate) relation: u32,
+    /// [`WHOLE_ROW`]: any of them.
+    pub(crate) columns: Vec<i16>,
+    /// By these columns' values themselves, which are equal or not; and never by what is NULL.
+    pub(crate) by_equality: bool,
 }
 
 /// In the place of a column's number: all of them.
@@ -357,6 +368,33 @@ const TOGETHER: &str = "\
     HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1
     LIMIT $1";
 
+/// Keys of all kinds: indexes with the columns of their expressions and conditions, and foreign keys. (Servers before PostgreSQL 15
+/// have no index in which NULLs are equal.)
+const CONFLICTING: &str = "\
+    SELECT c.conrelid, c.conkey, true
+    FROM pg_catalog.pg_constraint c
+    WHERE c.contype OPERATOR(pg_catalog.=) 'f'
+    UNION ALL
+    SELECT k.indrelid,
+           pg_catalog.array_remove((k.indkey::int2[])[0:k.indnkeyatts::int4 OPERATOR(pg_catalog.-) 1], 0::int2)
+               OPERATOR(pg_catalog.||)
+               ARRAY(SELECT d.refobjsubid::int2
+                     FROM pg_catalog.pg_depend d
+                     WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                       AND d.objid OPERATOR(pg_catalog.=) k.indexrelid
+                       AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                       AND d.refobjid OPERATOR(pg_catalog.=) k.indrelid AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+                       AND k.tree IS NOT NULL)
+               OPERATOR(pg_catalog.||)
+               CASE WHEN k.by_nulls OR pg_catalog.strpos(k.tree, ':varattno 0 ') OPERATOR(pg_catalog.>) 0
+                    THEN ARRAY[0::int2] ELSE ARRAY[]::int2[] END,
+           NOT k.by_nulls AND NOT k.indisexclusion AND k.tree IS NULL
+    FROM (SELECT i.*, COALESCE((pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'indnullsnotdistinct')::bool, false) AS by_nulls,
+                 NULLIF(pg_catalog.concat(i.indexprs, i.indpred), '') AS tree
+          FROM pg_catalog.pg_index i
+          WHERE i.indisunique OR i.indisexclusion) k
+    LIMIT $1";
+
 /// Unique indexes, without the columns that they merely carry along. Rows of a table's children are in none of its own. A key whose
 /// index is not yet good for every snapshot (`indcheckxmin`) does not count: a planner may not know of it.
 const UNIQUE: &str = "\
@@ -473,6 +511,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         extension_casts,
         foreign_keys,
         together,
+        conflicting,
         computed,
         unique,
         covered,
@@ -497,6 +536,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "casts of extensions", EXTENSION_CASTS, &users),
         rows(client, "foreign keys", FOREIGN_KEYS, &[]),
         rows(client, "constraints and indexes", TOGETHER, &[]),
+        rows(client, "keys", CONFLICTING, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
         rows(client, "unique indexes", UNIQUE, &users),
         rows(client, "columns of the catalog", COVERED_COLUMNS, &covered),
@@ -568,6 +608,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
             Ok((column(row)?, other))
         })?,
         together: read(&together, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        conflicting: read(&conflicting, |row| {
+            Ok(KeyRow { relation: row.try_get(0)?, columns: row.try_get(1)?, by_equality: row.try_get(2)? })
+        })?,
         computed: read(&computed, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         unique: read(&unique, |row| {
             Ok(UniqueRow { relation: row.try_get(0)?, columns: row.try_get(1)?, is_key: row.try_get(2)? })

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::code::{self, Sensitive};
 use super::read::{ColumnRow, RelationRow, Snapshot, UniqueRow, WHOLE_ROW};
 use super::{
-    CatalogError, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
+    CatalogError, Conflict, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
     is_value_catalog,
 };
 use crate::mask::{ColumnPattern, MaskKind, MaskRule};
@@ -44,7 +44,8 @@ impl TaggedSet {
         let computed = snapshot.computed.iter().copied().filter(|it| tags.contains_key(it)).collect();
         let constrained = constrained(&tags, snapshot);
         let grouping_keys = grouping_keys(&tags, &tagged, snapshot);
-        let mixed: HashSet<u32> = constrained.iter().map(|(relation, _)| *relation).collect();
+        let conflicts = conflicts(&tags, snapshot);
+        let mixed: HashSet<u32> = constrained.iter().chain(conflicts.keys()).map(|(relation, _)| *relation).collect();
         let called = |it: &ColumnRow| {
             let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
             ((it.relation, it.number), format!("{relation}.{}", it.name))
@@ -92,6 +93,7 @@ impl TaggedSet {
             derived: shown_by,
             known: snapshot.relations.iter().map(|it| it.oid).collect(),
             constrained,
+            conflicts,
             keys: grouping_keys,
             masked_less,
             tagged,
@@ -228,6 +230,48 @@ fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
         }
     }
     constrained
+}
+
+/// The tagged columns by whose values a row may be in the way of a new one, and those that such ones are generated from. All of a
+/// relation's, where only a child has the key.
+fn conflicts(tags: &Tags, snapshot: &Snapshot) -> HashMap<(u32, i16), Conflict> {
+    let is_tagged = |relation: u32, column: i16| tags.contains_key(&(relation, column));
+    let mut conflicts: HashMap<(u32, i16), Conflict> = HashMap::new();
+    let mut add = |column: (u32, i16), conflict: Conflict| {
+        let known = conflicts.entry(column).or_insert(Conflict::Never);
+        let changed = *known < conflict;
+        *known = conflict.max(*known);
+        changed
+    };
+    let mut todo = Vec::new();
+    for key in &snapshot.conflicting {
+        let conflict = if key.by_equality { Conflict::ByEquality } else { Conflict::Otherwise };
+        let has_tagged = key.columns.iter().any(|it| is_tagged(key.relation, *it));
+        let of_whole_rows = key.columns.contains(&WHOLE_ROW);
+        if !has_tagged && !(of_whole_rows && tags.keys().any(|(relation, _)| *relation == key.relation)) {
+            continue;
+        }
+        for &column in key.columns.iter().filter(|it| **it == WHOLE_ROW || is_tagged(key.relation, **it)) {
+            if add((key.relation, column), conflict) {
+                todo.push((key.relation, column));
+            }
+        }
+    }
+    while let Some((relation, column)) = todo.pop() {
+        for (made, part) in snapshot.made_of.iter().filter(|(made, part)| part.0 == made.relation) {
+            if (made.relation, made.number) == (relation, column) && add(*part, Conflict::Otherwise) {
+                todo.push(*part);
+            }
+        }
+        for &(_, parent) in snapshot.inherits.iter().filter(|(child, _)| *child == relation) {
+            // Their numbers of columns may be others.
+            let has_it = snapshot.conflicting.iter().any(|it| it.relation == parent && it.columns.contains(&column));
+            if !has_it && add((parent, WHOLE_ROW), Conflict::Otherwise) {
+                todo.push((parent, WHOLE_ROW));
+            }
+        }
+    }
+    conflicts
 }
 
 /// Columns of the system's own are covered wherever anything is.

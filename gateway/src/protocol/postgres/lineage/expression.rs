@@ -56,6 +56,8 @@ impl Walk<'_> {
             "CONST" | "SQLVALUEFUNCTION" | "CASETESTEXPR" | "COERCETODOMAINVALUE" | "ALIAS" => Ok(Flow::default()),
             // Of the client, or the columns of a subquery that it is compared with: these are looked at there.
             "PARAM" if matches!(node.word("paramkind"), Some("0" | "2")) => Ok(Flow::default()),
+            // The next of an identity column.
+            "NEXTVALUEEXPR" => Ok(Flow::default().by_what_may_fail()),
             // The value itself, under another type or name.
             "RELABELTYPE" | "COLLATE" | "COLLATEEXPR" => {
                 let value = node.field("arg").ok_or_else(|| Refusal::unknown(node.kind))?;

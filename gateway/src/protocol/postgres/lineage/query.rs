@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::change::is_change;
 use super::grouping::Place;
 use super::tree::{Node, Value};
 use super::{Flow, Refusal, Tagged, Traced, unescaped};
@@ -13,10 +14,8 @@ const MAX_QUERIES_DEEP: usize = 64;
 /// Nodes that are visited, some of them more than once: a recursive query is read until nothing new comes out.
 const MAX_STEPS: usize = 2_000_000;
 
-/// Kinds of commands (`CmdType`).
+/// The command that reads (`CmdType`).
 const SELECT: &str = "1";
-const UPDATE: &str = "2";
-const DELETE: &str = "4";
 
 /// The fields of a query and of an item in its FROM list, in any version of the server: one that is not here may mean anything.
 const QUERY_FIELDS: &str = "\
@@ -37,7 +36,7 @@ pub(super) struct Walk<'s> {
     /// The statement writes a schema before each name.
     qualified: bool,
     left: Cell<usize>,
-    lookups: RefCell<Vec<Tagged>>,
+    pub(super) lookups: RefCell<Vec<Tagged>>,
     /// A view or a row security policy is part of it.
     by_code: Cell<bool>,
 }
@@ -64,7 +63,7 @@ enum Known {
 }
 
 /// An entry of a target list.
-struct Target {
+pub(super) struct Target {
     traced: Traced,
     /// Not part of the result.
     junk: bool,
@@ -91,58 +90,28 @@ impl<'s> Walk<'s> {
 
     /// The columns of a statement's result.
     pub(super) fn statement(&self, query: &Node<'_>) -> Result<Vec<Traced>, Refusal> {
-        let targets = match query.word("commandType") {
-            Some(UPDATE | DELETE) => self.change(query)?,
-            _ => self.targets(query, None)?,
-        };
+        let targets = self.any(query, None)?;
         Ok(targets.into_iter().filter(|it| !it.junk).map(|it| it.traced).collect())
-    }
-
-    /// An UPDATE or a DELETE: nothing tagged chooses the rows, and nothing tagged is written.
-    fn change(&self, query: &Node<'_>) -> Result<Vec<Target>, Refusal> {
-        known_fields(query, "QUERY", QUERY_FIELDS)?;
-        let only_that = query.word("hasModifyingCTE") == Some("false")
-            && ["utilityStmt", "onConflict", "mergeActionList", "setOperations"].iter().all(|it| query.is_empty(it));
-        if !only_that {
-            return Err(Refusal::unknown("a statement that does more than one thing"));
-        }
-        let frame = self.frame(query, None)?;
-        let target =
-            frame.entry(number(query, "resultRelation")?).ok_or_else(|| Refusal::unknown("a table to change"))?;
-        let table: u32 = number(target, "relid")?;
-        if query.word("commandType") == Some(DELETE) && self.set.is_referred_to(table) {
-            return Err(Refusal::new(
-                "foreign keys refer to a masked column of the table: what becomes of the rows that do would tell of its values",
-            ));
-        }
-        for value in query.list("targetList") {
-            self.chooses("what is written", value, &frame)?;
-            let entry = value.as_node().ok_or_else(|| Refusal::unknown("a target list"))?;
-            if entry.word("resjunk") == Some("false") && self.set.shares_a_constraint(table, number(entry, "resno")?) {
-                return Err(Refusal::new(
-                    "it writes a column that shares a constraint or an index with a masked one: whether that holds would tell of \
-                     its values",
-                ));
-            }
-        }
-        // What a view demands of its rows, or a policy.
-        for check in query.list("withCheckOptions").iter().filter_map(Value::as_node) {
-            self.condition("a check of a view, or of row security,", check.field("qual"), &frame)?;
-        }
-        query.list("returningList").iter().map(|it| self.target(it, &frame)).collect()
     }
 
     /// What a query within another statement gives.
     pub(super) fn query(&self, query: &Node<'_>, parent: Option<&Frame<'_, '_>>) -> Result<Rc<[Flow]>, Refusal> {
-        let targets = self.targets(query, parent)?;
+        let targets = self.any(query, parent)?;
         Ok(targets.into_iter().filter(|it| !it.junk).map(|it| it.traced.flow).collect())
     }
 
+    fn any(&self, query: &Node<'_>, parent: Option<&Frame<'_, '_>>) -> Result<Vec<Target>, Refusal> {
+        if is_change(query.word("commandType")) { self.change(query, parent) } else { self.targets(query, parent) }
+    }
+
+    pub(super) fn known_query(&self, query: &Node<'_>) -> Result<(), Refusal> {
+        self.spend(1)?;
+        known_fields(query, "QUERY", QUERY_FIELDS)
+    }
+
     fn targets(&self, query: &Node<'_>, parent: Option<&Frame<'_, '_>>) -> Result<Vec<Target>, Refusal> {
-        known_fields(query, "QUERY", QUERY_FIELDS)?;
-        let is = |field: &str, value: &str| query.word(field) == Some(value);
-        let only_reads = is("commandType", SELECT)
-            && is("hasModifyingCTE", "false")
+        self.known_query(query)?;
+        let only_reads = query.word("commandType") == Some(SELECT)
             && ["utilityStmt", "returningList", "onConflict", "mergeActionList"].iter().all(|it| query.is_empty(it));
         if !only_reads {
             return Err(Refusal::unknown("a query that does more than read"));
@@ -161,7 +130,7 @@ impl<'s> Walk<'s> {
     }
 
     /// What a query's clauses are read in; its CTEs and its FROM clause have been read already.
-    fn frame<'f, 't>(&self, query: &'f Node<'t>, parent: Option<&'f Frame<'f, 't>>) -> Result<Frame<'f, 't>, Refusal> {
+    pub(super) fn frame<'f, 't>(&self, query: &'f Node<'t>, parent: Option<&'f Frame<'f, 't>>) -> Result<Frame<'f, 't>, Refusal> {
         let depth = parent.map_or(0, |it| it.depth) + 1;
         if depth > MAX_QUERIES_DEEP {
             return Err(Refusal::new(format!(
@@ -186,7 +155,7 @@ impl<'s> Walk<'s> {
         Ok(frame)
     }
 
-    fn target(&self, entry: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Target, Refusal> {
+    pub(super) fn target(&self, entry: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Target, Refusal> {
         let entry = entry.as_node().filter(|it| it.kind == "TARGETENTRY");
         let entry = entry.ok_or_else(|| Refusal::unknown("a target list"))?;
         let expression = entry.field("expr").ok_or_else(|| Refusal::unknown("a target list"))?;
@@ -278,7 +247,7 @@ impl<'s> Walk<'s> {
     }
 
     /// A condition: each of its parts that AND joins may be a lookup.
-    fn condition(&self, word: &str, value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Result<(), Refusal> {
+    pub(super) fn condition(&self, word: &str, value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Result<(), Refusal> {
         let Some(value) = value else { return Ok(()) };
         if let Some(and) = value.as_node().filter(|it| it.kind == "BOOLEXPR" && it.word("boolop") == Some("and")) {
             return and.list("args").iter().try_for_each(|it| self.condition(word, Some(it), frame));
@@ -408,8 +377,9 @@ impl<'s> Walk<'s> {
         let kind = item.word("relkind").unwrap_or_default();
         let names = item.node("eref").map(|it| it.list("colnames")).unwrap_or_default();
         let name = || name_of(item);
-        // The server expands a view; what is left of it in the tree nobody reads.
-        if !matches!(kind, "r" | "p" | "m" | "f" | "S") {
+        // The server expands a view; what is left of it in the tree nobody reads. The row that an upsert proposes has a kind of
+        // its own.
+        if !matches!(kind, "r" | "p" | "m" | "f" | "S" | "c") {
             return Err(Refusal::unknown(&format!("a relation of kind {kind}")));
         }
         self.must_be_the_one(oid, &name())?;
@@ -525,6 +495,11 @@ impl<'f, 't> Frame<'f, 't> {
         self.query.list("rtable").get(number.checked_sub(1)?).and_then(Value::as_node)
     }
 
+    /// Whether its rows come from nowhere: there is one.
+    pub(super) fn has_no_from(&self) -> bool {
+        self.query.node("jointree").is_none_or(|it| it.is_empty("fromlist"))
+    }
+
     /// The query so many levels around this one.
     pub(super) fn up(&self, levels: usize) -> Option<&Frame<'f, 't>> {
         let mut frame = self;
@@ -553,7 +528,7 @@ fn view_of(item: &Node<'_>, query: &Node<'_>) -> Option<u32> {
     oid(item).or_else(|| query.list("rtable").iter().filter_map(Value::as_node).find(is_view).and_then(oid))
 }
 
-fn known_fields(node: &Node<'_>, kind: &str, fields: &str) -> Result<(), Refusal> {
+pub(super) fn known_fields(node: &Node<'_>, kind: &str, fields: &str) -> Result<(), Refusal> {
     if node.kind != kind {
         return Err(Refusal::unknown(node.kind));
     }

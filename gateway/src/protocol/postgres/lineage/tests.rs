@@ -198,7 +198,7 @@ fn what_is_not_known_is_refused() {
         select(&["{RANGETBLENTRY :rtekind 0 :novelty 1}".to_owned()], &[], ""),
         select(&[customers()], &[var(1, 1, 0)], ":returningList (1)"),
         plain(&var(1, 1, 0)).replace(":commandType 1", ":commandType 3"),
-        plain(&var(1, 1, 0)).replace(":hasModifyingCTE false", ":hasModifyingCTE true"),
+        plain(&var(1, 1, 0)).replace(":commandType 1", ":commandType 6"),
         format!("{0} {0}", plain(&var(1, 1, 0))),
         String::new(),
     ] {

@@ -49,7 +49,11 @@ pub(super) struct Seen {
     pub(super) writes_values: bool,
     /// A tagged relation is read, be it only to choose rows.
     pub(super) reads_tagged: bool,
-    /// A tagged column that it writes.
+    /// It gives tagged columns of new rows their values.
+    pub(super) inserts_tagged: bool,
+    /// What it returns is more than columns.
+    pub(super) returns_computed: bool,
+    /// A tagged column that it writes over.
     pub(super) writes_tagged: Option<String>,
     /// A tagged column that a stored value reads.
     pub(super) stores_tagged: Option<String>,
@@ -58,7 +62,7 @@ pub(super) struct Seen {
     pub(super) name: Option<Name>,
     /// A relation whose row security policy, or whose child, reads tagged data.
     pub(super) guarded: bool,
-    /// A relation of which a constraint or an index has both tagged and other columns.
+    /// A relation of which a key has a tagged column, or a constraint or an index both tagged and other ones.
     pub(super) mixed: bool,
     /// Byte offsets of literals and parameters that plainly belong to an untagged column.
     pub(super) shown: HashSet<i32>,

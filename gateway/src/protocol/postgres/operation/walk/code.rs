@@ -121,6 +121,8 @@ impl<'a> Walk<'a> {
         let shadowed = parts.len() == 1 && self.set.user_function(name).shadows;
         match functions::nature(parts) {
             functions::Nature::Pure if !shadowed => {}
+            // What it is called with, and whether it is, the server's tree tells of a statement that stores something.
+            functions::Nature::Effect if !shadowed && self.storing && *name == "nextval" => {}
             functions::Nature::Effect if !shadowed => {
                 self.seen.effect.get_or_insert_with(|| written.clone());
             }

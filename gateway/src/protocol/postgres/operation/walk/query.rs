@@ -9,6 +9,13 @@ use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked, parts};
 
+/// Whose column a value is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    New,
+    There,
+}
+
 impl<'a> Walk<'a> {
     /// A SELECT that stands for itself is an action; one inside another statement belongs to that one.
     pub(super) fn query(&mut self, select: &'a protobuf::SelectStmt) -> Walked {
@@ -156,9 +163,9 @@ impl<'a> Walk<'a> {
             let table =
                 walk.target_table(relation.as_ref().ok_or(Unknown("an INSERT without a table"))?, Access::Write)?;
             if cols.is_empty() && select_stmt.is_some() {
-                walk.write_column(table, "*");
+                walk.write_column(table, "*", Row::New);
             }
-            walk.written_columns(table, cols)?;
+            walk.written_columns(table, cols, Row::New)?;
             if let Some(source) = select_stmt.as_deref() {
                 // The source does not see the target.
                 let hidden = walk.scopes.hide(outside);
@@ -204,7 +211,7 @@ impl<'a> Walk<'a> {
         }
         let exposure = self.exposure_of(table);
         self.scopes.add(Item { name: "excluded", source: Source::Table { at: table, exposure, bare: true } });
-        self.assign(target_list, table)?;
+        self.assign(target_list, table, Row::There)?;
         // Which of the proposed rows is chosen ends in the stored values.
         self.storing(|walk| walk.maybe(where_clause.as_deref()))
     }
@@ -219,7 +226,7 @@ impl<'a> Walk<'a> {
             let table =
                 walk.target_table(relation.as_ref().ok_or(Unknown("an UPDATE without a table"))?, Access::Write)?;
             walk.from(from_clause)?;
-            walk.assign(target_list, table)?;
+            walk.assign(target_list, table, Row::There)?;
             if from_clause.is_empty() {
                 walk.maybe(where_clause.as_deref())?;
             } else {
@@ -253,7 +260,6 @@ impl<'a> Walk<'a> {
             with_clause,
         } = merge;
         self.seen.writes_values = true;
-        self.seen.wrapper = self.seen.wrapper.or(Some("MERGE"));
         self.scoped(|walk| {
             walk.with_if_any(with_clause.as_ref())?;
             let table =
@@ -275,7 +281,8 @@ impl<'a> Walk<'a> {
                     values,
                 } = &**clause;
                 walk.maybe(condition.as_deref())?;
-                walk.assign(target_list, table)?;
+                let row = if clause.command_type() == CmdType::CmdInsert { Row::New } else { Row::There };
+                walk.assign(target_list, table, row)?;
                 walk.storing(|walk| walk.all(values))?;
             }
             walk.returning(returning_clause.as_ref(), table)
@@ -330,8 +337,8 @@ impl<'a> Walk<'a> {
     }
 
     /// `SET column = value`, of UPDATE, ON CONFLICT and MERGE.
-    pub(super) fn assign(&mut self, targets: &'a [Node], table: (usize, usize)) -> Walked {
-        self.written_columns(table, targets)?;
+    pub(super) fn assign(&mut self, targets: &'a [Node], table: (usize, usize), row: Row) -> Walked {
+        self.written_columns(table, targets, row)?;
         for target in targets {
             let Some(NodeEnum::ResTarget(target)) = &target.node else { return Err(Unknown("a SET of another kind")) };
             if let Some(value) = target.val.as_deref() {
@@ -344,24 +351,25 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    pub(super) fn written_columns(&mut self, table: (usize, usize), targets: &'a [Node]) -> Walked {
+    pub(super) fn written_columns(&mut self, table: (usize, usize), targets: &'a [Node], row: Row) -> Walked {
         for target in targets {
             let Some(NodeEnum::ResTarget(target)) = &target.node else {
                 return Err(Unknown("a target of another kind"));
             };
-            self.write_column(table, &target.name);
+            self.write_column(table, &target.name, row);
             // A subscript is stored as well: as the key of an object, or the place in an array.
             self.storing(|walk| walk.all(&target.indirection))?;
         }
         Ok(())
     }
 
-    pub(super) fn write_column(&mut self, table: (usize, usize), column: &str) {
+    pub(super) fn write_column(&mut self, table: (usize, usize), column: &str, row: Row) {
         self.add_column(table, column);
-        if let Exposure::Tagged(tagged) = self.exposure_of(table)
-            && (column == "*" || tagged.contains(column))
-        {
-            self.seen.writes_tagged.get_or_insert_with(|| column.to_owned());
+        let Exposure::Tagged(tagged) = self.exposure_of(table) else { return };
+        match row {
+            _ if column != "*" && !tagged.contains(column) => {}
+            Row::New => self.seen.inserts_tagged = true,
+            Row::There => drop(self.seen.writes_tagged.get_or_insert_with(|| column.to_owned())),
         }
     }
 
@@ -380,10 +388,17 @@ impl<'a> Walk<'a> {
                 return Err(Unknown("a RETURNING option of another kind"));
             };
             let exposure = self.exposure_of(table);
+            self.seen.returns_computed = true;
             self.scopes.add(Item { name: &option.value, source: Source::Table { at: table, exposure, bare: true } });
         }
+        self.seen.returns_computed |= !exprs.iter().all(is_column);
         self.all(exprs)
     }
+}
+
+fn is_column(target: &Node) -> bool {
+    let value = if let Some(NodeEnum::ResTarget(it)) = &target.node { it.val.as_deref() } else { None };
+    matches!(value.and_then(|it| it.node.as_ref()), Some(NodeEnum::ColumnRef(_)))
 }
 
 fn is_values(source: &Node) -> bool {

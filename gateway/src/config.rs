@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::limit::LimitRule;
 use crate::mask::MaskRule;
 use crate::origin::Risk;
-use crate::policy::Policy;
+use crate::policy::{Policy, Subject};
 use crate::target::Target;
 
 pub use load::{ConfigErrors, Problem, Source, check, json_schema, load, parse};
@@ -157,6 +157,11 @@ pub enum TargetMatch {
 }
 
 impl Config {
+    /// Whether a session of this subject's is held to reading by the target itself, too.
+    pub fn reads_only(&self, subject: Subject<'_>, target: &Target) -> bool {
+        self.gateway.mode != Mode::Observe && target.read_only_sessions && self.policy.only_reads(subject)
+    }
+
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
         self.targets.iter().find(|target| target.name == name)
     }

@@ -79,9 +79,10 @@ pub async fn explain_at_target(
     target: &Target,
     database: &str,
     text: &str,
+    reads_only: bool,
 ) -> Result<(Operation, Vec<ResultColumn>), String> {
     match target.protocol {
-        Protocol::Postgres => postgres::explain_at_target(engine, target, database, text).await,
+        Protocol::Postgres => postgres::explain_at_target(engine, target, database, text, reads_only).await,
         Protocol::TlsPassthrough => Err(format!("target {:?} has no statements to explain", target.name)),
     }
 }

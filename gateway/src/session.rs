@@ -230,7 +230,7 @@ impl Session {
         let token_expires_at = AtomicU64::new(principal.expires_at);
         let config = engine.config();
         let subject = Subject { agent: &principal.agent, groups: &principal.groups, target: &target.name };
-        let reads_only = config.gateway.mode != Mode::Observe && config.policy.only_reads(subject);
+        let reads_only = config.reads_only(subject, &target);
         drop(config);
         Self {
             id,

@@ -19,6 +19,8 @@ pub struct Target {
     pub resolve_within: Vec<Network>,
     /// Databases that sessions may name; empty: any.
     pub databases: Vec<String>,
+    /// Sessions that no rule lets write are told to be read-only.
+    pub read_only_sessions: bool,
     pub tls: TlsMode,
     pub login: Option<Login>,
     /// SNI names that a pass-through target accepts (`*.example.com` matches one label); empty: its own names.

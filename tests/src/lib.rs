@@ -27,6 +27,7 @@ pub mod machine;
 pub mod named;
 pub mod outside;
 pub mod packages;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod recording;

@@ -270,6 +270,14 @@ fn explain_says_where_the_columns_of_a_result_come_from() {
     for (sql, why) in [
         ("SELECT id FROM customers ORDER BY ssn", "ORDER BY uses customers.ssn, which is masked"),
         ("SELECT ssn::int FROM customers", "No rule can allow this"),
+        (
+            "INSERT INTO customers (name, email, ssn, since) VALUES ('a', 'b', 'c', now())",
+            "customers.ssn, which is masked and in a key",
+        ),
+        (
+            "INSERT INTO customers (name, since) VALUES ('a', now()) RETURNING ctid",
+            "is not plainly a column of a table",
+        ),
         ("SELECT nothing FROM customers", "the target says: column \"nothing\" does not exist (42703)"),
         ("DELETE FROM customers", "verdict: hold"),
     ] {
@@ -278,6 +286,15 @@ fn explain_says_where_the_columns_of_a_result_come_from() {
         assert!(said.stdout.contains(why) || said.stderr.contains(why), "{sql}: {said:?}");
     }
     assert_eq!(shop.postgres.sql("SELECT count(*) FROM customers").unwrap(), before);
+
+    let reports = POLICY
+        .replace("\"insert\", \"update\", \"delete\", ", "")
+        .replace("whole-table", "other")
+        .replace("kinds     = [\"update\", \"delete\"]", "agents    = [\"other\"]");
+    shop.configure(&reports).unwrap();
+    shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    let said = explained("SET default_transaction_read_only = off", &[]);
+    assert!(said.stdout.contains("its transactions stay read-only"), "{said:?}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/pooler.rs"]
+mod pooler;
 
 use system_tests::env::Gateway;
 use system_tests::postgres::{CARD, EMAIL, NAME, Postgres, SSN};
@@ -648,6 +650,11 @@ then    = "allow"
     world.shop.configure(&rules.replace("\"select\"", "\"select\", \"update\"")).unwrap();
     world.shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
     world.shop.psql("BEGIN READ WRITE; SELECT bump(); COMMIT").run().unwrap().expect_success().unwrap();
+    // Nor is anybody where the target is told not to.
+    let switched = world.shop.postgres.target_config() + "\nread_only_sessions = false\n";
+    world.shop.configure_target(&switched, rules).unwrap();
+    world.shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    world.shop.psql("SELECT bump()").run().unwrap().expect_success().unwrap();
     assert_ne!(sum(), before);
 }
 

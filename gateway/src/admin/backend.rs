@@ -161,9 +161,10 @@ impl Backend for Engine {
                         target.name
                     )));
                 }
-                let explained = protocol::explain_at_target(self, target, &database, &text).await;
-                let (operation, columns) = explained.map_err(Failure::failed)?;
                 let subject = Subject { agent: &agent, groups: &groups, target: &target.name };
+                let reads_only = config.reads_only(subject, target);
+                let explained = protocol::explain_at_target(self, target, &database, &text, reads_only).await;
+                let (operation, columns) = explained.map_err(Failure::failed)?;
                 items.send(&Explanation { columns, ..config.policy.explain(subject, &operation) }).await
             }
             Request::Kill { id } => {

@@ -217,6 +217,9 @@ pub(super) struct RawTarget {
     pub(super) resolve_within: Vec<At<String>>,
     /// Databases that sessions may name. Default: any.
     pub(super) databases: Option<At<Vec<String>>>,
+    /// Whether sessions that no rule lets write are read-only at the target as well. Default: true. `false` for clients that lock rows
+    /// or ask for a server that can be written, and only read.
+    pub(super) read_only_sessions: Option<At<bool>>,
     pub(super) tls: Option<At<RawTls>>,
     pub(super) login: Option<At<RawLogin>>,
     /// Server names that a tls-passthrough target accepts; `*.` for one label. Default: the names in `address`.

@@ -232,6 +232,7 @@ pub(super) mod tests {
             resolve: resolve.iter().map(|address| address.parse().unwrap()).collect(),
             resolve_within: Vec::new(),
             databases: Vec::new(),
+            read_only_sessions: true,
             tls: TlsMode::Disable { insecure: "test".to_owned() },
             login: None,
             server_names: Vec::new(),

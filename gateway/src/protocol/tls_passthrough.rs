@@ -285,6 +285,7 @@ mod tests {
             resolve: Vec::new(),
             resolve_within: Vec::new(),
             databases: Vec::new(),
+            read_only_sessions: true,
             tls: TlsMode::Disable { insecure: "test".to_owned() },
             login: None,
             server_names: server_names.iter().map(|&name| name.to_owned()).collect(),

@@ -62,6 +62,7 @@ impl Resolver<'_> {
                 resolve,
                 resolve_within,
                 databases: raw.databases.map(|it| it.value).unwrap_or_default(),
+                read_only_sessions: raw.read_only_sessions.is_none_or(|it| it.value),
                 tls,
                 login,
                 server_names,
@@ -94,6 +95,7 @@ impl Resolver<'_> {
                 only("login", raw.login.as_ref().map(|it| &it.span), why);
                 only("tls", raw.tls.as_ref().map(|it| &it.span), why);
                 only("databases", raw.databases.as_ref().map(|it| &it.span), why);
+                only("read_only_sessions", raw.read_only_sessions.as_ref().map(|it| &it.span), why);
             }
             Protocol::Postgres => {
                 let why = "sessions are told apart by address";

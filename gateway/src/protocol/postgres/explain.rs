@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::timeout;
 
-use super::lineage::{self, Lineage, Shows};
+use super::lineage::{self, ANOTHER, Lineage, Refusal, Shows};
 use super::operation::{self, Analyser, Class, Parsed, Query};
 use super::relay::Encoding;
 use super::shared::{LOAD_TIMEOUT, OwnClient, Way, load};
+use super::statement::{ONLY_READS, must_be_plain};
 use super::wire::Column;
 use super::{State, catalog};
 use crate::engine::Engine;
@@ -34,13 +35,14 @@ fn facts(parsed: &Parsed, database: Option<String>) -> Operation {
     }
 }
 
-/// The same by the target's catalog, and where the columns of its result come from; a refusal says what is wrong with it. The error
-/// is for people.
+/// The same by the target's catalog, and where the columns of its result come from; a refusal says what is wrong with it, as a session
+/// would that is only to read (`reads_only`) or not. The error is for people.
 pub async fn explain_at_target(
     engine: &Engine,
     target: &Target,
     database: &str,
     text: &str,
+    reads_only: bool,
 ) -> Result<(Operation, Vec<ResultColumn>), String> {
     let state = &engine.protocols().postgres;
     // Each takes connections of the target's.
@@ -50,6 +52,9 @@ pub async fn explain_at_target(
     let catalog = load(&way, &masks, &target.name, engine.masks_version()).await?;
     let parsed = understood(&state.analyser, text, &catalog.set).await;
     let mut operation = facts(&parsed, Some(database.to_owned()));
+    if reads_only && parsed.lets_write() {
+        operation.refusal.get_or_insert_with(|| ONLY_READS.to_owned());
+    }
     let (Parsed::Statements(statements), None) = (&*parsed, &operation.refusal) else {
         return Ok((operation, Vec::new()));
     };
@@ -63,24 +68,21 @@ pub async fn explain_at_target(
     let (columns, tree) = timeout(LOAD_TIMEOUT, described(&way, query))
         .await
         .map_err(|_elapsed| "the target did not answer in time".to_owned())??;
-    let traced = if is_traced {
+    let lineage = if is_traced {
         let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
         let qualified = tables.all(|table| table.schema.is_some());
-        match tree.map(|tree| lineage::trace(&tree, &catalog.set, qualified)) {
-            Some(Ok(lineage)) => Some(lineage),
-            Some(Err(refusal)) => {
-                operation.refusal = Some(refusal.into_reason());
-                return Ok((operation, Vec::new()));
-            }
-            None => {
-                operation.refusal = Some("the target does not show what it makes of the statement".to_owned());
-                return Ok((operation, Vec::new()));
-            }
-        }
+        let tree = tree.ok_or_else(|| "the target does not show what it makes of the statement".to_owned());
+        let lineage = tree.and_then(|it| lineage::trace(&it, &catalog.set, qualified).map_err(Refusal::into_reason));
+        lineage.and_then(|it| if it.agrees(&columns) { Ok(Some(it)) } else { Err(ANOTHER.to_owned()) })
+    } else if matches!(statement.class, Class::Plain { .. }) {
+        must_be_plain(statements, &catalog.set, Some(&columns)).map(|()| None)
     } else {
-        None
+        Ok(None)
     };
-    Ok((operation, shown(&columns, traced.as_ref(), &catalog.set)))
+    Ok(match lineage {
+        Ok(lineage) => (operation, shown(&columns, lineage.as_ref(), &catalog.set)),
+        Err(refusal) => (Operation { refusal: Some(refusal), ..operation }, Vec::new()),
+    })
 }
 
 async fn understood(analyser: &Analyser, text: &str, set: &Arc<catalog::TaggedSet>) -> Arc<Parsed> {

@@ -34,6 +34,9 @@ use self::tree::{Value, read, unescaped};
 
 pub(super) use self::tree::MAX_BYTES;
 
+/// Of a tree that is not about the result that the target describes.
+pub(super) const ANOTHER: &str = "the target describes another result than the one that it plans";
+
 /// A tagged column: its table's oid and its number.
 type Tagged = (u32, i16);
 

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::catalog::TaggedSet;
 use super::operation::{Class, Name, Parsed, Query, Statement};
 use super::relay::Trace;
 use super::reply::Checked;
@@ -34,7 +35,8 @@ const MAX_PORTALS: usize = 1_000;
 const MAX_SQL_NAMES: usize = 10_000;
 
 /// Of a statement that would let the session write.
-const ONLY_READS: &str = "no rule lets this agent do anything but read here, so its transactions stay read-only";
+pub(super) const ONLY_READS: &str =
+    "no rule lets this agent do anything but read here, so its transactions stay read-only";
 
 /// A text, what it does and what policy says of that.
 pub(super) struct Judged {
@@ -147,6 +149,11 @@ impl Judged {
         }
     }
 
+    /// See [`must_be_plain`].
+    pub(super) fn must_be_plain(&self, columns: Option<&[Column]>) -> Result<(), String> {
+        must_be_plain(self.statements(), &self.catalog.set, columns)
+    }
+
     /// Whether it makes names that it must be remembered for, when it has succeeded.
     pub(super) fn makes_names(&self) -> bool {
         !self.effects.prepares.is_empty() || !self.effects.declares.is_empty()
@@ -167,6 +174,29 @@ impl Judged {
     pub(super) fn unknown_relations(&self) -> impl Iterator<Item = &(Option<String>, String)> {
         self.statements().iter().flat_map(|it| &it.unknown_relations)
     }
+}
+
+/// Whether every column of a tagged statement's result is a column of an ordinary table, so that its mask is known. The error says
+/// which is not.
+pub(super) fn must_be_plain(
+    statements: &[Statement],
+    set: &TaggedSet,
+    columns: Option<&[Column]>,
+) -> Result<(), String> {
+    let is_column = |it: &Column| it.table != 0 && it.attribute > 0 && set.is_ordinary(it.table);
+    let columns = columns.unwrap_or_default();
+    let Some((index, column)) = columns.iter().enumerate().find(|(_, it)| !is_column(it)) else { return Ok(()) };
+    let relations = statements
+        .iter()
+        .filter_map(|it| if let Class::Plain { relations } = &it.class { Some(relations) } else { None });
+    let tables: Vec<&str> = relations.flatten().map(String::as_str).collect();
+    let tables = if tables.is_empty() { "a table".to_owned() } else { tables.join(", ") };
+    Err(format!(
+        "column {} (\"{}\") of the result is not plainly a column of a table, and {tables} in this statement has masked columns; \
+         select the columns themselves",
+        index + 1,
+        String::from_utf8_lossy(&column.name)
+    ))
 }
 
 /// The texts that a session has had judged lately.

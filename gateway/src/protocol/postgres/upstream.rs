@@ -100,7 +100,7 @@ pub(super) enum UpstreamError {
         max = ROUNDS.end()
     )]
     Rounds(u32),
-    #[error("the target refused the session: {message}")]
+    #[error("the target refused the session: {message}{}", of_a_pooler(message))]
     Refused { code: String, message: String },
     #[error(
         "the target has standard_conforming_strings off: set it on, or statements cannot be read as the target reads them"
@@ -327,6 +327,15 @@ async fn next_message(stream: &mut Stream, inbox: &mut Inbox) -> Result<Vec<u8>,
                 inbox.filled(read);
             }
         }
+    }
+}
+
+/// What to do about a refusal that a pooler of the target's is known for.
+fn of_a_pooler(message: &str) -> &'static str {
+    if message.starts_with("unsupported startup parameter: default_transaction_read_only") {
+        "; a pooler does not pass on that sessions are to be read-only: set read_only_sessions = false for this target"
+    } else {
+        ""
     }
 }
 

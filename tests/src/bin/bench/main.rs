@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use system_tests::Result;
-use system_tests::env::{Env, Place, free_port};
+use system_tests::env::{Env, Place};
+use system_tests::pgbouncer::Pgbouncer;
 use system_tests::postgres::{self, Options, Postgres};
-use system_tests::process::{Running, wait_until};
 use system_tests::shop::Shop;
 
 mod detectors;
@@ -136,7 +136,7 @@ impl Stage {
         shop.postgres.pgbench_tables(SCALE)?;
         load::make_tables(&shop.postgres)?;
         shop.configure(&load::policy())?;
-        let pgbouncer = Pgbouncer::start(&shop)?;
+        let pgbouncer = Pgbouncer::start(&shop, "session")?;
         let gateway = shop.serve()?;
         Ok(Self { gateway, pgbouncer, shop })
     }
@@ -157,44 +157,6 @@ impl Stage {
     /// The same client as an agent, with nothing but the database's place.
     fn agent(&self, program: &str) -> Place<'_> {
         self.shop.client(program).env("PGSSLMODE", "require")
-    }
-}
-
-/// Debian's pgbouncer with session pooling, TLS on both legs, the same login held.
-struct Pgbouncer {
-    process: Running,
-    port: u16,
-}
-
-impl Pgbouncer {
-    fn start(shop: &Shop) -> Result<Self> {
-        let dir = shop.env.dir();
-        let port = free_port()?;
-        let ca = system_tests::ca::Ca::new()?;
-        let leaf = ca.issue(&["localhost", "127.0.0.1"])?;
-        let file = |name: &str, text: &str| -> Result<String> {
-            let path = dir.join(name);
-            fs::write(&path, text)?;
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-            Ok(path.to_string_lossy().into_owned())
-        };
-        let users = file("pgbouncer-users", &format!("\"{}\" \"{}\"\n", postgres::ROLE, postgres::PASSWORD))?;
-        let (cert, key) = (file("pgbouncer.crt", &leaf.certificate)?, file("pgbouncer.key", &leaf.key)?);
-        let config = format!(
-            "[databases]\n{db} = host=127.0.0.1 port={pg} dbname={db}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             auth_type = scram-sha-256\nauth_file = {users}\npool_mode = session\nmax_client_conn = 200\ndefault_pool_size = 200\n\
-             client_tls_sslmode = require\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n\
-             server_tls_sslmode = verify-full\nserver_tls_ca_file = {ca}\nlog_connections = 0\nlog_disconnections = 0\n\
-             ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\n",
-            db = postgres::DATABASE,
-            pg = shop.postgres.port(),
-            ca = shop.postgres.ca_path().display(),
-        );
-        let config = file("pgbouncer.ini", &config)?;
-        let process = shop.env.bystander_as("postgres", "pgbouncer").arg(config).start()?;
-        wait_until("pgbouncer", Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
-            .map_err(|error| format!("{error}: {}", process.stderr()))?;
-        Ok(Self { process, port })
     }
 }
 

@@ -95,7 +95,7 @@ pub(crate) struct ColumnRow {
 /// The server expects more of these queries than there is, and would compile what runs for milliseconds for ten times as long.
 /// (Servers before PostgreSQL 11 have no such setting.)
 const WITHOUT_JIT: &str = "\
-    SELECT pg_catalog.set_config('jit', 'off', false) WHERE pg_catalog.current_setting('jit', true) IS NOT NULL";
+    SELECT pg_catalog.set_config('jit', 'off', true) WHERE pg_catalog.current_setting('jit', true) IS NOT NULL";
 
 const RELATIONS: &str = "\
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
@@ -452,9 +452,22 @@ pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Res
     if masks.is_empty() {
         return Ok(TaggedSet::empty(fetched_at));
     }
+    // Of one moment; and behind a pooler all of it goes to one server.
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // So many queries at once are large.
     let snapshot = Box::pin(fetch(client, &masks)).await?;
-    match TaggedSet::resolve(&snapshot, &masks, fetched_at) {
+    let set = understood(client, &snapshot, &masks, fetched_at).await?;
+    client.batch_execute("COMMIT").await?;
+    Ok(set)
+}
+
+async fn understood(
+    client: &Client,
+    snapshot: &Snapshot,
+    masks: &[Arc<MaskRule>],
+    fetched_at: SystemTime,
+) -> Result<TaggedSet, CatalogError> {
+    match TaggedSet::resolve(snapshot, masks, fetched_at) {
         Err(CatalogError::Unresolved { mask, pattern, nearest: None }) => {
             let nearest = nearest(client, &pattern).await?;
             Err(CatalogError::Unresolved { mask, pattern, nearest })

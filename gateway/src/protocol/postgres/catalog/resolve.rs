@@ -246,9 +246,11 @@ fn conflicts(tags: &Tags, snapshot: &Snapshot) -> HashMap<(u32, i16), Conflict> 
     let mut todo = Vec::new();
     for key in &snapshot.conflicting {
         let conflict = if key.by_equality { Conflict::ByEquality } else { Conflict::Otherwise };
-        let has_tagged = key.columns.iter().any(|it| is_tagged(key.relation, *it));
-        let of_whole_rows = key.columns.contains(&WHOLE_ROW);
-        if !has_tagged && !(of_whole_rows && tags.keys().any(|(relation, _)| *relation == key.relation)) {
+        let tagged = |it: &i16| match *it {
+            WHOLE_ROW => tags.keys().any(|(relation, _)| *relation == key.relation),
+            column => is_tagged(key.relation, column),
+        };
+        if !key.columns.iter().any(tagged) {
             continue;
         }
         for &column in key.columns.iter().filter(|it| **it == WHOLE_ROW || is_tagged(key.relation, **it)) {

@@ -26,11 +26,7 @@ pub(super) fn is_change(command: Option<&str>) -> bool {
 
 impl Walk<'_> {
     /// An INSERT, an UPDATE, a DELETE or a MERGE, on its own or in a CTE: the columns that it returns.
-    pub(super) fn change(
-        &self,
-        query: &Node<'_>,
-        parent: Option<&Frame<'_, '_>>,
-    ) -> Result<Vec<Target>, Refusal> {
+    pub(super) fn change(&self, query: &Node<'_>, parent: Option<&Frame<'_, '_>>) -> Result<Vec<Target>, Refusal> {
         self.known_query(query)?;
         if !["utilityStmt", "setOperations"].iter().all(|it| query.is_empty(it)) {
             return Err(Refusal::unknown("a statement that does more than one thing"));
@@ -91,8 +87,9 @@ impl Walk<'_> {
         match self.set.conflict(column) {
             Conflict::Never => Ok(()),
             Conflict::ByEquality if self.set.may_be_looked_up(column) => {
-                let rows = rows_of(value, frame)
-                    .ok_or_else(|| Refusal::new(format!("it writes rows of a query to {name}, which is looked up by that")))?;
+                let rows = rows_of(value, frame).ok_or_else(|| {
+                    Refusal::new(format!("it writes rows of a query to {name}, which is looked up by that"))
+                })?;
                 self.spend(rows)?;
                 self.lookups.borrow_mut().extend(std::iter::repeat_n(column, rows));
                 Ok(())
@@ -181,7 +178,8 @@ fn rows_of(value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Option<usize> {
     if frame.has_no_from() {
         return Some(1);
     }
-    let variable = value.and_then(Value::as_node).filter(|it| it.kind == "VAR" && it.word("varlevelsup") == Some("0"))?;
+    let variable =
+        value.and_then(Value::as_node).filter(|it| it.kind == "VAR" && it.word("varlevelsup") == Some("0"))?;
     let rows = frame.entry(number(variable, "varno").ok()?)?;
     (rows.word("rtekind") == Some("5")).then(|| rows.list("values_lists").len())
 }

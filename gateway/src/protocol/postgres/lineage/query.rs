@@ -130,7 +130,11 @@ impl<'s> Walk<'s> {
     }
 
     /// What a query's clauses are read in; its CTEs and its FROM clause have been read already.
-    pub(super) fn frame<'f, 't>(&self, query: &'f Node<'t>, parent: Option<&'f Frame<'f, 't>>) -> Result<Frame<'f, 't>, Refusal> {
+    pub(super) fn frame<'f, 't>(
+        &self,
+        query: &'f Node<'t>,
+        parent: Option<&'f Frame<'f, 't>>,
+    ) -> Result<Frame<'f, 't>, Refusal> {
         let depth = parent.map_or(0, |it| it.depth) + 1;
         if depth > MAX_QUERIES_DEEP {
             return Err(Refusal::new(format!(
@@ -247,7 +251,12 @@ impl<'s> Walk<'s> {
     }
 
     /// A condition: each of its parts that AND joins may be a lookup.
-    pub(super) fn condition(&self, word: &str, value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Result<(), Refusal> {
+    pub(super) fn condition(
+        &self,
+        word: &str,
+        value: Option<&Value<'_>>,
+        frame: &Frame<'_, '_>,
+    ) -> Result<(), Refusal> {
         let Some(value) = value else { return Ok(()) };
         if let Some(and) = value.as_node().filter(|it| it.kind == "BOOLEXPR" && it.word("boolop") == Some("and")) {
             return and.list("args").iter().try_for_each(|it| self.condition(word, Some(it), frame));

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, DENIED, Outcome, judgement, must_be_looked_at, plain, running, shown_by};
+use super::decide::{Answer, DENIED, Outcome, judgement, must_be_looked_at, running, shown_by};
 use super::trace::{Question, Traced, is_copied, is_made, is_traced, only_as_text, only_reads};
 use super::{End, Front, PROBE, Reached, Relay};
 use crate::approval::Forecast;
@@ -307,7 +307,7 @@ impl Relay<'_> {
     /// Whether the masks of a portal's columns are known, as the target describes them.
     fn checked(&self, judged: &Judged, portal: &Portal, columns: Columns) -> Result<Checked, String> {
         if !is_traced(judged) {
-            return plain(judged, columns.as_deref()).map(|()| Checked::described(columns, None));
+            return judged.must_be_plain(columns.as_deref()).map(|()| Checked::described(columns, None));
         }
         let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
         if is_made(judged) || is_copied(judged) {

@@ -15,7 +15,7 @@ use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed,
 use crate::protocol::postgres::reply::{Checked, Running};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
-use crate::protocol::postgres::wire::{self, Column, Report, Severity, TransactionState};
+use crate::protocol::postgres::wire::{self, Report, Severity, TransactionState};
 use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit, ReplySummary, Session};
 
 /// Relations that are remembered as missing in the catalog.
@@ -494,31 +494,6 @@ pub(super) fn shown_by(shown: Checked, columns: Columns) -> Result<Checked, Stri
         Some(lineage) => Ok(Checked::described(columns, Some(lineage))),
         None => Err("its result is not the one that the target planned before".to_owned()),
     }
-}
-
-/// Whether every column of a tagged statement's result is a column of an ordinary table, so that its mask is known.
-pub(super) fn plain(judged: &Judged, columns: Option<&[Column]>) -> Result<(), String> {
-    let Some(columns) = columns else { return Ok(()) };
-    for (index, column) in columns.iter().enumerate() {
-        let is_column = column.table != 0 && column.attribute > 0 && judged.catalog.set.is_ordinary(column.table);
-        if !is_column {
-            let tables: Vec<&str> = judged
-                .statements()
-                .iter()
-                .filter_map(|it| if let Class::Plain { relations } = &it.class { Some(relations) } else { None })
-                .flatten()
-                .map(String::as_str)
-                .collect();
-            let tables = if tables.is_empty() { "a table".to_owned() } else { tables.join(", ") };
-            return Err(format!(
-                "column {} (\"{}\") of the result is not plainly a column of a table, and {tables} in this statement has \
-                 masked columns; select the columns themselves",
-                index + 1,
-                String::from_utf8_lossy(&column.name)
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn utf8(text: &[u8]) -> Result<Arc<str>, Result<Report, End>> {

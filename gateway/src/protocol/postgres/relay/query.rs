@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, plain, running, shown_by, touches_tagged};
+use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, running, shown_by, touches_tagged};
 use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, prepare};
 use super::{End, Reached, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
@@ -278,7 +278,7 @@ impl Relay<'_> {
             };
             let found = match shown {
                 Some(shown) => shown_by(shown, columns),
-                None => plain(judged, columns.as_deref()).map(|()| Checked::described(columns, None)),
+                None => judged.must_be_plain(columns.as_deref()).map(|()| Checked::described(columns, None)),
             };
             let found = match found {
                 Ok(found) => found,

@@ -359,7 +359,7 @@ fn found(question: &Question, answer: Own) -> Result<Traced, End> {
     };
     let described = columns.as_deref().unwrap_or_default();
     if !lineage.agrees(described) {
-        return Ok(Traced::Unclean("the target describes another result than the one that it plans".to_owned()));
+        return Ok(Traced::Unclean(lineage::ANOTHER.to_owned()));
     }
     let in_binary = question.copied.as_ref().is_some_and(CopyForm::is_binary);
     Ok(match unfit(&lineage, described, &[1]).filter(|_| in_binary) {

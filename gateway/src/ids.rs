@@ -8,19 +8,21 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const LENGTH: usize = 13;
+/// Of an operation's: a hyphen, and ten digits at most.
+const OPERATION_LENGTH: usize = LENGTH + 11;
 
 /// One session, refused ones included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct SessionId(u64);
 
 /// One operation of a session; operation 0 is the session's `connect`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct OperationId {
     pub session: SessionId,
     pub sequence: u32,
@@ -81,14 +83,52 @@ impl SessionId {
     }
 }
 
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl SessionId {
+    fn letters(self) -> [u8; LENGTH] {
         let mut text = [0u8; LENGTH];
         for (i, slot) in text.iter_mut().rev().enumerate() {
             let digit = (self.0 >> (5 * i)) & 31;
             *slot = usize::try_from(digit).ok().and_then(|digit| ALPHABET.get(digit)).copied().unwrap_or(b'0');
         }
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        text
+    }
+}
+
+impl OperationId {
+    /// What it is written as, put into a buffer: every record has one, so that nothing is allocated for it.
+    fn written(self, buffer: &mut [u8; OPERATION_LENGTH]) -> &str {
+        let mut rest = self.sequence;
+        let mut start = OPERATION_LENGTH;
+        loop {
+            start -= 1;
+            buffer[start] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        buffer[start - 1] = b'-';
+        start -= 1 + LENGTH;
+        buffer[start..start + LENGTH].copy_from_slice(&self.session.letters());
+        std::str::from_utf8(&buffer[start..]).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.letters()).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(std::str::from_utf8(&self.letters()).unwrap_or_default())
+    }
+}
+
+impl Serialize for OperationId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.written(&mut [0; OPERATION_LENGTH]))
     }
 }
 
@@ -111,7 +151,7 @@ impl FromStr for SessionId {
 
 impl fmt::Display for OperationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.session, self.sequence)
+        f.write_str(self.written(&mut [0; OPERATION_LENGTH]))
     }
 }
 
@@ -126,23 +166,11 @@ impl FromStr for OperationId {
     }
 }
 
-impl From<SessionId> for String {
-    fn from(id: SessionId) -> Self {
-        id.to_string()
-    }
-}
-
 impl TryFrom<String> for SessionId {
     type Error = InvalidId;
 
     fn try_from(text: String) -> Result<Self, InvalidId> {
         text.parse()
-    }
-}
-
-impl From<OperationId> for String {
-    fn from(id: OperationId) -> Self {
-        id.to_string()
     }
 }
 
@@ -166,6 +194,11 @@ mod tests {
         let operation = late.operation(12);
         assert_eq!(operation.to_string().parse::<OperationId>().unwrap(), operation);
         assert_eq!(early.to_string().parse::<OperationId>().unwrap(), early.operation(0));
+        for sequence in [0, 7, 10, 4_294_967_295] {
+            let written = format!("{late}-{sequence}");
+            assert_eq!(late.operation(sequence).to_string(), written);
+            assert_eq!(serde_json::to_value(late.operation(sequence)).unwrap(), written);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod shared;
 mod startup;
 mod statement;
 mod stream;
+mod traced;
 mod upstream;
 pub mod wire;
 

@@ -227,7 +227,7 @@ class Maker:
         return self.one(
             lambda: keep(f"CREATE TEMP TABLE {made} AS {query}"), lambda: keep(f"CREATE TEMP VIEW {made} AS {query}"),
             lambda: keep(f"CREATE TABLE {made} (c0 text, c1 int)"),
-            lambda: f"EXPLAIN {query}", self.copy, self.copy,
+            lambda: f"EXPLAIN {query}", lambda: f"EXPLAIN {self.one('', '(COSTS OFF) ', '(FORMAT json) ', '(VERBOSE) ')}{self.one(query, self.change())}", self.copy, self.copy,
             lambda: "SET search_path = public, pg_catalog", lambda: "SET search_path = other, public", lambda: "RESET ALL", lambda: "SET enable_hashjoin = off",
             lambda: f"SELECT set_config('application_name', {self.expr('t', [('customers', BASE['customers'])], 1)}, false) FROM customers",
             lambda: "SELECT current_setting('application_name')",

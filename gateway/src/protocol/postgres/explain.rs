@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::timeout;
 
-use super::lineage::{self, ANOTHER, Lineage, Refusal, Shows};
-use super::operation::{self, Analyser, Class, Parsed, Query};
+use super::lineage::{self, Lineage, Shows};
+use super::operation::{self, Analyser, Class, Parsed};
 use super::relay::Encoding;
+use super::reply::Checked;
 use super::shared::{LOAD_TIMEOUT, OwnClient, Way, load};
 use super::statement::{ONLY_READS, must_be_plain};
 use super::wire::Column;
-use super::{State, catalog};
+use super::{State, catalog, traced};
 use crate::engine::Engine;
 use crate::policy::{Operation, ResultColumn};
 use crate::target::{Host, Target, Upstream, full_length};
@@ -59,28 +60,27 @@ pub async fn explain_at_target(
         return Ok((operation, Vec::new()));
     };
     let [statement] = statements.as_slice() else { return Ok((operation, Vec::new())) };
-    let (query, is_traced) = match &statement.class {
-        Class::Traced { query: Query::Made(range), .. } => (text.get(range.clone()).unwrap_or_default(), true),
-        Class::Traced { query: Query::Copied { query, .. }, .. } => (query.as_str(), true),
-        Class::Traced { query: Query::Itself, .. } => (text, true),
-        Class::Plain { .. } | Class::Untouched | Class::Refused { .. } => (text, false),
-    };
-    let (columns, tree) = timeout(LOAD_TIMEOUT, described(&way, query))
+    let query = if let Class::Traced { query, .. } = &statement.class { Some(query) } else { None };
+    let asked = query.and_then(|it| it.text(text)).unwrap_or(text);
+    let (columns, tree) = timeout(LOAD_TIMEOUT, described(&way, asked))
         .await
         .map_err(|_elapsed| "the target did not answer in time".to_owned())??;
-    let lineage = if is_traced {
-        let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
-        let qualified = tables.all(|table| table.schema.is_some());
-        let tree = tree.ok_or_else(|| "the target does not show what it makes of the statement".to_owned());
-        let lineage = tree.and_then(|it| lineage::trace(&it, &catalog.set, qualified).map_err(Refusal::into_reason));
-        lineage.and_then(|it| if it.agrees(&columns) { Ok(Some(it)) } else { Err(ANOTHER.to_owned()) })
-    } else if matches!(statement.class, Class::Plain { .. }) {
-        must_be_plain(statements, &catalog.set, Some(&columns)).map(|()| None)
-    } else {
-        Ok(None)
+    let columns = (!columns.is_empty()).then(|| Arc::from(columns));
+    let checked = match (query, tree) {
+        (Some(query), Some(tree)) => {
+            traced::checked(query, &tree, columns, &catalog.set, statement.is_qualified())
+        }
+        (Some(_), None) => Err("the target does not show what it makes of the statement".to_owned()),
+        (None, _) => {
+            let is_plain = matches!(statement.class, Class::Plain { .. });
+            let plain = if is_plain { must_be_plain(statements, &catalog.set, columns.as_deref()) } else { Ok(()) };
+            plain.map(|()| Checked::described(columns, None))
+        }
     };
-    Ok(match lineage {
-        Ok(lineage) => (operation, shown(&columns, lineage.as_ref(), &catalog.set)),
+    Ok(match checked {
+        Ok(Checked { columns, lineage, .. }) => {
+            (operation, shown(columns.as_deref().unwrap_or_default(), lineage.as_deref(), &catalog.set))
+        }
         Err(refusal) => (Operation { refusal: Some(refusal), ..operation }, Vec::new()),
     })
 }

@@ -34,9 +34,6 @@ use self::tree::{Value, read, unescaped};
 
 pub(super) use self::tree::MAX_BYTES;
 
-/// Of a tree that is not about the result that the target describes.
-pub(super) const ANOTHER: &str = "the target describes another result than the one that it plans";
-
 /// A tagged column: its table's oid and its number.
 type Tagged = (u32, i16);
 
@@ -48,6 +45,8 @@ pub(super) struct Lineage {
     pub(super) lookups: Vec<Tagged>,
     /// A view or a row security policy of the database's is part of it: others may replace that, and the result look the same.
     pub(super) by_code: bool,
+    /// Something in it reads a tagged column, be it shown or not.
+    pub(super) reads_tagged: bool,
 }
 
 /// A column of a result.
@@ -170,6 +169,5 @@ pub(super) fn trace(printed: &str, set: &TaggedSet, qualified: bool) -> Result<L
     };
     let walk = Walk::new(set, qualified);
     let columns = walk.statement(query)?;
-    let (by_code, lookups) = walk.into_findings();
-    Ok(Lineage { columns, lookups, by_code })
+    Ok(walk.found(columns))
 }

@@ -8,6 +8,7 @@
 mod copy;
 mod descent;
 mod functions;
+mod inner;
 mod text;
 mod utility;
 mod walk;
@@ -22,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, thread};
 
-use pg_query::protobuf::{RawStmt, ScanToken, Token};
+use pg_query::protobuf::{ObjectType, RawStmt, ScanToken, Token};
 use pg_query::{Node, NodeEnum};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -139,6 +140,23 @@ pub enum Query {
     Made(Range<usize>),
     /// That whose rows a COPY sends to the client.
     Copied { query: String, form: CopyForm },
+    /// The statement whose plan is shown, which does not run: where it stands in the text, and the oid of the type that the plan has.
+    Planned { range: Range<usize>, plan: u32 },
+    /// That whose rows a new table keeps: where it stands in the text.
+    Kept(Range<usize>),
+}
+
+impl Query {
+    /// Its text, where that is another than the statement's, which stands in `text`.
+    pub(super) fn text<'t>(&'t self, text: &'t str) -> Option<&'t str> {
+        match self {
+            Self::Itself => None,
+            Self::Made(range) | Self::Planned { range, .. } | Self::Kept(range) => {
+                Some(text.get(range.clone()).unwrap_or_default())
+            }
+            Self::Copied { query, .. } => Some(query),
+        }
+    }
 }
 
 /// A name in the session that a statement makes or uses. Prepared statements and cursors share these name spaces with those
@@ -232,6 +250,11 @@ impl Statement {
         });
         let actions = self.actions.iter().map(Action::size);
         size_of::<Self>() + self.redacted.len() + relations + actions.chain(unknown).sum::<usize>()
+    }
+
+    /// True if it writes a schema before each of its tables, so that these cannot become others.
+    pub(super) fn is_qualified(&self) -> bool {
+        self.actions.iter().flat_map(|action| &action.tables).all(|table| table.schema.is_some())
     }
 
     /// True if what the catalog was read as may no longer hold after it.
@@ -364,8 +387,8 @@ impl<'a> Lexed<'a> {
         })
     }
 
-    /// What of a statement can be traced: the query of a cursor, of a statement that is prepared, or of a COPY, if it is one of
-    /// those. Only where rows can be masked: none of a cursor whose rows come in binary, and none whose parameters have types that
+    /// What of a statement can be traced: the query of a cursor, of a statement that is prepared, of a COPY, of an EXPLAIN or of a new
+    /// table, if it is one of those. Only where rows can be masked: none of a cursor whose rows come in binary, and none whose parameters have types that
     /// are written.
     fn query_within(&self, node: &Node, statement: &Range<usize>) -> Query {
         self.query_of(node, statement).unwrap_or(Query::Itself)
@@ -391,6 +414,19 @@ impl<'a> Lexed<'a> {
                     None => return None,
                 };
                 return Some(Query::Copied { query, form });
+            }
+            Some(NodeEnum::ExplainStmt(it)) => {
+                let tokens: Vec<&ScanToken> = self.tokens_within(statement).collect();
+                return Some(Query::Planned {
+                    range: inner::explained(it, &tokens)?..statement.end,
+                    plan: inner::plan_type(it)?,
+                });
+            }
+            Some(NodeEnum::CreateTableAsStmt(it))
+                if it.objtype() == ObjectType::ObjectTable && !it.is_select_into && is_select(&it.query) =>
+            {
+                let tokens: Vec<&ScanToken> = self.tokens_within(statement).collect();
+                return inner::kept(&tokens).map(Query::Kept);
             }
             _ => return None,
         };
@@ -455,9 +491,11 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
     let relations = || seen.touched.iter().map(|it| it.relation.clone()).collect();
     // The first action is then that of making the cursor, or the name, or of copying.
     let is_within = query != Query::Itself;
+    let is_planned = matches!(query, Query::Planned { .. });
     let queries = actions.get(usize::from(is_within)..).unwrap_or_default();
     let only_reads = !seen.writes_values && queries.iter().all(|it| it.kind == Kind::Select);
-    if only_reads && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
+    let runs_nothing = is_planned && queries.iter().all(is_query);
+    if (only_reads || runs_nothing) && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
         return Class::Traced { relations: relations(), query };
     }
     // The server's tree tells what is written, and by what rows are chosen.

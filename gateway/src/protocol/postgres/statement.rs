@@ -94,7 +94,7 @@ impl Judged {
             Parsed::Unparsed { .. } => !catalog.set.is_empty(),
         };
         let effects = Effects::of(&parsed, &text);
-        let template = may_vary(&parsed, &text).then(|| template(&text)).flatten().map(Arc::from);
+        let template = template_of(&parsed, &text).map(Arc::from);
         // What was judged is what was understood once more.
         let size = text.len() + 2 * parsed.size();
         Self { text, parsed, judgement, catalog, redact_parameters, effects, template, size }
@@ -215,7 +215,8 @@ impl Memory {
         if let Some(judged) = self.by_text.get(text).filter(current) {
             return Some(judged);
         }
-        let known = self.by_template.get(template(text)?.as_str()).filter(current)?;
+        let mut keys = template(text).into_iter().chain(free_template(text));
+        let known = keys.find_map(|key| self.by_template.get(key.as_str()).filter(current))?;
         Some(Arc::new(known.with_numbers(session, text.into())))
     }
 
@@ -263,34 +264,66 @@ impl Effects {
     }
 }
 
-/// Whether a text may stand for others that differ in numbers: it is one statement that people see as it is, and of which the
-/// target is asked nothing but by all of it.
-fn may_vary(parsed: &Parsed, text: &str) -> bool {
-    let Parsed::Statements(statements) = parsed else { return false };
-    let [statement] = statements.as_slice() else { return false };
-    matches!(statement.class, Class::Untouched | Class::Traced { query: Query::Itself, .. })
-        && !statement.redact_parameters
-        && text.get(statement.text_range.clone()) == Some(statement.redacted.as_str())
+/// What a text has in common with others that it may stand for, which differ in numbers: it is one statement that people see as it
+/// is, and of which the target is asked nothing but by all of it.
+fn template_of(parsed: &Parsed, text: &str) -> Option<String> {
+    let Parsed::Statements(statements) = parsed else { return None };
+    let [statement] = statements.as_slice() else { return None };
+    if statement.redact_parameters || text.get(statement.text_range.clone()) != Some(statement.redacted.as_str()) {
+        return None;
+    }
+    match statement.class {
+        Class::Untouched => free_template(text),
+        Class::Traced { query: Query::Itself, .. } => template(text),
+        Class::Traced { .. } | Class::Plain { .. } | Class::Refused { .. } => None,
+    }
 }
 
-/// A text without the integers that it compares or assigns by `=`, each with nothing else on that side: statements that differ
-/// in nothing else do the same as far as rules and masks can tell, and are understood once. Integers of another type are
-/// another text, since the operator that compares them is. None for texts in which that could be otherwise: only plain
-/// characters, without quotes, comments or a second statement, so that `=` and digits are what they seem.
-pub(super) fn template(text: &str) -> Option<String> {
-    const OPERATORS: &[u8] = b"+-*/<>=~!@#%^&|`?:";
-    const VERBS: &[&str] = &["select", "update", "delete"];
+/// A text without its integers, wherever they stand: what a statement does, as far as rules can tell, is not up to them, and of one
+/// that touches nothing tagged nothing else is asked. None as for [`template`].
+pub(super) fn free_template(text: &str) -> Option<String> {
+    const VERBS: &[&str] = &["select", "insert", "update", "delete"];
+    let text = plain_text(text, VERBS)?;
+    let bytes = text.as_bytes();
+    let is_part_of_a_word = |at: Option<usize>| {
+        at.and_then(|at| bytes.get(at)).is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+    };
+    let (mut key, mut done, mut at) = (String::with_capacity(text.len()), 0, 0);
+    while at < bytes.len() {
+        let digits = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+        if digits > 0 && !is_part_of_a_word(at.checked_sub(1)) && !is_part_of_a_word(Some(at + digits)) {
+            key.push_str(&text[done..at]);
+            key.push('?');
+            done = at + digits;
+        }
+        at += digits.max(1);
+    }
+    key.push_str(&text[done..]);
+    (done > 0).then_some(key)
+}
+
+/// The text without what ends it, if it begins with one of these words and has only plain characters, without quotes, comments or a
+/// second statement, so that operators and digits are what they seem.
+fn plain_text<'t>(text: &'t str, verbs: &[&str]) -> Option<&'t str> {
     let text = text.trim_ascii().trim_end_matches(';').trim_ascii_end();
     let verb = text.split_ascii_whitespace().next()?;
-    if !VERBS.iter().any(|it| it.eq_ignore_ascii_case(verb)) {
+    if !verbs.iter().any(|it| it.eq_ignore_ascii_case(verb)) {
         return None;
     }
     let bytes = text.as_bytes();
     let plain = |b: &u8| (b.is_ascii_graphic() || b.is_ascii_whitespace()) && !b"'\"$\\;?".contains(b);
     let comments = bytes.windows(2).any(|pair| matches!(pair, b"--" | b"/*"));
-    if comments || !bytes.iter().all(plain) {
-        return None;
-    }
+    (!comments && bytes.iter().all(plain)).then_some(text)
+}
+
+/// A text without the integers that it compares or assigns by `=`, each with nothing else on that side: statements that differ
+/// in nothing else do the same as far as rules and masks can tell, and are understood once. Integers of another type are
+/// another text, since the operator that compares them is. None for texts in which that could be otherwise.
+pub(super) fn template(text: &str) -> Option<String> {
+    const OPERATORS: &[u8] = b"+-*/<>=~!@#%^&|`?:";
+    const VERBS: &[&str] = &["select", "update", "delete"];
+    let text = plain_text(text, VERBS)?;
+    let bytes = text.as_bytes();
     let is_operator = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(|b| OPERATORS.contains(b));
     let (mut key, mut done, mut found) = (String::with_capacity(text.len()), 0, false);
     for equals in (0..bytes.len()).filter(|&at| bytes[at] == b'=') {
@@ -725,6 +758,22 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integers_that_stand_by_themselves_are_left_out_of_a_free_template() {
+        let key = |text| free_template(text);
+        for (text, expected) in [
+            ("INSERT INTO t (a, b) VALUES (1, -22, now());", "INSERT INTO t (a, b) VALUES (?, -?, now())"),
+            ("update t1 set a2 = a2 + 34 where x[5] < 6", "update t1 set a2 = a2 + ? where x[?] < ?"),
+            ("SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT 10", "SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT ?"),
+            ("select 12345678901234567890", "select ?"),
+        ] {
+            assert_eq!(key(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["SELECT a FROM t1", "SELECT '1', 2", "SELECT 1 -- 2", "SELECT $1 + 2", "SELECT 1; SELECT 2", "SET x = 1", "SELECT U&\"a\" + 1"] {
+            assert_eq!(key(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn only_plain_comparisons_with_integers_make_a_template() {

@@ -184,10 +184,12 @@ impl Walk<'_> {
                 self.spend(columns.iter().map(|it| 1 + it.sources.len()).sum())?;
                 let mut row = Flow::default();
                 columns.iter().for_each(|it| row.add(it.clone()));
+                self.notes(&row);
                 Ok(row)
             }
             Ok(number) => {
                 let flow = columns.get(number - 1).cloned().ok_or_else(|| Refusal::unknown("a column of nothing"))?;
+                self.notes(&flow);
                 if node.word("vartype") == Some(ANY_ARRAY) && flow.sources.is_empty() {
                     return Err(Refusal::new(OTHERS_VALUES));
                 }
@@ -197,6 +199,10 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+
+    fn notes(&self, read: &Flow) {
+        self.reads_tagged.set(self.reads_tagged.get() || !read.sources.is_empty());
     }
 
     fn call(&self, node: &Node<'_>, field: &str, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {

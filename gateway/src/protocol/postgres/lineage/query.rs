@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::change::is_change;
 use super::grouping::Place;
 use super::tree::{Node, Value};
-use super::{Flow, Refusal, Tagged, Traced, unescaped};
+use super::{Flow, Lineage, Refusal, Tagged, Traced, unescaped};
 use crate::protocol::postgres::catalog::{Named, TaggedSet};
 
 /// Queries within queries, the views between them included. The text's own depth is bounded before.
@@ -39,6 +39,7 @@ pub(super) struct Walk<'s> {
     pub(super) lookups: RefCell<Vec<Tagged>>,
     /// A view or a row security policy is part of it.
     by_code: Cell<bool>,
+    pub(super) reads_tagged: Cell<bool>,
 }
 
 /// One query that is being read, and those around it.
@@ -74,12 +75,12 @@ pub(super) struct Target {
 
 impl<'s> Walk<'s> {
     pub(super) fn new(set: &'s TaggedSet, qualified: bool) -> Self {
-        Self { set, qualified, left: Cell::new(MAX_STEPS), lookups: RefCell::default(), by_code: Cell::new(false) }
+        Self { set, qualified, left: Cell::new(MAX_STEPS), lookups: RefCell::default(), by_code: Cell::new(false), reads_tagged: Cell::new(false) }
     }
 
-    /// Whether a view or a row security policy is part of it, and what it looks rows up by.
-    pub(super) fn into_findings(self) -> (bool, Vec<Tagged>) {
-        (self.by_code.get(), self.lookups.into_inner())
+    pub(super) fn found(self, columns: Vec<Traced>) -> Lineage {
+        let (by_code, reads_tagged) = (self.by_code.get(), self.reads_tagged.get());
+        Lineage { columns, lookups: self.lookups.into_inner(), by_code, reads_tagged }
     }
 
     pub(super) fn spend(&self, steps: usize) -> Result<(), Refusal> {

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, DENIED, Outcome, judgement, must_be_looked_at, running, shown_by};
-use super::trace::{Question, Traced, is_copied, is_made, is_traced, only_as_text, only_reads};
+use super::trace::{Question, Traced, is_traced, is_within, only_reads};
 use super::{End, Front, PROBE, Reached, Relay};
 use crate::approval::Forecast;
 use crate::policy::Gate;
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
+use crate::protocol::postgres::traced::only_as_text;
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
 
 /// A text that no server takes for a statement: it makes a batch fail at the target that failed for the client.
@@ -87,7 +88,7 @@ impl Relay<'_> {
         let statement = message.statement.to_vec();
         let Some(prepared) = self.certain_statement(&statement).await? else { return Ok(()) };
         let traced = if is_traced(&prepared.judged) {
-            let judged = match self.judged(prepared.judged.text.as_bytes()).await {
+            let judged = match self.judged_again(&prepared.judged).await {
                 Ok(judged) => judged,
                 Err(problem) => return self.batch_problem(&problem?).await,
             };
@@ -199,7 +200,7 @@ impl Relay<'_> {
         let Some(portal) = self.replies.names.portal(&name).cloned() else {
             return self.unknown_portal(&name).await;
         };
-        let judged = match self.judged(portal.judged.text.as_bytes()).await {
+        let judged = match self.judged_again(&portal.judged).await {
             Ok(judged) => judged,
             Err(problem) => return self.batch_problem(&problem?).await,
         };
@@ -262,7 +263,7 @@ impl Relay<'_> {
         let outcome = self.decide(judgement, &judged, range, Some(&portal), Answer::Batch).await?;
         let Outcome::Permit(permit) = outcome else { return Ok(()) };
         let held = looked_at && refused.is_none() && matches!(judgement.gate(), Gate::Hold { .. });
-        if held && !self.replies.skipping && (is_made(&judged) || is_copied(&judged)) {
+        if held && !self.replies.skipping && is_within(&judged) {
             // People took their time, and what it is about is looked up when it runs.
             match self.trace_again(&judged, &portal).await? {
                 Ok(found) => traced = vec![Some(found)],
@@ -310,8 +311,8 @@ impl Relay<'_> {
             return judged.must_be_plain(columns.as_deref()).map(|()| Checked::described(columns, None));
         }
         let found = portal.traced.as_ref().ok_or(NOT_TRACED)?.found.clone()?;
-        if is_made(judged) || is_copied(judged) {
-            // What these are about the target looks up when they run. Rows of their own they have none.
+        if is_within(judged) {
+            // What these are about the target looks up when they run. Rows of their own they have none, but for a plan.
             if portal.names != self.replies.names.changes() {
                 return Err(CHANGED.to_owned());
             }

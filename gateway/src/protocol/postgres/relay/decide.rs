@@ -107,6 +107,16 @@ impl Relay<'_> {
         }
     }
 
+    /// The same for what was judged before: as it was, where nothing has changed since.
+    pub(super) async fn judged_again(&mut self, judged: &Arc<Judged>) -> Result<Arc<Judged>, Result<Report, End>> {
+        let catalog = self.catalog(Freshness::Usual).await.map_err(Err)?;
+        let is_same = |it: &Arc<Catalog>| Arc::ptr_eq(it, &judged.catalog) && self.session.is_current(&judged.judgement);
+        if catalog.as_ref().is_ok_and(is_same) && !self.names_unknown(judged) {
+            return Ok(Arc::clone(judged));
+        }
+        self.judged(judged.text.as_bytes()).await
+    }
+
     /// Whether a statement names relations for which the catalog must be read anew: it does not have them, and somebody may
     /// have made them since it was read.
     fn names_unknown(&self, judged: &Judged) -> bool {

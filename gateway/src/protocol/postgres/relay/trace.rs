@@ -11,12 +11,12 @@ use super::decide::{Answer, DENIED, Outcome};
 use super::{Encoding, End, PROBE, Relay};
 use crate::policy::{Action, Kind};
 use crate::protocol::postgres::catalog::TaggedSet;
-use crate::protocol::postgres::copy::CopyForm;
-use crate::protocol::postgres::lineage::{self, Lineage};
+use crate::protocol::postgres::lineage::Lineage;
 use crate::protocol::postgres::operation::{Class, Query, Statement};
-use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until, unfit};
+use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until};
 use crate::protocol::postgres::shared::{Catalog, Remembered};
 use crate::protocol::postgres::statement::Judged;
+use crate::protocol::postgres::traced;
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
 
 /// Has the target print what it makes of a statement, to the client alone. What it logs of this is in the documentation.
@@ -69,8 +69,8 @@ pub(super) struct Question {
     text: String,
     /// The types that the client gives its parameters: a count, as [`wire::Parse`] has it, and what is counted.
     types: Arc<[u8]>,
-    /// How its rows are sent, if a COPY sends them.
-    copied: Option<CopyForm>,
+    /// What it is to the statement.
+    query: Query,
     /// It writes a schema before each table that it names.
     qualified: bool,
 }
@@ -78,19 +78,9 @@ pub(super) struct Question {
 impl Question {
     /// About the query that a statement is, or has in it.
     pub(super) fn new(judged: &Judged, statement: &Statement, types: Arc<[u8]>) -> Self {
-        let text = match &statement.class {
-            Class::Traced { query: Query::Made(range), .. } => judged.text.get(range.clone()).unwrap_or_default(),
-            Class::Traced { query: Query::Copied { query, .. }, .. } => query,
-            _ => judged.source(statement),
-        };
-        let text = text.to_owned();
-        let copied = match &statement.class {
-            Class::Traced { query: Query::Copied { form, .. }, .. } => Some(form.clone()),
-            _ => None,
-        };
-        let mut tables = statement.actions.iter().flat_map(|action| &action.tables);
-        let qualified = tables.all(|table| table.schema.is_some());
-        Self { catalog: Arc::clone(&judged.catalog), text, types, copied, qualified }
+        let query = if let Class::Traced { query, .. } = &statement.class { query.clone() } else { Query::Itself };
+        let text = query.text(&judged.text).unwrap_or_else(|| judged.source(statement)).to_owned();
+        Self { catalog: Arc::clone(&judged.catalog), text, types, query, qualified: statement.is_qualified() }
     }
 
     pub(super) fn set(&self) -> &TaggedSet {
@@ -353,24 +343,10 @@ fn found(question: &Question, answer: Own) -> Result<Traced, End> {
     let Some(tree) = tree else {
         return Ok(Traced::Unclean("the target did not print one tree of the statement that can be read".to_owned()));
     };
-    let lineage = match lineage::trace(tree, &question.catalog.set, question.qualified) {
-        Ok(lineage) => lineage,
-        Err(refusal) => return Ok(Traced::Unclean(refusal.into_reason())),
-    };
-    let described = columns.as_deref().unwrap_or_default();
-    if !lineage.agrees(described) {
-        return Ok(Traced::Unclean(lineage::ANOTHER.to_owned()));
-    }
-    let in_binary = question.copied.as_ref().is_some_and(CopyForm::is_binary);
-    Ok(match unfit(&lineage, described, &[1]).filter(|_| in_binary) {
-        Some(index) => Traced::Unclean(only_as_text(index)),
-        None => Traced::Clean(Checked { columns, lineage: Some(Arc::new(lineage)), copied: question.copied.clone() }),
+    Ok(match traced::checked(&question.query, tree, columns, &question.catalog.set, question.qualified) {
+        Ok(checked) => Traced::Clean(checked),
+        Err(reason) => Traced::Unclean(reason),
     })
-}
-
-/// Why a column is refused that is computed from something masked and would be sent in binary.
-pub(super) fn only_as_text(index: usize) -> String {
-    format!("column {} shows something masked, of a type that is given as text only", index + 1)
 }
 
 /// Of a target that does not do as it is asked.
@@ -398,14 +374,10 @@ fn set_back(row: &[u8]) -> Result<String, Malformed> {
     Ok(format!("SELECT {}", calls.join(", ")))
 }
 
-/// Whether what is traced is the query of a cursor or of a prepared statement, which the statement makes.
-pub(super) fn is_made(judged: &Judged) -> bool {
-    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Query::Made(_), .. }))
-}
-
-/// Whether a COPY sends the rows of what is traced.
-pub(super) fn is_copied(judged: &Judged) -> bool {
-    judged.statements().iter().any(|it| matches!(it.class, Class::Traced { query: Query::Copied { .. }, .. }))
+/// Whether what is traced stands within the statement, which the target resolves when it runs.
+pub(super) fn is_within(judged: &Judged) -> bool {
+    let is_within = |query: &Query| *query != Query::Itself;
+    judged.statements().iter().any(|it| matches!(&it.class, Class::Traced { query, .. } if is_within(query)))
 }
 
 /// Whether a text is one query that is traced as it stands, and changes nothing: if it shows something else than what was found

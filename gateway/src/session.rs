@@ -48,6 +48,8 @@ pub struct Session {
     started: Instant,
     next_operation: AtomicU32,
     totals: Totals,
+    /// Operations that may yet be undone were recorded, and the records are not known to be durable.
+    owes_durable: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -80,6 +82,9 @@ pub struct Exact<'a> {
     pub parameters: Option<&'a str>,
     /// What the target expects of it, for those who decide. None: it was not asked, or could not tell.
     pub forecast: Option<&'a Forecast>,
+    /// It only reads, or changes rows in a transaction that is open: nothing of it stands unless another operation of this session,
+    /// which is not such a one, lets it stand. Its record need not be durable before that.
+    pub is_revocable: bool,
 }
 
 /// The decision on a request `R`.
@@ -248,11 +253,11 @@ impl Session {
             started: Instant::now(),
             next_operation: AtomicU32::new(0),
             totals: Totals::default(),
+            owes_durable: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
 
-    /// What the client may see of replies.
     /// How much the next statement may take. Where policy only observes, nothing ends.
     pub fn allowance(&self) -> Allowance {
         let config = self.engine.config();
@@ -262,6 +267,7 @@ impl Session {
         Allowance::new(&config.limits, &self.principal.agent, &self.target.name)
     }
 
+    /// What the client may see of replies.
     pub fn masker(&self) -> &Masker {
         &self.masker
     }
@@ -312,7 +318,8 @@ impl Session {
         judgement.epoch == self.engine.epoch()
     }
 
-    /// The decision. Writes the record first: durably for whatever is not a plain read.
+    /// The decision. Writes the record first: durably for whatever is not a plain read, and then with all that was not durable before
+    /// it. Changes of rows in a transaction are durable with what ends it.
     ///
     /// # Errors
     /// The session must end: its record cannot be written, its masks are out of date, its token has expired, or it was
@@ -447,12 +454,18 @@ impl Session {
             approval,
             at_us: self.elapsed_us(),
         };
-        let plain_read = matches!(judgement.verdict, Gate::Allow { .. }) && operation.is_read_only();
-        if plain_read {
-            self.engine.recorder().append(event).await
-        } else {
-            self.engine.recorder().append_durable(event).await
+        let is_allowed = matches!(judgement.verdict, Gate::Allow { .. });
+        let only_reads = is_allowed && operation.is_read_only();
+        if is_allowed && approval.is_none() && exact.is_revocable {
+            self.owes_durable.fetch_or(!only_reads, Ordering::Relaxed);
+            return self.engine.recorder().append(event).await;
         }
+        if only_reads && !self.owes_durable.load(Ordering::Relaxed) {
+            return self.engine.recorder().append(event).await;
+        }
+        self.engine.recorder().append_durable(event).await?;
+        self.owes_durable.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn hold<R>(

@@ -90,6 +90,8 @@ hostssl all all ::/0      scram-sha-256
 pub struct Options {
     /// The server's log has every connection and statement: the witness for "it never reached the database". Costly.
     pub log_statements: bool,
+    /// What is committed is on the disk, as in production.
+    pub durable: bool,
     /// Where it listens, if not on this host's loopback: a network namespace and an address there.
     pub network: Option<Network>,
     /// The major version, if not the one that Debian has: of those that `cargo xtask test postgres-versions` brings.
@@ -105,7 +107,7 @@ pub struct Network {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_statements: true, network: None, version: None }
+        Self { log_statements: true, durable: false, network: None, version: None }
     }
 }
 
@@ -249,6 +251,9 @@ impl Postgres {
         command.arg("-c").arg(format!("listen_addresses={}", self.address()));
         if self.options.log_statements {
             command.args(["-c", "log_connections=on", "-c", "log_statement=all"]);
+        }
+        if self.options.durable {
+            command.args(["-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "full_page_writes=on"]);
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
         let mut child = process::spawn(command)?;

@@ -276,6 +276,42 @@ fn a_killed_gateways_session_is_closed_as_lost_and_nothing_acknowledged_is_missi
     assert_eq!(rebuilt[1], sessions[0]);
 }
 
+/// Within a transaction changes need not be durable before what lets them stand.
+#[test]
+fn what_is_committed_when_a_gateway_is_killed_is_in_the_records() {
+    let shop = Shop::new().unwrap();
+    let gateway = shop.serve().unwrap();
+    let script = r#"
+import psycopg
+with psycopg.connect("", autocommit=True) as c:
+    for n in range(1, 1_000_000):
+        for protocol in (dict(prepare=False), dict(prepare=True)):
+            c.execute("BEGIN")
+            c.execute("INSERT INTO orders (customer_id, item, amount) VALUES (1, %s, %s)", ["number", n], **protocol)
+            c.execute("UPDATE orders SET amount = amount WHERE amount = %s" % n)
+            c.execute("COMMIT")
+        if n == 150:
+            print("begun", flush=True)
+"#;
+    let mut client = shop.client("/usr/bin/python3").args(["-c", script]).start().unwrap();
+    client.wait_for("begun", PATIENCE).unwrap();
+    gateway.kill().unwrap();
+    client.kill();
+    let committed = shop.postgres.sql("SELECT count(*), max(amount)::int FROM orders WHERE item = 'number'").unwrap();
+    let (rows, last) = committed.trim().split_once('|').unwrap();
+    let (rows, last): (usize, usize) = (rows.parse().unwrap(), last.parse().unwrap());
+    assert!(rows >= 300, "{committed}");
+
+    let _gateway = shop.serve().unwrap();
+    let sessions = json(&shop, &["sessions", "list"]);
+    let lost = sessions[0]["id"].as_str().unwrap();
+    let shown = shop.env.weir(["sessions", "show", lost]).unwrap().expect_success().unwrap();
+    let inserts = shown.lines().filter(|it| it.contains("INSERT INTO orders")).count();
+    assert!(inserts >= rows, "{rows} rows are there, and {inserts} records of them");
+    let update = format!("UPDATE orders SET amount = amount WHERE amount = {last}");
+    assert!(shown.contains(&update), "{last} is the last one: {}", &shown[shown.len().saturating_sub(2_000)..]);
+}
+
 #[test]
 fn what_was_changed_behind_the_gateways_back_is_told() {
     let shop = Shop::new().unwrap();

@@ -67,9 +67,7 @@ pub async fn explain_at_target(
         .map_err(|_elapsed| "the target did not answer in time".to_owned())??;
     let columns = (!columns.is_empty()).then(|| Arc::from(columns));
     let checked = match (query, tree) {
-        (Some(query), Some(tree)) => {
-            traced::checked(query, &tree, columns, &catalog.set, statement.is_qualified())
-        }
+        (Some(query), Some(tree)) => traced::checked(query, &tree, columns, &catalog.set, statement.is_qualified()),
         (Some(_), None) => Err("the target does not show what it makes of the statement".to_owned()),
         (None, _) => {
             let is_plain = matches!(statement.class, Class::Plain { .. });

@@ -512,6 +512,11 @@ fn is_query(action: &Action) -> bool {
     matches!(action.kind, Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge)
 }
 
+/// Whether all that an action does is undone by a rollback, as far as its text tells: it calls nothing but functions that compute.
+pub(super) fn is_undone_by_rollback(action: &Action) -> bool {
+    is_query(action) && action.functions.iter().all(|it| functions::only_computes(it))
+}
+
 /// An INSERT of which the text tells all: it reads nothing that is tagged, writes no tagged column, and no key has one.
 fn is_plain_insert(seen: &Seen, actions: &[Action]) -> bool {
     let reads = seen.reads_tagged || seen.stores_tagged.is_some() || seen.whole_row.is_some() || seen.returns_computed;

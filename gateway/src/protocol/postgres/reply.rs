@@ -256,6 +256,20 @@ impl<'s> Replies<'s> {
         self.expected.is_empty() && self.own.is_none()
     }
 
+    /// Whether none of what it owes runs a statement.
+    pub(super) fn runs_nothing(&self) -> bool {
+        let runs = |it: &Expected| {
+            !matches!(
+                it,
+                Expected::Parse { .. }
+                    | Expected::Bind { .. }
+                    | Expected::DescribeStatement(_)
+                    | Expected::DescribePortal { .. }
+            )
+        };
+        self.own.is_none() && !self.expected.iter().any(runs)
+    }
+
     /// Messages that the target has not answered yet.
     pub(super) fn owed(&self) -> usize {
         self.expected.len()

@@ -765,12 +765,23 @@ mod tests {
         for (text, expected) in [
             ("INSERT INTO t (a, b) VALUES (1, -22, now());", "INSERT INTO t (a, b) VALUES (?, -?, now())"),
             ("update t1 set a2 = a2 + 34 where x[5] < 6", "update t1 set a2 = a2 + ? where x[?] < ?"),
-            ("SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT 10", "SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT ?"),
+            (
+                "SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT 10",
+                "SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT ?",
+            ),
             ("select 12345678901234567890", "select ?"),
         ] {
             assert_eq!(key(text).as_deref(), Some(expected), "{text}");
         }
-        for text in ["SELECT a FROM t1", "SELECT '1', 2", "SELECT 1 -- 2", "SELECT $1 + 2", "SELECT 1; SELECT 2", "SET x = 1", "SELECT U&\"a\" + 1"] {
+        for text in [
+            "SELECT a FROM t1",
+            "SELECT '1', 2",
+            "SELECT 1 -- 2",
+            "SELECT $1 + 2",
+            "SELECT 1; SELECT 2",
+            "SET x = 1",
+            "SELECT U&\"a\" + 1",
+        ] {
             assert_eq!(key(text), None, "{text}");
         }
     }

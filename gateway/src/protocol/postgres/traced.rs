@@ -12,7 +12,8 @@ use super::statement::Columns;
 use super::wire::Column;
 
 const ANOTHER: &str = "the target describes another result than the one that it plans";
-const WIDTHS: &str = "EXPLAIN of a statement that reads masked columns is refused: its plan tells how long their values are";
+const WIDTHS: &str =
+    "EXPLAIN of a statement that reads masked columns is refused: its plan tells how long their values are";
 
 /// `columns`: as the target describes what it has printed the tree of. `qualified`: each table is written with its schema. The error is
 /// for people.

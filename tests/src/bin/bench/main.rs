@@ -131,7 +131,8 @@ impl Stage {
             "preparing: PostgreSQL with pgbench's tables (scale {SCALE}), pgbouncer, weir with rules, masks and recording"
         );
         let env = Env::new()?;
-        let postgres = Postgres::start_with(&env, Options { log_statements: false, ..Options::default() })?;
+        let postgres =
+            Postgres::start_with(&env, Options { log_statements: false, durable: true, ..Options::default() })?;
         let shop = Shop::with(env, postgres)?;
         shop.postgres.pgbench_tables(SCALE)?;
         load::make_tables(&shop.postgres)?;

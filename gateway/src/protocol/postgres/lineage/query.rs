@@ -75,7 +75,14 @@ pub(super) struct Target {
 
 impl<'s> Walk<'s> {
     pub(super) fn new(set: &'s TaggedSet, qualified: bool) -> Self {
-        Self { set, qualified, left: Cell::new(MAX_STEPS), lookups: RefCell::default(), by_code: Cell::new(false), reads_tagged: Cell::new(false) }
+        Self {
+            set,
+            qualified,
+            left: Cell::new(MAX_STEPS),
+            lookups: RefCell::default(),
+            by_code: Cell::new(false),
+            reads_tagged: Cell::new(false),
+        }
     }
 
     pub(super) fn found(self, columns: Vec<Traced>) -> Lineage {

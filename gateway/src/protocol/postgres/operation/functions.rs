@@ -33,6 +33,11 @@ pub(super) fn nature(parts: &[&str]) -> Nature {
     }
 }
 
+/// True for a function, by its written name, that gives a value and does nothing else.
+pub(super) fn only_computes(written: &str) -> bool {
+    nature(&written.split('.').collect::<Vec<_>>()) == Nature::Pure
+}
+
 /// True for a function of the server's own that is known to do no more than its name says.
 pub(in crate::protocol::postgres) fn is_harmless(name: &str) -> bool {
     nature(&[name]) != Nature::Unknown

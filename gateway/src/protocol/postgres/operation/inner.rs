@@ -13,7 +13,8 @@ const XML: u32 = 142;
 /// Where the statement begins whose plan is shown. None: it would run, or an option is not one that is known here.
 pub(super) fn explained(explain: &ExplainStmt, tokens: &[&ScanToken]) -> Option<usize> {
     const HARMLESS: &[&str] = &["verbose", "costs", "settings", "generic_plan", "format", "summary"];
-    let option = |node: &Node| if let Some(NodeEnum::DefElem(it)) = &node.node { Some(it.defname.clone()) } else { None };
+    let option =
+        |node: &Node| if let Some(NodeEnum::DefElem(it)) = &node.node { Some(it.defname.clone()) } else { None };
     let is_harmless = |node: &Node| option(node).is_some_and(|it| HARMLESS.contains(&it.as_str()));
     let is_query = matches!(
         explain.query.as_deref()?.node,

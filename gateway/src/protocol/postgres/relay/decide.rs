@@ -110,7 +110,8 @@ impl Relay<'_> {
     /// The same for what was judged before: as it was, where nothing has changed since.
     pub(super) async fn judged_again(&mut self, judged: &Arc<Judged>) -> Result<Arc<Judged>, Result<Report, End>> {
         let catalog = self.catalog(Freshness::Usual).await.map_err(Err)?;
-        let is_same = |it: &Arc<Catalog>| Arc::ptr_eq(it, &judged.catalog) && self.session.is_current(&judged.judgement);
+        let is_same =
+            |it: &Arc<Catalog>| Arc::ptr_eq(it, &judged.catalog) && self.session.is_current(&judged.judgement);
         if catalog.as_ref().is_ok_and(is_same) && !self.names_unknown(judged) {
             return Ok(Arc::clone(judged));
         }
@@ -199,7 +200,9 @@ impl Relay<'_> {
             }
             None => None,
         };
-        let exact = Exact { bytes: &[judged.text.as_bytes(), values], parameters, forecast: forecast.as_deref() };
+        let bytes: &[&[u8]] = &[judged.text.as_bytes(), values];
+        let is_revocable = self.is_revocable(judged, answer);
+        let exact = Exact { bytes, parameters, forecast: forecast.as_deref(), is_revocable };
         match self.session.decide(judgement, range, exact).await? {
             Decision::Permit(permit) => Ok(Outcome::Permit(permit)),
             Decision::Denial(denial) => {
@@ -208,6 +211,19 @@ impl Relay<'_> {
             }
             Decision::Hold(held) => self.hold(held, answer).await,
         }
+    }
+
+    /// Whether a statement that is to run now only reads or changes rows, in a transaction of the client's that is open and that nothing
+    /// which is under way can end.
+    fn is_revocable(&self, judged: &Judged, answer: Answer) -> bool {
+        let [statement] = judged.statements() else { return false };
+        let is_begun = self.replies.state == TransactionState::Open && self.replies.runs_nothing();
+        let is_alone = match answer {
+            Answer::Query => true,
+            Answer::Batch => self.forwarded.reached != Reached::Executed,
+            Answer::QueryInBatch | Answer::Broken => false,
+        };
+        is_begun && is_alone && statement.actions.iter().all(operation::is_undone_by_rollback)
     }
 
     pub(super) async fn deny(&mut self, denial: &Denial, answer: Answer) -> Result<(), End> {

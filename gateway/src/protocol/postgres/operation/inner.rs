@@ -49,11 +49,11 @@ pub(super) fn explained(explain: &ExplainStmt, tokens: &[&ScanToken]) -> Option<
 
 /// The type in which EXPLAIN shows the plan.
 pub(super) fn plan_type(explain: &ExplainStmt) -> Option<u32> {
-    let formats = explain.options.iter().filter_map(|node| match &node.node {
+    let mut formats = explain.options.iter().filter_map(|node| match &node.node {
         Some(NodeEnum::DefElem(it)) if it.defname == "format" => it.arg.as_deref(),
         _ => None,
     });
-    let Some(format) = formats.last() else { return Some(TEXT) };
+    let Some(format) = formats.next_back() else { return Some(TEXT) };
     let Some(NodeEnum::String(format)) = &format.node else { return None };
     match format.sval.as_str() {
         "text" | "yaml" => Some(TEXT),

@@ -85,10 +85,10 @@ impl Story {
         let reply = self.psql(shop, "SELECT note, card_number FROM payments")?;
         self.check("card numbers are found by value", reply.success() && !reply.stdout.contains(postgres::CARD))?;
         for sql in [
-            "SELECT upper(email) || '' FROM customers",
-            "SELECT * FROM contacts",
-            "COPY customers TO STDOUT",
-            "SELECT customers FROM customers",
+            "SELECT id FROM customers WHERE ssn LIKE '900-1%'",
+            "SELECT name FROM customers ORDER BY email",
+            "SELECT ssn::date FROM customers",
+            "CREATE TABLE copied AS SELECT ssn FROM customers",
         ] {
             let reply = self.psql(shop, sql)?;
             self.check(

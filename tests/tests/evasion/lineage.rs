@@ -64,13 +64,14 @@ new = b"INSERT INTO customers (name, email, since, ssn) "
 for sql in (new + b"VALUES ('n', 'n@new.example', now(), 'n-1'), ('m', 'm@new.example', now(), 'n-2')",
             new + b"VALUES ('x', 'x@new.example', now(), '900-11-1002') ON CONFLICT (ssn) DO NOTHING",
             new + b"SELECT name, 'x', now(), id::text FROM customers",
+            new + b"VALUES ('x', 'x@new.example', now(), unnest(ARRAY['n-5', '900-11-1002'])) ON CONFLICT DO NOTHING",
             new + b"VALUES ('n', 'n@new.example', now(), 'n-3'), ('m', 'm@new.example', now(), 'n-4')"):
     show(s, stream, sql)
 "#,
         )
         .unwrap();
     assert!(said.contains("INSERT 0 2") && said.contains("INSERT 0 0"), "{said}");
-    assert_eq!(said.matches("42501").count(), 2, "{said}");
+    assert_eq!(said.matches("42501").count(), 3, "{said}");
     assert!(said.contains("rows of a query to customers.ssn") && said.contains("4 times a minute"), "{said}");
 }
 

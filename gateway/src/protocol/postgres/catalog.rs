@@ -249,10 +249,14 @@ impl TaggedSet {
         self.constrained.contains(&(relation, column)) || self.constrained.contains(&(relation, read::WHOLE_ROW))
     }
 
+    /// True for a relation of which no row can be written without telling of tagged values.
+    pub(super) fn conflicts_anyhow(&self, relation: u32) -> bool {
+        self.conflicts.contains_key(&(relation, read::WHOLE_ROW))
+    }
+
     /// What may be in the way of a row with some value in this column, if that is up to tagged values.
     pub(super) fn conflict(&self, (relation, column): (u32, i16)) -> Conflict {
-        let of = |column| self.conflicts.get(&(relation, column)).copied().unwrap_or(Conflict::Never);
-        of(column).max(of(read::WHOLE_ROW))
+        self.conflicts.get(&(relation, column)).copied().unwrap_or(Conflict::Never)
     }
 
     /// The columns of a relation's primary key, if the server goes by it, and by nothing tagged, where GROUP BY names all of it.

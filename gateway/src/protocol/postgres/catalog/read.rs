@@ -46,6 +46,10 @@ pub(crate) struct Snapshot {
     /// Columns of one relation that are in one constraint or index.
     pub(crate) together: Vec<(u32, Vec<i16>)>,
     pub(crate) conflicting: Vec<KeyRow>,
+    pub(crate) by_rules: Vec<u32>,
+    pub(crate) policy_code: Vec<(u32, u32)>,
+    pub(crate) partition_keys: Vec<(u32, Vec<i16>)>,
+    pub(crate) kin_columns: Vec<ColumnRow>,
     /// Columns that are computed when they are read.
     pub(crate) computed: Vec<(u32, i16)>,
     pub(crate) unique: Vec<UniqueRow>,
@@ -67,12 +71,19 @@ pub(crate) struct UniqueRow {
 #[derive(Debug)]
 pub(crate) struct KeyRow {
     pub(crate) relation: u32,
-    /// [`WHOLE_ROW`]: any of them.
+    /// The columns themselves that it has.
     pub(crate) columns: Vec<i16>,
-    /// By these columns' values themselves, which are equal or not; and never by what is NULL.
+    /// Those in its expressions and its condition; [`WHOLE_ROW`]: any of them.
+    pub(crate) computed: Vec<i16>,
+    /// By its columns' values being equal.
     pub(crate) by_equality: bool,
+    /// Never by a column or an expression that is NULL.
+    pub(crate) is_strict: bool,
+    pub(crate) by_expressions: bool,
 }
 
+/// Among the columns of a constraint: any change of a row may fail by it.
+pub(crate) const ANY_CHANGE: i16 = i16::MIN;
 /// In the place of a column's number: all of them.
 pub(crate) const WHOLE_ROW: i16 = 0;
 
@@ -293,6 +304,11 @@ const CODE: &str = "\
           AND EXISTS (SELECT FROM pg_catalog.pg_type t
                       WHERE t.oid OPERATOR(pg_catalog.=) a.atttypid AND t.typtype OPERATOR(pg_catalog.=) 'd')
         UNION ALL
+        SELECT k.conrelid, false, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) k.oid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
+          AND k.contype OPERATOR(pg_catalog.=) 'c' AND k.conrelid OPERATOR(pg_catalog.<>) 0
+        UNION ALL
         SELECT g.tgrelid, true, 'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
         FROM pg_catalog.pg_trigger g
         WHERE NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
@@ -344,12 +360,13 @@ const FOREIGN_KEYS: &str = "\
       AND b.attrelid OPERATOR(pg_catalog.=) c.confrelid AND b.attnum OPERATOR(pg_catalog.=) k.other
     LIMIT $1";
 
-/// Constraints of a table's rows, and indexes, whose expressions and conditions depend on columns, too.
+/// Constraints of a table's rows, and indexes, whose expressions and conditions depend on columns, too. A check that was not held to the rows
+/// that there were, and a unique index that could not be made, fail by a row that somebody changes elsewhere.
 const TOGETHER: &str = "\
-    SELECT c.conrelid, c.conkey
+    SELECT c.conrelid, c.conkey OPERATOR(pg_catalog.||) CASE WHEN c.convalidated THEN ARRAY[]::int2[] ELSE ARRAY[(-32768)::int2] END
     FROM pg_catalog.pg_constraint c
     WHERE c.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'u', 'x', 'p', 'f']::\"char\"[])
-      AND (pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.>) 1 OR 0::int2 OPERATOR(pg_catalog.=) ANY (c.conkey))
+      AND (NOT c.convalidated OR pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.>) 1 OR 0::int2 OPERATOR(pg_catalog.=) ANY (c.conkey))
     UNION ALL
     SELECT c.confrelid, c.confkey
     FROM pg_catalog.pg_constraint c
@@ -366,33 +383,71 @@ const TOGETHER: &str = "\
       AND (i.indisunique OR i.indisexclusion OR i.indpred IS NOT NULL OR i.indexprs IS NOT NULL)
     GROUP BY d.refobjid, i.indexrelid
     HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1
+    UNION ALL
+    SELECT i.indrelid, pg_catalog.array_remove(i.indkey::int2[], 0::int2) OPERATOR(pg_catalog.||) ARRAY[(-32768)::int2]
+    FROM pg_catalog.pg_index i
+    WHERE i.indisunique AND i.indisready AND NOT i.indisvalid
+    UNION ALL
+    SELECT i.indrelid, i.indkey::int2[] OPERATOR(pg_catalog.||) ARRAY[0::int2]
+    FROM pg_catalog.pg_index i
+    WHERE pg_catalog.strpos(pg_catalog.concat(i.indexprs, i.indpred), ':varattno 0 ') OPERATOR(pg_catalog.>) 0
     LIMIT $1";
 
-/// Keys of all kinds: indexes with the columns of their expressions and conditions, and foreign keys. (Servers before PostgreSQL 15
-/// have no index in which NULLs are equal.)
+/// Keys of all kinds: foreign ones, unique indexes and exclusion constraints, without the columns that they merely carry along. An index by
+/// nothing but `lower(column)` is by no NULL. (Older servers have no index in which NULLs are equal, and no keys of periods.)
 const CONFLICTING: &str = "\
-    SELECT c.conrelid, c.conkey, true
+    SELECT c.conrelid, c.conkey, ARRAY[]::int2[],
+           NOT COALESCE((pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.->>) 'conperiod')::bool, false), true, false
     FROM pg_catalog.pg_constraint c
     WHERE c.contype OPERATOR(pg_catalog.=) 'f'
     UNION ALL
     SELECT k.indrelid,
-           pg_catalog.array_remove((k.indkey::int2[])[0:k.indnkeyatts::int4 OPERATOR(pg_catalog.-) 1], 0::int2)
-               OPERATOR(pg_catalog.||)
-               ARRAY(SELECT d.refobjsubid::int2
-                     FROM pg_catalog.pg_depend d
-                     WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-                       AND d.objid OPERATOR(pg_catalog.=) k.indexrelid
-                       AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-                       AND d.refobjid OPERATOR(pg_catalog.=) k.indrelid AND d.refobjsubid OPERATOR(pg_catalog.>) 0
-                       AND k.tree IS NOT NULL)
-               OPERATOR(pg_catalog.||)
-               CASE WHEN k.by_nulls OR pg_catalog.strpos(k.tree, ':varattno 0 ') OPERATOR(pg_catalog.>) 0
-                    THEN ARRAY[0::int2] ELSE ARRAY[]::int2[] END,
-           NOT k.by_nulls AND NOT k.indisexclusion AND k.tree IS NULL
+           pg_catalog.array_remove((k.indkey::int2[])[0:k.indnkeyatts::int4 OPERATOR(pg_catalog.-) 1], 0::int2),
+           ARRAY(SELECT m[1]::int2 FROM pg_catalog.regexp_matches(k.tree, ':varattno (-?[0-9]+) ', 'g') AS f(m)),
+           NOT k.by_nulls AND NOT k.indisexclusion,
+           NOT k.by_nulls AND NOT k.indisexclusion
+               AND (k.indexprs IS NULL
+                    OR k.indpred IS NULL AND k.indnkeyatts OPERATOR(pg_catalog.=) 1 AND pg_catalog.pg_get_indexdef(k.indexrelid, 1, false)
+                           OPERATOR(pg_catalog.~) '^(lower|upper)[(][(]?[A-Za-z0-9_]+[)]?(::text)?[)]$'),
+           k.indexprs IS NOT NULL
     FROM (SELECT i.*, COALESCE((pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'indnullsnotdistinct')::bool, false) AS by_nulls,
-                 NULLIF(pg_catalog.concat(i.indexprs, i.indpred), '') AS tree
+                 pg_catalog.concat(i.indexprs, i.indpred) AS tree
           FROM pg_catalog.pg_index i
           WHERE i.indisunique OR i.indisexclusion) k
+    LIMIT $1";
+
+/// Tables that have rules or row security.
+const BY_RULES: &str = "\
+    SELECT c.oid FROM pg_catalog.pg_class c
+    WHERE c.oid OPERATOR(pg_catalog.>=) $2 AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::\"char\"[])
+      AND (c.relhasrules OR c.relrowsecurity)
+    LIMIT $1";
+
+/// Tables with row security policies, and the functions that these call, of those that did not come with the server.
+const POLICY_CODE: &str = "\
+    SELECT DISTINCT p.polrelid, d.refobjid
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid OPERATOR(pg_catalog.=) d.objid
+    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
+      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+      AND d.refobjid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+/// By what rows are told to partitions.
+const PARTITION_KEYS: &str = "\
+    SELECT p.partrelid,
+           p.partattrs::int2[] OPERATOR(pg_catalog.||)
+               ARRAY(SELECT m[1]::int2
+                     FROM pg_catalog.regexp_matches(p.partexprs::text, ':varattno (-?[0-9]+) ', 'g') AS f(m))
+    FROM pg_catalog.pg_partitioned_table p
+    LIMIT $1";
+
+/// All columns of tables that are parents or children, whose numbers may differ.
+const KIN_COLUMNS: &str = "\
+    SELECT a.attrelid, a.attnum, a.attname::text
+    FROM pg_catalog.pg_attribute a
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND (EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) a.attrelid)
+           OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) a.attrelid))
     LIMIT $1";
 
 /// Unique indexes, without the columns that they merely carry along. Rows of a table's children are in none of its own. A key whose
@@ -525,6 +580,10 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         foreign_keys,
         together,
         conflicting,
+        by_rules,
+        policy_code,
+        partition_keys,
+        kin_columns,
         computed,
         unique,
         covered,
@@ -550,6 +609,10 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "foreign keys", FOREIGN_KEYS, &[]),
         rows(client, "constraints and indexes", TOGETHER, &[]),
         rows(client, "keys", CONFLICTING, &[]),
+        rows(client, "tables with rules", BY_RULES, &users),
+        rows(client, "policies with functions", POLICY_CODE, &users),
+        rows(client, "partition keys", PARTITION_KEYS, &[]),
+        rows(client, "columns of partitions", KIN_COLUMNS, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
         rows(client, "unique indexes", UNIQUE, &users),
         rows(client, "columns of the catalog", COVERED_COLUMNS, &covered),
@@ -574,7 +637,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let functions = read(&functions, |row| {
         Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
     })?;
-    let bodies = bodies(client, &code, &functions).await?;
+    let policy_code: Vec<(u32, u32)> = read(&policy_code, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    let run = code.iter().map(|it| it.function).chain(policy_code.iter().map(|(_, function)| *function)).collect();
+    let bodies = bodies(client, run, &functions).await?;
     let relation = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         let kind: String = row.try_get(3)?;
         Ok(RelationRow {
@@ -622,8 +687,19 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         })?,
         together: read(&together, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         conflicting: read(&conflicting, |row| {
-            Ok(KeyRow { relation: row.try_get(0)?, columns: row.try_get(1)?, by_equality: row.try_get(2)? })
+            Ok(KeyRow {
+                relation: row.try_get(0)?,
+                columns: row.try_get(1)?,
+                computed: row.try_get(2)?,
+                by_equality: row.try_get(3)?,
+                is_strict: row.try_get(4)?,
+                by_expressions: row.try_get(5)?,
+            })
         })?,
+        by_rules: read(&by_rules, |row| row.try_get(0))?,
+        policy_code,
+        partition_keys: read(&partition_keys, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        kin_columns: read(&kin_columns, column)?,
         computed: read(&computed, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         unique: read(&unique, |row| {
             Ok(UniqueRow { relation: row.try_get(0)?, columns: row.try_get(1)?, is_key: row.try_get(2)? })
@@ -638,7 +714,7 @@ const MAX_BODIES: usize = 5_000;
 /// The functions that run when rows are written, and all that these can call by name.
 async fn bodies(
     client: &Client,
-    code: &[CodeRow],
+    mut oids: Vec<u32>,
     functions: &[(String, UserFunction)],
 ) -> Result<HashMap<u32, Body>, CatalogError> {
     let mut callable: HashMap<String, Vec<String>> = HashMap::new();
@@ -647,7 +723,6 @@ async fn bodies(
     }
     let of_rows: HashSet<String> =
         functions.iter().filter(|(_, it)| it.takes_row).map(|(name, _)| code::last_word(name)).collect();
-    let mut oids: Vec<u32> = code.iter().map(|it| it.function).collect();
     let mut names: Vec<String> = Vec::new();
     let mut bodies = HashMap::new();
     let what = "functions behind defaults and triggers";

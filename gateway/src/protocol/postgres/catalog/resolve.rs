@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::code::{self, Sensitive};
-use super::read::{ColumnRow, RelationRow, Snapshot, UniqueRow, WHOLE_ROW};
+use super::read::{ANY_CHANGE, ColumnRow, RelationRow, Snapshot, UniqueRow, WHOLE_ROW};
 use super::{
     CatalogError, Conflict, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
     is_value_catalog,
@@ -40,12 +40,20 @@ impl TaggedSet {
         }
         let tagged: HashSet<u32> = tags.keys().map(|(relation, _)| *relation).collect();
         let referred = snapshot.foreign_keys.iter().map(|(_, other)| (other.relation, other.number));
-        let referred_to = referred.filter(|it| tags.contains_key(it)).map(|(relation, _)| relation).collect();
+        let kin = Kin::new(snapshot);
+        let mut referred_to: HashSet<u32> = HashSet::new();
+        let mut todo: Vec<u32> = referred.filter(|it| tags.contains_key(it)).map(|(relation, _)| relation).collect();
+        while let Some(relation) = todo.pop() {
+            if referred_to.insert(relation) {
+                todo.extend(kin.parents.get(&relation).into_iter().flatten());
+            }
+        }
         let computed = snapshot.computed.iter().copied().filter(|it| tags.contains_key(it)).collect();
-        let constrained = constrained(&tags, snapshot);
+        let constrained = constrained(&tags, &tagged, snapshot, &kin);
         let grouping_keys = grouping_keys(&tags, &tagged, snapshot);
-        let conflicts = conflicts(&tags, snapshot);
-        let mixed: HashSet<u32> = constrained.iter().chain(conflicts.keys()).map(|(relation, _)| *relation).collect();
+        let conflicts = conflicts(&tags, &tagged, snapshot, &kin);
+        let by_columns = constrained.iter().chain(conflicts.keys()).map(|(relation, _)| *relation);
+        let mixed: HashSet<u32> = by_columns.chain(snapshot.by_rules.iter().copied()).collect();
         let called = |it: &ColumnRow| {
             let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
             ((it.relation, it.number), format!("{relation}.{}", it.name))
@@ -55,7 +63,12 @@ impl TaggedSet {
         let tagged_columns = tagged_names.values().flatten().cloned().collect();
         let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
         let masked_less = masked_less(&tags, &derived, &columns, snapshot);
-        let guarded = guarded(&tags, &derived, snapshot);
+        let by_code = if snapshot.policy_code.is_empty() || tags.is_empty() {
+            HashSet::new()
+        } else {
+            readers(&tagged_names, &derived, &by_oid, snapshot)
+        };
+        let guarded = guarded(&tags, &derived, &by_code, snapshot);
         let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
         let shown_by = derived.iter().copied().chain(values).collect();
         let ordinary = snapshot.relations.iter().filter(|it| is_ordinary(it.kind)).map(|it| it.oid).collect();
@@ -203,16 +216,50 @@ fn spread_over_keys(tags: &mut Tags, foreign_keys: &[(ColumnRow, ColumnRow)]) ->
     changed
 }
 
-/// The untagged columns that are in a constraint or an index with a tagged one, or that a tagged one is generated from. All of a
-/// relation's, where a constraint has whole rows, or where only a child has it.
-fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
+/// The columns of parents and children, by name and by number.
+struct Kin<'s> {
+    names: HashMap<(u32, i16), &'s str>,
+    numbers: HashMap<(u32, &'s str), i16>,
+    parents: HashMap<u32, Vec<u32>>,
+}
+
+impl<'s> Kin<'s> {
+    fn new(snapshot: &'s Snapshot) -> Self {
+        let columns = || snapshot.kin_columns.iter();
+        let mut parents: HashMap<u32, Vec<u32>> = HashMap::new();
+        for &(child, parent) in &snapshot.inherits {
+            parents.entry(child).or_default().push(parent);
+        }
+        Self {
+            names: columns().map(|it| ((it.relation, it.number), it.name.as_str())).collect(),
+            numbers: columns().map(|it| ((it.relation, it.name.as_str()), it.number)).collect(),
+            parents,
+        }
+    }
+
+    /// The parents of a column's relation, with the number that each has for it, if it has one. All of a row is that everywhere.
+    fn above(&self, (relation, column): (u32, i16)) -> impl Iterator<Item = (u32, i16)> {
+        let name = self.names.get(&(relation, column));
+        let number = move |parent: u32| match (column, name) {
+            (WHOLE_ROW, _) | (_, None) => Some(WHOLE_ROW),
+            (_, Some(name)) => self.numbers.get(&(parent, *name)).copied(),
+        };
+        let parents = self.parents.get(&relation).into_iter().flatten();
+        parents.filter_map(move |&parent| Some((parent, number(parent)?)))
+    }
+}
+
+/// The untagged columns that are in a constraint or an index with a tagged one, that a tagged one is generated from, or that tell where
+/// a row with a tagged one is kept. All of a relation's, where a constraint has whole rows.
+fn constrained(tags: &Tags, tagged: &HashSet<u32>, snapshot: &Snapshot, kin: &Kin<'_>) -> HashSet<(u32, i16)> {
     let is_tagged = |relation: u32, column: i16| tags.contains_key(&(relation, column));
     let mut constrained = HashSet::new();
     for (relation, columns) in &snapshot.together {
         let has_tagged = columns.iter().any(|it| is_tagged(*relation, *it));
-        let whole = columns.contains(&WHOLE_ROW) && tags.keys().any(|(it, _)| it == relation);
+        let whole = columns.contains(&WHOLE_ROW) && tagged.contains(relation);
         if has_tagged || whole {
-            constrained.extend(columns.iter().filter(|it| !is_tagged(*relation, **it)).map(|it| (*relation, *it)));
+            let untagged = columns.iter().filter(|it| !is_tagged(*relation, **it));
+            constrained.extend(untagged.map(|it| (*relation, if *it == ANY_CHANGE { WHOLE_ROW } else { *it })));
         }
     }
     for (column, part) in snapshot.made_of.iter().filter(|(column, part)| part.0 == column.relation) {
@@ -220,58 +267,52 @@ fn constrained(tags: &Tags, snapshot: &Snapshot) -> HashSet<(u32, i16)> {
             constrained.insert(*part);
         }
     }
-    // By a parent's name its children are written, too. Their numbers of columns may be others.
+    // In another partition other constraints hold, of its own.
+    for (relation, columns) in snapshot.partition_keys.iter().filter(|(relation, _)| tagged.contains(relation)) {
+        let plain = columns.iter().filter(|it| **it > 0 && !is_tagged(*relation, **it));
+        constrained.extend(plain.map(|it| (*relation, *it)));
+    }
+    // By a parent's name its children are written, too.
     let mut todo: Vec<(u32, i16)> = constrained.iter().copied().collect();
-    while let Some((relation, column)) = todo.pop() {
-        for &(_, parent) in snapshot.inherits.iter().filter(|(child, _)| *child == relation) {
-            if !constrained.contains(&(parent, column)) && constrained.insert((parent, WHOLE_ROW)) {
-                todo.push((parent, WHOLE_ROW));
-            }
-        }
+    while let Some(column) = todo.pop() {
+        todo.extend(kin.above(column).filter(|it| constrained.insert(*it)));
     }
     constrained
 }
 
 /// The tagged columns by whose values a row may be in the way of a new one, and those that such ones are generated from. All of a
-/// relation's, where only a child has the key.
-fn conflicts(tags: &Tags, snapshot: &Snapshot) -> HashMap<(u32, i16), Conflict> {
-    let is_tagged = |relation: u32, column: i16| tags.contains_key(&(relation, column));
+/// relation's, where NULLs may be in the way as well.
+fn conflicts(tags: &Tags, tagged: &HashSet<u32>, snapshot: &Snapshot, kin: &Kin<'_>) -> HashMap<(u32, i16), Conflict> {
     let mut conflicts: HashMap<(u32, i16), Conflict> = HashMap::new();
-    let mut add = |column: (u32, i16), conflict: Conflict| {
-        let known = conflicts.entry(column).or_insert(Conflict::Never);
-        let changed = *known < conflict;
-        *known = conflict.max(*known);
-        changed
-    };
     let mut todo = Vec::new();
     for key in &snapshot.conflicting {
-        let conflict = if key.by_equality { Conflict::ByEquality } else { Conflict::Otherwise };
-        let tagged = |it: &i16| match *it {
-            WHOLE_ROW => tags.keys().any(|(relation, _)| *relation == key.relation),
-            column => is_tagged(key.relation, column),
+        let is_tagged = |it: &i16| match *it {
+            WHOLE_ROW => tagged.contains(&key.relation),
+            column => tags.contains_key(&(key.relation, column)),
         };
-        if !key.columns.iter().any(tagged) {
+        let computes = key.computed.iter().any(is_tagged);
+        if !computes && !key.columns.iter().any(is_tagged) {
             continue;
         }
-        for &column in key.columns.iter().filter(|it| **it == WHOLE_ROW || is_tagged(key.relation, **it)) {
-            if add((key.relation, column), conflict) {
-                todo.push((key.relation, column));
-            }
+        let conflict = if key.by_equality && !computes { Conflict::ByEquality } else { Conflict::Otherwise };
+        let columns = key.columns.iter().chain(&key.computed).filter(|it| **it > 0 && is_tagged(it));
+        todo.extend(columns.map(|it| ((key.relation, *it), conflict)));
+        if !key.is_strict || computes && !key.by_expressions {
+            todo.push(((key.relation, WHOLE_ROW), Conflict::Otherwise));
         }
     }
-    while let Some((relation, column)) = todo.pop() {
-        for (made, part) in snapshot.made_of.iter().filter(|(made, part)| part.0 == made.relation) {
-            if (made.relation, made.number) == (relation, column) && add(*part, Conflict::Otherwise) {
-                todo.push(*part);
-            }
+    while let Some((column, conflict)) = todo.pop() {
+        let known = conflicts.entry(column).or_insert(Conflict::Never);
+        if *known >= conflict {
+            continue;
         }
-        for &(_, parent) in snapshot.inherits.iter().filter(|(child, _)| *child == relation) {
-            // Their numbers of columns may be others.
-            let has_it = snapshot.conflicting.iter().any(|it| it.relation == parent && it.columns.contains(&column));
-            if !has_it && add((parent, WHOLE_ROW), Conflict::Otherwise) {
-                todo.push((parent, WHOLE_ROW));
-            }
+        *known = conflict;
+        let parts = snapshot.made_of.iter().filter(|(made, part)| part.0 == made.relation);
+        for (_, part) in parts.filter(|(made, _)| (made.relation, made.number) == column) {
+            todo.push((*part, Conflict::Otherwise));
+            todo.push(((column.0, WHOLE_ROW), Conflict::Otherwise));
         }
+        todo.extend(kin.above(column).map(|it| (it, conflict)));
     }
     conflicts
 }
@@ -408,21 +449,32 @@ fn written_by_code(
     if snapshot.code.is_empty() {
         return Vec::new();
     }
+    let readers = readers(tagged, derived, relations, snapshot);
+    let code = snapshot.code.iter().filter(|it| readers.contains(&it.function));
+    code.filter(|it| !(it.by_trigger && tagged.contains_key(&it.relation))).map(|it| it.relation).collect()
+}
+
+/// Functions whose texts read tagged or derived relations.
+fn readers(
+    tagged: &HashMap<u32, BTreeSet<String>>,
+    derived: &HashSet<u32>,
+    relations: &HashMap<u32, &RelationRow>,
+    snapshot: &Snapshot,
+) -> HashSet<u32> {
     let name = |oid: &u32| relations.get(oid).map(|it| it.name.as_str());
     let sensitive = Sensitive {
         tagged: tagged.iter().filter_map(|(oid, columns)| Some((name(oid)?, columns))).collect(),
         derived: derived.iter().filter_map(name).collect(),
     };
-    let readers = code::readers(&snapshot.bodies, &sensitive);
-    let code = snapshot.code.iter().filter(|it| readers.contains(&it.function));
-    code.filter(|it| !(it.by_trigger && tagged.contains_key(&it.relation))).map(|it| it.relation).collect()
+    code::readers(&snapshot.bodies, &sensitive)
 }
 
 /// Relations whose row security policies read tagged values, or whose children have some of which they know nothing, and all
 /// that builds on these.
-fn guarded(tags: &Tags, derived: &HashSet<u32>, snapshot: &Snapshot) -> HashSet<u32> {
-    let mut guarded = HashSet::new();
-    if snapshot.policies.is_empty() && snapshot.inherits.is_empty() {
+fn guarded(tags: &Tags, derived: &HashSet<u32>, readers: &HashSet<u32>, snapshot: &Snapshot) -> HashSet<u32> {
+    let by_code = snapshot.policy_code.iter().filter(|(_, function)| readers.contains(function));
+    let mut guarded: HashSet<u32> = by_code.map(|(relation, _)| *relation).collect();
+    if guarded.is_empty() && snapshot.policies.is_empty() && snapshot.inherits.is_empty() {
         return guarded;
     }
     let mut users: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -430,7 +482,8 @@ fn guarded(tags: &Tags, derived: &HashSet<u32>, snapshot: &Snapshot) -> HashSet<
     for (user, used) in snapshot.policies.iter().chain(&snapshot.rewrites).copied().chain(parents) {
         users.entry(used).or_default().push(user);
     }
-    let mut todo: Vec<u32> = tags.keys().map(|(relation, _)| *relation).chain(derived.iter().copied()).collect();
+    let tagged = tags.keys().map(|(relation, _)| *relation);
+    let mut todo: Vec<u32> = tagged.chain(derived.iter().copied()).chain(guarded.iter().copied()).collect();
     while let Some(relation) = todo.pop() {
         for &user in users.get(&relation).into_iter().flatten() {
             if guarded.insert(user) {

@@ -59,6 +59,12 @@ impl Walk<'_> {
     /// What a new row is made of. Tagged columns may have values that the statement brings along: it shows none of those that are
     /// there, unless a key is in the way.
     fn inserted(&self, entries: &[Value<'_>], table: u32, frame: &Frame<'_, '_>) -> Result<(), Refusal> {
+        if self.set.conflicts_anyhow(table) {
+            return Err(Refusal::new(
+                "a key of the table, or an exclusion constraint, is computed from a masked column, also where that is NULL: whether a row \
+                 can be written would tell of values that are masked",
+            ));
+        }
         for value in entries {
             let entry = value.as_node().ok_or_else(|| Refusal::unknown("a target list"))?;
             // The table's own defaults may call what they like: what they read is known by their texts, or the table is not for agents.
@@ -175,6 +181,9 @@ impl Walk<'_> {
 
 /// How many rows a value of an INSERT is written to; none where a query says how many there are.
 fn rows_of(value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Option<usize> {
+    if frame.makes_rows() {
+        return None;
+    }
     if frame.has_no_from() {
         return Some(1);
     }

@@ -512,6 +512,11 @@ impl<'f, 't> Frame<'f, 't> {
         self.query.list("rtable").get(number.checked_sub(1)?).and_then(Value::as_node)
     }
 
+    /// Whether functions in its target list give rows.
+    pub(super) fn makes_rows(&self) -> bool {
+        self.query.word("hasTargetSRFs") != Some("false")
+    }
+
     /// Whether its rows come from nowhere: there is one.
     pub(super) fn has_no_from(&self) -> bool {
         self.query.node("jointree").is_none_or(|it| it.is_empty("fromlist"))

@@ -33,6 +33,21 @@ pub(super) fn nature(parts: &[&str]) -> Nature {
     }
 }
 
+/// True for a function of the server's own that gives one value, and no rows.
+pub(super) fn gives_one_value(parts: &[&str]) -> bool {
+    /// Of those that are known, those that give rows (`proretset` of `pg_proc.dat`).
+    const ROWS: &str = "\
+        aclexplode generate_series generate_subscripts json_array_elements json_array_elements_text json_each json_each_text \
+        json_object_keys json_populate_recordset json_to_recordset jsonb_array_elements jsonb_array_elements_text jsonb_each \
+        jsonb_each_text jsonb_object_keys jsonb_path_query jsonb_path_query_tz jsonb_populate_recordset jsonb_to_recordset \
+        pg_available_extension_versions pg_available_extensions pg_get_catalog_foreign_keys pg_get_keywords \
+        pg_get_publication_tables pg_listening_channels pg_options_to_table pg_partition_ancestors pg_partition_tree \
+        pg_show_all_settings pg_snapshot_xip pg_tablespace_databases pg_timezone_abbrevs pg_timezone_names regexp_matches \
+        regexp_split_to_table string_to_table ts_debug ts_parse ts_token_type txid_snapshot_xip unnest";
+    let is_known = nature(parts) == Nature::Pure || parts.last().is_some_and(|it| *it == "nextval");
+    is_known && parts.last().is_some_and(|it| !has(ROWS, it))
+}
+
 /// True for a function, by its written name, that gives a value and does nothing else.
 pub(super) fn only_computes(written: &str) -> bool {
     nature(&written.split('.').collect::<Vec<_>>()) == Nature::Pure

@@ -1,6 +1,6 @@
 //! Statements other than queries: what kind of action each is, and what it may do to tagged data.
 
-use pg_query::protobuf::{self, ObjectType, VariableSetKind, a_const};
+use pg_query::protobuf::{self, DropBehavior, ObjectType, VariableSetKind, a_const};
 use pg_query::{Node, NodeEnum, NodeRef};
 
 use super::Name;
@@ -11,6 +11,7 @@ use crate::protocol::postgres::wire::OWN_NAME;
 
 /// What is known of a utility statement before its children are walked.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "properties that have nothing to do with each other")]
 pub(super) struct Utility<'a> {
     pub(super) kind: Kind,
     /// What people call it.
@@ -25,6 +26,8 @@ pub(super) struct Utility<'a> {
     pub(super) hazard: Option<String>,
     /// Why it is refused on every target.
     pub(super) pinned: Option<String>,
+    /// What depends on it goes with it: keys by which columns of other tables are known to be tagged.
+    pub(super) cascades: bool,
     /// It would let a session write that is only to read.
     pub(super) lets_write: bool,
     /// A SET of something by which nothing comes to mean something else.
@@ -109,6 +112,7 @@ impl Utility<'_> {
             also: Vec::new(),
             hazard: None,
             pinned: None,
+            cascades: false,
             lets_write: false,
             keeps_meanings: false,
             name: None,
@@ -347,7 +351,8 @@ pub(super) fn revealing(name: &str) -> Option<String> {
 }
 
 fn drop_objects(drop: &protobuf::DropStmt) -> Result<Utility<'_>, Unknown> {
-    let mut utility = Utility::new(Kind::Drop, "DROP");
+    let cascades = drop.behavior() == DropBehavior::DropCascade;
+    let mut utility = Utility::new(Kind::Drop, if cascades { "DROP ... CASCADE" } else { "DROP" });
     // How many trailing names are not the relation's: `DROP TRIGGER t ON schema.relation`.
     let own = match drop.remove_type() {
         ObjectType::Undefined => return Err(Unknown("a DROP of an unknown kind")),
@@ -357,8 +362,11 @@ fn drop_objects(drop: &protobuf::DropStmt) -> Result<Utility<'_>, Unknown> {
         | ObjectType::ObjectForeignTable
         | ObjectType::ObjectSequence => 0,
         ObjectType::ObjectTrigger | ObjectType::ObjectRule | ObjectType::ObjectPolicy => 1,
+        // What is in it is not named.
+        ObjectType::ObjectSchema if cascades => return Ok(utility.hazard()),
         _ => return Ok(utility),
     };
+    utility.cascades = cascades;
     for object in &drop.objects {
         let mut parts = qualified_name(object)?;
         parts.truncate(parts.len().saturating_sub(own));

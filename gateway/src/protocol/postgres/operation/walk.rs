@@ -259,6 +259,7 @@ impl<'a> Walk<'a> {
             also,
             hazard,
             pinned,
+            cascades,
             lets_write,
             keeps_meanings,
             name,
@@ -268,7 +269,7 @@ impl<'a> Walk<'a> {
             // What a prepared statement shows is checked by its result, and here it is wrapped.
             self.hazard(format!("{outer} of a prepared statement can show masked data"));
         }
-        if matches!(kind, Kind::Drop | Kind::Truncate | Kind::Lock) {
+        if matches!(kind, Kind::Drop | Kind::Truncate | Kind::Lock) && !cascades {
             self.seen.shows_nothing |= self.actions.is_empty();
         } else {
             self.seen.wrapper = self.seen.wrapper.or(Some(word));

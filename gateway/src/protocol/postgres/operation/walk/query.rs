@@ -8,6 +8,7 @@ use super::{Item, Source, Walk, known, name_parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked, parts};
+use crate::protocol::postgres::operation::functions;
 
 /// Whose column a value is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +178,8 @@ impl<'a> Walk<'a> {
             }
             if let Some(conflict) = on_conflict_clause {
                 if !conflict.target_list.is_empty() {
-                    walk.updates_on_conflict(conflict, table, select_stmt.as_deref().is_some_and(is_values));
+                    let of_values = select_stmt.as_deref().is_some_and(|it| is_values(it, &mut walk.left));
+                    walk.updates_on_conflict(conflict, table, of_values);
                 }
                 walk.on_conflict(conflict, table)?;
             }
@@ -401,8 +403,35 @@ fn is_column(target: &Node) -> bool {
     matches!(value.and_then(|it| it.node.as_ref()), Some(NodeEnum::ColumnRef(_)))
 }
 
-fn is_values(source: &Node) -> bool {
-    matches!(&source.node, Some(NodeEnum::SelectStmt(it)) if !it.values_lists.is_empty())
+/// Whether a source is VALUES that give as many rows as are written.
+fn is_values(source: &Node, left: &mut usize) -> bool {
+    let Some(NodeEnum::SelectStmt(select)) = &source.node else { return false };
+    !select.values_lists.is_empty()
+        && select.values_lists.iter().all(|it| it.node.as_ref().is_some_and(|it| gives_one(it.to_ref(), left)))
+}
+
+/// Whether nothing in an expression may give several rows: it calls nothing but functions that are known not to.
+fn gives_one(node: NodeRef<'_>, left: &mut usize) -> bool {
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        // The walk ends.
+        return false;
+    }
+    if let NodeRef::FuncCall(call) = node
+        && !name_parts(&call.funcname).is_ok_and(|it| functions::gives_one_value(&it))
+    {
+        return false;
+    }
+    // What a subquery gives is one value, whatever is in it.
+    if matches!(node, NodeRef::SubLink(_)) {
+        return true;
+    }
+    let mut all = true;
+    let walked = parts(node, &mut |child| {
+        all = all && gives_one(child, left);
+        Ok(())
+    });
+    all && walked.is_ok()
 }
 
 fn is_null(node: &Node) -> bool {

@@ -124,7 +124,8 @@ impl<'a> Walk<'a> {
 
     pub(super) fn table(&mut self, schema: Option<&str>, name: &str, access: Access) -> ((usize, usize), Exposure) {
         let exposure = self.set.exposure(schema, name);
-        self.seen.guarded |= self.set.is_guarded(schema, name);
+        let is_guarded = self.set.is_guarded(schema, name);
+        self.seen.guarded |= is_guarded;
         self.seen.mixed |= self.set.is_mixed(schema, name);
         let is_upkeep = self.actions.get(self.at).is_some_and(|it| matches!(it.kind, Kind::Vacuum | Kind::Lock));
         if access == Access::Write && is_systems(schema, name) && !is_upkeep {
@@ -146,6 +147,12 @@ impl<'a> Walk<'a> {
             Exposure::Unknown if schema == Some("pg_temp") => {}
             Exposure::Unknown => {
                 self.seen.unknown.insert((schema.map(str::to_owned), name.to_owned()));
+            }
+            // Its policies, or its children, have tagged columns: the server's tree tells which of these count.
+            Exposure::Clear if is_guarded => {
+                self.touch(name, &exposure);
+                self.seen.mixed = true;
+                self.seen.reads_tagged |= access == Access::Read;
             }
             Exposure::Clear => {}
         }

@@ -76,6 +76,9 @@ const VIEWS: &str = "
     CREATE TABLE by_policy_code (id int, note text); INSERT INTO by_policy_code VALUES (1, '900-11-1002');
     ALTER TABLE by_policy_code ENABLE ROW LEVEL SECURITY; ALTER TABLE by_policy_code FORCE ROW LEVEL SECURITY;
     CREATE POLICY p ON by_policy_code USING (is_free(note));
+    CREATE TABLE harmless (id int, city text, email text); INSERT INTO harmless VALUES (1, 'Graz', 'h@x.example');
+    ALTER TABLE harmless ENABLE ROW LEVEL SECURITY; ALTER TABLE harmless FORCE ROW LEVEL SECURITY;
+    CREATE POLICY p ON harmless USING (city <> 'Wels' AND EXISTS (SELECT FROM customers c WHERE c.id = harmless.id));
     CREATE TABLE let_in (id int, note text, email text); ALTER TABLE let_in ENABLE ROW LEVEL SECURITY; ALTER TABLE let_in FORCE ROW LEVEL SECURITY;
     CREATE POLICY p ON let_in FOR INSERT WITH CHECK (NOT EXISTS (SELECT FROM customers c WHERE c.ssn = let_in.note));
     CREATE TABLE checked (id int, note text CHECK (is_free(note)));
@@ -374,6 +377,9 @@ const CASES: &[(&str, Outcome)] = &[
     ("EXPLAIN SELECT id FROM by_policy", Denied),
     ("INSERT INTO by_policy VALUES (2, 'x')", Denied),
     ("SELECT id FROM by_policy_code", Denied),
+    ("SELECT email FROM harmless WHERE id = 1", Masked),
+    ("UPDATE harmless SET city = 'Linz' WHERE id = 1 RETURNING id", Clear),
+    ("INSERT INTO harmless (id, city, email) VALUES (3, 'Graz', 'i@x.example')", Clear),
     ("INSERT INTO let_in (id, note) VALUES (1, '900-11-1002')", Denied),
     ("INSERT INTO checked VALUES (1, '900-11-1002')", Denied),
     ("INSERT INTO ruled (id, name) VALUES (2, 'r@x.example')", Denied),

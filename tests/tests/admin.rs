@@ -285,8 +285,7 @@ fn explain_says_where_the_columns_of_a_result_come_from() {
 
     let reports = POLICY
         .replace("\"insert\", \"update\", \"delete\", ", "")
-        .replace("whole-table", "other")
-        .replace("kinds     = [\"update\", \"delete\"]", "agents    = [\"other\"]");
+        .replace("kinds     = [\"update\", \"delete\"]\nhas_where = false", "kinds     = [\"show\"]");
     shop.configure(&reports).unwrap();
     shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
     let said = explained("SET default_transaction_read_only = off", &[]);

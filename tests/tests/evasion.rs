@@ -891,7 +891,8 @@ errors(until(stream, b"Z"))
 "#,
         )
         .unwrap();
-    assert!(!said.contains(SSN) && said.matches("withheld").count() == 8, "{said}");
+    // It is part of the statement, and what can fail by a masked value is refused.
+    assert!(!said.contains(SSN) && !said.contains("22P02") && said.matches("ERROR 42501").count() == 10, "{said}");
 }
 
 #[test]

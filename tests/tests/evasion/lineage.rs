@@ -75,6 +75,30 @@ for sql in (new + b"VALUES ('n', 'n@new.example', now(), 'n-1'), ('m', 'm@new.ex
     assert!(said.contains("rows of a query to customers.ssn") && said.contains("4 times a minute"), "{said}");
 }
 
+/// For half a minute the catalog that is known is older than the column.
+#[test]
+fn a_column_that_somebody_adds_to_a_parent_is_its_childrens() {
+    let world = World::with(POLICY);
+    let sql = |text: &str| world.shop.postgres.sql(&format!("SET ROLE orders_rw; {text}")).unwrap();
+    sql(
+        "CREATE TABLE parent (id int); CREATE TABLE child (email text) INHERITS (parent); INSERT INTO child VALUES (1, 'zoe@child.example')",
+    );
+    let script = r#"
+s, stream = session()
+show(s, stream, b"SELECT id FROM parent")
+print("ready", flush=True)
+sys.stdin.readline()
+for sql in (b"SELECT upper(email) FROM parent", b"SELECT * FROM parent", b"SELECT parent FROM parent"):
+    show(s, stream, sql)
+"#;
+    let mut client = world.shop.raw_client(script).start().unwrap();
+    client.wait_for("ready", PATIENCE).unwrap();
+    sql("ALTER TABLE parent ADD COLUMN email text");
+    client.write("\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    assert!(!said.to_lowercase().contains("zoe@") && said.matches("ERROR 42501").count() == 3, "{said}");
+}
+
 #[test]
 fn cursors_and_prepared_statements_show_what_their_queries_do() {
     let world = World::allowing(r#""declare", "fetch", "prepare", "execute", "deallocate""#);

@@ -99,6 +99,8 @@ pub struct TaggedSet {
     masked_less: HashSet<u32>,
     tagged: HashSet<u32>,
     referred_to: HashSet<u32>,
+    /// Parents, at whatever distance, of relations with tagged columns, and what these are called.
+    above: HashMap<u32, HashSet<String>>,
     computed: HashSet<(u32, i16)>,
     constrained: HashSet<(u32, i16)>,
     conflicts: HashMap<(u32, i16), Conflict>,
@@ -177,6 +179,7 @@ impl TaggedSet {
             masked_less: HashSet::new(),
             tagged: HashSet::new(),
             referred_to: HashSet::new(),
+            above: HashMap::new(),
             computed: HashSet::new(),
             constrained: HashSet::new(),
             conflicts: HashMap::new(),
@@ -220,6 +223,13 @@ impl TaggedSet {
     /// True for a relation that has tagged columns.
     pub(super) fn has_tagged(&self, relation: u32) -> bool {
         self.tagged.contains(&relation)
+    }
+
+    /// True for a column that has no mask, and the name of one that has in a child of its relation: it was made after the catalog was read,
+    /// and is the child's.
+    pub(super) fn is_news(&self, (relation, column): (u32, i16), name: &str) -> bool {
+        let tagged = self.above.get(&relation);
+        tagged.is_some_and(|it| it.contains(name)) && self.masks(relation, column).is_empty()
     }
 
     /// True for a relation with a tagged column that foreign keys refer to.

@@ -48,6 +48,18 @@ impl TaggedSet {
                 todo.extend(kin.parents.get(&relation).into_iter().flatten());
             }
         }
+        let mut above: HashMap<u32, HashSet<String>> = HashMap::new();
+        let mut todo: Vec<(u32, &str)> = tagged_names
+            .iter()
+            .flat_map(|(relation, names)| names.iter().map(|name| (*relation, name.as_str())))
+            .collect();
+        while let Some((relation, name)) = todo.pop() {
+            for &parent in kin.parents.get(&relation).into_iter().flatten() {
+                if above.entry(parent).or_default().insert(name.to_owned()) {
+                    todo.push((parent, name));
+                }
+            }
+        }
         let computed = snapshot.computed.iter().copied().filter(|it| tags.contains_key(it)).collect();
         let constrained = constrained(&tags, &tagged, snapshot, &kin);
         let grouping_keys = grouping_keys(&tags, &tagged, snapshot);
@@ -111,6 +123,7 @@ impl TaggedSet {
             masked_less,
             tagged,
             referred_to,
+            above,
             computed,
             code: Arc::clone(&snapshot.known),
             fetched_at,

@@ -332,9 +332,14 @@ impl<'s> Walk<'s> {
             Known::Not => {}
         }
         frame.items.borrow_mut()[index] = Known::Open;
-        let item = frame.entry(number);
-        let (flows, is_final) = self.item_columns(frame, item.ok_or_else(|| Refusal::unknown("an item"))?)?;
+        let item = frame.entry(number).ok_or_else(|| Refusal::unknown("an item"))?;
+        let (flows, is_final) = self.item_columns(frame, item)?;
         frame.items.borrow_mut()[index] = if is_final { Known::Yes(Rc::clone(&flows)) } else { Known::Not };
+        // Its policies look at its own columns. One may compare with a setting of the client's choice.
+        for policy in item.list("securityQuals") {
+            self.by_code.set(true);
+            self.condition("row security", Some(policy), frame)?;
+        }
         Ok(flows)
     }
 
@@ -414,10 +419,14 @@ impl<'s> Walk<'s> {
                 ));
             }
         }
-        // A policy may compare with a setting of the client's choice.
-        for policy in item.list("securityQuals") {
-            self.by_code.set(true);
-            self.condition("row security", Some(policy), frame)?;
+        for (name, number) in names.iter().zip(1_i16..) {
+            let Value::Word(name) = name else { return Err(Refusal::unknown("a column's name")) };
+            if self.set.is_news((oid, number), &unescaped(name.trim_matches('"'))) {
+                return Err(Refusal::new(format!(
+                    "column {name} of {} is not known yet, and has the name of a masked column of tables below it; ask again in half a minute",
+                    name_of(item)
+                )));
+            }
         }
         let column = |number: i16| {
             if self.set.masks(oid, number).is_empty() { Flow::default() } else { Flow::column((oid, number)) }

@@ -11,6 +11,8 @@
 //! - Nothing tagged is compared where rows are chosen, joined, grouped, sorted or counted. The one exception is a mask's own:
 //!   equality with a constant or a parameter, up to so many a minute ([`Lineage::lookups`]). (What GROUP BY names beside a primary
 //!   key is not compared: see `grouping`.)
+//! - Nothing tagged is stored, and nothing that is there is written over where it is tagged; whether a row can be written, moved or
+//!   removed is not up to tagged values either (`change`). A row security policy is a condition like any other.
 //!
 //! Every node has its place in the walk's tables; one that has none makes the statement refused. Pure: text in, facts out.
 //! See the PostgreSQL manual, "The Rule System", section "The Query Tree".

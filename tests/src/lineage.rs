@@ -69,6 +69,14 @@ const VIEWS: &str = "
     ALTER TABLE unchecked ADD CHECK (email LIKE 'a%') NOT VALID;
     CREATE TABLE above (id int, tenant int); CREATE TABLE below (email text UNIQUE, UNIQUE (tenant, email)) INHERITS (above);
     CREATE TABLE of_below (e text REFERENCES below (email)); INSERT INTO below VALUES (1, 1, 'b@x.example');
+    CREATE TABLE wholly (id int, tenant int, email text); INSERT INTO wholly VALUES (1, 5, 'w@x.example'), (2, 6, 'v@x.example');
+    CREATE UNIQUE INDEX ON wholly (tenant) WHERE wholly.* IS NOT NULL;
+    CREATE TABLE over (id int, email text); CREATE TABLE under (UNIQUE (email)) INHERITS (over); CREATE TABLE of_under (e text REFERENCES under (email));
+    INSERT INTO under VALUES (1, 'o@x.example');
+    CREATE TABLE shuffled (k int, id int, tenant int, email text) PARTITION BY RANGE (k);
+    CREATE TABLE shuffled_1 (tenant int, email text, k int, id int, UNIQUE (tenant, email));
+    ALTER TABLE shuffled ATTACH PARTITION shuffled_1 FOR VALUES FROM (0) TO (10); INSERT INTO shuffled VALUES (1, 1, 1, 's@x.example');
+    DO $$BEGIN EXECUTE 'CREATE TABLE nulls (note text, email text, UNIQUE NULLS NOT DISTINCT (email))'; EXCEPTION WHEN syntax_error THEN NULL; END$$;
     CREATE FUNCTION is_free(note text) RETURNS boolean LANGUAGE sql AS 'SELECT NOT EXISTS (SELECT FROM customers WHERE ssn = note)';
     CREATE TABLE by_policy (id int, note text); INSERT INTO by_policy VALUES (1, '900-11-1002');
     ALTER TABLE by_policy ENABLE ROW LEVEL SECURITY; ALTER TABLE by_policy FORCE ROW LEVEL SECURITY;
@@ -366,6 +374,11 @@ const CASES: &[(&str, Outcome)] = &[
     ("UPDATE moved SET id = 15 WHERE id = 1", Denied),
     ("UPDATE moved SET phone = 'q' WHERE id = 1", Clear),
     ("UPDATE unchecked SET phone = 'q' WHERE id = 1", Denied),
+    ("UPDATE wholly SET tenant = 5 WHERE id = 2", Denied),
+    ("INSERT INTO wholly (id, tenant) VALUES (3, 5)", Denied),
+    ("DELETE FROM over WHERE id = 1", Denied),
+    ("UPDATE shuffled SET tenant = 2 WHERE id = 1", Denied),
+    ("UPDATE shuffled SET id = id WHERE id = 1", Clear),
     ("UPDATE above SET tenant = 2 WHERE id = 1", Denied),
     ("DELETE FROM above WHERE id = 1", Denied),
     ("SELECT id, tenant FROM above", Clear),
@@ -418,7 +431,7 @@ const CASES: &[(&str, Outcome)] = &[
     ("SELECT most_common_vals FROM pg_stats WHERE tablename = 'customers'", Denied),
 ];
 
-/// For servers that have it.
+/// For servers that have MERGE, and keys in which NULLs are equal.
 const MERGES: (u32, &[(&str, Outcome)]) = (150_000, &[
     ("MERGE INTO keyed USING (SELECT 1 AS id) s ON keyed.id = s.id WHEN MATCHED THEN UPDATE SET name = 'k'
       WHEN NOT MATCHED THEN INSERT (id, name) VALUES (s.id, 'k')", Clear),
@@ -434,6 +447,7 @@ const MERGES: (u32, &[(&str, Outcome)]) = (150_000, &[
     ("MERGE INTO keyed k USING customers c ON c.id = k.id WHEN NOT MATCHED THEN INSERT (id, email) VALUES (c.id + 100, 'x')", Denied),
     ("MERGE INTO fresh f USING customers c ON false WHEN NOT MATCHED THEN INSERT (name, email) VALUES (c.name, c.email)", Denied),
     ("MERGE INTO customers c USING (SELECT 1 AS id) s ON c.id = s.id WHEN MATCHED THEN UPDATE SET ssn = 'x'", Denied),
+    ("INSERT INTO nulls (note) VALUES ('x') ON CONFLICT DO NOTHING", Denied),
     ("MERGE INTO public.holders h USING (SELECT 1) s ON false WHEN MATCHED THEN DELETE", Denied),
     ("MERGE INTO fresh f USING loud l ON l.id = f.id WHEN MATCHED THEN UPDATE SET name = l.number", Denied),
 ]);

@@ -12,6 +12,12 @@ fn without_ids(said: &str) -> String {
     parts.fold(first, |text, part| text + part.split_once(')').map_or(part, |(_, rest)| rest))
 }
 
+/// The policy with masks that let rows be looked up.
+fn four_lookups() -> String {
+    let columns = "columns = [\"public.customers.ssn\", \"*.*.email\"]";
+    POLICY.replace(columns, &format!("{columns}\nlookups_per_minute = 4"))
+}
+
 #[test]
 fn what_comes_back_is_the_same_whatever_is_masked() {
     lineage::hold(&Shop::new().unwrap()).unwrap();
@@ -19,10 +25,7 @@ fn what_comes_back_is_the_same_whatever_is_masked() {
 
 #[test]
 fn a_known_value_is_looked_up_so_often_and_no_more() {
-    let world = World::with(&POLICY.replace(
-        "columns = [\"public.customers.ssn\", \"*.*.email\"]",
-        "columns = [\"public.customers.ssn\", \"*.*.email\"]\nlookups_per_minute = 4",
-    ));
+    let world = World::with(&four_lookups());
     let said = world
         .shop
         .raw(
@@ -51,10 +54,7 @@ for _ in range(3):
 
 #[test]
 fn a_row_with_a_masked_key_is_looked_up_by_it() {
-    let world = World::with(&POLICY.replace(
-        "columns = [\"public.customers.ssn\", \"*.*.email\"]",
-        "columns = [\"public.customers.ssn\", \"*.*.email\"]\nlookups_per_minute = 4",
-    ));
+    let world = World::with(&four_lookups());
     let said = world
         .shop
         .raw(

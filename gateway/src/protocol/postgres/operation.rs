@@ -35,6 +35,7 @@ pub(super) use self::functions::{
 pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};
 
 use self::text::Hide;
+pub(super) use self::text::looks_secret;
 use self::walk::Seen;
 use super::catalog::{Exposure, TaggedSet};
 use super::copy::CopyForm;
@@ -237,6 +238,11 @@ impl Parsed {
 }
 
 impl Statement {
+    /// Whether it calls nothing but functions that give a value and do nothing else.
+    pub(super) fn only_computes(&self) -> bool {
+        self.actions.iter().flat_map(|it| &it.functions).all(|it| functions::only_computes(it))
+    }
+
     fn size(&self) -> usize {
         let relations = match &self.class {
             Class::Plain { relations } | Class::Traced { relations, query: _ } => {

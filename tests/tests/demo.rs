@@ -6,7 +6,7 @@ use std::time::Duration;
 use system_tests::Result;
 use system_tests::process::Running;
 
-const TWO_MINUTES: Duration = Duration::from_secs(120);
+const TWO_MINUTES: Duration = Duration::from_mins(2);
 
 #[test]
 fn every_scene_ends_as_it_is_told() -> Result {

@@ -84,7 +84,7 @@ impl Judged {
         let operation = Operation {
             text: parsed.redacted(),
             database: Some(database.to_owned()),
-            actions: parsed.actions(),
+            actions: parsed.actions().into(),
             refusal: parsed.refusal().or_else(only_reads).map(str::to_owned),
         };
         let judgement = session.judge(Arc::new(operation));
@@ -101,11 +101,10 @@ impl Judged {
     }
 
     /// The same statement with other literals in it: `text` has this one's template.
-    pub(super) fn with_literals(&self, session: &Session, text: Arc<str>) -> Self {
+    pub(super) fn with_literals(&self, text: Arc<str>) -> Self {
         let shown = text.trim_ascii().trim_end_matches(';').trim_ascii_end().to_owned();
-        let operation = Operation { text: shown, ..self.judgement.operation().clone() };
         Self {
-            judgement: session.judge(Arc::new(operation)),
+            judgement: self.judgement.with_text(shown),
             parsed: Arc::clone(&self.parsed),
             catalog: Arc::clone(&self.catalog),
             effects: self.effects.clone(),
@@ -217,7 +216,7 @@ impl Memory {
         }
         let mut keys = template(text).into_iter().chain(free_template(text).map(|it| it.key));
         let known = keys.find_map(|key| self.by_template.get(key.as_str()).filter(current))?;
-        Some(Arc::new(known.with_literals(session, text.into())))
+        Some(Arc::new(known.with_literals(text.into())))
     }
 
     pub(super) fn keep(&mut self, judged: &Arc<Judged>) {

@@ -306,6 +306,7 @@ impl Relay<'_> {
         // What the names stand for is certain once the target has answered to all that may have changed them.
         self.drain().await.map_err(Err)?;
         let mut operation = judged.judgement.operation().clone();
+        let mut all = operation.actions.to_vec();
         let (mut tagged, mut guarded, mut unknown, mut shows) = (false, false, false, None);
         let is_alone = judged.statements().len() == 1 && judged.effects.uses.len() == 1;
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
@@ -336,7 +337,7 @@ impl Relay<'_> {
                     break;
                 }
                 left -= takes;
-                operation.actions.extend(actions.cloned());
+                all.extend(actions.cloned());
                 operation.text.extend([" [", name.word(), ": ", shown, "]"]);
                 tagged |= statement.class != Class::Untouched;
                 if matches!(statement.class, Class::Traced { .. }) {
@@ -354,9 +355,10 @@ impl Relay<'_> {
             open.extend(inner.effects.uses.iter().map(|name| (name.clone(), depth + 1)));
         }
         if unknown {
-            operation.actions.push(Action::of(Kind::Unparsed));
+            all.push(Action::of(Kind::Unparsed));
             tagged = true;
         }
+        operation.actions = all.into();
         Ok(Some(Named { tagged, guarded, shows, judgement: self.session.judge(Arc::new(operation)) }))
     }
 

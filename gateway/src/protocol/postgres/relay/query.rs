@@ -101,7 +101,7 @@ impl Relay<'_> {
         let operation = Operation {
             text: format!("function call {oid}"),
             database: Some(self.way.database.clone()),
-            actions: vec![action],
+            actions: Arc::from([action]),
             refusal,
         };
         let judgement = self.session.judge(Arc::new(operation));

@@ -417,15 +417,15 @@ impl<'a> Lexed<'a> {
         let before = match &node.node {
             Some(NodeEnum::DeclareCursorStmt(it)) if is_select(&it.query) && it.options & BINARY == 0 => Token::For,
             Some(NodeEnum::PrepareStmt(it)) if it.argtypes.is_empty() => Token::As,
-            Some(NodeEnum::InsertStmt(it)) => return sample::sample(it, tokens, self.sql, statement).map(Query::Sampled),
+            Some(NodeEnum::InsertStmt(it)) => {
+                return sample::sample(it, tokens, self.sql, statement).map(Query::Sampled);
+            }
             Some(NodeEnum::CopyStmt(it)) if it.is_from => return copy::taken(it, tokens, self.sql, statement.end),
             Some(NodeEnum::CopyStmt(it)) => {
                 let form = copy::form(it)?;
                 let query = match &it.relation {
                     Some(relation) => copy::of_table(relation, &it.attlist)?,
-                    None if is_select(&it.query) => {
-                        self.sql.get(copy::in_brackets(tokens)?)?.to_owned()
-                    }
+                    None if is_select(&it.query) => self.sql.get(copy::in_brackets(tokens)?)?.to_owned(),
                     None => return None,
                 };
                 return Some(Query::Copied { query, form });
@@ -505,14 +505,16 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
     // The first action is then that of making the cursor, or the name, or of copying.
     let is_within = query.is_within();
     let queries = actions.get(usize::from(is_within)..).unwrap_or_default();
-    let only_reads = !seen.writes_values && queries.iter().all(|it| it.kind == Kind::Select);
-    // Its changes are judged anew when they are made, if ever.
-    let runs_nothing = matches!(query, Query::Planned { .. } | Query::Made(_)) && queries.iter().all(is_query);
+    let takes_rows = matches!(query, Query::Taken { .. });
+    let only_reads = !seen.writes_values && !takes_rows && queries.iter().all(|it| it.kind == Kind::Select);
+    let runs_nothing = matches!(query, Query::Planned { .. }) && queries.iter().all(is_query);
     if (only_reads || runs_nothing) && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
         return Class::Traced { relations: relations(), query };
     }
-    // The server's tree tells what is written, and by what rows are chosen.
-    let is_traced = seen.wrapper.is_none() && actions.iter().all(is_query) && !is_plain_insert(seen, actions);
+    // The server's tree tells what is written, and by what rows are chosen. What is prepared is judged anew when it is executed.
+    let changes =
+        takes_rows || matches!(query, Query::Made(_)) || seen.wrapper.is_none() && !is_plain_insert(seen, actions);
+    let is_traced = changes && queries.iter().all(is_query);
     match touching(seen, is_traced) {
         Some(reason) if !seen.shows_nothing => refused(reason),
         _ if is_traced => Class::Traced { relations: relations(), query },
@@ -548,7 +550,7 @@ fn touching(seen: &Seen, is_traced: bool) -> Option<String> {
         return Some(format!("{name} shows values of masked columns under other names; query the masked table itself"));
     }
     let tables = seen.touched.iter().map(|it| it.relation.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(word) = seen.wrapper {
+    if let Some(word) = seen.wrapper.filter(|_| !is_traced) {
         return Some(format!("{word} is not possible here on {tables}, which has masked columns"));
     }
     if let Some(function) = &seen.effect {

@@ -30,9 +30,7 @@ pub(super) fn checked(
         return Err(ANOTHER.to_owned());
     }
     match query {
-        Query::Itself | Query::Sampled(_) | Query::Made(_) => {
-            Ok(Checked::described(columns, Some(Arc::new(lineage))))
-        }
+        Query::Itself | Query::Sampled(_) | Query::Made(_) => Ok(Checked::described(columns, Some(Arc::new(lineage)))),
         Query::Taken { .. } => Ok(Checked::described(None, Some(Arc::new(lineage)))),
         Query::Copied { form, .. } => match unfit(&lineage, described, &[1]).filter(|_| CopyForm::is_binary(form)) {
             Some(index) => Err(only_as_text(index)),

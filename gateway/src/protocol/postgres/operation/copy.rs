@@ -3,8 +3,8 @@
 use pg_query::protobuf::{CopyStmt, RangeVar, ScanToken, Token};
 use pg_query::{Node, NodeEnum};
 
-use super::walk::name_parts;
 use super::Query;
+use super::walk::name_parts;
 use crate::protocol::postgres::copy::CopyForm;
 
 /// What a COPY from the client may say of its rows: in which form they come, and what is done with those that have another one.
@@ -28,8 +28,7 @@ const TAKEN: &[&str] = &[
 /// The INSERT that a COPY from the client is like, but for how many rows there are: of values that nobody knows for the columns that it
 /// names, or, where it names none, of no column's. The condition on the new rows stands behind it, where it may say the same.
 pub(super) fn taken(copy: &CopyStmt, tokens: &[ScanToken], sql: &str, end: usize) -> Option<Query> {
-    let is_known =
-        |it: &Node| matches!(&it.node, Some(NodeEnum::DefElem(it)) if TAKEN.contains(&it.defname.as_str()));
+    let is_known = |it: &Node| matches!(&it.node, Some(NodeEnum::DefElem(it)) if TAKEN.contains(&it.defname.as_str()));
     if copy.is_program || !copy.filename.is_empty() || !copy.options.iter().all(is_known) {
         return None;
     }

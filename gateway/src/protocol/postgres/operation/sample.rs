@@ -40,12 +40,7 @@ struct Row {
 }
 
 /// A sample of an INSERT that has many rows and nothing in them but constants, parameters and DEFAULT. None: it is not one of these.
-pub(super) fn sample(
-    insert: &InsertStmt,
-    tokens: &[ScanToken],
-    sql: &str,
-    statement: &Range<usize>,
-) -> Option<Sample> {
+pub(super) fn sample(insert: &InsertStmt, tokens: &[ScanToken], sql: &str, statement: &Range<usize>) -> Option<Sample> {
     let lists = values(insert)?;
     let rows = lists.iter().map(Row::new).collect::<Option<Vec<Row>>>()?;
     let places = places(tokens, rows.len())?;
@@ -82,7 +77,8 @@ pub(super) fn sample(
 /// The lists of an INSERT's VALUES, where they are many and nothing else belongs to them.
 fn values(insert: &InsertStmt) -> Option<&[Node]> {
     let Some(NodeEnum::SelectStmt(select)) = &insert.select_stmt.as_deref()?.node else { return None };
-    let SelectStmt { values_lists, sort_clause, limit_offset, limit_count, locking_clause, with_clause, .. } = &**select;
+    let SelectStmt { values_lists, sort_clause, limit_offset, limit_count, locking_clause, with_clause, .. } =
+        &**select;
     let is_plain = insert.with_clause.is_none()
         && with_clause.is_none()
         && limit_offset.is_none()
@@ -220,11 +216,18 @@ mod tests {
     #[test]
     fn rows_of_a_kind_are_left_out() {
         let many = times("(1, 'x')", 300);
-        let sql = format!("INSERT INTO values (values, b) /* ( */ VALUES {many} ON CONFLICT (values) DO NOTHING RETURNING b");
+        let sql =
+            format!("INSERT INTO values (values, b) /* ( */ VALUES {many} ON CONFLICT (values) DO NOTHING RETURNING b");
         let found = sampled(&sql).unwrap();
         let expected = "INSERT INTO values (values, b) /* ( */ VALUES (1, 'x'), (1, 'x') ON CONFLICT (values) DO NOTHING RETURNING b";
         assert_eq!((found.text.as_str(), found.rows), (expected, 300));
-        let kinds = ["(-1, 'y')", "(NULL, ')')", "(1.5, DEFAULT)", "(3000000000, 'a'::numeric(10, 2))", "(true, 'a'::numeric(10, 3))"];
+        let kinds = [
+            "(-1, 'y')",
+            "(NULL, ')')",
+            "(1.5, DEFAULT)",
+            "(3000000000, 'a'::numeric(10, 2))",
+            "(true, 'a'::numeric(10, 3))",
+        ];
         let found = sampled(&format!("INSERT INTO t VALUES {many}, {}, {many}", kinds.join(", "))).unwrap();
         assert_eq!(found.text, format!("INSERT INTO t VALUES (1, 'x'), (1, 'x'), {}", kinds[1..].join(", ")));
         assert_eq!(found.rows, 605);

@@ -23,8 +23,7 @@ const IN_BATCH: &str = "the statement touches masked columns and follows others 
 
 const AFTER_CHANGE: &str = "the statement reads masked columns and follows one, in the same text, after which names may mean something else; \
                             send the statements one at a time";
-const OWN_NAME_USED: &str =
-    "the statement executes what another one in the same text prepares, which touches masked columns; send the statements one at a time";
+const OWN_NAME_USED: &str = "the statement executes what another one in the same text prepares, which touches masked columns; send the statements one at a time";
 const TOO_MANY: &str = "its statements have too many columns to be checked together; send them one at a time";
 
 /// What looking at a statement before it runs has brought.

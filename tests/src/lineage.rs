@@ -447,6 +447,7 @@ const CASES: &[(&str, Outcome)] = &[
     ("COPY loud FROM STDIN ~~ 1\ta\tb\tc\n", Denied),
     ("COPY staff FROM STDIN ~~ 1\ta\n", Denied),
     ("COPY archive.customers FROM STDIN ~~ ", Clear),
+    ("COPY above FROM STDIN ~~ ", Clear),
     ("COPY customers (name) FROM PROGRAM 'cat'", Denied),
     ("COPY customers (name) FROM '/tmp/x'", Denied),
     // Changes that are prepared by name. (Behind the tildes: how they are executed.)

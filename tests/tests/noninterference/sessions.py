@@ -33,7 +33,7 @@ class Maker:
         self.r = random.Random(seed)
         self.tables = {name: list(columns) for name, columns in BASE.items()}
         self.made, self.cursors, self.prepared, self.named, self.sent = [], [], [], [], []
-        self.count = 0
+        self.count, self.next = 0, []
 
     def one(self, *choices):
         choice = self.r.choice(choices)
@@ -253,17 +253,19 @@ class Maker:
 
     # Rows of the client's own, most of which fit.
     def copy_in(self):
-        table = self.one("customers", "notes", "people", "orders", *BASE)
+        table = self.one(*["customers", "notes", "people"] * 5, *BASE)
         columns = self.r.sample(BASE[table], self.r.randint(1, 3)) if self.maybe(0.8) else BASE[table]
         values = {"t": ("9", "a", "900", "y@x.example"), "i": ("-1", "3", "77"), "d": ("1990-01-01",), "a": ("{a}",), "j": ('{"k": 1}',)}
         value = lambda kind: "\\N" if self.maybe(0.1) else self.one(*values[kind] * 9, "x")
         rows = ["\t".join(value(kind) for _, kind in columns) + "\n" for _ in range(self.r.randint(0, 3))]
         named = f" ({', '.join(c for c, _ in columns)})" if columns is not BASE[table] else ""
-        where = f" WHERE {self.expr('b', [(table, BASE[table])], 2, self.maybe(0.7))}" if self.maybe(0.3) else ""
-        options = self.one("", "", "(FREEZE)", "(FORMAT csv, DELIMITER E'\\t', NULL '\\N')", "(HEADER match)", "NULL 'x'")
+        where = f" WHERE {self.expr('b', [(table, BASE[table])], 1, self.maybe(0.7))}" if self.maybe(0.3) else ""
+        options = self.one("", "", "", "", "", "(FREEZE)", "(FORMAT csv, DELIMITER E'\\t', NULL '\\N')", "(HEADER match)", "NULL 'x'")
         return (self.one("C", "CX"), f"COPY {table}{named} FROM STDIN {options}{where}", "".join(rows))
 
     def step(self):
+        if self.next and self.maybe(0.7):
+            return self.next.pop()
         roll = self.r.random()
         if roll < 0.05 and self.sent:
             sql = self.one(*self.sent)
@@ -289,6 +291,7 @@ class Maker:
             name = self.r.choice(self.prepared) if self.prepared else self.name("q")
             new = not self.prepared
             self.prepared.append(name)
+            self.next += [(self.one("Q", "X0"), f"EXECUTE {name}")] * 2 if new else []
             sql = f"PREPARE {name} AS {self.one(self.query, self.change)}" if new else self.one(f"EXECUTE {name}", f"EXECUTE {name}", f"DEALLOCATE {name}")
         elif roll < 0.95:
             if not self.named or self.maybe(0.3):

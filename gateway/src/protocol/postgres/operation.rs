@@ -166,6 +166,15 @@ impl Query {
         }
     }
 
+    /// Bytes of memory that it takes beside itself, more or less.
+    fn size(&self) -> usize {
+        match self {
+            Self::Itself | Self::Made(_) | Self::Planned { .. } | Self::Kept(_) => 0,
+            Self::Sampled(sample) => sample.size(),
+            Self::Copied { query: text, .. } | Self::Taken { insert: text, .. } => text.len(),
+        }
+    }
+
     /// Whether it stands within the statement, which the target resolves when that runs.
     pub(super) fn is_within(&self) -> bool {
         !matches!(self, Self::Itself | Self::Sampled(_))
@@ -252,9 +261,8 @@ impl Parsed {
 impl Statement {
     fn size(&self) -> usize {
         let relations = match &self.class {
-            Class::Plain { relations } | Class::Traced { relations, query: _ } => {
-                relations.iter().map(|it| size_of::<String>() + it.len()).sum()
-            }
+            Class::Plain { relations } => size_of_names(relations),
+            Class::Traced { relations, query } => size_of_names(relations) + query.size(),
             Class::Refused { reason } => reason.len(),
             Class::Untouched => 0,
         };
@@ -520,6 +528,10 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
         _ if is_traced => Class::Traced { relations: relations(), query },
         _ => Class::Plain { relations: relations() },
     }
+}
+
+fn size_of_names(names: &[String]) -> usize {
+    names.iter().map(|it| size_of::<String>() + it.len()).sum()
 }
 
 /// An action of a query, or of a change of rows.

@@ -205,10 +205,10 @@ impl Walk<'_> {
 /// What there is of an INSERT that a COPY is judged as, and would not be of that.
 fn like_a_copy(query: &Node<'_>) -> Result<(), Refusal> {
     if query.word("hasRowSecurity") != Some("false") {
-        return Err(Refusal::new("row security holds for the table, for which the server takes no COPY; use INSERT"));
+        return Err(Refusal::new("the table has row security, which a COPY does not go by; use INSERT"));
     }
     if query.word("hasSubLinks") != Some("false") {
-        return Err(Refusal::new("a query is in the condition of a COPY, for which the server takes none"));
+        return Err(Refusal::new("the condition of a COPY has no queries in it"));
     }
     Ok(())
 }

@@ -32,6 +32,14 @@ pub struct Sample {
     pub left_out: Vec<(u16, u16)>,
 }
 
+impl Sample {
+    /// Bytes of memory that it takes beside itself, more or less.
+    pub(super) fn size(&self) -> usize {
+        let numbers = self.parameters.len() + 2 * self.left_out.len();
+        self.text.len() + numbers * size_of::<u16>()
+    }
+}
+
 /// A row of constants, parameters and DEFAULT.
 struct Row {
     /// What each of its values is.

@@ -168,9 +168,7 @@ impl Row {
             NodeEnum::AConst(it) if it.isnull => 'n',
             NodeEnum::AConst(it) => match it.val.as_ref()? {
                 a_const::Val::Ival(_) => 'i',
-                // An integer that is too large for the usual type.
-                a_const::Val::Fval(it) if it.fval.parse::<i64>().is_ok() => 'l',
-                a_const::Val::Fval(_) => 'f',
+                a_const::Val::Fval(it) => number(&it.fval)?,
                 a_const::Val::Boolval(_) => 'b',
                 a_const::Val::Sval(_) => 's',
                 a_const::Val::Bsval(_) => 'x',
@@ -201,6 +199,15 @@ impl Row {
         // Writing to a string cannot fail.
         let _ = write!(self.kind, "{:?}{bounds:?}{}", name_parts(names).ok()?, array_bounds.len());
         Some(())
+    }
+}
+
+/// The type that a server gives a number which the parser takes for none of the usual one. None: in other notations that is not known.
+fn number(text: &str) -> Option<char> {
+    match text.parse::<i64>() {
+        Ok(it) if i32::try_from(it).is_ok() => Some('i'),
+        Ok(_) => Some('l'),
+        Err(_) => text.bytes().all(|it| it.is_ascii_digit() || b"+-.eE".contains(&it)).then_some('f'),
     }
 }
 
@@ -261,7 +268,8 @@ mod tests {
             format!("{many}, (1, now())"),
             format!("{many}, (1, (SELECT 'x'))"),
             format!("{many}, (1, 'a'::text::int)"),
-            format!("{many}, (1, - (1))"),
+            format!("{many}, (1, 1 + 1)"),
+            format!("{many}, (1, 0xFFFFFFFFFF)"),
             format!("{many} ORDER BY 1"),
             format!("{many} LIMIT 1"),
             (0..40).map(|it| format!("(1, 'x'::numeric({it})), {many}")).collect::<Vec<_>>().join(", "),

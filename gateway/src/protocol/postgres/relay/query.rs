@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, running, shown_by, touches_tagged};
-use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, prepare};
+use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, not_taken, prepare};
 use super::{End, Reached, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::operation::{Class, Name, Statement};
@@ -23,7 +23,8 @@ const IN_BATCH: &str = "the statement touches masked columns and follows others 
 
 const AFTER_CHANGE: &str = "the statement reads masked columns and follows one, in the same text, after which names may mean something else; \
                             send the statements one at a time";
-const OWN_NAME_USED: &str = "the statement executes what another one in the same text prepares, which touches masked columns; send the statements one at a time";
+const EXECUTES_ITS_OWN: &str = "the statement executes what another one in the same text prepares, which touches masked columns; \
+                                send the statements one at a time";
 const TOO_MANY: &str = "its statements have too many columns to be checked together; send them one at a time";
 
 /// What looking at a statement before it runs has brought.
@@ -232,7 +233,7 @@ impl Relay<'_> {
             }
             let text = judged.source(statement);
             if executes_its_own(statements, index) {
-                return Ok(Probed::Unclean(OWN_NAME_USED.to_owned()));
+                return Ok(Probed::Unclean(EXECUTES_ITS_OWN.to_owned()));
             }
             if let Class::Traced { query, .. } = &statement.class {
                 if statements[..index].iter().any(|it| may_change_meanings(judged, it)) {
@@ -254,9 +255,10 @@ impl Relay<'_> {
                     }
                     // Broken is what was an open batch, which a simple query has ended before.
                     Traced::Unclean(reason) | Traced::Broken(reason) => return Ok(Probed::Unclean(reason)),
-                    // The target would look at what is within only when it runs.
-                    Traced::Failed(Some(error)) if query.is_within() && statements.len() == 1 => {
-                        return Ok(Probed::Failed(error));
+                    // The target would look at what is within only when it runs. Its transaction has not failed by that.
+                    Traced::Failed(Some(error)) if query.is_within() => {
+                        let is_told = statements.len() == 1 && self.replies.state == TransactionState::Idle;
+                        return Ok(if is_told { Probed::Failed(error) } else { Probed::Unclean(not_taken(&error)) });
                     }
                     // Below it fails once more, and this time for the client.
                     Traced::Failed(_) => {}

@@ -384,7 +384,7 @@ fn types_of(sample: &Sample, given: &Arc<[u8]>) -> Result<Option<Arc<[u8]>>, Mal
 }
 
 /// Of what stands within a statement, when the target does not take it.
-fn not_taken(error: &[u8]) -> String {
+pub(super) fn not_taken(error: &[u8]) -> String {
     let code = wire::sqlstate(error).unwrap_or("XX000");
     format!("the target does not take what is within it ({code}), and it touches masked columns")
 }

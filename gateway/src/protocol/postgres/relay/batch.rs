@@ -293,7 +293,8 @@ impl Relay<'_> {
     /// Where the columns of what a portal is about come from now. The inner error says why it is refused.
     async fn trace_again(&mut self, judged: &Judged, portal: &Portal) -> Result<Result<Checked, String>, End> {
         let [statement] = judged.statements() else { return Ok(Err(NOT_TRACED.to_owned())) };
-        Ok(match self.trace_now(&Question::new(judged, statement, Arc::clone(&portal.types))).await? {
+        let question = Question::new(judged, statement, Arc::clone(&portal.types))?;
+        Ok(match self.trace_now(&question).await? {
             Traced::Clean(found) => Ok(found),
             Traced::Unclean(reason) => Err(reason),
             Traced::Broken(reason) => {
@@ -301,7 +302,7 @@ impl Relay<'_> {
                 self.tell(&Report::new(Severity::Error, DENIED, reason.clone()));
                 Err(reason)
             }
-            Traced::Failed => Err("the target does not take the statement any more".to_owned()),
+            Traced::Failed(_) => Err("the target does not take the statement any more".to_owned()),
         })
     }
 

@@ -15,7 +15,7 @@ use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed,
 use crate::protocol::postgres::reply::{Checked, Running};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
-use crate::protocol::postgres::wire::{self, Report, Severity, TransactionState};
+use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
 use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit, ReplySummary, Session};
 
 /// Relations that are remembered as missing in the catalog.
@@ -341,7 +341,8 @@ impl Relay<'_> {
                 operation.text.extend([" [", name.word(), ": ", shown, "]"]);
                 tagged |= statement.class != Class::Untouched;
                 if matches!(statement.class, Class::Traced { .. }) {
-                    shows = if is_alone && depth == 1 { self.shows(&name, &inner, statement) } else { None };
+                    let shown = if is_alone && depth == 1 { self.shows(&name, &inner, statement) } else { Ok(None) };
+                    shows = shown.map_err(|error| Err(error.into()))?;
                     if shows.is_none() {
                         operation.refusal.get_or_insert_with(|| BY_NAME.to_owned());
                     }
@@ -363,17 +364,17 @@ impl Relay<'_> {
     }
 
     /// Where the columns of a traced statement come from that a name stands for.
-    fn shows(&self, name: &Name, inner: &Judged, statement: &Statement) -> Option<Shows> {
+    fn shows(&self, name: &Name, inner: &Judged, statement: &Statement) -> Result<Option<Shows>, Malformed> {
         let names = &self.replies.names;
-        match name {
+        Ok(match name {
             Name::Fetches(cursor) if names.is_bound(cursor) => names.traced(cursor).map(Shows::Bound),
             Name::Fetches(cursor) => names.traced(cursor).map(Shows::Known),
             Name::Executes(prepared) => Some(Shows::Again(match names.types(prepared) {
-                Some(types) => Question::new(inner, statement, types),
-                None => Question::untyped(inner, statement),
+                Some(types) => Question::new(inner, statement, types)?,
+                None => Question::untyped(inner, statement)?,
             })),
             Name::Prepares(_) | Name::Declares(_) => None,
-        }
+        })
     }
 
     /// The same, once it is known. None: it needs no trace, or the target does not take it. The inner error says why it is refused.
@@ -395,7 +396,7 @@ impl Relay<'_> {
                     lookups.map(|()| Some(checked))
                 }
                 Traced::Unclean(reason) => Err(reason),
-                Traced::Failed => Ok(None),
+                Traced::Failed(_) => Ok(None),
                 Traced::Broken(reason) => {
                     self.refuse_broken(judged, reason).await?;
                     Ok(None)

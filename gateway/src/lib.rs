@@ -24,6 +24,7 @@ pub mod origin;
 pub(crate) mod packets;
 pub mod policy;
 pub mod protocol;
+pub mod rds_iam;
 pub mod record;
 pub mod secret;
 pub mod session;

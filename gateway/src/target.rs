@@ -157,7 +157,36 @@ pub enum TlsMode {
 #[derive(Clone, Debug)]
 pub struct Login {
     pub user: String,
-    pub password: CredentialSource,
+    pub proof: Proof,
+}
+
+/// What proves to the target that the gateway may log in as the user.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    Password(CredentialSource),
+    /// A token that is made for each login, see [`crate::rds_iam`]. The target is [verified](Target::is_verified), and by name.
+    RdsIam(RdsIam),
+}
+
+/// Who signs the tokens, and where they are good.
+#[derive(Clone, Debug)]
+pub struct RdsIam {
+    pub region: String,
+    pub access_key_id: String,
+    pub secret_access_key: CredentialSource,
+    /// What temporary keys come with.
+    pub session_token: Option<CredentialSource>,
+}
+
+impl Login {
+    /// All that is read for it.
+    pub fn credentials(&self) -> impl Iterator<Item = &CredentialSource> {
+        let (first, second) = match &self.proof {
+            Proof::Password(password) => (password, None),
+            Proof::RdsIam(iam) => (&iam.secret_access_key, iam.session_token.as_ref()),
+        };
+        std::iter::once(first).chain(second)
+    }
 }
 
 /// Where a held credential comes from. Never the value.

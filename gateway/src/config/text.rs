@@ -135,6 +135,27 @@ pub(super) fn server_name(text: &str) -> Result<String, String> {
     .map_err(|why| format!("{text:?} is no server name: {why}"))
 }
 
+/// A region of AWS: `"eu-central-1"`.
+pub(super) fn aws_region(text: &str) -> Result<String, String> {
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
+    if text.len() <= MAX_LABEL && text.contains('-') && text.split('-').all(is_part) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no region of AWS, such as \"eu-central-1\""))
+    }
+}
+
+/// An access key's ID (IAM's reference, "AccessKey"). What is none is not repeated: it may be the key itself.
+pub(super) fn aws_access_key_id(text: &str) -> Result<String, String> {
+    let is_id = (16..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+    if is_id {
+        Ok(text.to_owned())
+    } else {
+        Err("is no access key ID: 16 to 128 letters and digits, such as \"AKIA…\"".to_owned())
+    }
+}
+
 /// A cgroup's path below the mount, without leading slash.
 pub(super) fn cgroup(text: &str) -> Result<String, String> {
     let path = text.trim_end_matches('/');

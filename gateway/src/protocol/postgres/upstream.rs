@@ -41,6 +41,8 @@ const ROUNDS: RangeInclusive<u32> = 4_096..=100_000;
 /// Text of the target's that is passed on when it refuses the login.
 const MAX_REASON: usize = 500;
 
+const CLEAR_TEXT: &str = "clear text";
+
 /// Where the target is and how it must prove itself.
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -95,7 +97,8 @@ pub(super) enum UpstreamError {
     #[error("the target sent a message of type {0:?} during the login")]
     Unexpected(char),
     #[error(
-        "the target wants the password by {0}, which would give it away; set its password_encryption to scram-sha-256"
+        "the target wants the password by {0}, which would give it away; set its password_encryption to scram-sha-256{asked}",
+        asked = if *.0 == CLEAR_TEXT { ", or, if it asks for an IAM token, write login = { rds_iam = { … } }" } else { "" }
     )]
     WeakLogin(&'static str),
     #[error("the target offers no SCRAM-SHA-256")]
@@ -255,7 +258,7 @@ async fn by_password(stream: &mut Stream, inbox: &mut Inbox, password: &Secret) 
         match (fields.u32()?, &mut scram) {
             (0, _) if proven => return Ok(()),
             (0, _) => return Err(UpstreamError::NoProof),
-            (3, _) => return Err(UpstreamError::WeakLogin("clear text")),
+            (3, _) => return Err(UpstreamError::WeakLogin(CLEAR_TEXT)),
             (5, _) => return Err(UpstreamError::WeakLogin("MD5")),
             (10, None) => {
                 let (mechanism, binding) = choose(&mut fields, stream)?;

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod engine;
 pub mod gateway;
 pub(crate) mod handover;
+pub(crate) mod http;
 pub mod identity;
 pub mod ids;
 pub mod intercept;

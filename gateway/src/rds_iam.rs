@@ -6,6 +6,9 @@
 //!
 //! The signature is made by AWS's own crate, which traces what it signs, a session token among it: here it has nobody to tell.
 
+mod role;
+
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -14,9 +17,13 @@ use aws_sigv4::sign::v4;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tracing::dispatcher::{self, Dispatch};
 
+pub use self::role::{RoleError, Roles};
+
+use self::role::Role;
+use crate::engine::Engine;
 use crate::secret::Secret;
-use crate::target::RdsIam;
-use crate::witness::{Witness, WitnessError};
+use crate::target::{AwsKeys, RdsIam};
+use crate::witness::WitnessError;
 
 const SERVICE: &str = "rds-db";
 const SCHEME: &str = "https://";
@@ -30,6 +37,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub enum TokenError {
     #[error("{0} of rds_iam is no text: is it the key as AWS gave it?")]
     NotText(&'static str),
+    #[error(transparent)]
+    Role(#[from] RoleError),
     #[error("it cannot be signed: {0}")]
     Sign(#[from] SigningError),
     #[error("it cannot be signed: {0}")]
@@ -38,41 +47,62 @@ pub enum TokenError {
     Url(#[from] hyper::http::Error),
 }
 
-/// Makes tokens for one user of one instance.
-pub struct Signer {
-    region: String,
+/// An access key, and what it comes with if it is temporary.
+struct Keys {
     access_key_id: String,
     secret_access_key: Secret,
     session_token: Option<Secret>,
+}
+
+/// Makes tokens for one user of one instance.
+pub struct Signer {
+    region: String,
     /// The request's URL before it is signed.
     url: String,
+    keys: Source,
+}
+
+enum Source {
+    Held(Arc<Keys>),
+    Role(Arc<Role>),
 }
 
 impl Signer {
-    /// Reads the keys. `instance`: the name and the port of the database as AWS knows it.
-    pub async fn new(witness: &Witness, iam: &RdsIam, instance: (&str, u16), user: &str) -> Result<Self, WitnessError> {
-        let secret_access_key = witness.credential(&iam.secret_access_key).await?;
-        let session_token = match &iam.session_token {
-            Some(token) => Some(witness.credential(token).await?),
-            None => None,
+    /// Reads held keys. `instance`: the name and the port of the database as AWS knows it.
+    pub async fn new(engine: &Engine, iam: &RdsIam, instance: (&str, u16), user: &str) -> Result<Self, WitnessError> {
+        let keys = match &iam.keys {
+            AwsKeys::Held { access_key_id, secret_access_key, session_token } => {
+                let witness = engine.witness();
+                let secret_access_key = witness.credential(secret_access_key).await?;
+                let session_token = match session_token {
+                    Some(token) => Some(witness.credential(token).await?),
+                    None => None,
+                };
+                let access_key_id = access_key_id.clone();
+                Source::Held(Arc::new(Keys { access_key_id, secret_access_key, session_token }))
+            }
+            AwsKeys::InstanceRole { metadata_service } => Source::Role(engine.roles().at(*metadata_service)),
         };
-        Ok(Self {
-            region: iam.region.clone(),
-            access_key_id: iam.access_key_id.clone(),
-            secret_access_key,
-            session_token,
-            url: url(instance, user),
-        })
+        Ok(Self { region: iam.region.clone(), url: url(instance, user), keys })
     }
 
-    /// A token that is good from `now` on.
-    pub fn token(&self, now: SystemTime) -> Result<Secret, TokenError> {
+    /// A token that is good from now on.
+    pub async fn token(&self) -> Result<Secret, TokenError> {
+        let now = SystemTime::now();
+        let keys = match &self.keys {
+            Source::Held(keys) => Arc::clone(keys),
+            Source::Role(role) => role.keys(now).await?,
+        };
+        self.signed(&keys, now)
+    }
+
+    fn signed(&self, keys: &Keys, now: SystemTime) -> Result<Secret, TokenError> {
         let text = |secret: &Secret, name| secret.expose_str().map(str::to_owned).ok_or(TokenError::NotText(name));
         let mut credentials = Credentials::builder()
-            .access_key_id(&self.access_key_id)
-            .secret_access_key(text(&self.secret_access_key, "secret_access_key")?)
+            .access_key_id(&keys.access_key_id)
+            .secret_access_key(text(&keys.secret_access_key, "secret_access_key")?)
             .provider_name("weir");
-        if let Some(token) = &self.session_token {
+        if let Some(token) = &keys.session_token {
             credentials = credentials.session_token(text(token, "session_token")?);
         }
         let mut settings = SigningSettings::default();
@@ -111,19 +141,23 @@ mod tests {
     const KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
     const SESSION_TOKEN: &str = "IQoJb3JpZ2luX2VjEJj//////////wEaDGV1+A/b==";
 
-    fn signer(region: &str, session_token: Option<&str>, port: u16, user: &str) -> Signer {
-        Signer {
-            region: region.to_owned(),
+    fn keys(session_token: Option<&str>) -> Keys {
+        Keys {
             access_key_id: KEY_ID.to_owned(),
             secret_access_key: Secret::new(KEY.into()),
             session_token: session_token.map(|it| Secret::new(it.into())),
-            url: url(("orders.rds.example", port), user),
         }
     }
 
-    fn token(signer: &Signer) -> String {
-        let token = signer.token(SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)).unwrap();
-        token.expose_str().unwrap().to_owned()
+    fn token(region: &str, keys: Keys, port: u16, user: &str) -> Result<String, TokenError> {
+        let keys = Arc::new(keys);
+        let signer = Signer {
+            region: region.to_owned(),
+            url: url(("orders.rds.example", port), user),
+            keys: Source::Held(Arc::clone(&keys)),
+        };
+        let token = signer.signed(&keys, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))?;
+        Ok(token.expose_str().unwrap().to_owned())
     }
 
     /// The order of a query's parts is not signed.
@@ -182,16 +216,15 @@ mod tests {
                  &X-Amz-Signature=fc9e88a66517f0af3f397d182095240d32c3b1ac8b4aaafbdb025e6b45e688e3",
             ),
         ] {
-            let token = token(&signer(region, session_token, port, user));
+            let token = token(region, keys(session_token), port, user).unwrap();
             assert_eq!(parts(&token), parts(expected), "{user}");
         }
     }
 
     #[test]
     fn a_key_that_is_no_text_is_said_to_be_none() {
-        let key = Secret::new(vec![0xff; 40]);
-        let signer = Signer { secret_access_key: key, ..signer("eu-central-1", None, 5432, "u") };
-        let error = signer.token(SystemTime::UNIX_EPOCH).unwrap_err().to_string();
+        let keys = Keys { secret_access_key: Secret::new(vec![0xff; 40]), ..keys(None) };
+        let error = token("eu-central-1", keys, 5432, "u").unwrap_err().to_string();
         assert!(error.starts_with("secret_access_key of rds_iam is no text"), "{error}");
     }
 
@@ -217,7 +250,7 @@ mod tests {
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::trace!("heard");
-            token(&signer("eu-central-1", Some(SESSION_TOKEN), 5432, "u"));
+            token("eu-central-1", keys(Some(SESSION_TOKEN)), 5432, "u").unwrap();
         });
         let heard = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(heard.contains("heard") && heard.lines().count() == 1, "{heard}");

@@ -168,24 +168,36 @@ pub enum Proof {
     RdsIam(RdsIam),
 }
 
-/// Who signs the tokens, and where they are good.
+/// Where tokens are good, and who signs them.
 #[derive(Clone, Debug)]
 pub struct RdsIam {
     pub region: String,
-    pub access_key_id: String,
-    pub secret_access_key: CredentialSource,
-    /// What temporary keys come with.
-    pub session_token: Option<CredentialSource>,
+    pub keys: AwsKeys,
+}
+
+#[derive(Clone, Debug)]
+pub enum AwsKeys {
+    Held {
+        access_key_id: String,
+        secret_access_key: CredentialSource,
+        /// What temporary keys come with.
+        session_token: Option<CredentialSource>,
+    },
+    /// Those of the role of the EC2 instance that this host is, from its metadata service.
+    InstanceRole { metadata_service: SocketAddr },
 }
 
 impl Login {
     /// All that is read for it.
     pub fn credentials(&self) -> impl Iterator<Item = &CredentialSource> {
-        let (first, second) = match &self.proof {
-            Proof::Password(password) => (password, None),
-            Proof::RdsIam(iam) => (&iam.secret_access_key, iam.session_token.as_ref()),
+        let sources = match &self.proof {
+            Proof::Password(password) => [Some(password), None],
+            Proof::RdsIam(RdsIam { keys: AwsKeys::Held { secret_access_key, session_token, .. }, .. }) => {
+                [Some(secret_access_key), session_token.as_ref()]
+            }
+            Proof::RdsIam(RdsIam { keys: AwsKeys::InstanceRole { .. }, .. }) => [None, None],
         };
-        std::iter::once(first).chain(second)
+        sources.into_iter().flatten()
     }
 }
 

@@ -8,9 +8,9 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::Result;
-use crate::env::PAM_SERVICES;
+use crate::env::{PAM_SERVICES, free_port};
 use crate::postgres;
-use crate::process::{PATIENCE, wait_until};
+use crate::process::{PATIENCE, Running, wait_until};
 use crate::shop::Shop;
 
 pub const REGION: &str = "eu-central-1";
@@ -100,18 +100,56 @@ pub fn admit(shop: &Shop, method: &str) -> Result {
     wait_until("the server's new rules", PATIENCE, || read() > before)
 }
 
-/// The shop's `[[target]]` section with such a login, of which the key and the token of a session are credentials.
-pub fn target_config(shop: &Shop, region: &str, session_token: Option<&str>) -> Result<String> {
+/// The shop's `[[target]]` section with a login by tokens; `iam`: what is in its `rds_iam`.
+pub fn target_config(shop: &Shop, iam: &str) -> Result<String> {
     let password = "password = { credential = \"orders-db\" }";
     let whole = shop.postgres.target_config();
-    if !whole.contains(password) {
-        return Err(format!("no {password} in {whole}").into());
+    if whole.contains(password) {
+        Ok(whole.replace(password, &format!("rds_iam = {{ {iam} }}")))
+    } else {
+        Err(format!("no {password} in {whole}").into())
     }
-    let more = if session_token.is_some() { ", session_token = { credential = \"aws-token\" }" } else { "" };
+}
+
+/// An `rds_iam` with [`KEY`], which is a credential, and with a token of a session.
+pub fn held_key(shop: &Shop, region: &str, session_token: Option<&str>) -> Result<String> {
     shop.env.set_credential("aws-key", KEY)?;
-    shop.env.set_credential("aws-token", session_token.unwrap_or_default())?;
-    let iam = format!(
-        "rds_iam = {{ region = \"{region}\", access_key_id = \"{KEY_ID}\", secret_access_key = {{ credential = \"aws-key\" }}{more} }}"
+    let mut iam = format!(
+        "region = \"{region}\", access_key_id = \"{KEY_ID}\", secret_access_key = {{ credential = \"aws-key\" }}"
     );
-    Ok(whole.replace(password, &iam))
+    if let Some(token) = session_token {
+        shop.env.set_credential("aws-token", token)?;
+        iam += ", session_token = { credential = \"aws-token\" }";
+    }
+    Ok(iam)
+}
+
+/// The metadata service of an EC2 instance whose role has [`KEY`]. It ends when this is dropped.
+pub struct Metadata {
+    process: Running,
+    port: u16,
+}
+
+impl Metadata {
+    pub fn start(shop: &Shop, session_token: &str) -> Result<Self> {
+        let port = free_port()?;
+        let service = shop.env.bystander("/usr/bin/python3").args(["-u", "-c", include_str!("metadata.py")]);
+        let process = service.arg(port.to_string()).args([KEY_ID, KEY, session_token]).start()?;
+        process.wait_for("ready", PATIENCE)?;
+        Ok(Self { process, port })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// An `rds_iam` with the keys of its role.
+    pub fn role(&self) -> String {
+        format!("region = \"{REGION}\", ec2_metadata_service_endpoint = \"{}\"", self.url())
+    }
+
+    /// What it was asked, a line for each request.
+    pub fn asked(&self) -> String {
+        self.process.stdout()
+    }
 }

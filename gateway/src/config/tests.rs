@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::mask::MaskKind;
 use crate::policy::{Kind, Then};
-use crate::target::{CredentialSource, Proof, TlsMode};
+use crate::target::{AwsKeys, CredentialSource, Proof, TlsMode};
 
 /// The configuration of the design document.
 const WHOLE: &str = r#"
@@ -293,11 +293,20 @@ fn a_login_may_be_by_iam_token() {
         assert_eq!(login.credentials().collect::<Vec<_>>(), expected);
         assert!(matches!(&login.proof, Proof::RdsIam(iam) if iam.region == "eu-central-1"));
     }
+    let role = "{ user = \"orders_rw\", rds_iam = { region = \"eu-central-1\" } }";
+    let (config, _) = parse_one(&whole_but(PASSWORD, role)).unwrap_or_else(|errors| panic!("{errors}"));
+    let login = config.targets[0].login.as_ref().unwrap();
+    assert_eq!(login.credentials().next(), None);
+    let Proof::RdsIam(iam) = &login.proof else { panic!("{login:?}") };
+    assert!(
+        matches!(iam.keys, AwsKeys::InstanceRole { metadata_service } if metadata_service.to_string() == "169.254.169.254:80")
+    );
 }
 
 #[test]
 fn what_an_iam_login_lacks_has_its_own_words() {
     let whole = whole_but(PASSWORD, IAM);
+    let keys = "access_key_id = \"AKIAIOSFODNN7EXAMPLE\", secret_access_key = { credential = \"aws-key\" }";
     let tls = "{ ca = \"/etc/weir/db-ca.pem\" }";
     let addresses = "[\"db.internal:5432\", \"10.0.0.0/8:5432\"]";
     for (from, to, expected) in [
@@ -321,6 +330,27 @@ fn what_an_iam_login_lacks_has_its_own_words() {
             "session_token: expected { credential = … } or { file = … }, found a string; a token never stands",
         ),
         ("secret_access_key", "secret_acess_key", "did you mean \"secret_access_key\"?"),
+        (
+            ", secret_access_key = { credential = \"aws-key\" }",
+            "",
+            "access_key_id: is half of a key: secret_access_key is",
+        ),
+        (
+            "access_key_id = \"AKIAIOSFODNN7EXAMPLE\",",
+            "",
+            "secret_access_key: is half of a key: access_key_id is missing",
+        ),
+        (
+            "region =",
+            "ec2_metadata_service_endpoint = \"http://127.0.0.1\", region =",
+            "ec2_metadata_service_endpoint: has no meaning beside access_key_id",
+        ),
+        (
+            keys,
+            "ec2_metadata_service_endpoint = \"http://db.internal\"",
+            "endpoint: \"http://db.internal\" is no metadata",
+        ),
+        (keys, "session_token = { credential = \"a\" }", "session_token: has no meaning without access_key_id"),
     ] {
         assert!(whole.contains(from), "{from}");
         let errors = errors(&whole.replacen(from, to, 1));

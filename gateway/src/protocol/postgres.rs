@@ -171,7 +171,7 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
         }
     };
     connect_allowed(client, session, &database, wish).await?;
-    let way = Way::new(session.engine().witness(), target, &session.upstream, database).await?;
+    let way = Way::new(session.engine(), target, &session.upstream, database).await?;
     let settings = settings(wish, session.reads_only);
     let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));

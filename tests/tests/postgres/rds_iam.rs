@@ -2,7 +2,7 @@
 
 use system_tests::env::Gateway;
 use system_tests::process::Finished;
-use system_tests::rds::{self, KEY, REGION, Rds};
+use system_tests::rds::{self, KEY, Metadata, REGION, Rds};
 use system_tests::recording;
 use system_tests::shop::{POLICY, Shop};
 
@@ -20,9 +20,16 @@ impl Instance {
     fn new(session_token: Option<&str>) -> Self {
         let shop = Shop::new().unwrap();
         let rds = Rds::begin(&shop, session_token).unwrap();
-        shop.configure_target(&rds::target_config(&shop, REGION, session_token).unwrap(), POLICY).unwrap();
+        let key = rds::held_key(&shop, REGION, session_token).unwrap();
+        shop.configure_target(&rds::target_config(&shop, &key).unwrap(), POLICY).unwrap();
         let gateway = shop.serve().unwrap();
         Self { gateway, rds, shop }
+    }
+
+    /// From now on with this in the login's `rds_iam`.
+    fn reload(&self, iam: &str) {
+        self.shop.configure_target(&rds::target_config(&self.shop, iam).unwrap(), POLICY).unwrap();
+        self.shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
     }
 
     fn psql(&self, sql: &str) -> Finished {
@@ -73,9 +80,7 @@ fn a_token_that_is_not_taken_is_told_of_and_not_shown() {
     instance.shop.env.set_credential("aws-key", OTHER_KEY).unwrap();
     let refused = instance.turned_away();
     assert!(refused.contains(told), "{refused}");
-    let elsewhere = rds::target_config(&instance.shop, "eu-west-3", None).unwrap();
-    instance.shop.configure_target(&elsewhere, POLICY).unwrap();
-    instance.shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    instance.reload(&rds::held_key(&instance.shop, "eu-west-3", None).unwrap());
     let refused = instance.turned_away();
     assert!(refused.contains(told), "{refused}");
     assert_eq!(instance.rds.said(), ["refused: X-Amz-Signature", "refused: X-Amz-Credential X-Amz-Signature"]);
@@ -109,4 +114,29 @@ fn a_password_is_not_sent_where_a_token_is_asked_for() {
     let refused = instance.turned_away();
     assert!(refused.contains("wants the password by clear text") && refused.contains("rds_iam = {"), "{refused}");
     assert_eq!(instance.rds.seen(), [""; 0]);
+}
+
+/// Its keys are fetched once, and only by the gateway.
+#[test]
+fn the_keys_may_be_those_of_the_instance_s_role() {
+    let instance = Instance::new(Some(SESSION_TOKEN));
+    let metadata = Metadata::start(&instance.shop, SESSION_TOKEN).unwrap();
+    instance.reload(&metadata.role());
+    for _ in 0..3 {
+        assert_eq!(instance.psql("SELECT name FROM customers WHERE id = 1").expect_success().unwrap(), "Ada Okafor\n");
+    }
+    let said = instance.rds.said();
+    assert!(said.len() >= 4 && said.iter().all(|it| it == "taken"), "{said:?}");
+    let agent = instance.shop.env.agent("curl").args(["--silent", "--show-error", "--max-time", "5", &metadata.url()]);
+    assert!(!agent.run().unwrap().success());
+    let roles = "/latest/meta-data/iam/security-credentials/";
+    let asked = format!("ready\nPUT /latest/api/token 200\nGET {roles} 200\nGET {roles}gateway 200\n");
+    assert_eq!(metadata.asked(), asked);
+    let role = metadata.role();
+    drop(metadata);
+    assert!(instance.psql("SELECT 1").success(), "the keys that are held are good for an hour");
+    instance.reload(&role.replace("127.0.0.1", "127.0.0.2"));
+    let refused = instance.turned_away();
+    assert!(refused.contains("cannot be made: the instance's metadata service 127.0.0.2:"), "{refused}");
+    instance.keeps_secrets();
 }

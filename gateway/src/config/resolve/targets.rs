@@ -1,12 +1,15 @@
 //! `[[target]]`: what agents connect to, and how the gateway gets there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
-use super::super::raw::{At, RawLogin, RawRdsIam, RawTarget, RawTls, RawTlsMode};
+use super::super::raw::{At, RawCredential, RawLogin, RawRdsIam, RawTarget, RawTls, RawTlsMode};
 use super::super::text;
 use super::{Names, Resolver, Scope, absolute, not_empty, reason};
-use crate::target::{Address, Host, Login, Proof, Protocol, RdsIam, Target, TlsMode};
+use crate::target::{Address, AwsKeys, Host, Login, Proof, Protocol, RdsIam, Target, TlsMode};
+
+/// Where EC2 has the metadata service of every instance.
+const METADATA_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 
 impl Resolver<'_> {
     pub(super) fn targets(&mut self, raw: Vec<(usize, At<RawTarget>)>) -> Vec<Target> {
@@ -193,21 +196,44 @@ impl Resolver<'_> {
 
     fn rds_iam(&mut self, scope: &Scope, raw: &RawRdsIam) -> Option<RdsIam> {
         let scope = Scope { file: scope.file, path: scope.key("login.rds_iam") };
-        let out = &mut self.out;
-        let region = out.read(&scope, "region", &raw.region, text::aws_region);
-        let access_key_id = out.read(&scope, "access_key_id", &raw.access_key_id, text::aws_access_key_id);
-        let secret_access_key = out.credential(&scope, "secret_access_key", &raw.secret_access_key, "aws-key");
-        let session_token =
-            raw.session_token.as_ref().map(|token| out.credential(&scope, "session_token", token, "aws-token"));
-        if session_token.is_none()
-            && raw.access_key_id.value.starts_with("ASIA")
-            && !out.is_cut(&scope, "session_token")
-        {
-            let message = "is a temporary key's, which is good with its session_token = { credential = … } only";
-            out.fault(&scope, &raw.access_key_id.span, "access_key_id", message);
+        let region = self.out.read(&scope, "region", &raw.region, text::aws_region);
+        let keys = match (&raw.access_key_id, &raw.secret_access_key) {
+            (Some(id), Some(key)) => self.held_keys(&scope, raw, id, key),
+            (None, None) => self.instance_role(&scope, raw),
+            (Some(id), None) => self.half_a_key(&scope, &id.span, ["access_key_id", "secret_access_key"]),
+            (None, Some(key)) => self.half_a_key(&scope, &key.span, ["secret_access_key", "access_key_id"]),
+        };
+        Some(RdsIam { region: region?, keys: keys? })
+    }
+
+    fn half_a_key(&mut self, scope: &Scope, span: &Range<usize>, [known, lacks]: [&str; 2]) -> Option<AwsKeys> {
+        if !self.out.is_cut(scope, "") {
+            self.out.fault(scope, span, known, format!("is half of a key: {lacks} is missing"));
         }
-        Some(RdsIam {
-            region: region?,
+        None
+    }
+
+    fn held_keys(
+        &mut self,
+        scope: &Scope,
+        raw: &RawRdsIam,
+        id: &At<String>,
+        key: &At<RawCredential>,
+    ) -> Option<AwsKeys> {
+        let out = &mut self.out;
+        if let Some(at) = &raw.ec2_metadata_service_endpoint {
+            let message = "has no meaning beside access_key_id: the instance's role is not asked for";
+            out.fault(scope, &at.span, "ec2_metadata_service_endpoint", message);
+        }
+        let access_key_id = out.read(scope, "access_key_id", id, text::aws_access_key_id);
+        let secret_access_key = out.credential(scope, "secret_access_key", key, "aws-key");
+        let token = raw.session_token.as_ref();
+        let session_token = token.map(|token| out.credential(scope, "session_token", token, "aws-token"));
+        if token.is_none() && id.value.starts_with("ASIA") && !out.is_cut(scope, "session_token") {
+            let message = "is a temporary key's, which is good with its session_token = { credential = … } only";
+            out.fault(scope, &id.span, "access_key_id", message);
+        }
+        Some(AwsKeys::Held {
             access_key_id: access_key_id?,
             secret_access_key: secret_access_key?,
             session_token: match session_token {
@@ -215,5 +241,17 @@ impl Resolver<'_> {
                 None => None,
             },
         })
+    }
+
+    fn instance_role(&mut self, scope: &Scope, raw: &RawRdsIam) -> Option<AwsKeys> {
+        if let Some(at) = &raw.session_token {
+            let message = "has no meaning without access_key_id and secret_access_key";
+            self.out.fault(scope, &at.span, "session_token", message);
+        }
+        let metadata_service = match &raw.ec2_metadata_service_endpoint {
+            Some(at) => self.out.read(scope, "ec2_metadata_service_endpoint", at, text::metadata_service)?,
+            None => METADATA_SERVICE,
+        };
+        Some(AwsKeys::InstanceRole { metadata_service })
     }
 }

@@ -105,7 +105,7 @@ async fn way(engine: &Engine, state: &State, target: &Target, database: &str) ->
         )
     })?;
     let upstream = Upstream { address, server_name: None };
-    Way::new(engine.witness(), target, &upstream, database.to_owned()).await.map_err(|error| error.to_string())
+    Way::new(engine, target, &upstream, database.to_owned()).await.map_err(|error| error.to_string())
 }
 
 /// A query's result as the target describes it, and the tree that it makes of the query.

@@ -29,13 +29,13 @@ use super::operation::{Analyser, Parsed};
 use super::stream::Stream;
 use super::upstream::{self, Endpoint, Login, Proof, Upstream};
 use super::wire::{self, Room};
+use crate::engine::Engine;
 use crate::mask::MaskRule;
 use crate::protocol::StateError;
 use crate::rds_iam::Signer;
 use crate::session::Session;
 use crate::target::{self, Host, Target};
 use crate::tls::{self, TlsError};
-use crate::witness::Witness;
 
 /// An older catalog is read again, in the background.
 const REFRESH_AFTER: Duration = Duration::from_secs(30);
@@ -306,7 +306,7 @@ pub(super) struct Way {
 impl Way {
     /// Reads what the login is proven by.
     pub(super) async fn new(
-        witness: &Witness,
+        engine: &Engine,
         target: &Target,
         upstream: &crate::target::Upstream,
         database: String,
@@ -314,7 +314,7 @@ impl Way {
         let Some(login) = &target.login else { return Err(NotServed::NoLogin(target.name.clone())) };
         let endpoint = Self::endpoint(target, upstream)?;
         let proof = match &login.proof {
-            target::Proof::Password(password) => Proof::Password(witness.credential(password).await?),
+            target::Proof::Password(password) => Proof::Password(engine.witness().credential(password).await?),
             target::Proof::RdsIam(iam) => {
                 // The very name that the target's certificate is held to: nobody else gets the token.
                 let Some((_, ServerName::DnsName(host))) = endpoint.tls.as_ref().filter(|_| target.is_verified())
@@ -322,7 +322,7 @@ impl Way {
                     return Err(NotServed::Unverified);
                 };
                 let instance = (host.as_ref(), endpoint.address.port());
-                Proof::RdsIam(Arc::new(Signer::new(witness, iam, instance, &login.user).await?))
+                Proof::RdsIam(Arc::new(Signer::new(engine, iam, instance, &login.user).await?))
             }
         };
         Ok(Self { endpoint, user: login.user.clone(), proof, database })

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use rustls::ClientConfig;
@@ -299,7 +299,7 @@ async fn by_token(stream: &mut Stream, inbox: &mut Inbox, signer: &rds_iam::Sign
     if matches!(stream, Stream::Plain(_)) {
         return Err(UpstreamError::NoTls);
     }
-    let token = signer.token(SystemTime::now())?;
+    let token = signer.token().await?;
     let mut out = Zeroizing::new(Vec::with_capacity(token.expose().len() + 6));
     wire::message(&mut out, b'p', |out| wire::put_string(out, token.expose()));
     stream.write_all(&out).await?;

@@ -24,6 +24,7 @@ use crate::live::LiveSessions;
 use crate::mask::{HashKey, Masker};
 use crate::origin::{Evidence, Origin};
 use crate::protocol;
+use crate::rds_iam::Roles;
 use crate::record::event::{self, Event, GatewayStarted};
 use crate::record::{Limits, RecordError, Recorder, Store};
 use crate::session::Session;
@@ -49,6 +50,7 @@ pub struct Engine {
     identifier: Identifier,
     dns: Dns,
     protocols: protocol::State,
+    roles: Roles,
     predecessors: Predecessors,
     ids: SessionIds,
     live: LiveSessions,
@@ -100,6 +102,11 @@ impl Engine {
 
     pub fn protocols(&self) -> &protocol::State {
         &self.protocols
+    }
+
+    /// Whose keys sign tokens of logins that have none of their own.
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// The masks of a target, without the keys that some of them need.
@@ -260,6 +267,7 @@ impl Engine {
             identifier: Identifier::new(&config)?,
             dns: Dns::new(Arc::clone(&config)),
             protocols: protocol::State::new(&config)?,
+            roles: Roles::default(),
             config: ArcSwap::new(config),
             store,
             admission: Arc::default(),

@@ -157,7 +157,48 @@ pub enum TlsMode {
 #[derive(Clone, Debug)]
 pub struct Login {
     pub user: String,
-    pub password: CredentialSource,
+    pub proof: Proof,
+}
+
+/// What proves to the target that the gateway may log in as the user.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    Password(CredentialSource),
+    /// A token that is made for each login, see [`crate::rds_iam`]. The target is [verified](Target::is_verified), and by name.
+    RdsIam(RdsIam),
+}
+
+/// Where tokens are good, and who signs them.
+#[derive(Clone, Debug)]
+pub struct RdsIam {
+    pub region: String,
+    pub keys: AwsKeys,
+}
+
+#[derive(Clone, Debug)]
+pub enum AwsKeys {
+    Held {
+        access_key_id: String,
+        secret_access_key: CredentialSource,
+        /// What temporary keys come with.
+        session_token: Option<CredentialSource>,
+    },
+    /// Those of the role of the EC2 instance that this host is, from its metadata service.
+    InstanceRole { metadata_service: SocketAddr },
+}
+
+impl Login {
+    /// All that is read for it.
+    pub fn credentials(&self) -> impl Iterator<Item = &CredentialSource> {
+        let sources = match &self.proof {
+            Proof::Password(password) => [Some(password), None],
+            Proof::RdsIam(RdsIam { keys: AwsKeys::Held { secret_access_key, session_token, .. }, .. }) => {
+                [Some(secret_access_key), session_token.as_ref()]
+            }
+            Proof::RdsIam(RdsIam { keys: AwsKeys::InstanceRole { .. }, .. }) => [None, None],
+        };
+        sources.into_iter().flatten()
+    }
 }
 
 /// Where a held credential comes from. Never the value.

@@ -43,7 +43,7 @@ use crate::intercept::{Doors, Interceptor};
 use crate::origin::{Evidence, Origin};
 use crate::packets;
 use crate::secret::Secret;
-use crate::target::CredentialSource;
+use crate::target::{CredentialSource, Login};
 
 /// What the witness does and answers, out of the configuration. Sent whole at start and at every reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +155,7 @@ impl WitnessConfig {
         }
         let logins = config.targets.iter().filter_map(|target| target.login.as_ref());
         let keys = config.masks.iter().filter_map(|mask| mask.with.key());
-        let credentials = logins.map(|login| &login.password).chain(keys).map(CredentialName::from).collect();
+        let credentials = logins.flat_map(Login::credentials).chain(keys).map(CredentialName::from).collect();
         let containers = config.agents.iter().any(|agent| matches!(agent.matches, AgentMatch::Container(_)));
         Ok(Self { kernel, token_files, token_variables, credentials, containers })
     }

@@ -28,6 +28,7 @@ use crate::process::{self, Finished, PATIENCE, Running, wait_until};
 /// Also known to `cargo xtask clean-kernel`.
 const PREFIX: &str = "weir-test-";
 const BPF_MOUNT: &str = "/sys/fs/bpf";
+pub(crate) const PAM_SERVICES: &str = "/etc/pam.d";
 /// The users that `cargo xtask setup` makes.
 pub const GATEWAY_USER: &str = "weir";
 pub const WITNESS_USER: &str = "weir-witness";
@@ -779,6 +780,9 @@ fn sweep() -> Result {
     }
     for dir in leftovers(&std::env::temp_dir()) {
         remove_dir(&dir)?;
+    }
+    for service in leftovers(Path::new(PAM_SERVICES)) {
+        fs::remove_file(service)?;
     }
     Ok(())
 }

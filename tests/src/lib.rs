@@ -30,6 +30,7 @@ pub mod packages;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
+pub mod rds;
 pub mod recording;
 pub mod shop;
 pub mod storm;

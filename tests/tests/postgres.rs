@@ -5,6 +5,8 @@
 mod copy;
 #[path = "postgres/pooler.rs"]
 mod pooler;
+#[path = "postgres/rds_iam.rs"]
+mod rds_iam;
 
 use system_tests::env::Gateway;
 use system_tests::postgres::{CARD, EMAIL, NAME, Postgres, SSN};

@@ -4,6 +4,7 @@
 //! brings the rest. Build output and caches live outside the clone, see [`paths`].
 
 mod apt;
+mod botocore;
 mod build;
 mod ci;
 mod clean_kernel;

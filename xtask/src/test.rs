@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::{
-    Result, clean_kernel, clients, corpus, package, paths, servers, setup, shell, vm_image, vm_kernel, workloads,
+    Result, botocore, clean_kernel, clients, corpus, package, paths, servers, setup, shell, vm_image, vm_kernel,
+    workloads,
 };
 
 const UNIT: &str = "unit";
@@ -25,7 +26,7 @@ const REQUIRED: [&str; 20] = [
     "containers",
     "attribution",
     "identity",
-    "postgres",
+    POSTGRES,
     CLIENTS,
     VERSIONS,
     "postgres-hostile",
@@ -39,6 +40,8 @@ const REQUIRED: [&str; 20] = [
     VM_SMOKE,
     KERNELS,
 ];
+/// Needs AWS's word on its tokens.
+const POSTGRES: &str = "postgres";
 /// Needs clients of others, with their suites.
 const CLIENTS: &str = "postgres-clients";
 /// Needs servers of other versions.
@@ -219,6 +222,9 @@ impl Program {
         }
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_PACKAGES", package::ensure()?);
+        }
+        if self.suite.as_deref() == Some(POSTGRES) {
+            environment.insert("WEIR_BOTOCORE", botocore::ensure()?);
         }
         if self.suite.as_deref() == Some(CLIENTS) {
             environment.insert("WEIR_CLIENTS", clients::ensure()?);

@@ -247,14 +247,34 @@ pub(super) enum RawTlsMode {
     Disable,
 }
 
-/// The login that the gateway holds.
+/// The login that the gateway holds: a user, and one of the others to prove it by.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLogin {
     pub(super) user: At<String>,
     #[schemars(extend("x-hint" = "a password never stands in a configuration file: put it into a systemd credential and \
         write { credential = \"orders-db\" }, or into a file that only root can read and write { file = \"/etc/weir/orders-db\" }"))]
-    pub(super) password: At<RawCredential>,
+    pub(super) password: Option<At<RawCredential>>,
+    /// AWS IAM's database authentication, of RDS and Aurora: a token in the password's place, which is made for each login.
+    pub(super) rds_iam: Option<At<RawRdsIam>>,
+}
+
+/// Where the database is, and keys that may `rds-db:connect` as the login's user. Default: those of the EC2 instance's role.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRdsIam {
+    /// `"eu-central-1"`.
+    pub(super) region: At<String>,
+    pub(super) access_key_id: Option<At<String>>,
+    #[schemars(extend("x-hint" = "a key never stands in a configuration file: put it into a systemd credential and \
+        write { credential = \"aws-key\" }, or into a file that only root can read and write { file = \"/etc/weir/aws-key\" }"))]
+    pub(super) secret_access_key: Option<At<RawCredential>>,
+    /// What temporary keys (`ASIA...`) come with.
+    #[schemars(extend("x-hint" = "a token never stands in a configuration file: put it into a systemd credential and \
+        write { credential = \"aws-token\" }, or into a file that only root can read and write { file = \"/etc/weir/aws-token\" }"))]
+    pub(super) session_token: Option<At<RawCredential>>,
+    /// Where the instance's metadata service is, if it is not where EC2 has it for IPv4: `"http://[fd00:ec2::254]"`.
+    pub(super) ec2_metadata_service_endpoint: Option<At<String>>,
 }
 
 /// Where a held secret lies.

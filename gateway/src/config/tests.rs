@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::mask::MaskKind;
 use crate::policy::{Kind, Then};
-use crate::target::{CredentialSource, TlsMode};
+use crate::target::{AwsKeys, CredentialSource, Proof, TlsMode};
 
 /// The configuration of the design document.
 const WHOLE: &str = r#"
@@ -76,6 +76,9 @@ name   = "secrets anywhere"
 detect = ["credit_card", "aws_access_key"]
 with   = "redact"
 "#;
+
+/// The login in `WHOLE`.
+const PASSWORD: &str = "{ user = \"orders_rw\", password = { credential = \"orders-db\" } }";
 
 fn uid_of(name: &str) -> Option<u32> {
     match name {
@@ -211,6 +214,7 @@ fn each_mistake_has_its_own_words() {
             "login = { user = \"u\", password = { credential = \"../a\" } }",
             "is the name of a systemd credential",
         ),
+        (login, "login = { user = \"u\" }", "login: needs a password = { credential = … } or an rds_iam"),
         (login, "server_names = [\"a.b\"]", "server_names: postgres targets have none"),
         (
             "[\"api.example:443\"]",
@@ -270,6 +274,97 @@ fn each_mistake_has_its_own_words() {
         assert!(errors.contains(expected), "{to}\nexpected: {expected}\nfound:\n{errors}");
         assert!(errors.lines().all(|line| line.starts_with("weir.toml:")), "{errors}");
     }
+}
+
+const IAM: &str = r#"{ user = "orders_rw", rds_iam = { region = "eu-central-1", access_key_id = "AKIAIOSFODNN7EXAMPLE", secret_access_key = { credential = "aws-key" } } }"#;
+
+#[test]
+fn a_login_may_be_by_iam_token() {
+    let with_token = IAM
+        .replace("AKIA", "ASIA")
+        .replace("\"aws-key\" }", "\"aws-key\" }, session_token = { file = \"/etc/weir/aws-token\" }");
+    let token = CredentialSource::File("/etc/weir/aws-token".into());
+    for (login, session_token) in [(IAM, None), (&with_token, Some(token))] {
+        let (config, warnings) = parse_one(&whole_but(PASSWORD, login)).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(warnings, []);
+        let login = config.targets[0].login.as_ref().unwrap();
+        let key = CredentialSource::Credential("aws-key".to_owned());
+        let expected: Vec<_> = std::iter::once(&key).chain(&session_token).collect();
+        assert_eq!(login.credentials().collect::<Vec<_>>(), expected);
+        assert!(matches!(&login.proof, Proof::RdsIam(iam) if iam.region == "eu-central-1"));
+    }
+    let role = "{ user = \"orders_rw\", rds_iam = { region = \"eu-central-1\" } }";
+    let (config, _) = parse_one(&whole_but(PASSWORD, role)).unwrap_or_else(|errors| panic!("{errors}"));
+    let login = config.targets[0].login.as_ref().unwrap();
+    assert_eq!(login.credentials().next(), None);
+    let Proof::RdsIam(iam) = &login.proof else { panic!("{login:?}") };
+    assert!(
+        matches!(iam.keys, AwsKeys::InstanceRole { metadata_service } if metadata_service.to_string() == "169.254.169.254:80")
+    );
+}
+
+#[test]
+fn what_an_iam_login_lacks_has_its_own_words() {
+    let whole = whole_but(PASSWORD, IAM);
+    let keys = "access_key_id = \"AKIAIOSFODNN7EXAMPLE\", secret_access_key = { credential = \"aws-key\" }";
+    let tls = "{ ca = \"/etc/weir/db-ca.pem\" }";
+    let addresses = "[\"db.internal:5432\", \"10.0.0.0/8:5432\"]";
+    for (from, to, expected) in [
+        (tls, "{ mode = \"disable\", insecure = \"lab\" }", "login.rds_iam: sends a token with which whoever gets it"),
+        (tls, "{ mode = \"verify-ca\", insecure = \"lab\" }", "take mode and insecure out of tls"),
+        (addresses, "[\"10.0.0.0/8:5432\"]", "login.rds_iam: needs the host name that tokens are for"),
+        ("rds_iam =", "password = { credential = \"a\" }, rds_iam =", "login.rds_iam: has no meaning beside password"),
+        ("\"eu-central-1\"", "\"Frankfurt\"", "login.rds_iam.region: \"Frankfurt\" is no region of AWS"),
+        ("region = \"eu-central-1\",", "", "login.rds_iam: the key \"region\" is missing"),
+        ("AKIAIOSFODNN7EXAMPLE", "hunter2-secret", "access_key_id: is no access key ID"),
+        ("AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE", "is a temporary key's, which is good with its session_token"),
+        (
+            "{ credential = \"aws-key\" }",
+            "\"hunter2-secret\"",
+            "secret_access_key: expected { credential = … } or { file = … }, found a string; a key never stands",
+        ),
+        ("{ credential = \"aws-key\" }", "{ credential = \"a/b\" }", "secret_access_key.credential: is the name of"),
+        (
+            "{ credential = \"aws-key\" }",
+            "{ credential = \"aws-key\" }, session_token = \"hunter2-secret\"",
+            "session_token: expected { credential = … } or { file = … }, found a string; a token never stands",
+        ),
+        ("secret_access_key", "secret_acess_key", "did you mean \"secret_access_key\"?"),
+        (
+            ", secret_access_key = { credential = \"aws-key\" }",
+            "",
+            "access_key_id: is half of a key: secret_access_key is",
+        ),
+        (
+            "access_key_id = \"AKIAIOSFODNN7EXAMPLE\",",
+            "",
+            "secret_access_key: is half of a key: access_key_id is missing",
+        ),
+        (
+            "region =",
+            "ec2_metadata_service_endpoint = \"http://127.0.0.1\", region =",
+            "ec2_metadata_service_endpoint: has no meaning beside access_key_id",
+        ),
+        (
+            keys,
+            "ec2_metadata_service_endpoint = \"http://db.internal\"",
+            "endpoint: \"http://db.internal\" is no metadata",
+        ),
+        (keys, "session_token = { credential = \"a\" }", "session_token: has no meaning without access_key_id"),
+    ] {
+        assert!(whole.contains(from), "{from}");
+        let errors = errors(&whole.replacen(from, to, 1));
+        assert!(errors.contains(expected), "{to}\nexpected: {expected}\nfound:\n{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
+    }
+    // The certificate's name will do.
+    let named = whole.replacen(addresses, "[\"10.0.0.0/8:5432\"]", 1).replacen(
+        tls,
+        "{ ca = \"/etc/weir/db-ca.pem\", server_name = \"orders.rds.example\" }",
+        1,
+    );
+    parse_one(&named).unwrap_or_else(|errors| panic!("{errors}"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::target::{Address, Host, Network, first_of_network, full_length};
 
+const HTTP_PORT: u16 = 80;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
@@ -135,6 +136,37 @@ pub(super) fn server_name(text: &str) -> Result<String, String> {
     .map_err(|why| format!("{text:?} is no server name: {why}"))
 }
 
+/// A region of AWS: `"eu-central-1"`.
+pub(super) fn aws_region(text: &str) -> Result<String, String> {
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
+    if text.len() <= MAX_LABEL && text.contains('-') && text.split('-').all(is_part) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no region of AWS, such as \"eu-central-1\""))
+    }
+}
+
+/// An access key's ID (IAM's reference, "AccessKey"). What is none is not repeated: it may be the key itself.
+pub(super) fn aws_access_key_id(text: &str) -> Result<String, String> {
+    let is_id = (16..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+    if is_id {
+        Ok(text.to_owned())
+    } else {
+        Err("is no access key ID: 16 to 128 letters and digits, such as \"AKIA…\"".to_owned())
+    }
+}
+
+/// Where a metadata service of EC2 is: `"http://[fd00:ec2::254]"`, `"http://127.0.0.1:1338"`.
+pub(super) fn metadata_service(text: &str) -> Result<SocketAddr, String> {
+    let place = text.strip_prefix("http://").map(|it| it.trim_end_matches('/')).unwrap_or_default();
+    let with_port = || place.parse().ok();
+    let alone = || Some(SocketAddr::new(place.trim_matches(['[', ']']).parse().ok()?, HTTP_PORT));
+    with_port().or_else(alone).ok_or_else(|| {
+        format!("{text:?} is no metadata service: write http:// and its IP address, such as \"http://[fd00:ec2::254]\"")
+    })
+}
+
 /// A cgroup's path below the mount, without leading slash.
 pub(super) fn cgroup(text: &str) -> Result<String, String> {
     let path = text.trim_end_matches('/');
@@ -161,6 +193,22 @@ mod tests {
         }
         assert_eq!(duration("90d"), Ok(Duration::from_hours(90 * 24)));
         assert_eq!(size("20G"), Ok(20 << 30));
+    }
+
+    #[test]
+    fn a_metadata_service_is_at_an_address() {
+        for (text, expected) in [
+            ("http://127.0.0.1", "127.0.0.1:80"),
+            ("http://127.0.0.1:1338/", "127.0.0.1:1338"),
+            ("http://[fd00:ec2::254]", "[fd00:ec2::254]:80"),
+            ("http://[fd00:ec2::254]:81", "[fd00:ec2::254]:81"),
+        ] {
+            assert_eq!(metadata_service(text), Ok(expected.parse().unwrap()), "{text}");
+        }
+        for text in ["", "127.0.0.1", "https://127.0.0.1", "http://", "http://metadata.internal", "http://127.0.0.1/x"]
+        {
+            assert!(metadata_service(text).unwrap_err().contains("is no metadata service"), "{text}");
+        }
     }
 
     #[test]

@@ -6,12 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::Empty;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
@@ -21,6 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use super::keys::KeySet;
 use crate::config::IdentityConfig;
+use crate::http::{self, ExchangeError};
 use crate::tls::{self, TlsError};
 
 /// One request, from name look-up to the body's last byte.
@@ -130,32 +129,17 @@ async fn exchange(
     uri: &Uri,
     host: &str,
 ) -> Result<Bytes, FetchError> {
-    let broken = |error: &dyn std::error::Error| FetchError::Http { host: host.to_owned(), error: error.to_string() };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(HOST, uri.authority().map_or(host, |authority| authority.as_str()))
         .header(ACCEPT, "application/json")
-        .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
+        .header(USER_AGENT, http::USER_AGENT)
         .body(Empty::<Bytes>::new())
         .map_err(|_| FetchError::Url(uri.to_string()))?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status { url: uri.to_string(), status: response.status() });
-        }
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
-            if error.is::<LengthLimitError>() { FetchError::TooLarge { url: uri.to_string() } } else { broken(&*error) }
-        })
-    };
-    // The connection is driven for as long as the answer takes, and dropped with it.
-    tokio::pin!(answer);
-    tokio::select! {
-        answer = &mut answer => answer,
-        driven = connection => match driven {
-            Ok(()) => answer.await,
-            Err(error) => Err(broken(&error)),
-        },
+    match http::exchange(stream, request, MAX_BODY).await {
+        Ok((StatusCode::OK, body)) => Ok(body),
+        Ok((status, _)) => Err(FetchError::Status { url: uri.to_string(), status }),
+        Err(ExchangeError::TooLarge) => Err(FetchError::TooLarge { url: uri.to_string() }),
+        Err(ExchangeError::Broken(error)) => Err(FetchError::Http { host: host.to_owned(), error: error.to_string() }),
     }
 }
 

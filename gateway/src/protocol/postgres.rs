@@ -55,6 +55,10 @@ enum NotServed {
     Startup(#[from] StartupError),
     #[error("the target {0:?} has no login: give it one in the configuration")]
     NoLogin(String),
+    #[error(
+        "an IAM token is sent to a server of a verified name only: give the target tls with verify-full, and a name"
+    )]
+    Unverified,
     #[error("{0}")]
     Unfit(String),
     #[error("{}", .0.sentence())]
@@ -157,7 +161,6 @@ struct Opened {
 /// From what the client asks for to a session at the target.
 async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Opened, NotServed> {
     let target = &session.target;
-    let Some(login) = &target.login else { return Err(NotServed::NoLogin(target.name.clone())) };
     let database = match database(target, wish) {
         Ok(database) => database,
         Err(database) => {
@@ -168,9 +171,7 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
         }
     };
     connect_allowed(client, session, &database, wish).await?;
-    let password = session.engine().witness().credential(&login.password).await?;
-    let endpoint = Way::endpoint(target, &session.upstream)?;
-    let way = Way { endpoint, user: login.user.clone(), password, database };
+    let way = Way::new(session.engine(), target, &session.upstream, database).await?;
     let settings = settings(wish, session.reads_only);
     let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));

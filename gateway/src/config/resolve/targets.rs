@@ -1,12 +1,15 @@
 //! `[[target]]`: what agents connect to, and how the gateway gets there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
-use super::super::raw::{At, RawLogin, RawTarget, RawTls, RawTlsMode};
+use super::super::raw::{At, RawCredential, RawLogin, RawRdsIam, RawTarget, RawTls, RawTlsMode};
 use super::super::text;
 use super::{Names, Resolver, Scope, absolute, not_empty, reason};
-use crate::target::{Address, Login, Protocol, Target, TlsMode};
+use crate::target::{Address, AwsKeys, Host, Login, Proof, Protocol, RdsIam, Target, TlsMode};
+
+/// Where EC2 has the metadata service of every instance.
+const METADATA_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 
 impl Resolver<'_> {
     pub(super) fn targets(&mut self, raw: Vec<(usize, At<RawTarget>)>) -> Vec<Target> {
@@ -44,7 +47,7 @@ impl Resolver<'_> {
             }
             self.suits_protocol(&scope, &raw, &span);
             let tls = self.tls(&scope, raw.tls.as_ref());
-            let login = raw.login.and_then(|login| self.login(&scope, &login.value));
+            let login = raw.login.and_then(|login| self.login(&scope, &login, &tls, &address));
             let server_names = raw.server_names.into_iter().flat_map(|At { value, span }| {
                 value
                     .into_iter()
@@ -147,10 +150,108 @@ impl Resolver<'_> {
         }
     }
 
-    fn login(&mut self, scope: &Scope, raw: &RawLogin) -> Option<Login> {
+    fn login(&mut self, scope: &Scope, raw: &At<RawLogin>, tls: &TlsMode, address: &[Address]) -> Option<Login> {
+        let At { value: raw, span } = raw;
+        let user = self.out.read(scope, "login.user", &raw.user, not_empty);
+        let proof = match (&raw.password, &raw.rds_iam) {
+            (Some(password), None) => {
+                self.out.credential(scope, "login.password", password, "orders-db").map(Proof::Password)
+            }
+            (None, Some(iam)) => {
+                self.suits_rds_iam(scope, &iam.span, tls, address);
+                self.rds_iam(scope, &iam.value).map(Proof::RdsIam)
+            }
+            (Some(_), Some(iam)) => {
+                let message = "has no meaning beside password: a login is proven by one of them";
+                self.out.fault(scope, &iam.span, "login.rds_iam", message);
+                None
+            }
+            (None, None) => {
+                if !self.out.is_cut(scope, "login") {
+                    let message = "needs a password = { credential = … } or an rds_iam = { region = … }: what proves the user to the target";
+                    self.out.fault(scope, span, "login", message);
+                }
+                None
+            }
+        };
+        Some(Login { user: user?, proof: proof? })
+    }
+
+    /// Whoever gets a token can log in with it: only the server of the name that it is for may.
+    fn suits_rds_iam(&mut self, scope: &Scope, span: &Range<usize>, tls: &TlsMode, address: &[Address]) {
+        let mut fault = |message: &str| self.out.fault(scope, span, "login.rds_iam", message);
+        let TlsMode::VerifyFull { server_name, .. } = tls else {
+            return fault(
+                "sends a token with which whoever gets it can log in: certificate and name must be verified; take mode and insecure \
+                 out of tls, and name a file with AWS's CAs there: tls = { ca = … }",
+            );
+        };
+        let is_named = server_name.is_some() || address.iter().any(|it| matches!(it.host, Host::Name(_)));
+        if !is_named && !address.is_empty() {
+            fault(
+                "needs the host name that tokens are for: write the instance's into address, or tls = { server_name = … }",
+            );
+        }
+    }
+
+    fn rds_iam(&mut self, scope: &Scope, raw: &RawRdsIam) -> Option<RdsIam> {
+        let scope = Scope { file: scope.file, path: scope.key("login.rds_iam") };
+        let region = self.out.read(&scope, "region", &raw.region, text::aws_region);
+        let keys = match (&raw.access_key_id, &raw.secret_access_key) {
+            (Some(id), Some(key)) => self.held_keys(&scope, raw, id, key),
+            (None, None) => self.instance_role(&scope, raw),
+            (Some(id), None) => self.half_a_key(&scope, &id.span, ["access_key_id", "secret_access_key"]),
+            (None, Some(key)) => self.half_a_key(&scope, &key.span, ["secret_access_key", "access_key_id"]),
+        };
+        Some(RdsIam { region: region?, keys: keys? })
+    }
+
+    fn half_a_key(&mut self, scope: &Scope, span: &Range<usize>, [known, lacks]: [&str; 2]) -> Option<AwsKeys> {
+        if !self.out.is_cut(scope, "") {
+            self.out.fault(scope, span, known, format!("is half of a key: {lacks} is missing"));
+        }
+        None
+    }
+
+    fn held_keys(
+        &mut self,
+        scope: &Scope,
+        raw: &RawRdsIam,
+        id: &At<String>,
+        key: &At<RawCredential>,
+    ) -> Option<AwsKeys> {
         let out = &mut self.out;
-        let user = out.read(scope, "login.user", &raw.user, not_empty)?;
-        let password = out.credential(scope, "login.password", &raw.password, "orders-db")?;
-        Some(Login { user, password })
+        if let Some(at) = &raw.ec2_metadata_service_endpoint {
+            let message = "has no meaning beside access_key_id: the instance's role is not asked for";
+            out.fault(scope, &at.span, "ec2_metadata_service_endpoint", message);
+        }
+        let access_key_id = out.read(scope, "access_key_id", id, text::aws_access_key_id);
+        let secret_access_key = out.credential(scope, "secret_access_key", key, "aws-key");
+        let token = raw.session_token.as_ref();
+        let session_token = token.map(|token| out.credential(scope, "session_token", token, "aws-token"));
+        if token.is_none() && id.value.starts_with("ASIA") && !out.is_cut(scope, "session_token") {
+            let message = "is a temporary key's, which is good with its session_token = { credential = … } only";
+            out.fault(scope, &id.span, "access_key_id", message);
+        }
+        Some(AwsKeys::Held {
+            access_key_id: access_key_id?,
+            secret_access_key: secret_access_key?,
+            session_token: match session_token {
+                Some(token) => Some(token?),
+                None => None,
+            },
+        })
+    }
+
+    fn instance_role(&mut self, scope: &Scope, raw: &RawRdsIam) -> Option<AwsKeys> {
+        if let Some(at) = &raw.session_token {
+            let message = "has no meaning without access_key_id and secret_access_key";
+            self.out.fault(scope, &at.span, "session_token", message);
+        }
+        let metadata_service = match &raw.ec2_metadata_service_endpoint {
+            Some(at) => self.out.read(scope, "ec2_metadata_service_endpoint", at, text::metadata_service)?,
+            None => METADATA_SERVICE,
+        };
+        Some(AwsKeys::InstanceRole { metadata_service })
     }
 }

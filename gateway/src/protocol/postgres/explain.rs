@@ -91,7 +91,6 @@ async fn understood(analyser: &Analyser, text: &str, set: &Arc<catalog::TaggedSe
 
 /// To where sessions have found the database, or else to an address that the target is given by number.
 async fn way(engine: &Engine, state: &State, target: &Target, database: &str) -> Result<Way, String> {
-    let login = target.login.as_ref().ok_or_else(|| format!("the target {:?} has no login", target.name))?;
     let by_number = || {
         target.address.iter().find_map(|it| match it.host {
             Host::Network(ip, prefix) if prefix == full_length(ip) => Some((ip, it.port).into()),
@@ -105,10 +104,8 @@ async fn way(engine: &Engine, state: &State, target: &Target, database: &str) ->
             target.name
         )
     })?;
-    let endpoint =
-        Way::endpoint(target, &Upstream { address, server_name: None }).map_err(|error| error.to_string())?;
-    let password = engine.witness().credential(&login.password).await.map_err(|error| error.to_string())?;
-    Ok(Way { endpoint, user: login.user.clone(), password, database: database.to_owned() })
+    let upstream = Upstream { address, server_name: None };
+    Way::new(engine, target, &upstream, database.to_owned()).await.map_err(|error| error.to_string())
 }
 
 /// A query's result as the target describes it, and the tree that it makes of the query.

@@ -21,18 +21,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
+use super::NotServed;
 use super::cancel::Keys;
 use super::catalog::{self, CatalogError, TaggedSet};
 use super::lookups::Lookups;
 use super::operation::{Analyser, Parsed};
 use super::stream::Stream;
-use super::upstream::{self, Endpoint, Login, Upstream};
+use super::upstream::{self, Endpoint, Login, Proof, Upstream};
 use super::wire::{self, Room};
+use crate::engine::Engine;
 use crate::mask::MaskRule;
 use crate::protocol::StateError;
-use crate::secret::Secret;
+use crate::rds_iam::Signer;
 use crate::session::Session;
-use crate::target::{Host, Target};
+use crate::target::{self, Host, Target};
 use crate::tls::{self, TlsError};
 
 /// An older catalog is read again, in the background.
@@ -297,12 +299,36 @@ impl Slot {
 pub(super) struct Way {
     pub(super) endpoint: Endpoint,
     pub(super) user: String,
-    pub(super) password: Secret,
+    pub(super) proof: Proof,
     pub(super) database: String,
 }
 
 impl Way {
-    pub(super) fn endpoint(target: &Target, upstream: &crate::target::Upstream) -> Result<Endpoint, TlsError> {
+    /// Reads what the login is proven by.
+    pub(super) async fn new(
+        engine: &Engine,
+        target: &Target,
+        upstream: &crate::target::Upstream,
+        database: String,
+    ) -> Result<Self, NotServed> {
+        let Some(login) = &target.login else { return Err(NotServed::NoLogin(target.name.clone())) };
+        let endpoint = Self::endpoint(target, upstream)?;
+        let proof = match &login.proof {
+            target::Proof::Password(password) => Proof::Password(engine.witness().credential(password).await?),
+            target::Proof::RdsIam(iam) => {
+                // The very name that the target's certificate is held to: nobody else gets the token.
+                let Some((_, ServerName::DnsName(host))) = endpoint.tls.as_ref().filter(|_| target.is_verified())
+                else {
+                    return Err(NotServed::Unverified);
+                };
+                let instance = (host.as_ref(), endpoint.address.port());
+                Proof::RdsIam(Arc::new(Signer::new(engine, iam, instance, &login.user).await?))
+            }
+        };
+        Ok(Self { endpoint, user: login.user.clone(), proof, database })
+    }
+
+    fn endpoint(target: &Target, upstream: &crate::target::Upstream) -> Result<Endpoint, TlsError> {
         let address = upstream.address;
         let tls = match tls::client_config(&target.tls, Some(super::startup::ALPN))? {
             None => None,
@@ -324,7 +350,7 @@ impl Way {
     }
 
     pub(super) fn login<'a>(&'a self, settings: &'a [(String, String)]) -> Login<'a> {
-        Login { user: &self.user, password: &self.password, database: &self.database, settings }
+        Login { user: &self.user, proof: &self.proof, database: &self.database, settings }
     }
 }
 

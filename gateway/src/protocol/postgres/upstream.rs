@@ -1,7 +1,7 @@
 //! The way to the target: connect, verified TLS, log in with the held credential.
 //!
-//! The password is proven by SCRAM and never sent: a server that asks for it in clear text, or hashed with MD5, is refused.
-//! Where the server offers it, the proof is bound to its certificate (SCRAM-SHA-256-PLUS, `tls-server-end-point`). See the
+//! A password is proven by SCRAM and never sent: a server that asks for it in clear text, or hashed with MD5, is refused. An IAM
+//! token is sent in clear text, as AWS wants it, to a server that has proven its name by TLS, and for nothing else. Where the server offers it, the proof is bound to its certificate (SCRAM-SHA-256-PLUS, `tls-server-end-point`). See the
 //! PostgreSQL manual, "Message Flow", sections "Start-up" and "SASL Authentication".
 
 use std::io;
@@ -17,9 +17,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use super::stream::Stream;
 use super::wire::{self, Fields, Handling, Inbox, Malformed, Piece, Report, STREAM_ABOVE, Severity};
+use crate::rds_iam::{self, TokenError};
 use crate::secret::Secret;
 use crate::tls;
 
@@ -39,6 +41,8 @@ const ROUNDS: RangeInclusive<u32> = 4_096..=100_000;
 /// Text of the target's that is passed on when it refuses the login.
 const MAX_REASON: usize = 500;
 
+const CLEAR_TEXT: &str = "clear text";
+
 /// Where the target is and how it must prove itself.
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -50,9 +54,17 @@ pub(super) struct Endpoint {
 /// Who the gateway is to the target, and what the session begins with.
 pub(super) struct Login<'a> {
     pub(super) user: &'a str,
-    pub(super) password: &'a Secret,
+    pub(super) proof: &'a Proof,
     pub(super) database: &'a str,
     pub(super) settings: &'a [(String, String)],
+}
+
+/// What proves that the gateway may log in as the user.
+#[derive(Clone)]
+pub(super) enum Proof {
+    Password(Secret),
+    /// Makes a token for each login.
+    RdsIam(Arc<rds_iam::Signer>),
 }
 
 /// A session at the target, before its first statement.
@@ -85,7 +97,8 @@ pub(super) enum UpstreamError {
     #[error("the target sent a message of type {0:?} during the login")]
     Unexpected(char),
     #[error(
-        "the target wants the password by {0}, which would give it away; set its password_encryption to scram-sha-256"
+        "the target wants the password by {0}, which would give it away; set its password_encryption to scram-sha-256{asked}",
+        asked = if *.0 == CLEAR_TEXT { ", or, if it asks for an IAM token, write login = { rds_iam = { … } }" } else { "" }
     )]
     WeakLogin(&'static str),
     #[error("the target offers no SCRAM-SHA-256")]
@@ -100,6 +113,18 @@ pub(super) enum UpstreamError {
         max = ROUNDS.end()
     )]
     Rounds(u32),
+    #[error(
+        "the target asks for a password by {0}, and not for an IAM token: GRANT rds_iam TO the login's user there, and have IAM \
+         database authentication enabled for the instance"
+    )]
+    NotIam(&'static str),
+    #[error("the IAM token of the login cannot be made: {0}")]
+    Token(#[from] TokenError),
+    #[error(
+        "the target refused the login's IAM token: {message}; check rds_iam's region and key, that the key may rds-db:connect \
+         as this user, that the target's name is the instance's own, and this host's clock"
+    )]
+    TokenRefused { code: String, message: String },
     #[error("the target refused the session: {message}{}", of_a_pooler(message))]
     Refused { code: String, message: String },
     #[error(
@@ -114,7 +139,7 @@ impl UpstreamError {
     /// What the client is told.
     pub(super) fn report(&self) -> Report {
         let code = match self {
-            Self::Refused { code, .. } => code,
+            Self::Refused { code, .. } | Self::TokenRefused { code, .. } => code,
             Self::Connect(..) | Self::Late => "08001",
             Self::Broken(_) => "08006",
             _ => "08004",
@@ -216,24 +241,28 @@ async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, Upstr
     Ok(Upstream { stream, inbox, parameters, process, key })
 }
 
-/// Proves the password by SCRAM, and has the target prove that it knows it too.
 async fn authenticate(stream: &mut Stream, inbox: &mut Inbox, login: &Login<'_>) -> Result<(), UpstreamError> {
+    match login.proof {
+        Proof::Password(password) => by_password(stream, inbox, password).await,
+        Proof::RdsIam(signer) => by_token(stream, inbox, signer).await,
+    }
+}
+
+/// Proves the password by SCRAM, and has the target prove that it knows it too.
+async fn by_password(stream: &mut Stream, inbox: &mut Inbox, password: &Secret) -> Result<(), UpstreamError> {
     let mut scram: Option<ScramSha256> = None;
     let mut proven = false;
     loop {
-        let message = next_message(stream, inbox).await?;
-        if message[0] != b'R' {
-            return Err(UpstreamError::Unexpected(char::from(message[0])));
-        }
+        let message = next_authentication(stream, inbox).await?;
         let mut fields = Fields::of(&message);
         match (fields.u32()?, &mut scram) {
             (0, _) if proven => return Ok(()),
             (0, _) => return Err(UpstreamError::NoProof),
-            (3, _) => return Err(UpstreamError::WeakLogin("clear text")),
+            (3, _) => return Err(UpstreamError::WeakLogin(CLEAR_TEXT)),
             (5, _) => return Err(UpstreamError::WeakLogin("MD5")),
             (10, None) => {
                 let (mechanism, binding) = choose(&mut fields, stream)?;
-                let begun = ScramSha256::new(login.password.expose(), binding);
+                let begun = ScramSha256::new(password.expose(), binding);
                 send_initial(stream, mechanism, begun.message()).await?;
                 scram = Some(begun);
             }
@@ -256,6 +285,35 @@ async fn authenticate(stream: &mut Stream, inbox: &mut Inbox, login: &Login<'_>)
             _ => return Err(UpstreamError::Unexpected('R')),
         }
     }
+}
+
+/// Sends a token where one is asked for in clear text. There is no proof of the target's: its certificate was one.
+async fn by_token(stream: &mut Stream, inbox: &mut Inbox, signer: &rds_iam::Signer) -> Result<(), UpstreamError> {
+    match code(&next_authentication(stream, inbox).await?)? {
+        3 => {}
+        0 => return Err(UpstreamError::NoProof),
+        5 => return Err(UpstreamError::NotIam("MD5")),
+        10 => return Err(UpstreamError::NotIam("SCRAM")),
+        _ => return Err(UpstreamError::Unexpected('R')),
+    }
+    if matches!(stream, Stream::Plain(_)) {
+        return Err(UpstreamError::NoTls);
+    }
+    let token = signer.token().await?;
+    let mut out = Zeroizing::new(Vec::with_capacity(token.expose().len() + 6));
+    wire::message(&mut out, b'p', |out| wire::put_string(out, token.expose()));
+    stream.write_all(&out).await?;
+    stream.flush().await?;
+    let answer = next_authentication(stream, inbox).await.map_err(|error| match error {
+        UpstreamError::Refused { code, message } => UpstreamError::TokenRefused { code, message },
+        other => other,
+    })?;
+    if code(&answer)? == 0 { Ok(()) } else { Err(UpstreamError::Unexpected('R')) }
+}
+
+/// What an Authentication message asks for.
+fn code(message: &[u8]) -> Result<u32, Malformed> {
+    Fields::of(message).u32()
 }
 
 /// How many rounds a challenge asks for (RFC 5802, "iteration-count"), if it says so; without, there is no proof either.
@@ -300,6 +358,12 @@ async fn send_initial(stream: &mut Stream, mechanism: &str, first: &[u8]) -> Res
     });
     stream.write_all(&out).await?;
     Ok(stream.flush().await?)
+}
+
+/// The next message of the login, which must be an Authentication.
+async fn next_authentication(stream: &mut Stream, inbox: &mut Inbox) -> Result<Vec<u8>, UpstreamError> {
+    let message = next_message(stream, inbox).await?;
+    if message[0] == b'R' { Ok(message) } else { Err(UpstreamError::Unexpected(char::from(message[0]))) }
 }
 
 /// The next message of the login; an ErrorResponse is the target's refusal.

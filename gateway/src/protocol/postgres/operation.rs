@@ -93,7 +93,6 @@ pub enum Parsed {
 
 /// One statement of a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "properties that have nothing to do with each other")]
 pub struct Statement {
     /// Where it stands in the text, in bytes.
     pub text_range: Range<usize>,
@@ -108,9 +107,6 @@ pub struct Statement {
     pub unknown_relations: Vec<(Option<String>, String)>,
     /// The prepared statement or cursor that it makes or uses.
     pub name: Option<Name>,
-    /// A row security policy, or a child of a table in it, may read tagged data in it: its texts may show what no mask is
-    /// applied to.
-    pub guarded: bool,
     /// It would let this transaction, or later ones, write where a session is only to read.
     pub lets_write: bool,
     /// A SET of something by which no name, and no expression, comes to mean something else.
@@ -408,7 +404,6 @@ impl<'a> Lexed<'a> {
             redact_parameters,
             unknown_relations,
             name: seen.name,
-            guarded: seen.guarded,
             lets_write: seen.lets_write,
             keeps_meanings: seen.keeps_meanings,
         })

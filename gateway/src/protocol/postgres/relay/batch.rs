@@ -280,7 +280,7 @@ impl Relay<'_> {
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
-        let mut running = running(self.session, &judged, named.as_ref(), forwarded, tagged);
+        let mut running = running(self.session, &judged, forwarded, tagged);
         running.portal = Some(portal);
         running.checked = traced;
         self.replies.execute(running);

@@ -45,8 +45,6 @@ pub(super) enum Outcome {
 pub(super) struct Named {
     /// It may touch tagged tables.
     tagged: bool,
-    /// A row security policy in it may.
-    guarded: bool,
     /// Where the columns come from, if what it runs has to be traced.
     shows: Option<Shows>,
     /// On the statement with all that.
@@ -307,7 +305,7 @@ impl Relay<'_> {
         self.drain().await.map_err(Err)?;
         let mut operation = judged.judgement.operation().clone();
         let mut all = operation.actions.to_vec();
-        let (mut tagged, mut guarded, mut unknown, mut shows) = (false, false, false, None);
+        let (mut tagged, mut unknown, mut shows) = (false, false, None);
         let is_alone = judged.statements().len() == 1 && judged.effects.uses.len() == 1;
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
         let (mut looked_up, mut left) = (HashSet::new(), MAX_NAMED_BYTES);
@@ -347,7 +345,6 @@ impl Relay<'_> {
                         operation.refusal.get_or_insert_with(|| BY_NAME.to_owned());
                     }
                 }
-                guarded |= statement.guarded;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));
             if unknown {
@@ -360,7 +357,7 @@ impl Relay<'_> {
             tagged = true;
         }
         operation.actions = all.into();
-        Ok(Some(Named { tagged, guarded, shows, judgement: self.session.judge(Arc::new(operation)) }))
+        Ok(Some(Named { tagged, shows, judgement: self.session.judge(Arc::new(operation)) }))
     }
 
     /// Where the columns of a traced statement come from that a name stands for.
@@ -495,18 +492,11 @@ pub(super) fn touches_tagged(judged: &Judged, index: usize, named: Option<&Named
     }
 }
 
-pub(super) fn running(
-    session: &Session,
-    judged: &Arc<Judged>,
-    named: Option<&Named>,
-    forwarded: Forwarded,
-    tagged: bool,
-) -> Box<Running> {
+pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
     let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
     running.allowance = session.allowance();
     running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
-    running.guarded = named.is_some_and(|it| it.guarded) || judged.statements().iter().any(|it| it.guarded);
     let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = actions.iter().any(ends);

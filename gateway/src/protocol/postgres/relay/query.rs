@@ -183,7 +183,7 @@ impl Relay<'_> {
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-        let mut running = running(self.session, judged, named, forwarded, tagged);
+        let mut running = running(self.session, judged, forwarded, tagged);
         running.checked = checked;
         running.batch = self.batch;
         self.replies.query(running);

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use explain::{Explanation, ResultColumn, RuleExplanation};
 pub use lint::{Lint, lint};
-pub use pattern::{Glob, InvalidPattern, TablePattern};
+pub use pattern::{ColumnPattern, Glob, InvalidPattern, NamePattern};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
@@ -91,6 +91,13 @@ impl fmt::Display for Kind {
         f.pad(self.as_str())
     }
 }
+
+/// Words for several kinds at once.
+pub const KIND_GROUPS: &[(&str, &[Kind])] = &[
+    ("writes", &[Kind::Insert, Kind::Update, Kind::Delete, Kind::Merge, Kind::Truncate, Kind::CopyIn]),
+    ("ddl", &[Kind::Create, Kind::Alter, Kind::Drop, Kind::Truncate]),
+    ("privileges", &[Kind::Grant, Kind::Revoke, Kind::SetRole]),
+];
 
 /// A set of kinds; the empty set is written for "any" in rules.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -192,6 +199,9 @@ pub struct TableUse {
     pub access: Access,
     /// Columns named for this table or that may belong to it, as far as the text tells; `*` for all.
     pub columns: BTreeSet<String>,
+    /// How many rows the table has, as the target's catalog estimates. None: nobody asked, or it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -211,9 +221,17 @@ pub struct Operation {
     pub database: Option<String>,
     /// Never empty: an operation without actions is denied. (An empty statement is a `select` of no table.)
     pub actions: Arc<[Action]>,
+    /// How many statements were sent together.
+    #[serde(default = "one")]
+    pub statements: usize,
     /// What the protocol itself refuses about this operation on this target (data could leave unmasked), whatever the
     /// rules say; not recorded as a rule's doing.
     pub refusal: Option<String>,
+}
+
+/// Of an operation that says no number.
+pub(crate) const fn one() -> usize {
+    1
 }
 
 /// Who asks, for rules.
@@ -268,12 +286,16 @@ pub enum Then {
 
 /// One `[[rule]]`: empty matchers match everything, with these exceptions and fine points.
 ///
-/// - `unparsed` is never *allowed* by a rule that does not name it, nor by one that names tables or `has_where`, which nobody
-///   knows of it. Rules that deny or hold match it wherever they could.
+/// - `unparsed` is never *allowed* by a rule that does not name it, nor by one that asks for what nobody knows of it (tables,
+///   columns, functions, `has_where`, `has_limit`). Rules that deny or hold match it wherever they could.
 /// - `tables`: a rule that denies or holds matches if **any** table of the action fits, one that allows only if **every**
 ///   table fits. An action that touches no table fits no rule that names tables.
-/// - A table that the statement leaves to the search path: see [`TablePattern`].
-/// - `has_where` fits no action that could not have a WHERE.
+/// - `columns` and `columns_written` in the same way: any of them, or every one. `*` in a statement is a column of every name. An action that
+///   names no column fits no rule that denies or holds by `columns`; removing rows writes all of theirs.
+/// - `functions`: any, or every one that is called; who calls none is allowed by every list.
+/// - A name that the statement leaves to the search path: see [`NamePattern`].
+/// - `has_where` fits no action that could not have a WHERE, and so does `has_limit`.
+/// - `more_rows_than` fits what takes whole tables (no WHERE, no LIMIT) of which one has more rows, or an unknown number.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub name: Arc<str>,
@@ -282,8 +304,16 @@ pub struct Rule {
     pub targets: Vec<String>,
     pub databases: Vec<String>,
     pub kinds: KindSet,
-    pub tables: Vec<TablePattern>,
+    pub tables: Vec<NamePattern>,
+    pub columns: Vec<ColumnPattern>,
+    pub columns_written: Vec<ColumnPattern>,
+    pub functions: Vec<NamePattern>,
     pub has_where: Option<bool>,
+    pub has_limit: Option<bool>,
+    /// Of rules that deny or hold.
+    pub more_rows_than: Option<u64>,
+    /// Of rules that deny or hold.
+    pub more_statements_than: Option<usize>,
     pub then: Then,
     pub message: Option<String>,
 }
@@ -306,12 +336,12 @@ impl Policy {
             return self.judge_connect(subject, database);
         }
         let applying = || self.rules.iter().filter(move |rule| rule.applies(subject, database));
-        let matches_any = |rule: &Rule| operation.actions.iter().any(|action| rule.matches(action));
+        let matches_any = |rule: &Rule| operation.actions.iter().any(|action| rule.matches(operation, action));
 
         if let Some(rule) = applying().find(|rule| rule.then == Then::Deny && matches_any(rule)) {
             return rule.deny();
         }
-        let is_covered = |action: &Action| applying().any(|rule| rule.grants(action));
+        let is_covered = |action: &Action| applying().any(|rule| rule.grants(operation, action));
         if let Some(action) = operation.actions.iter().find(|action| !is_covered(action)) {
             return Gate::Deny { rule: None, message: no_rule_allows(subject, action) };
         }
@@ -363,6 +393,11 @@ impl Policy {
         !denied && concerned().any(|rule| rule.then != Then::Deny)
     }
 
+    /// Whether a rule about this target asks how many rows its tables have.
+    pub fn asks_for_rows(&self, target: &str) -> bool {
+        self.rules.iter().any(|rule| rule.more_rows_than.is_some() && names(&rule.targets, target))
+    }
+
     /// Whether no rule lets this subject do anything but read, in whatever database: the target can be told to hold it to that.
     pub fn only_reads(&self, subject: Subject<'_>) -> bool {
         let is_of = |rule: &&Rule| {
@@ -378,6 +413,28 @@ impl Policy {
 }
 
 impl Rule {
+    /// A rule that meets everything but what only a rule that names it allows.
+    pub fn of_everything(name: &str, then: Then) -> Self {
+        Self {
+            name: name.into(),
+            agents: Vec::new(),
+            groups: Vec::new(),
+            targets: Vec::new(),
+            databases: Vec::new(),
+            kinds: KindSet::default(),
+            tables: Vec::new(),
+            columns: Vec::new(),
+            columns_written: Vec::new(),
+            functions: Vec::new(),
+            has_where: None,
+            has_limit: None,
+            more_rows_than: None,
+            more_statements_than: None,
+            then,
+            message: None,
+        }
+    }
+
     /// Whether the rule speaks of this subject in this database at all.
     fn applies(&self, subject: Subject<'_>, database: Option<&str>) -> bool {
         names(&self.agents, subject.agent)
@@ -387,49 +444,69 @@ impl Rule {
     }
 
     /// Whether the rule's own effect (allow, deny or hold) meets this action.
-    fn matches(&self, action: &Action) -> bool {
-        self.mismatch(action, self.then != Then::Allow).is_none()
+    fn matches(&self, operation: &Operation, action: &Action) -> bool {
+        self.mismatch(operation, action, self.then != Then::Allow).is_none()
     }
 
     /// Whether the rule lets this action go on, at once or after approval. A hold restricts whatever it could mean, but
     /// grants only what an allow in its place would.
-    fn grants(&self, action: &Action) -> bool {
-        self.then != Then::Deny && self.mismatch(action, false).is_none()
+    fn grants(&self, operation: &Operation, action: &Action) -> bool {
+        self.then != Then::Deny && self.mismatch(operation, action, false).is_none()
     }
 
     /// The first matcher that the action does not fit; `restricts`: in doubt it fits.
-    fn mismatch(&self, action: &Action, restricts: bool) -> Option<Matcher> {
+    fn mismatch(&self, operation: &Operation, action: &Action, restricts: bool) -> Option<Matcher> {
         let unknown = action.kind == Kind::Unparsed;
         if !(self.kinds.contains(action.kind) || self.kinds.is_empty() && (restricts || !unknown)) {
             return Some(Matcher::Kinds);
         }
         if unknown {
-            // Nobody knows its tables or its WHERE.
-            return match (restricts, self.tables.is_empty(), self.has_where) {
-                (true, ..) | (false, true, None) => None,
-                (false, false, _) => Some(Matcher::Tables),
-                (false, true, Some(_)) => Some(Matcher::HasWhere),
-            };
+            // Nobody knows more of it.
+            return if restricts { None } else { self.asks_of_actions().next() };
         }
-        if self.has_where.is_some() && self.has_where != action.has_where {
-            return Some(Matcher::HasWhere);
-        }
-        if self.tables.is_empty() {
-            return None;
-        }
-        let mut tables = action.tables.iter();
-        let fits = if restricts {
-            tables.any(|table| self.tables.iter().any(|pattern| pattern.may_mean(table)))
-        } else {
-            !action.tables.is_empty() && tables.all(|table| self.tables.iter().any(|pattern| pattern.covers(table)))
+        let fits = |matcher: &Matcher| match matcher {
+            Matcher::Kinds => true,
+            Matcher::HasWhere => self.has_where == action.has_where,
+            Matcher::HasLimit => self.has_limit == action.has_limit,
+            Matcher::Rows => self.more_rows_than.is_some_and(|most| action.takes_more_rows_than(most)),
+            Matcher::Statements => self.more_statements_than.is_some_and(|most| operation.statements > most),
+            Matcher::Tables if restricts => action.tables.iter().any(|it| may_mean(&self.tables, it)),
+            Matcher::Tables => !action.tables.is_empty() && action.tables.iter().all(|it| covers(&self.tables, it)),
+            Matcher::Columns => fit(&self.columns, action.tables.iter(), restricts),
+            Matcher::ColumnsWritten => {
+                let written = action.tables.iter().filter(|it| it.access == Access::Write);
+                fit(&self.columns_written, written, restricts)
+            }
+            Matcher::Functions => {
+                let is_one = |function: &String| {
+                    let (schema, name) = split(function);
+                    self.functions
+                        .iter()
+                        .any(|it| if restricts { it.may_be(schema, name) } else { it.is(schema, name) })
+                };
+                if restricts { action.functions.iter().any(is_one) } else { action.functions.iter().all(is_one) }
+            }
         };
-        (!fits).then_some(Matcher::Tables)
+        self.asks_of_actions().find(|matcher| !fits(matcher))
+    }
+
+    /// What it asks of an action beside its kind.
+    fn asks_of_actions(&self) -> impl Iterator<Item = Matcher> {
+        let asked = [
+            (self.has_where.is_some(), Matcher::HasWhere),
+            (self.has_limit.is_some(), Matcher::HasLimit),
+            (self.more_rows_than.is_some(), Matcher::Rows),
+            (self.more_statements_than.is_some(), Matcher::Statements),
+            (!self.tables.is_empty(), Matcher::Tables),
+            (!self.columns.is_empty(), Matcher::Columns),
+            (!self.columns_written.is_empty(), Matcher::ColumnsWritten),
+            (!self.functions.is_empty(), Matcher::Functions),
+        ];
+        asked.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, matcher)| matcher)
     }
 
     fn concerns_connect(&self) -> bool {
-        (self.kinds.is_empty() || self.kinds.contains(Kind::Connect))
-            && self.tables.is_empty()
-            && self.has_where.is_none()
+        (self.kinds.is_empty() || self.kinds.contains(Kind::Connect)) && self.asks_of_actions().next().is_none()
     }
 
     /// A hold on everything holds each operation; it does not hold the session too.
@@ -459,7 +536,38 @@ impl Rule {
 enum Matcher {
     Kinds,
     HasWhere,
+    HasLimit,
+    Rows,
+    Statements,
     Tables,
+    Columns,
+    ColumnsWritten,
+    Functions,
+}
+
+fn may_mean(patterns: &[NamePattern], table: &TableUse) -> bool {
+    patterns.iter().any(|it| it.may_be(table.schema.as_deref(), &table.name))
+}
+
+fn covers(patterns: &[NamePattern], table: &TableUse) -> bool {
+    patterns.iter().any(|it| it.is(table.schema.as_deref(), &table.name))
+}
+
+/// Whether one of these tables' columns could be one of the patterns'; or, if nothing is restricted, whether all are.
+fn fit<'a>(patterns: &[ColumnPattern], mut tables: impl Iterator<Item = &'a TableUse>, restricts: bool) -> bool {
+    if restricts {
+        tables.any(|table| patterns.iter().any(|it| it.may_mean(table)))
+    } else {
+        tables.all(|table| ColumnPattern::cover(patterns, table))
+    }
+}
+
+/// The schema of a function, as it is written, and its name.
+fn split(function: &str) -> (Option<&str>, &str) {
+    match function.rsplit_once('.') {
+        Some((schema, name)) => (Some(schema), name),
+        None => (None, function),
+    }
 }
 
 impl Operation {
@@ -476,6 +584,15 @@ impl Operation {
 }
 
 impl Action {
+    /// Whether it takes all rows of its tables, as far as its text tells, and one of these has more of them, or nobody knows how many.
+    fn takes_more_rows_than(&self, most: u64) -> bool {
+        use Kind::{CopyOut, Delete, Merge, Select, Update};
+        matches!(self.kind, Select | CopyOut | Update | Delete | Merge)
+            && self.has_where != Some(true)
+            && self.has_limit != Some(true)
+            && self.tables.iter().any(|it| it.rows.is_none_or(|rows| rows > most))
+    }
+
     fn is_read_only(&self) -> bool {
         use Kind::{
             Connect, CopyOut, Deallocate, Declare, Discard, Explain, Fetch, Listen, Prepare, Select, Set, Show,

@@ -213,13 +213,18 @@ impl Judgement {
         Self { operation, verdict, gate, epoch }
     }
 
+    #[cfg(test)]
+    pub(crate) fn by(operation: Arc<Operation>, gate: Gate) -> Self {
+        Self::new(operation, gate, Mode::Enforce, 0)
+    }
+
     /// The same of an operation that differs in nothing but its text, which no rule looks at.
     #[must_use]
     pub fn with_text(&self, text: String) -> Self {
-        let Operation { text: _, database, actions, refusal } = &*self.operation;
+        let Operation { text: _, database, actions, statements, refusal } = &*self.operation;
         let (database, actions, refusal) = (database.clone(), Arc::clone(actions), refusal.clone());
         Self {
-            operation: Arc::new(Operation { text, database, actions, refusal }),
+            operation: Arc::new(Operation { text, database, actions, statements: *statements, refusal }),
             verdict: self.verdict.clone(),
             gate: self.gate.clone(),
             epoch: self.epoch,
@@ -322,7 +327,7 @@ impl Session {
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
         let verdict = config.policy.judge_connect(subject, database.as_deref());
         let actions = Arc::from([Action::of(Kind::Connect)]);
-        let operation = Arc::new(Operation { text, database, actions, refusal: None });
+        let operation = Arc::new(Operation { text, database, actions, statements: 1, refusal: None });
         Judgement::new(operation, verdict, config.gateway.mode, epoch)
     }
 
@@ -461,6 +466,7 @@ impl Session {
             text: &operation.text,
             database: operation.database.as_deref(),
             actions: &operation.actions,
+            statements: operation.statements,
             parameters: exact.parameters,
             gate: &judgement.verdict,
             refusal: operation.refusal.as_deref(),

@@ -79,6 +79,7 @@ pub fn denied(operation: OperationId, text: &str) -> Event {
         text: text.to_owned(),
         database: None,
         actions: Vec::new(),
+        statements: 1,
         parameters: None,
         gate: Gate::Deny { rule: None, message: "no".to_owned() },
         refusal: None,

@@ -3,6 +3,8 @@
 
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/facts.rs"]
+mod facts;
 #[path = "postgres/pooler.rs"]
 mod pooler;
 #[path = "postgres/rds_iam.rs"]

@@ -305,6 +305,7 @@ fn explain(config: &Config, opened: &SessionOpened, decided: &OperationDecided) 
         text: decided.text.clone(),
         database: decided.database.clone(),
         actions: decided.actions.clone().into(),
+        statements: decided.statements,
         refusal: decided.refusal.clone(),
     };
     config.policy.explain(subject, &operation)

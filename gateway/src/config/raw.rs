@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::mask::DetectorKind;
 use crate::origin::Risk;
-use crate::policy::Kind;
+use crate::policy::{KIND_GROUPS, Kind, KindSet};
 use crate::target::Protocol;
 
 /// A value that knows where it stands in its file.
@@ -302,15 +302,65 @@ pub(super) struct RawRule {
     #[serde(default)]
     pub(super) databases: Vec<At<String>>,
     #[serde(default)]
-    pub(super) kinds: Vec<Kind>,
+    pub(super) kinds: Vec<RawKinds>,
     /// `schema.table` or `table`, `*` for any part of a name.
     #[serde(default)]
     pub(super) tables: Vec<At<String>>,
+    /// `schema.table.column`, `table.column` or `column`: columns that the statement names, to read or to write.
+    #[serde(default)]
+    pub(super) columns: Vec<At<String>>,
+    /// The same of columns that it writes.
+    #[serde(default)]
+    pub(super) columns_written: Vec<At<String>>,
+    /// `schema.function` or `function`: what the statement calls.
+    #[serde(default)]
+    pub(super) functions: Vec<At<String>>,
     /// Whether the statement has a WHERE.
     pub(super) has_where: Option<bool>,
+    /// Whether the query has a LIMIT.
+    pub(super) has_limit: Option<bool>,
+    /// Whole tables (no WHERE, no LIMIT) that have more rows than this, or nobody knows how many, by the target's own estimate. Of rules
+    /// that deny or hold.
+    pub(super) more_rows_than: Option<At<u64>>,
+    /// More statements than this, sent as one text. Of rules that deny or hold.
+    pub(super) more_statements_than: Option<At<u32>>,
     pub(super) then: RawThen,
     /// What the agent is told when the rule denies or holds.
     pub(super) message: Option<At<String>>,
+}
+
+/// A kind, or a word for several.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawKinds(pub(super) KindSet);
+
+impl RawKinds {
+    fn words() -> impl Iterator<Item = (&'static str, KindSet)> {
+        let kinds = Kind::ALL.iter().map(|it| (it.as_str(), KindSet::from([*it])));
+        kinds.chain(KIND_GROUPS.iter().map(|(word, kinds)| (*word, kinds.iter().copied().collect())))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawKinds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        let known = Self::words().find(|(known, _)| *known == word);
+        known.map(|(_, kinds)| Self(kinds)).ok_or_else(|| serde::de::Error::custom(format!("\"{word}\" is no kind")))
+    }
+}
+
+impl JsonSchema for RawKinds {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Kind".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let words: Vec<&str> = Self::words().map(|(word, _)| word).collect();
+        schemars::json_schema!({
+            "description": "What an action does: a kind, or `writes`, `ddl` or `privileges` for several.",
+            "type": "string",
+            "enum": words,
+        })
+    }
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

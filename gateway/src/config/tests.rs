@@ -583,6 +583,35 @@ fn the_schema_is_json_and_knows_every_table() {
 }
 
 #[test]
+fn rules_ask_for_kinds_columns_functions_and_sizes() {
+    let directory = Scratch::new("facts");
+    let main = directory.0.join("weir.toml");
+    let said = |keys: &str| {
+        std::fs::write(&main, whole_but("[[mask]]", &format!("[[rule]]\nname = \"x\"\n{keys}\n[[mask]]"))).unwrap();
+        let loaded = load(&main).map_err(|errors| errors.to_string())?;
+        let known = loaded.policy.rules.iter().find(|it| &*it.name == "x").cloned();
+        Ok(known.unwrap())
+    };
+    let rule = said(
+        "kinds = [\"ddl\", \"select\"]\ncolumns = [\"salary\"]\ncolumns_written = [\"public.orders.*\"]\nfunctions = [\"pg_sleep\"]\n\
+         has_limit = false\nmore_rows_than = 100_000\nmore_statements_than = 1\nthen = \"deny\"",
+    )
+    .unwrap();
+    assert_eq!(rule.kinds, [Kind::Create, Kind::Alter, Kind::Drop, Kind::Truncate, Kind::Select].into());
+    assert_eq!((rule.columns[0].to_string(), rule.functions[0].to_string()), ("*.salary".into(), "pg_sleep".into()));
+    assert_eq!((rule.has_limit, rule.more_rows_than, rule.more_statements_than), (Some(false), Some(100_000), Some(1)));
+    for (keys, expected) in [
+        ("more_rows_than = 1\nthen = \"allow\"", "rule.x.more_rows_than: an allow would let through what is large"),
+        ("more_statements_than = 1\nthen = \"allow\"", "rule.x.more_statements_than: an allow"),
+        ("columns = [\"a.b.c.d\"]\nthen = \"deny\"", "write \"schema.table.column\""),
+        ("kinds = [\"write\"]\nthen = \"deny\"", "did you mean \"writes\"?"),
+    ] {
+        let errors: String = said(keys).unwrap_err();
+        assert!(errors.contains(expected), "{keys}: {errors}");
+    }
+}
+
+#[test]
 fn limits_and_lookups_are_numbers_that_mean_something() {
     let with = |text: &str| whole_but("[[mask]]", &format!("{text}\n[[mask]]"));
     let directory = Scratch::new("limits");

@@ -242,18 +242,7 @@ pub(super) mod tests {
     /// Lets these agents (none: all) do anything on these targets (none: all).
     pub(in crate::dns) fn rule(agents: &[&str], targets: &[&str]) -> Rule {
         let strings = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        Rule {
-            name: "r".into(),
-            agents: strings(agents),
-            groups: Vec::new(),
-            targets: strings(targets),
-            databases: Vec::new(),
-            kinds: [].into(),
-            tables: Vec::new(),
-            has_where: None,
-            then: Then::Allow,
-            message: None,
-        }
+        Rule { agents: strings(agents), targets: strings(targets), ..Rule::of_everything("r", Then::Allow) }
     }
 
     pub(in crate::dns) fn configured(targets: Vec<Target>, rules: Vec<Rule>) -> Config {

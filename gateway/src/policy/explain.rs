@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Gate, Kind, Matcher, Operation, Policy, Rule, Subject, Then};
+use super::{Action, Gate, Kind, Matcher, Operation, Policy, Rule, Subject, Then, covers};
 
 /// An operation may have thousands of actions; so many are spoken of.
 const MAX_ACTIONS: usize = 8;
@@ -78,11 +78,14 @@ impl Policy {
             Gate::Allow { .. } | Gate::Hold { .. } => None,
             Gate::Deny { rule: Some(rule), .. } => Some(format!(
                 "Deny beats allow, so a further rule cannot allow this. Narrow rule \"{rule}\" (its agents, targets, \
-                 databases, kinds or tables) so that it leaves this out."
+                 databases, kinds, tables, columns or functions) so that it leaves this out."
             )),
             Gate::Deny { rule: None, .. } => {
-                let open: Vec<&Action> =
-                    operation.actions.iter().filter(|action| !applying().any(|rule| rule.grants(action))).collect();
+                let open: Vec<&Action> = operation
+                    .actions
+                    .iter()
+                    .filter(|action| !applying().any(|rule| rule.grants(operation, action)))
+                    .collect();
                 (!open.is_empty())
                     .then(|| format!("This rule would allow it:\n\n{}", rule_for(subject, operation, &open)))
             }
@@ -95,7 +98,7 @@ impl Rule {
         let (matched, because) = match self.does_not_apply(subject, operation.database.as_deref()) {
             Some(because) => (false, because),
             None if operation.opens_session() => self.explain_connect(),
-            None => self.explain_actions(&operation.actions),
+            None => self.explain_actions(operation),
         };
         let then = match self.then {
             Then::Allow => "allow",
@@ -129,18 +132,23 @@ impl Rule {
         }
     }
 
-    fn explain_actions(&self, actions: &[Action]) -> (bool, String) {
-        if let Some(action) = actions.iter().find(|action| self.matches(action)) {
+    fn explain_actions(&self, operation: &Operation) -> (bool, String) {
+        let actions = &operation.actions;
+        if let Some(action) = actions.iter().find(|action| self.matches(operation, action)) {
             return (true, format!("matches \"{action}\""));
         }
         let reasons: BTreeSet<String> =
-            actions.iter().take(MAX_ACTIONS).filter_map(|action| self.explain_mismatch(action)).collect();
+            actions.iter().take(MAX_ACTIONS).filter_map(|action| self.explain_mismatch(operation, action)).collect();
         (false, reasons.into_iter().collect::<Vec<_>>().join("; "))
     }
 
-    fn explain_mismatch(&self, action: &Action) -> Option<String> {
+    fn not_fit(&self) -> &'static str {
+        if self.then == Then::Allow { "not all are covered" } else { "none is meant" }
+    }
+
+    fn explain_mismatch(&self, operation: &Operation, action: &Action) -> Option<String> {
         let kind = action.kind;
-        Some(match self.mismatch(action, self.then != Then::Allow)? {
+        Some(match self.mismatch(operation, action, self.then != Then::Allow)? {
             Matcher::Kinds if self.kinds.is_empty() => {
                 "kinds: unparsed is allowed only where a rule names it".to_owned()
             }
@@ -150,12 +158,24 @@ impl Rule {
                 Some(false) => format!("has_where: the {kind} has no WHERE"),
                 None => format!("has_where: {kind} has no WHERE to ask for"),
             },
+            Matcher::HasLimit => match action.has_limit {
+                Some(true) => format!("has_limit: the {kind} has a LIMIT"),
+                Some(false) => format!("has_limit: the {kind} has no LIMIT"),
+                None => format!("has_limit: {kind} has no LIMIT to ask for"),
+            },
+            Matcher::Rows => "more_rows_than: it takes no whole table with so many rows".to_owned(),
+            Matcher::Statements => format!("more_statements_than: of {} statements", operation.statements),
             Matcher::Tables if action.tables.is_empty() => format!("tables: nothing is known of a table in \"{kind}\""),
             Matcher::Tables => {
                 let patterns = list(&self.tables);
-                let not_covered = action.tables.iter().filter(|table| !self.tables.iter().any(|it| it.covers(table)));
+                let not_covered = action.tables.iter().filter(|table| !covers(&self.tables, table));
                 format!("tables: {} is not covered by {patterns}", list(&not_covered.collect::<Vec<_>>()))
             }
+            Matcher::Columns => format!("columns: {} by {}", self.not_fit(), list(&self.columns)),
+            Matcher::ColumnsWritten => {
+                format!("columns_written: {} by {}", self.not_fit(), list(&self.columns_written))
+            }
+            Matcher::Functions => format!("functions: {} by {}", self.not_fit(), list(&self.functions)),
         })
     }
 }
@@ -206,6 +226,9 @@ impl fmt::Display for Explanation {
                 Some(true) => write!(f, ", with WHERE")?,
                 Some(false) => write!(f, ", without WHERE")?,
                 None => {}
+            }
+            if action.has_limit == Some(true) {
+                write!(f, ", with LIMIT")?;
             }
             if !action.functions.is_empty() {
                 write!(f, ", calls {}", action.functions.join(", "))?;

@@ -1,6 +1,6 @@
 //! Rules that do nothing: those that can never match, and those that another rule leaves no room.
 
-use super::{Kind, KindSet, Policy, Rule, TablePattern, Then};
+use super::{ColumnPattern, Kind, KindSet, NamePattern, Policy, Rule, Then};
 
 /// A rule that does not do what its author must have meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,13 +39,14 @@ fn never_matches(rule: &Rule) -> Option<String> {
     if rule.has_where.is_some() && !WITH_WHERE.iter().any(|kind| kinds.contains(*kind)) {
         return Some(format!("can never match: {kinds} has no WHERE, and the rule asks for has_where"));
     }
+    let asks = rule.asks_of_actions().next().is_some();
     let unparsed = KindSet::from([Kind::Unparsed]);
-    if rule.then == Then::Allow && unparsed.is_superset(kinds) && !rule.tables.is_empty() {
-        return Some("can never match: nobody knows the tables of what is unparsed".to_owned());
+    if rule.then == Then::Allow && unparsed.is_superset(kinds) && asks {
+        return Some("can never match: nobody knows the tables, or more, of what is unparsed".to_owned());
     }
     let connect = KindSet::from([Kind::Connect]);
-    if connect.is_superset(kinds) && !rule.tables.is_empty() {
-        return Some("can never match: connect touches no table".to_owned());
+    if connect.is_superset(kinds) && asks {
+        return Some("can never match: connect touches no table, and calls nothing".to_owned());
     }
     None
 }
@@ -74,8 +75,14 @@ fn includes(wide: &Rule, narrow: &Rule) -> bool {
         && list_includes(&wide.targets, &narrow.targets)
         && list_includes(&wide.databases, &narrow.databases)
         && kinds_include(wide, narrow)
-        && tables_include(&wide.tables, &narrow.tables)
+        && patterns_include(&wide.tables, &narrow.tables, NamePattern::includes)
+        && patterns_include(&wide.columns, &narrow.columns, ColumnPattern::includes)
+        && patterns_include(&wide.columns_written, &narrow.columns_written, ColumnPattern::includes)
+        && patterns_include(&wide.functions, &narrow.functions, NamePattern::includes)
         && (wide.has_where.is_none() || wide.has_where == narrow.has_where)
+        && (wide.has_limit.is_none() || wide.has_limit == narrow.has_limit)
+        && wide.more_rows_than.is_none_or(|wide| narrow.more_rows_than.is_some_and(|it| it >= wide))
+        && wide.more_statements_than.is_none_or(|wide| narrow.more_statements_than.is_some_and(|it| it >= wide))
 }
 
 fn list_includes(wide: &[String], narrow: &[String]) -> bool {
@@ -89,7 +96,7 @@ fn kinds_include(wide: &Rule, narrow: &Rule) -> bool {
     !narrow.kinds.is_empty() && wide.kinds.is_superset(narrow.kinds)
 }
 
-fn tables_include(wide: &[TablePattern], narrow: &[TablePattern]) -> bool {
+fn patterns_include<T>(wide: &[T], narrow: &[T], includes: fn(&T, &T) -> bool) -> bool {
     wide.is_empty()
-        || !narrow.is_empty() && narrow.iter().all(|pattern| wide.iter().any(|other| other.includes(pattern)))
+        || !narrow.is_empty() && narrow.iter().all(|pattern| wide.iter().any(|other| includes(other, pattern)))
 }

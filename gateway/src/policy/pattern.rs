@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::TableUse;
+use super::{Access, TableUse};
 
 /// A pattern for one name: `*` stands for any letters, also none. Compared exactly as the server stores the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,20 +13,30 @@ pub enum Glob {
     Wild(Box<str>),
 }
 
-/// `schema.table`, or `table` in any schema.
+/// A table or a function: `schema.name`, or `name` in any schema.
 ///
-/// Where a statement leaves a table's schema to the search path, a rule that denies or holds takes it to mean any schema.
+/// Where a statement leaves the schema to the search path, a rule that denies or holds takes it to mean any schema.
 /// A rule that allows takes it to mean `public`: it fits patterns without a schema, with the schema `*`, and with the schema
 /// `public`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TablePattern {
+pub struct NamePattern {
     schema: Option<Glob>,
-    table: Glob,
+    name: Glob,
+}
+
+/// `schema.table.column`, `table.column` in any schema, or `column` of any table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnPattern {
+    table: NamePattern,
+    column: Glob,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no table pattern: write \"schema.table\" or \"table\", `*` for any part of a name")]
-pub struct InvalidPattern(String);
+#[error("{text:?} is no pattern: write {form}, `*` for any part of a name")]
+pub struct InvalidPattern {
+    text: String,
+    form: &'static str,
+}
 
 impl Glob {
     pub fn new(text: &str) -> Self {
@@ -54,43 +64,86 @@ impl Glob {
     }
 }
 
-impl TablePattern {
-    /// Whether the table could be one of these.
-    pub(super) fn may_mean(&self, table: &TableUse) -> bool {
-        let schema = match (&self.schema, &table.schema) {
+impl NamePattern {
+    /// Whether it could be one of these.
+    pub(super) fn may_be(&self, schema: Option<&str>, name: &str) -> bool {
+        let of_schema = match (&self.schema, schema) {
             (Some(pattern), Some(schema)) => pattern.matches(schema),
             (None, _) | (_, None) => true,
         };
-        schema && self.table.matches(&table.name)
+        of_schema && self.name.matches(name)
     }
 
-    /// Whether the table is one of these.
-    pub(super) fn covers(&self, table: &TableUse) -> bool {
-        let schema = match (&self.schema, &table.schema) {
-            (None, _) => true,
-            (Some(pattern), Some(schema)) => pattern.matches(schema),
-            (Some(pattern), None) => pattern.matches("public"),
-        };
-        schema && self.table.matches(&table.name)
+    /// Whether it is one of these.
+    pub(super) fn is(&self, schema: Option<&str>, name: &str) -> bool {
+        let of_schema = self.schema.as_ref().is_none_or(|it| it.matches(schema.unwrap_or("public")));
+        of_schema && self.name.matches(name)
     }
 
-    pub(super) fn includes(&self, other: &TablePattern) -> bool {
+    pub(super) fn includes(&self, other: &NamePattern) -> bool {
         let any = Glob::Any;
         self.schema.as_ref().unwrap_or(&any).includes(other.schema.as_ref().unwrap_or(&any))
-            && self.table.includes(&other.table)
+            && self.name.includes(&other.name)
     }
 }
 
-impl FromStr for TablePattern {
+impl ColumnPattern {
+    /// Whether a column that is used of the table could be one of these.
+    pub(super) fn may_mean(&self, table: &TableUse) -> bool {
+        let is_one = |column: &String| column == ALL || self.column.matches(column);
+        self.table.may_be(table.schema.as_deref(), &table.name)
+            && (table.columns.iter().any(is_one) || takes_all(table))
+    }
+
+    /// Whether each column that is used of the table is one of some pattern's.
+    pub(super) fn cover(patterns: &[Self], table: &TableUse) -> bool {
+        let of_table = || patterns.iter().filter(|it| it.table.is(table.schema.as_deref(), &table.name));
+        let has = |column: &str| {
+            of_table().any(|it| if column == ALL { it.column == Glob::Any } else { it.column.matches(column) })
+        };
+        of_table().next().is_some() && table.columns.iter().all(|it| has(it)) && (!takes_all(table) || has(ALL))
+    }
+
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        self.table.includes(&other.table) && self.column.includes(&other.column)
+    }
+}
+
+/// Of a statement that names no columns: all of them.
+const ALL: &str = "*";
+
+/// What writes to a table and names no column does so to all: it removes rows, or the table.
+fn takes_all(table: &TableUse) -> bool {
+    table.access == Access::Write && table.columns.is_empty()
+}
+
+/// The parts of a pattern, of which there may be so many.
+fn parts<'t>(text: &'t str, most: usize, form: &'static str) -> Result<Vec<&'t str>, InvalidPattern> {
+    let parts: Vec<&str> = text.split('.').collect();
+    if parts.len() > most || parts.iter().any(|part| part.is_empty() || part.trim() != *part) {
+        return Err(InvalidPattern { text: text.to_owned(), form });
+    }
+    Ok(parts)
+}
+
+impl FromStr for NamePattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
-        let mut parts: Vec<&str> = text.split('.').collect();
-        if parts.len() > 2 || parts.iter().any(|part| part.is_empty() || part.trim() != *part) {
-            return Err(InvalidPattern(text.to_owned()));
-        }
-        let table = Glob::new(parts.pop().unwrap_or_default());
-        Ok(Self { schema: parts.pop().map(Glob::new), table })
+        let mut parts = parts(text, 2, "\"schema.name\" or \"name\"")?;
+        let name = Glob::new(parts.pop().unwrap_or_default());
+        Ok(Self { schema: parts.pop().map(Glob::new), name })
+    }
+}
+
+impl FromStr for ColumnPattern {
+    type Err = InvalidPattern;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let mut parts = parts(text, 3, "\"schema.table.column\", \"table.column\" or \"column\"")?;
+        let column = Glob::new(parts.pop().unwrap_or_default());
+        let name = Glob::new(parts.pop().unwrap_or(ALL));
+        Ok(Self { table: NamePattern { schema: parts.pop().map(Glob::new), name }, column })
     }
 }
 
@@ -103,12 +156,18 @@ impl fmt::Display for Glob {
     }
 }
 
-impl fmt::Display for TablePattern {
+impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(schema) = &self.schema {
             write!(f, "{schema}.")?;
         }
-        write!(f, "{}", self.table)
+        write!(f, "{}", self.name)
+    }
+}
+
+impl fmt::Display for ColumnPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.table, self.column)
     }
 }
 
@@ -140,21 +199,16 @@ fn wild(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Access;
 
-    fn table(schema: Option<&str>, name: &str) -> TableUse {
-        TableUse {
-            schema: schema.map(str::to_owned),
-            name: name.to_owned(),
-            access: Access::Read,
-            columns: std::collections::BTreeSet::new(),
-        }
+    fn table(access: Access, columns: &[&str]) -> TableUse {
+        let columns = columns.iter().map(|it| (*it).to_owned()).collect();
+        TableUse { schema: Some("public".to_owned()), name: "orders".to_owned(), access, columns, rows: None }
     }
 
     #[test]
     fn what_is_no_pattern_is_refused() {
         for text in ["", ".", "a.", ".b", "a.b.c", " a", "a. b"] {
-            assert!(text.parse::<TablePattern>().is_err(), "{text:?}");
+            assert!(text.parse::<NamePattern>().is_err(), "{text:?}");
         }
     }
 
@@ -190,9 +244,34 @@ mod tests {
             ("public.orders", Some("public"), true, true),
             ("public.customers", None, false, false),
         ] {
-            let (pattern, table) = (pattern.parse::<TablePattern>().unwrap(), table(schema, "orders"));
-            assert_eq!(pattern.may_mean(&table), may_mean, "{pattern} {table}");
-            assert_eq!(pattern.covers(&table), covers, "{pattern} {table}");
+            let pattern = pattern.parse::<NamePattern>().unwrap();
+            assert_eq!(pattern.may_be(schema, "orders"), may_mean, "{pattern} {schema:?}");
+            assert_eq!(pattern.is(schema, "orders"), covers, "{pattern} {schema:?}");
+        }
+    }
+
+    #[test]
+    fn columns_are_any_of_some_or_all_of_some() {
+        let (read, written) = (Access::Read, Access::Write);
+        // patterns, use, one may be meant, all are covered
+        for (patterns, used, may_mean, covered) in [
+            (&["public.orders.total"][..], table(read, &["total"]), true, true),
+            (&["orders.total"], table(read, &["total", "note"]), true, false),
+            (&["total", "orders.note"], table(read, &["total", "note"]), true, true),
+            (&["customers.total"], table(read, &["total"]), false, false),
+            (&["orders.total"], table(read, &["*"]), true, false),
+            (&["orders.*"], table(read, &["*"]), true, true),
+            (&["orders.total"], table(read, &[]), false, true),
+            (&["customers.total"], table(read, &[]), false, false),
+            (&["orders.total"], table(written, &[]), true, false),
+            (&["orders.*"], table(written, &[]), true, true),
+        ] {
+            let parsed: Vec<ColumnPattern> = patterns.iter().map(|it| it.parse().unwrap()).collect();
+            assert_eq!(parsed.iter().any(|it| it.may_mean(&used)), may_mean, "{patterns:?} {used:?}");
+            assert_eq!(ColumnPattern::cover(&parsed, &used), covered, "{patterns:?} {used:?}");
+        }
+        for text in ["a.b.c.d", "a..b", ""] {
+            assert!(text.parse::<ColumnPattern>().is_err(), "{text:?}");
         }
     }
 }

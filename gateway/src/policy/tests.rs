@@ -5,7 +5,7 @@ fn table(name: &str, access: Access) -> TableUse {
         Some((schema, name)) => (Some(schema.to_owned()), name),
         None => (None, name),
     };
-    TableUse { schema, name: name.to_owned(), access, columns: BTreeSet::new() }
+    TableUse { schema, name: name.to_owned(), access, columns: BTreeSet::new(), rows: Some(10) }
 }
 
 fn action(kind: Kind, tables: &[&str]) -> Action {
@@ -24,25 +24,20 @@ fn delete(has_where: bool) -> Action {
 }
 
 fn operation(actions: Vec<Action>) -> Operation {
-    Operation { text: "…".to_owned(), database: Some("orders".to_owned()), actions: actions.into(), refusal: None }
-}
-
-fn rule(name: &str, kinds: &[Kind], then: Then) -> Rule {
-    Rule {
-        name: name.into(),
-        agents: Vec::new(),
-        groups: Vec::new(),
-        targets: Vec::new(),
-        databases: Vec::new(),
-        kinds: kinds.iter().copied().collect(),
-        tables: Vec::new(),
-        has_where: None,
-        then,
-        message: None,
+    Operation {
+        text: "…".to_owned(),
+        database: Some("orders".to_owned()),
+        actions: actions.into(),
+        statements: 1,
+        refusal: None,
     }
 }
 
-fn tables(patterns: &[&str]) -> Vec<TablePattern> {
+fn rule(name: &str, kinds: &[Kind], then: Then) -> Rule {
+    Rule { kinds: kinds.iter().copied().collect(), ..Rule::of_everything(name, then) }
+}
+
+fn tables(patterns: &[&str]) -> Vec<NamePattern> {
     patterns.iter().map(|pattern| pattern.parse().unwrap()).collect()
 }
 
@@ -262,6 +257,85 @@ fn reading_is_known_as_reading() {
     ] {
         assert_eq!(operation(actions.clone()).is_read_only(), expected, "{actions:?}");
     }
+}
+
+#[test]
+fn columns_and_functions_are_any_for_who_restricts_and_all_for_who_allows() {
+    let used = |access, columns: &[&str]| TableUse {
+        columns: columns.iter().map(|it| (*it).to_owned()).collect(),
+        ..table("public.orders", access)
+    };
+    let update = Action {
+        tables: vec![used(Access::Write, &["status"]), used(Access::Read, &["id"])],
+        functions: vec!["pg_catalog.lower".to_owned(), "now".to_owned()],
+        ..Action::of(Kind::Update)
+    };
+    let columns = |patterns: &[&str]| patterns.iter().map(|it| it.parse().unwrap()).collect::<Vec<ColumnPattern>>();
+    let of = |then: &Then| rule("r", &[Kind::Update], then.clone());
+    for (what, make) in [
+        (
+            "columns",
+            (|then, it, _| Rule { columns: it, ..then }) as fn(Rule, Vec<ColumnPattern>, Vec<NamePattern>) -> Rule,
+        ),
+        ("columns_written", |then, it, _| Rule { columns_written: it, ..then }),
+        ("functions", |then, _, it| Rule { functions: it, ..then }),
+    ] {
+        // Patterns of columns and functions; whether some fit, and whether they cover all.
+        for (of_columns, of_functions, some, all) in [
+            (&["orders.status"][..], &["now"][..], true, what == "columns_written"),
+            (&["orders.status", "public.orders.id"], &["lower", "now"], true, true),
+            (&["customers.status"], &["pg_sleep"], false, false),
+            (&["*"], &["*"], true, true),
+        ] {
+            let verdict = |then| {
+                let rule = make(of(&then), columns(of_columns), tables(of_functions));
+                judged(vec![rule, rule_if_denied(&then)], vec![update.clone()])
+            };
+            assert_eq!(verdict(Then::Deny) == "deny r", some, "{what}: {of_columns:?} {of_functions:?}");
+            assert_eq!(verdict(Then::Allow) == "allow r", all, "{what}: {of_columns:?} {of_functions:?}");
+        }
+    }
+    let calls_nothing = Action { functions: Vec::new(), ..update };
+    let only_now = Rule { functions: tables(&["now"]), ..rule("r", &[], Then::Allow) };
+    assert_eq!(judged(vec![only_now], vec![calls_nothing]), "allow r");
+}
+
+/// Beside a rule that denies, one that allows all else.
+fn rule_if_denied(then: &Then) -> Rule {
+    let kinds: &[Kind] = if *then == Then::Deny { &[] } else { &[Kind::Show] };
+    rule("else", kinds, Then::Allow)
+}
+
+#[test]
+fn whole_tables_with_many_rows_and_many_statements_can_be_denied() {
+    let rules = || {
+        vec![
+            rule("all", &[], Then::Allow),
+            Rule { more_rows_than: Some(1000), ..rule("large", &[], Then::Deny) },
+            Rule { more_statements_than: Some(1), ..rule("batches", &[], Then::Deny) },
+            Rule { has_limit: Some(true), ..rule("limited", &[Kind::Declare], Then::Deny) },
+        ]
+    };
+    let select = |rows, has_where, has_limit| Action {
+        tables: vec![TableUse { rows, ..table("orders", Access::Read) }],
+        has_where: Some(has_where),
+        has_limit: Some(has_limit),
+        ..Action::of(Kind::Select)
+    };
+    for (action, expected) in [
+        (select(Some(1000), false, false), "allow all"),
+        (select(Some(1001), false, false), "deny large"),
+        (select(None, false, false), "deny large"),
+        (select(None, true, false), "allow all"),
+        (select(Some(1001), false, true), "allow all"),
+        (Action { has_where: Some(false), ..action(Kind::Insert, &["orders"]) }, "allow all"),
+        (Action { has_limit: Some(true), ..Action::of(Kind::Declare) }, "deny limited"),
+    ] {
+        assert_eq!(judged(rules(), vec![action.clone()]), expected, "{action:?}");
+    }
+    let two = Operation { statements: 2, ..operation(vec![action(Kind::Show, &[])]) };
+    assert_eq!(verdict(&Policy::new(rules()).judge(SUBJECT, &two)), "deny batches");
+    assert!(Policy::new(rules()).asks_for_rows("orders"));
 }
 
 #[test]

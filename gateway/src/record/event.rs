@@ -124,6 +124,9 @@ pub struct OperationDecided {
     pub text: String,
     pub database: Option<String>,
     pub actions: Vec<Action>,
+    /// How many statements were sent together.
+    #[serde(default = "crate::policy::one")]
+    pub statements: usize,
     /// Redacted already.
     pub parameters: Option<String>,
     pub gate: Gate,
@@ -135,6 +138,11 @@ pub struct OperationDecided {
     pub at_us: u64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_one(count: &usize) -> bool {
+    *count == 1
+}
+
 /// An [`OperationDecided`] that borrows: it is made for every statement, so nothing is copied only to be written.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename = "operation_decided")]
@@ -143,6 +151,8 @@ pub struct Deciding<'a> {
     pub text: &'a str,
     pub database: Option<&'a str>,
     pub actions: &'a [Action],
+    #[serde(skip_serializing_if = "is_one")]
+    pub statements: usize,
     pub parameters: Option<&'a str>,
     pub gate: &'a Gate,
     pub refusal: Option<&'a str>,

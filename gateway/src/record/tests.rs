@@ -89,6 +89,7 @@ fn decided(id: OperationId, gate: &Gate) -> Event {
         name: "customers".to_owned(),
         access: Access::Read,
         columns: ["id", "name"].map(str::to_owned).into(),
+        rows: Some(3),
     };
     Event::OperationDecided(OperationDecided {
         operation: id,
@@ -101,6 +102,7 @@ fn decided(id: OperationId, gate: &Gate) -> Event {
             has_where: Some(true),
             has_limit: Some(false),
         }],
+        statements: 2,
         parameters: None,
         gate: gate.clone(),
         refusal: None,
@@ -115,6 +117,7 @@ fn borrow(decided: &OperationDecided) -> Deciding<'_> {
         text: &decided.text,
         database: decided.database.as_deref(),
         actions: &decided.actions,
+        statements: decided.statements,
         parameters: decided.parameters.as_deref(),
         gate: &decided.gate,
         refusal: decided.refusal.as_deref(),

@@ -1,5 +1,6 @@
 //! `[[rule]]`, `[[mask]]` and `[[limit]]`.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::super::{Access, text};
 use super::{Names, Resolver, Scope, not_long};
 use crate::limit::{Amount, LimitRule};
 use crate::mask::{ColumnPattern, MAX_MASKS, MaskKind, MaskRule};
-use crate::policy::{self, Policy, Rule, TablePattern, Then};
+use crate::policy::{self, InvalidPattern, Policy, Rule, Then};
 use crate::target::{Protocol, Target};
 
 const DEFAULT_HOLD: Duration = Duration::from_mins(5);
@@ -48,11 +49,19 @@ impl Resolver<'_> {
     fn rule(&mut self, scope: &Scope, raw: RawRule, access: &Access) -> Rule {
         let agents = self.out.references(scope, "agents", &raw.agents, &self.known.agents, ("agent", ""));
         let targets = self.out.references(scope, "targets", &raw.targets, &self.known.targets, ("target", ""));
-        let tables = raw.tables.iter().enumerate().filter_map(|(i, pattern)| {
-            let read = |text: &str| text.parse::<TablePattern>().map_err(|error| error.to_string());
-            self.out.read(scope, &format!("tables[{i}]"), pattern, read)
-        });
-        let tables = tables.collect();
+        let tables = self.patterns(scope, "tables", &raw.tables);
+        let columns = self.patterns(scope, "columns", &raw.columns);
+        let columns_written = self.patterns(scope, "columns_written", &raw.columns_written);
+        let functions = self.patterns(scope, "functions", &raw.functions);
+        if matches!(raw.then, RawThen::Allow) {
+            let rows = raw.more_rows_than.as_ref().map(|it| ("more_rows_than", &it.span));
+            let statements = raw.more_statements_than.as_ref().map(|it| ("more_statements_than", &it.span));
+            for (key, span) in rows.into_iter().chain(statements) {
+                let message =
+                    "an allow would let through what is large and nothing else; write a rule that denies or holds it";
+                self.out.fault(scope, span, key, message);
+            }
+        }
         let message = raw.message.as_ref().and_then(|message| self.out.read(scope, "message", message, not_long));
         let values = |list: Vec<At<String>>| list.into_iter().map(|it| it.value).collect();
         let then = match raw.then {
@@ -66,12 +75,24 @@ impl Resolver<'_> {
             groups: values(raw.groups),
             targets,
             databases: values(raw.databases),
-            kinds: raw.kinds.into_iter().collect(),
+            kinds: raw.kinds.iter().flat_map(|it| it.0.iter()).collect(),
             tables,
+            columns,
+            columns_written,
+            functions,
             has_where: raw.has_where,
+            has_limit: raw.has_limit,
+            more_rows_than: raw.more_rows_than.map(|it| it.value),
+            more_statements_than: raw.more_statements_than.map(|it| it.value as usize),
             then,
             message,
         }
+    }
+
+    fn patterns<T: FromStr<Err = InvalidPattern>>(&mut self, scope: &Scope, key: &str, list: &[At<String>]) -> Vec<T> {
+        let read = |text: &str| text.parse::<T>().map_err(|error| error.to_string());
+        let read = |(i, pattern)| self.out.read(scope, &format!("{key}[{i}]"), pattern, read);
+        list.iter().enumerate().filter_map(read).collect()
     }
 
     fn hold(&mut self, scope: &Scope, raw: &RawHold, access: &Access) -> Then {

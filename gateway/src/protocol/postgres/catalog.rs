@@ -118,6 +118,8 @@ struct Relation {
     guarded: bool,
     /// A key has a tagged column of it, or a constraint or an index both tagged and other ones.
     mixed: bool,
+    /// How many rows it shows, by the server's estimate, if all of it are known.
+    rows: Option<u64>,
 }
 
 /// What may keep a row from being written because of the value that a column of it has.
@@ -325,6 +327,14 @@ impl TaggedSet {
     pub fn is_mixed(&self, schema: Option<&str>, name: &str) -> bool {
         let mut named = self.relations.get(name).into_iter().flatten();
         named.any(|it| it.mixed && schema.is_none_or(|schema| stands_for(schema, &it.schema)))
+    }
+
+    /// How many rows a relation has, as a statement names it: the most that one of this name has. None: that is not known.
+    pub fn rows(&self, schema: Option<&str>, name: &str) -> Option<u64> {
+        let named = self.relations.get(name).into_iter().flatten();
+        let mut named = named.filter(|it| schema.is_none_or(|schema| stands_for(schema, &it.schema))).peekable();
+        named.peek()?;
+        named.try_fold(0, |most: u64, it| Some(most.max(it.rows?)))
     }
 
     /// True if some tagged or derived relation has this name, whatever its schema.

@@ -8,7 +8,7 @@ use super::lineage::{self, Lineage, Shows};
 use super::operation::{self, Analyser, Class, Parsed};
 use super::relay::Encoding;
 use super::reply::Checked;
-use super::shared::{LOAD_TIMEOUT, OwnClient, Way, load};
+use super::shared::{LOAD_TIMEOUT, OwnClient, Wanted, Way, load};
 use super::statement::{ONLY_READS, must_be_plain};
 use super::wire::Column;
 use super::{State, catalog, traced};
@@ -32,6 +32,7 @@ fn facts(parsed: &Parsed, database: Option<String>) -> Operation {
         text: parsed.redacted(),
         database,
         actions: parsed.actions().into(),
+        statements: parsed.count(),
         refusal: parsed.refusal().map(str::to_owned),
     }
 }
@@ -50,7 +51,9 @@ pub async fn explain_at_target(
     let _turn = state.explaining.lock().await;
     let way = way(engine, state, target, database).await?;
     let masks = engine.masker(target).rules().to_vec();
-    let catalog = load(&way, &masks, &target.name, engine.masks_version()).await?;
+    let counts = engine.config().policy.asks_for_rows(&target.name);
+    let wanted = Wanted { masks: &masks, target: &target.name, counts };
+    let catalog = load(&way, wanted, engine.masks_version()).await?;
     let parsed = understood(&state.analyser, text, &catalog.set).await;
     let mut operation = facts(&parsed, Some(database.to_owned()));
     if reads_only && parsed.lets_write() {

@@ -208,6 +208,14 @@ impl Parsed {
         }
     }
 
+    /// How many statements there are. What is not understood may be any number of them, and rules know that.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Statements(statements) => statements.len(),
+            Self::Empty | Self::Unparsed { .. } => 1,
+        }
+    }
+
     /// Why it is not forwarded whatever the rules say.
     pub fn refusal(&self) -> Option<&str> {
         match self {

@@ -163,7 +163,9 @@ impl State {
         }
         *reading = Some(Instant::now());
         let masks = session.masker().rules().to_vec();
-        let read = load(way, &masks, &session.target.name, masks_version).await;
+        let target = &session.target.name;
+        let wanted = Wanted { masks: &masks, target, counts: session.engine().config().policy.asks_for_rows(target) };
+        let read = load(way, wanted, masks_version).await;
         drop(reading);
         slot.set(read, masks_version)
     }
@@ -283,10 +285,11 @@ impl Slot {
         let slot = Arc::clone(self);
         let (way, masks) = (way.clone(), session.masker().rules().to_vec());
         let (target, masks_version) = (session.target.name.clone(), session.masks_version());
+        let counts = session.engine().config().policy.asks_for_rows(&target);
         tokio::spawn(async move {
             let Ok(mut reading) = slot.reading.try_lock() else { return };
             *reading = Some(Instant::now());
-            let read = load(&way, &masks, &target, masks_version).await;
+            let read = load(&way, Wanted { masks: &masks, target: &target, counts }, masks_version).await;
             if let Err(why) = slot.set(read, masks_version) {
                 tracing::warn!(%target, database = %way.database, %why, "the target's catalog cannot be read; it is denied");
             }
@@ -354,17 +357,21 @@ impl Way {
     }
 }
 
-pub(super) async fn load(
-    way: &Way,
-    masks: &[Arc<MaskRule>],
-    target: &str,
-    masks_version: u64,
-) -> Result<Catalog, String> {
+/// What is to be known of a target's catalog.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) masks: &'a [Arc<MaskRule>],
+    pub(super) target: &'a str,
+    /// How many rows tables have.
+    pub(super) counts: bool,
+}
+
+pub(super) async fn load(way: &Way, wanted: Wanted<'_>, masks_version: u64) -> Result<Catalog, String> {
     let read_at = Instant::now();
-    let set = if masks.iter().all(|mask| mask.columns.is_empty()) {
+    let set = if !wanted.counts && wanted.masks.iter().all(|mask| mask.columns.is_empty()) {
         TaggedSet::empty(std::time::SystemTime::now())
     } else {
-        let reading = read_catalog(way, masks, target);
+        let reading = read_catalog(way, wanted);
         tokio::time::timeout(LOAD_TIMEOUT, reading)
             .await
             .map_err(|_elapsed| "the target's catalog could not be read in time".to_owned())??
@@ -372,9 +379,9 @@ pub(super) async fn load(
     Ok(Catalog { set: Arc::new(set), read_at, masks_version, known: Mutex::default() })
 }
 
-async fn read_catalog(way: &Way, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, String> {
+async fn read_catalog(way: &Way, Wanted { masks, target, counts }: Wanted<'_>) -> Result<TaggedSet, String> {
     let mut own = OwnClient::connect(way, "weir catalog", |_| {}).await?;
-    match catalog::load(&own.client, masks, target).await {
+    match catalog::load(&own.client, masks, target, counts).await {
         // What broke the connection is told where it is driven.
         Err(CatalogError::Query(error)) if error.is_closed() => {
             let broken = (&mut own.connection).await.ok().flatten();
@@ -597,7 +604,8 @@ mod tests {
     }
 
     fn tagged() -> TaggedSet {
-        let relation = RelationRow { oid: 1, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r' };
+        let relation =
+            RelationRow { oid: 1, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r', rows: None };
         let columns = vec![ColumnRow { relation: 1, number: 1, name: "ssn".to_owned() }];
         let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
         let pattern = ColumnPattern { schema: None, table: None, column: "ssn".to_owned() };

@@ -47,7 +47,7 @@ pub(super) struct Judged {
     pub(super) catalog: Arc<Catalog>,
     pub(super) redact_parameters: bool,
     pub(super) effects: Effects,
-    /// The key under which this may stand for other texts too: see [`template`].
+    /// The key under which this may stand for other texts too: see [`template`] and [`free_template`].
     pub(super) template: Option<Arc<str>>,
     /// Bytes of memory that it takes, more or less.
     size: usize,
@@ -85,6 +85,7 @@ impl Judged {
             text: parsed.redacted(),
             database: Some(database.to_owned()),
             actions: parsed.actions().into(),
+            statements: parsed.count(),
             refusal: parsed.refusal().or_else(only_reads).map(str::to_owned),
         };
         let judgement = session.judge(Arc::new(operation));
@@ -100,7 +101,7 @@ impl Judged {
         Self { text, parsed, judgement, catalog, redact_parameters, effects, template, size }
     }
 
-    /// The same statement with other literals in it: `text` has this one's template.
+    /// The same statement with other literals in it: `text` has this one's template. It takes the memory of its own text.
     pub(super) fn with_literals(&self, text: Arc<str>) -> Self {
         let shown = text.trim_ascii().trim_end_matches(';').trim_ascii_end().to_owned();
         Self {
@@ -110,7 +111,8 @@ impl Judged {
             effects: self.effects.clone(),
             template: self.template.clone(),
             redact_parameters: self.redact_parameters,
-            size: self.size,
+            // The text is there twice: as it was sent, and as people see it.
+            size: self.size + 2 * text.len(),
             text,
         }
     }
@@ -208,7 +210,8 @@ pub(super) struct Memory {
 impl Memory {
     /// What is known of a text under this catalog and the policy of this moment.
     pub(super) fn recall(&mut self, session: &Session, catalog: &Arc<Catalog>, text: &[u8]) -> Option<Arc<Judged>> {
-        let text = std::str::from_utf8(text).ok()?;
+        // A longer text is refused, whatever it is like.
+        let text = std::str::from_utf8(text).ok().filter(|it| it.len() <= operation::MAX_STATEMENT_BYTES)?;
         let current =
             |judged: &Arc<Judged>| Arc::ptr_eq(&judged.catalog, catalog) && session.is_current(&judged.judgement);
         if let Some(judged) = self.by_text.get(text).filter(current) {
@@ -263,7 +266,7 @@ impl Effects {
     }
 }
 
-/// What a text has in common with others that it may stand for, which differ in numbers: it is one statement that people see as it
+/// What a text has in common with others that it may stand for, which differ in literals: it is one statement that people see as it
 /// is, and of which the target is asked nothing but by all of it.
 fn template_of(parsed: &Parsed, text: &str) -> Option<String> {
     let Parsed::Statements(statements) = parsed else { return None };
@@ -296,8 +299,9 @@ pub(super) fn free_template(text: &str) -> Option<FreeTemplate> {
         let before = at.checked_sub(1);
         let (end, stands_for) = match byte {
             b'\'' => {
-                // Letters before it make it a string of another kind (`E''`, `U&''`).
-                if is_part_of_a_word(before) || text[..at].ends_with('&') {
+                // Letters before it make it a string of another kind (`E''`, `U&''`), and behind a string it goes on with that.
+                let goes_on = key.ends_with('\'') && text[done..at].trim_ascii().is_empty();
+                if is_part_of_a_word(before) || text[..at].ends_with('&') || goes_on {
                     return None;
                 }
                 has_strings = true;
@@ -827,6 +831,7 @@ mod tests {
             "SELECT 'a\\', 2",
             "SELECT E'a'",
             "SELECT U&'a'",
+            "SELECT 'a'\n'b'",
             "SELECT b'1'",
             "SELECT 'a",
             "SELECT 'postgres://a:b@c'",
@@ -860,6 +865,23 @@ mod tests {
         ] {
             assert!(!has_template(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_is_counted_by_its_own_length() {
+        let short: Arc<str> = "SELECT 'a'".into();
+        let catalog = Arc::new(Catalog::unknown());
+        let parsed = Arc::new(operation::analyse_blocking(&short, &catalog.set));
+        let actions = parsed.actions().into();
+        let operation = Operation { text: short.to_string(), database: None, actions, statements: 1, refusal: None };
+        let judgement = Judgement::by(Arc::new(operation), Gate::Allow { rules: Vec::new() });
+        let size = parsed.size();
+        let effects = Effects::default();
+        let judged =
+            Judged { text: short, parsed, judgement, catalog, redact_parameters: false, effects, template: None, size };
+        let long = format!("SELECT '{}'", "a".repeat(100_000));
+        let other = judged.with_literals(long.as_str().into());
+        assert!(other.size > 2 * long.len() && other.judgement.operation().text == long && *other.text == long);
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub(crate) struct RelationRow {
     pub(crate) name: String,
     /// `pg_class.relkind`
     pub(crate) kind: char,
+    /// How many rows the server takes it to have; not what others add to it, such as partitions.
+    pub(crate) rows: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +111,13 @@ const WITHOUT_JIT: &str = "\
     SELECT pg_catalog.set_config('jit', 'off', true) WHERE pg_catalog.current_setting('jit', true) IS NOT NULL";
 
 const RELATIONS: &str = "\
-    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
+    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
+           CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 1::pg_catalog.float8
+                -- Before 14 there is no telling what is empty from what was never looked at.
+                WHEN c.reltuples OPERATOR(pg_catalog.>) 0
+                     OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 140000
+                THEN c.reltuples::pg_catalog.float8
+                ELSE -1::pg_catalog.float8 END
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f', 'S']::\"char\"[])
     LIMIT $1";
@@ -498,19 +506,24 @@ const BODIES: &str = "\
                               AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')) b
     LIMIT $1";
 
-/// Reads the catalog of the client's database and resolves the masks of this target in it.
+/// Reads the catalog of the client's database and resolves the masks of this target in it. `counts`: rules ask how many rows tables have.
 ///
 /// The queries are sent together and cost a few round trips; an ordinary role may run them, whatever its search path.
-pub async fn load(client: &Client, masks: &[Arc<MaskRule>], target: &str) -> Result<TaggedSet, CatalogError> {
+pub async fn load(
+    client: &Client,
+    masks: &[Arc<MaskRule>],
+    target: &str,
+    counts: bool,
+) -> Result<TaggedSet, CatalogError> {
     let masks: Vec<Arc<MaskRule>> = masks.iter().filter(|it| concerns(it, target)).cloned().collect();
     let fetched_at = SystemTime::now();
-    if masks.is_empty() {
+    if masks.is_empty() && !counts {
         return Ok(TaggedSet::empty(fetched_at));
     }
     // Of one moment; and behind a pooler all of it goes to one server.
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // So many queries at once are large.
-    let snapshot = Box::pin(fetch(client, &masks)).await?;
+    let snapshot = if masks.is_empty() { fetch_rows(client).await? } else { Box::pin(fetch(client, &masks)).await? };
     let set = understood(client, &snapshot, &masks, fetched_at).await?;
     client.batch_execute("COMMIT").await?;
     Ok(set)
@@ -640,15 +653,6 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let policy_code: Vec<(u32, u32)> = read(&policy_code, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
     let run = code.iter().map(|it| it.function).chain(policy_code.iter().map(|(_, function)| *function)).collect();
     let bodies = bodies(client, run, &functions).await?;
-    let relation = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
-        let kind: String = row.try_get(3)?;
-        Ok(RelationRow {
-            oid: row.try_get(0)?,
-            schema: row.try_get(1)?,
-            name: row.try_get(2)?,
-            kind: kind.chars().next().unwrap_or(' '),
-        })
-    };
     let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
     };
@@ -668,7 +672,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         }
     }
     Ok(Snapshot {
-        relations: read(&relations, relation)?,
+        relations: read(&relations, relation_row)?,
         columns: read(&columns, column)?,
         rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         policies: read(&policies, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
@@ -706,6 +710,33 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         })?,
         covered: read(&covered, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
     })
+}
+
+/// What of a catalog tells how many rows there are.
+async fn fetch_rows(client: &Client) -> Result<Snapshot, CatalogError> {
+    let (relations, rewrites, inherits) = tokio::try_join!(
+        rows(client, "relations", RELATIONS, &[]),
+        rows(client, "view dependencies", REWRITES, &[]),
+        rows(client, "inheritance links", INHERITS, &[]),
+    )?;
+    Ok(Snapshot {
+        relations: read(&relations, relation_row)?,
+        rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
+        ..Snapshot::default()
+    })
+}
+
+fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres::Error> {
+    let (kind, rows): (String, f64) = (row.try_get(3)?, row.try_get(4)?);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate; more than there are is the most"
+    )]
+    let rows = (rows >= 0.0).then_some(rows as u64);
+    let kind = kind.chars().next().unwrap_or(' ');
+    Ok(RelationRow { oid: row.try_get(0)?, schema: row.try_get(1)?, name: row.try_get(2)?, kind, rows })
 }
 
 /// Functions whose texts are read, of [`code::MAX_TEXT`] each.

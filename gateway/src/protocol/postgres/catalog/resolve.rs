@@ -84,6 +84,7 @@ impl TaggedSet {
         let values = snapshot.relations.iter().filter(|it| is_value_catalog(&it.schema, &it.name)).map(|it| it.oid);
         let shown_by = derived.iter().copied().chain(values).collect();
         let ordinary = snapshot.relations.iter().filter(|it| is_ordinary(it.kind)).map(|it| it.oid).collect();
+        let row_counts = row_counts(snapshot);
         let mut relations: HashMap<String, Vec<Relation>> = HashMap::new();
         for row in &snapshot.relations {
             let exposure = if derived.contains(&row.oid) || is_value_catalog(&row.schema, &row.name) {
@@ -93,7 +94,8 @@ impl TaggedSet {
             };
             let guarded = guarded.contains(&row.oid);
             let mixed = mixed.contains(&row.oid);
-            let relation = Relation { schema: row.schema.clone(), exposure, guarded, mixed };
+            let rows = row_counts.get(&row.oid).copied().flatten();
+            let relation = Relation { schema: row.schema.clone(), exposure, guarded, mixed, rows };
             relations.entry(row.name.clone()).or_default().push(relation);
         }
         let mut functions: HashMap<String, UserFunction> = HashMap::new();
@@ -129,6 +131,33 @@ impl TaggedSet {
             fetched_at,
         })
     }
+}
+
+/// Relations that are looked at to add up rows, some of them more than once.
+const MAX_COUNTED: usize = 5_000_000;
+
+/// How many rows relations show: their own, their children's, and those of what a view reads. None: of some of it nobody knows.
+fn row_counts(snapshot: &Snapshot) -> HashMap<u32, Option<u64>> {
+    let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
+    let is_view = |oid: u32| by_oid.get(&oid).is_some_and(|it| it.kind == 'v');
+    let mut parts: HashMap<u32, Vec<u32>> = HashMap::new();
+    let children = snapshot.inherits.iter().map(|&(child, parent)| (parent, child));
+    for (whole, part) in children.chain(snapshot.rewrites.iter().copied().filter(|(view, _)| is_view(*view))) {
+        parts.entry(whole).or_default().push(part);
+    }
+    let mut left = MAX_COUNTED;
+    let mut count = |row: &RelationRow| {
+        let (mut sum, mut seen, mut todo) = (0_u64, HashSet::from([row.oid]), vec![row.oid]);
+        while let Some(oid) = todo.pop() {
+            left = left.checked_sub(1)?;
+            let row = by_oid.get(&oid)?;
+            // A view has none of its own, and neither has a partitioned table.
+            sum = sum.saturating_add(if matches!(row.kind, 'v' | 'p') { 0 } else { row.rows? });
+            todo.extend(parts.get(&oid).into_iter().flatten().filter(|it| seen.insert(**it)));
+        }
+        Some(sum)
+    };
+    snapshot.relations.iter().map(|row| (row.oid, count(row))).collect()
 }
 
 type Tags = HashMap<(u32, i16), Vec<Arc<MaskRule>>>;

@@ -17,7 +17,13 @@ fn set() -> TaggedSet {
 
 fn set_with(unique: Vec<UniqueRow>) -> TaggedSet {
     let snapshot = Snapshot {
-        relations: vec![RelationRow { oid: CUSTOMERS, schema: "public".into(), name: "customers".into(), kind: 'r' }],
+        relations: vec![RelationRow {
+            oid: CUSTOMERS,
+            schema: "public".into(),
+            name: "customers".into(),
+            kind: 'r',
+            rows: None,
+        }],
         columns: vec![ColumnRow { relation: CUSTOMERS, number: 2, name: "ssn".into() }],
         unique,
         ..Snapshot::default()

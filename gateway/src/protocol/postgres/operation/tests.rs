@@ -66,6 +66,7 @@ fn shop() -> TaggedSet {
         schema: schema.to_owned(),
         name: name.to_owned(),
         kind,
+        rows: None,
     };
     let column = |relation, number, name: &str| ColumnRow { relation, number, name: name.to_owned() };
     let function = |name: &str, shadows, takes_row| (name.to_owned(), UserFunction { shadows, takes_row });
@@ -127,7 +128,8 @@ fn shown(actions: &[Action]) -> String {
             words.push(format!("{access}:{schema}{}", table.name));
         }
         words.extend(action.functions.iter().map(|it| format!("{it}()")));
-        match action.has_where {
+        // Of queries: see `queries_have_a_where_or_take_whole_tables`.
+        match action.has_where.filter(|_| action.kind != Kind::Select) {
             Some(true) => words.push("where".to_owned()),
             Some(false) => words.push("all".to_owned()),
             None => {}
@@ -289,6 +291,26 @@ fn a_copy_from_the_client_is_judged_as_an_insert() {
             }
             other => panic!("{sql}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn queries_have_a_where_or_take_whole_tables() {
+    for (sql, expected) in [
+        ("SELECT 1", None),
+        ("SELECT * FROM t", Some(false)),
+        ("SELECT * FROM t WHERE true", Some(false)),
+        ("SELECT * FROM t WHERE id = 1", Some(true)),
+        ("SELECT * FROM t JOIN u ON t.id = u.id", Some(false)),
+        ("SELECT * FROM t WHERE id = 1 UNION SELECT * FROM u", Some(false)),
+        ("SELECT * FROM t WHERE id = 1 UNION SELECT 1 UNION SELECT * FROM u WHERE id = 2", Some(true)),
+        ("VALUES (1), (2)", None),
+        ("DECLARE c CURSOR FOR SELECT * FROM t", Some(false)),
+        ("COPY (SELECT * FROM t WHERE id > 1) TO STDOUT", Some(true)),
+    ] {
+        let actions = only(analyse_blocking(sql, &nothing_tagged())).actions;
+        let query = actions.iter().find(|it| it.kind == Kind::Select).unwrap();
+        assert_eq!(query.has_where, expected, "{sql}");
     }
 }
 

@@ -104,6 +104,7 @@ impl Relay<'_> {
             text: format!("function call {oid}"),
             database: Some(self.way.database.clone()),
             actions: Arc::from([action]),
+            statements: 1,
             refusal,
         };
         let judgement = self.session.judge(Arc::new(operation));

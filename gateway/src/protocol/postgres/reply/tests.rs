@@ -29,7 +29,13 @@ fn rules() -> Vec<Arc<MaskRule>> {
 }
 
 fn set() -> Arc<TaggedSet> {
-    let relation = RelationRow { oid: CUSTOMERS, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r' };
+    let relation = RelationRow {
+        oid: CUSTOMERS,
+        schema: "public".to_owned(),
+        name: "customers".to_owned(),
+        kind: 'r',
+        rows: None,
+    };
     let columns = vec![ColumnRow { relation: CUSTOMERS, number: SSN.1, name: "ssn".to_owned() }];
     let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
     Arc::new(TaggedSet::resolve(&snapshot, &rules(), SystemTime::UNIX_EPOCH).unwrap())

@@ -25,8 +25,10 @@ impl<'a> Walk<'a> {
         }
         self.nested(Kind::Select, |walk| {
             let limited = select.limit_count.as_deref().is_some_and(|it| !is_null(it));
+            let narrows = where_of(select, &mut walk.left);
             if let Some(action) = walk.action() {
                 action.has_limit = Some(limited);
+                action.has_where = narrows;
             }
             walk.select(select)
         })
@@ -455,6 +457,18 @@ fn narrows(condition: &Node, left: &mut usize) -> bool {
         }
         Some(other) => depends_on_row(other.to_ref(), left),
         None => false,
+    }
+}
+
+/// Whether a query has a WHERE: each side of a UNION and the like that reads a table. None: none does.
+fn where_of(select: &protobuf::SelectStmt, left: &mut usize) -> Option<bool> {
+    match (&select.larg, &select.rarg) {
+        (Some(one), Some(other)) => match (where_of(one, left), where_of(other, left)) {
+            (Some(one), Some(other)) => Some(one && other),
+            (one, other) => one.or(other),
+        },
+        _ if select.from_clause.is_empty() => None,
+        _ => Some(select.where_clause.as_deref().is_some_and(|it| narrows(it, left))),
     }
 }
 

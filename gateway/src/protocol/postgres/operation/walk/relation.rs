@@ -173,7 +173,8 @@ impl<'a> Walk<'a> {
             Entry::Occupied(known) => Some(*known.get()),
             Entry::Vacant(vacant) => {
                 let (_, _, schema, name) = vacant.key().clone();
-                tables.push(TableUse { schema, name, access, columns: BTreeSet::new() });
+                let rows = self.set.rows(schema.as_deref(), &name);
+                tables.push(TableUse { schema, name, access, columns: BTreeSet::new(), rows });
                 Some(*vacant.insert(tables.len() - 1))
             }
         }

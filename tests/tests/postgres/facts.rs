@@ -1,0 +1,103 @@
+//! What rules can ask of a statement beside its kind and its tables: columns, functions, sizes.
+
+use system_tests::postgres::ROLE;
+use system_tests::shop::{POLICY, Shop};
+
+const RULES: &str = r#"
+[[rule]]
+name      = "no amounts"
+kinds     = ["select"]
+columns   = ["orders.amount"]
+then      = "deny"
+
+[[rule]]
+name            = "items stay"
+columns_written = ["public.orders.item"]
+then            = "deny"
+
+[[rule]]
+name      = "no naps"
+functions = ["pg_sleep*"]
+then      = "deny"
+
+[[rule]]
+name           = "large tables are read by parts"
+more_rows_than = 1000
+then           = "deny"
+
+[[rule]]
+name                 = "one at a time"
+more_statements_than = 2
+then                 = "deny"
+
+[[rule]]
+name    = "privileges"
+kinds   = ["privileges"]
+then    = "deny"
+"#;
+
+/// Statements, and the rule that denies each.
+const CASES: &[(&str, Option<&str>)] = &[
+    ("SELECT item FROM orders WHERE id = 1", None),
+    ("SELECT amount FROM orders WHERE id = 1", Some("no amounts")),
+    ("SELECT * FROM orders WHERE id = 1", Some("no amounts")),
+    ("SELECT sum(o.amount) FROM public.orders o WHERE id = 1", Some("no amounts")),
+    ("UPDATE orders SET amount = amount WHERE id = 1", None),
+    ("UPDATE orders SET item = item WHERE id = 1", Some("items stay")),
+    ("DELETE FROM orders WHERE id = -1", Some("items stay")),
+    ("SELECT pg_sleep(0)", Some("no naps")),
+    ("SELECT pg_catalog.pg_sleep_for('0 s')", Some("no naps")),
+    ("SELECT count(*) FROM small", None),
+    ("SELECT count(*) FROM large", Some("large tables are read by parts")),
+    ("SELECT count(*) FROM public.large WHERE true", Some("large tables are read by parts")),
+    ("SELECT count(*) FROM large WHERE id < 10", None),
+    ("SELECT id FROM large LIMIT 1", None),
+    ("SELECT count(*) FROM parted", Some("large tables are read by parts")),
+    ("SELECT count(*) FROM parted_small", None),
+    ("SELECT count(*) FROM view_of_large", Some("large tables are read by parts")),
+    ("SELECT count(*) FROM view_of_small", None),
+    ("SELECT count(*) FROM never_analyzed", Some("large tables are read by parts")),
+    ("SELECT 1; SELECT 2", None),
+    ("SELECT 1; SELECT 2; SELECT 3", Some("one at a time")),
+    ("GRANT SELECT ON small TO PUBLIC", Some("privileges")),
+];
+
+#[test]
+fn rules_ask_for_columns_functions_and_sizes() {
+    let shop = Shop::new().unwrap();
+    let setup = format!(
+        "SET ROLE {ROLE};
+         CREATE TABLE small AS SELECT i AS id FROM generate_series(1, 900) i;
+         CREATE TABLE large AS SELECT i AS id FROM generate_series(1, 2000) i;
+         CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+         CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (1000);
+         CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (1000) TO (2000);
+         CREATE TABLE parted_small (LIKE parted) PARTITION BY RANGE (id);
+         CREATE TABLE parted_small_1 PARTITION OF parted_small FOR VALUES FROM (0) TO (1000);
+         INSERT INTO parted SELECT generate_series(1, 1999);
+         INSERT INTO parted_small SELECT generate_series(1, 900);
+         CREATE VIEW view_of_large AS SELECT s.id FROM small s JOIN large l ON s.id = l.id;
+         CREATE VIEW view_of_small AS SELECT id FROM small;
+         CREATE TABLE never_analyzed (id int) WITH (autovacuum_enabled = off)"
+    );
+    shop.postgres.sql(&setup).unwrap();
+    shop.postgres.sql("ANALYZE").unwrap();
+    shop.postgres
+        .sql(&format!("SET ROLE {ROLE}; DROP TABLE never_analyzed; CREATE TABLE never_analyzed (id int)"))
+        .unwrap();
+    let unmasked = POLICY.split("[[mask]]").next().unwrap();
+    for policy in [POLICY, unmasked] {
+        shop.configure(&format!("{policy}{RULES}")).unwrap();
+        let gateway = shop.serve().unwrap();
+        for (sql, expected) in CASES {
+            let said = shop.psql(sql).run().unwrap();
+            match expected {
+                None => assert!(said.success(), "{sql}: {}", said.stderr),
+                Some(rule) => {
+                    assert!(said.stderr.contains(&format!("rule \"{rule}\"")), "{sql}: {} {}", said.stdout, said.stderr)
+                }
+            }
+        }
+        drop(gateway);
+    }
+}

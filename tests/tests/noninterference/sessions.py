@@ -208,7 +208,7 @@ class Maker:
             lambda: f"INSERT INTO orders (id, item) {self.select_of('i', 1).replace(' FROM', ', 0::text FROM', 1)} ON CONFLICT DO NOTHING",
             lambda: f"INSERT INTO {self.one('customers (name, email)', 'notes (body, email)', 'people (age, email)', 'customers (name, ssn)')}"
                     f" VALUES ({self.one(self.literal('t'), '1')}, {self.literal('t')}){self.one('', ' ON CONFLICT DO NOTHING', ' RETURNING email')}",
-            lambda: f"INSERT INTO {self.one('notes (body, email)', 'people (age, email)', 'customers (name, ssn)')} VALUES "
+            lambda: f"INSERT INTO {self.one('bulk (body, email)', 'bulk (id, email)', 'customers (name, ssn)')} VALUES "
                     f"{', '.join([self.one('(1, NULL)', '(2, DEFAULT)', '(3, %s)' % self.literal('t'))] * self.r.randint(240, 260))}{self.one('', ' RETURNING email')}",
             lambda: f"INSERT INTO notes (body, email) {self.plain_select(['t', 't'], 1)[0]}",
             lambda: f"INSERT INTO customers (id, name) VALUES ({self.r.randint(1, 9)}, {self.expr('t', [], 1)}) ON CONFLICT (id) DO UPDATE SET "

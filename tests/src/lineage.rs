@@ -90,6 +90,23 @@ const VIEWS: &str = "
     CREATE TABLE let_in (id int, note text, email text); ALTER TABLE let_in ENABLE ROW LEVEL SECURITY; ALTER TABLE let_in FORCE ROW LEVEL SECURITY;
     CREATE POLICY p ON let_in FOR INSERT WITH CHECK (NOT EXISTS (SELECT FROM customers c WHERE c.ssn = let_in.note));
     CREATE TABLE checked (id int, note text CHECK (is_free(note)));
+    CREATE DOMAIN free_ssn AS text CHECK (is_free(VALUE)); CREATE TYPE of_free AS (id int, s free_ssn);
+    CREATE TABLE with_free (id int, s free_ssn); CREATE TABLE with_many (id int, many free_ssn[]); CREATE TABLE with_row (id int, r of_free);
+    CREATE VIEW casting AS SELECT id, (name::free_ssn)::text AS f FROM customers;
+    CREATE DOMAIN short AS text CHECK (length(VALUE) < 9); CREATE TABLE with_short (id int, s short);
+    CREATE TABLE flagged (id int, note text, dup boolean DEFAULT false);
+    CREATE FUNCTION set_dup() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.dup := true; RETURN NEW; END';
+    CREATE TRIGGER t BEFORE INSERT ON flagged FOR EACH ROW WHEN (NOT is_free(NEW.note)) EXECUTE FUNCTION set_dup();
+    CREATE FUNCTION is_taken(a text, b text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT EXISTS (SELECT FROM customers WHERE ssn = a)';
+    CREATE TABLE telling (id int, note text, dup boolean GENERATED ALWAYS AS (is_taken(note, note)) STORED);
+    CREATE OPERATOR === (FUNCTION = is_taken, LEFTARG = text, RIGHTARG = text);
+    CREATE TABLE by_operator (id int, note text); INSERT INTO by_operator VALUES (1, '900-11-1002');
+    ALTER TABLE by_operator ENABLE ROW LEVEL SECURITY; ALTER TABLE by_operator FORCE ROW LEVEL SECURITY;
+    CREATE POLICY p ON by_operator USING (note === 'x');
+    CREATE TABLE by_domain (id int, note text); INSERT INTO by_domain VALUES (1, '900-11-1002');
+    ALTER TABLE by_domain ENABLE ROW LEVEL SECURITY; ALTER TABLE by_domain FORCE ROW LEVEL SECURITY;
+    CREATE POLICY p ON by_domain USING (note::free_ssn IS NOT NULL);
+    CREATE TABLE drawn (id int, email int DEFAULT floor(random() * 100)::int);
     CREATE TABLE ruled (id int, name text, email text); INSERT INTO ruled VALUES (1, 'r', 'r@x.example');
     CREATE RULE r AS ON INSERT TO ruled WHERE EXISTS (SELECT FROM ruled o WHERE o.email = NEW.name) DO INSTEAD NOTHING;
     INSERT INTO members SELECT n, md5(n::text) || '@x.example', 'c' || n % 3 FROM generate_series(1, 20) n;
@@ -422,6 +439,35 @@ const CASES: &[(&str, Outcome)] = &[
     ("COPY fresh (name, email) FROM STDIN WHERE name = reader(1) ~~ a\tf@x.example\n", Denied),
     ("COPY fresh (name, email) FROM STDIN WHERE name = (SELECT ssn FROM customers LIMIT 1) ~~ a\tf@x.example\n", Denied),
     ("COPY fresh (ticket) FROM STDIN WHERE ticket < nextval('tickets') ~~ 1\n", Denied),
+    ("COPY drawn (id, email) FROM STDIN WHERE email < 50 ~~ 1\t7\n", Clear),
+    ("COPY drawn FROM STDIN WHERE email < 50 ~~ 1\t7\n", Clear),
+    ("COPY drawn (id) FROM STDIN WHERE id < 50 ~~ 1\n", Clear),
+    ("COPY drawn (id) FROM STDIN WHERE email < 50 ~~ 1\n", Denied),
+    ("COPY drawn (id) FROM STDIN WHERE drawn.* IS NOT NULL ~~ 1\n", Denied),
+    // Code that casts, operators, conditions of triggers and generated columns run.
+    ("SELECT 'guess'::free_ssn", Denied),
+    ("SELECT ARRAY['guess']::free_ssn[]", Denied),
+    ("SELECT ROW(1, 'guess')::of_free", Denied),
+    ("SELECT jsonb_populate_record(NULL::of_free, '{\"s\": \"guess\"}')", Denied),
+    ("SELECT * FROM jsonb_to_record('{\"s\": \"guess\"}') AS r(s free_ssn)", Denied),
+    ("SELECT f FROM casting", Denied),
+    ("INSERT INTO with_free VALUES (1, 'guess')", Denied),
+    ("INSERT INTO with_many VALUES (1, '{guess}')", Denied),
+    ("INSERT INTO with_row VALUES (1, '(1,guess)')", Denied),
+    ("COPY with_free FROM STDIN ~~ 1\tguess\n", Denied),
+    ("SELECT 'abc'::short", Clear),
+    ("INSERT INTO with_short VALUES (1, 'abc')", Clear),
+    ("INSERT INTO flagged (id, note) VALUES (1, 'guess') RETURNING dup", Denied),
+    ("INSERT INTO telling (id, note) VALUES (1, 'guess') RETURNING dup", Denied),
+    ("SELECT * FROM by_operator", Denied),
+    ("SELECT * FROM by_domain", Denied),
+    ("INSERT INTO by_domain VALUES (1, 'guess')", Denied),
+    // Where rows of tables below lie.
+    ("SELECT ctid FROM above", Denied),
+    ("SELECT max(id) FROM above WHERE ctid < '(1,0)'", Denied),
+    ("SELECT id FROM above TABLESAMPLE SYSTEM (50) REPEATABLE (3)", Denied),
+    ("SELECT tableoid::regclass, id FROM above", Clear),
+    ("SELECT count(*) FROM ONLY above WHERE ctid < '(1,0)'", Clear),
     ("COPY fresh (name, email) FROM STDIN (CONVERT_SELECTIVELY (name)) ~~ a\tf@x.example\n", Denied),
     ("COPY keyed (id, name) FROM STDIN ~~ ", Clear),
     ("COPY keyed (id, email) FROM STDIN ~~ 9\tguess@x.example\n", Denied),

@@ -89,6 +89,8 @@ pub struct TaggedSet {
     functions: HashMap<String, UserFunction>,
     operators: HashSet<String>,
     cast_types: HashSet<String>,
+    /// Types that a cast to them reads tagged data for, by a domain's check.
+    reading_types: HashSet<u32>,
     /// Tagged columns as people call them.
     names: HashMap<(u32, i16), String>,
     /// Relations that show tagged values under names of their own, by oid.
@@ -175,6 +177,7 @@ impl TaggedSet {
             functions: HashMap::new(),
             operators: HashSet::new(),
             cast_types: HashSet::new(),
+            reading_types: HashSet::new(),
             names: HashMap::new(),
             derived: HashSet::new(),
             known: HashSet::new(),
@@ -230,6 +233,11 @@ impl TaggedSet {
     /// True for a relation that has tagged columns.
     pub(super) fn has_tagged(&self, relation: u32) -> bool {
         self.tagged.contains(&relation)
+    }
+
+    /// True for a relation by whose name rows with tagged columns may be read that are not its own.
+    pub(super) fn is_above_tagged(&self, relation: u32) -> bool {
+        self.above.contains_key(&relation)
     }
 
     /// True for a column that has no mask, and the name of one that has in a child of its relation: it was made after the catalog was read,
@@ -358,6 +366,11 @@ impl TaggedSet {
     /// True if somebody defined a cast from or to a type of that name by a function: casting may run any code.
     pub fn is_cast_by_code(&self, type_name: &str) -> bool {
         self.cast_types.contains(type_name)
+    }
+
+    /// True for a type to which a cast reads tagged data.
+    pub(super) fn is_cast_by_reading(&self, type_oid: u32) -> bool {
+        self.reading_types.contains(&type_oid)
     }
 
     /// True if somebody defined an operator by that name: using it may run any code.

@@ -48,6 +48,8 @@ pub(crate) struct Snapshot {
     pub(crate) conflicting: Vec<KeyRow>,
     pub(crate) by_rules: Vec<u32>,
     pub(crate) policy_code: Vec<(u32, u32)>,
+    /// (type, its name, a function that a cast to it runs)
+    pub(crate) type_code: Vec<(u32, String, u32)>,
     pub(crate) partition_keys: Vec<(u32, Vec<i16>)>,
     pub(crate) kin_columns: Vec<ColumnRow>,
     /// Columns that are computed when they are read.
@@ -147,6 +149,41 @@ const POLICIES: &str = "\
       AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
       AND d.refobjid OPERATOR(pg_catalog.<>) p.polrelid
     LIMIT $1";
+
+/// `code_of_types`: domains whose checks use functions or operators that did not come with the server, and all types that have one of these
+/// domains in them, each with what is used. A cast to one runs that.
+macro_rules! code_of_types {
+    () => {
+        "\
+    WITH RECURSIVE checks AS (
+        SELECT k.contypid AS type, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) k.oid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
+          AND k.contypid OPERATOR(pg_catalog.<>) 0
+          AND d.refclassid OPERATOR(pg_catalog.=) ANY
+              (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass]::oid[])
+          AND d.refobjid OPERATOR(pg_catalog.>=) $2),
+    holding (type, checked) AS (
+        SELECT type, type FROM checks
+        UNION
+        SELECT w.whole, h.checked
+        FROM holding h
+        JOIN (SELECT t.oid AS whole, t.typelem AS part FROM pg_catalog.pg_type t
+              UNION ALL
+              SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t
+              UNION ALL
+              SELECT r.rngtypid, r.rngsubtype FROM pg_catalog.pg_range r
+              UNION ALL
+              SELECT t.oid, a.atttypid
+              FROM pg_catalog.pg_type t
+              JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) t.typrelid
+              WHERE t.typrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0) w
+          ON w.part OPERATOR(pg_catalog.=) h.type),
+    code_of_types AS (
+        SELECT DISTINCT h.type, c.refclassid, c.refobjid
+        FROM holding h JOIN checks c ON c.type OPERATOR(pg_catalog.=) h.checked)"
+    };
+}
 
 const OPAQUE: &str = "\
     SELECT DISTINCT r.ev_class
@@ -298,10 +335,30 @@ const CASTS: &str = "\
     JOIN (SELECT oid FROM targets UNION SELECT castsource FROM casts) c ON c.oid OPERATOR(pg_catalog.=) t.oid
     LIMIT $1";
 
-/// Functions of defaults and generated columns (a domain's too, and those behind operators), and of triggers that come before
-/// the row is written: these choose what is in it.
-const CODE: &str = "\
-    WITH uses AS (
+/// Types of which a cast to them runs functions, by a domain's check.
+const TYPE_CODE: &str = concat!(
+    code_of_types!(),
+    "
+    SELECT DISTINCT t.oid, t.typname::text, f.oid
+    FROM code_of_types u JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) u.type
+    LEFT JOIN pg_catalog.pg_operator o
+      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
+    JOIN pg_catalog.pg_proc f
+      ON f.oid OPERATOR(pg_catalog.=) CASE
+             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
+             ELSE o.oprcode::pg_catalog.oid END
+    WHERE f.oid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1"
+);
+
+/// Functions of defaults, checks and generated columns (a domain's too, and those behind operators), and of triggers that come before
+/// the row is written, with their conditions: these choose what is in it. (Before PostgreSQL 15 it is the generated column itself that
+/// depends.)
+const CODE: &str = concat!(
+    code_of_types!(),
+    ",
+    uses AS (
         SELECT e.adrelid AS relation, false AS by_trigger, d.refclassid, d.refobjid
         FROM pg_catalog.pg_attrdef e JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) e.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
@@ -312,6 +369,17 @@ const CODE: &str = "\
           AND EXISTS (SELECT FROM pg_catalog.pg_type t
                       WHERE t.oid OPERATOR(pg_catalog.=) a.atttypid AND t.typtype OPERATOR(pg_catalog.=) 'd')
         UNION ALL
+        SELECT a.attrelid, false, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_depend d
+          ON d.objid OPERATOR(pg_catalog.=) a.attrelid AND d.objsubid OPERATOR(pg_catalog.=) a.attnum
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND a.attgenerated OPERATOR(pg_catalog.<>) ''
+        UNION ALL
+        SELECT a.attrelid, false, c.refclassid, c.refobjid
+        FROM pg_catalog.pg_attribute a JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) a.atttypid
+        WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0
+        UNION ALL
         SELECT k.conrelid, false, d.refclassid, d.refobjid
         FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) k.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
@@ -319,9 +387,18 @@ const CODE: &str = "\
         UNION ALL
         SELECT g.tgrelid, true, 'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
         FROM pg_catalog.pg_trigger g
-        WHERE NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
+        WHERE NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2
+        UNION ALL
+        SELECT g.tgrelid, true, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) g.oid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass
+          AND NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
     SELECT DISTINCT u.relation, p.oid, u.by_trigger
-    FROM uses u
+    FROM (SELECT relation, by_trigger, refclassid, refobjid FROM uses
+          UNION ALL
+          SELECT u.relation, u.by_trigger, c.refclassid, c.refobjid
+          FROM uses u JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) u.refobjid
+          WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u
     LEFT JOIN pg_catalog.pg_operator o
       ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
      AND o.oid OPERATOR(pg_catalog.=) u.refobjid
@@ -333,7 +410,8 @@ const CODE: &str = "\
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                       WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
                         AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
-    LIMIT $1";
+    LIMIT $1"
+);
 
 /// Functions of the server's own and of extensions that have one of these names.
 const KNOWN_FUNCTIONS: &str = "\
@@ -431,14 +509,31 @@ const BY_RULES: &str = "\
       AND (c.relhasrules OR c.relrowsecurity)
     LIMIT $1";
 
-/// Tables with row security policies, and the functions that these call, of those that did not come with the server.
-const POLICY_CODE: &str = "\
-    SELECT DISTINCT p.polrelid, d.refobjid
-    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid OPERATOR(pg_catalog.=) d.objid
-    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
-      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
-      AND d.refobjid OPERATOR(pg_catalog.>=) $2
-    LIMIT $1";
+/// Tables with row security policies, and the functions that these call, by operators and by casts to domains, too, of those that did not come
+/// with the server.
+const POLICY_CODE: &str = concat!(
+    code_of_types!(),
+    ",
+    uses AS (
+        SELECT p.polrelid, d.refclassid, d.refobjid
+        FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid OPERATOR(pg_catalog.=) d.objid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass)
+    SELECT DISTINCT u.polrelid, f.oid
+    FROM (SELECT polrelid, refclassid, refobjid FROM uses
+          UNION ALL
+          SELECT u.polrelid, c.refclassid, c.refobjid
+          FROM uses u JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) u.refobjid
+          WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u
+    LEFT JOIN pg_catalog.pg_operator o
+      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
+    JOIN pg_catalog.pg_proc f
+      ON f.oid OPERATOR(pg_catalog.=) CASE
+             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
+             ELSE o.oprcode::pg_catalog.oid END
+    WHERE f.oid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1"
+);
 
 /// By what rows are told to partitions.
 const PARTITION_KEYS: &str = "\
@@ -595,6 +690,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         conflicting,
         by_rules,
         policy_code,
+        type_code,
         partition_keys,
         kin_columns,
         computed,
@@ -624,6 +720,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "keys", CONFLICTING, &[]),
         rows(client, "tables with rules", BY_RULES, &users),
         rows(client, "policies with functions", POLICY_CODE, &users),
+        rows(client, "types with functions", TYPE_CODE, &users),
         rows(client, "partition keys", PARTITION_KEYS, &[]),
         rows(client, "columns of partitions", KIN_COLUMNS, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
@@ -651,7 +748,11 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
     })?;
     let policy_code: Vec<(u32, u32)> = read(&policy_code, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
-    let run = code.iter().map(|it| it.function).chain(policy_code.iter().map(|(_, function)| *function)).collect();
+    let type_code: Vec<(u32, String, u32)> =
+        read(&type_code, |row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))?;
+    let of_policies = policy_code.iter().map(|(_, function)| *function);
+    let of_types = type_code.iter().map(|(_, _, function)| *function);
+    let run = code.iter().map(|it| it.function).chain(of_policies).chain(of_types).collect();
     let bodies = bodies(client, run, &functions).await?;
     let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
@@ -702,6 +803,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         })?,
         by_rules: read(&by_rules, |row| row.try_get(0))?,
         policy_code,
+        type_code,
         partition_keys: read(&partition_keys, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         kin_columns: read(&kin_columns, column)?,
         computed: read(&computed, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,

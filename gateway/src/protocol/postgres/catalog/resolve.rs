@@ -75,7 +75,8 @@ impl TaggedSet {
         let tagged_columns = tagged_names.values().flatten().cloned().collect();
         let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
         let masked_less = masked_less(&tags, &derived, &columns, snapshot);
-        let by_code = if snapshot.policy_code.is_empty() || tags.is_empty() {
+        let runs_code = !snapshot.policy_code.is_empty() || !snapshot.type_code.is_empty();
+        let by_code = if !runs_code || tags.is_empty() {
             HashSet::new()
         } else {
             readers(&tagged_names, &derived, &by_oid, snapshot)
@@ -107,7 +108,9 @@ impl TaggedSet {
         // Last, since nobody named it.
         cover_the_systems(&mut tags, snapshot);
         let operators = snapshot.operators.iter().cloned().collect();
-        let cast_types = snapshot.cast_types.iter().cloned().collect();
+        let reading = snapshot.type_code.iter().filter(|(_, _, function)| by_code.contains(function));
+        let reading_types: HashMap<u32, &String> = reading.map(|(oid, name, _)| (*oid, name)).collect();
+        let cast_types = snapshot.cast_types.iter().chain(reading_types.values().copied()).cloned().collect();
         Ok(Self {
             masks: tags,
             relations,
@@ -116,6 +119,7 @@ impl TaggedSet {
             functions,
             operators,
             cast_types,
+            reading_types: reading_types.into_keys().collect(),
             names,
             derived: shown_by,
             known: snapshot.relations.iter().map(|it| it.oid).collect(),

@@ -1,6 +1,8 @@
 //! Statements that change rows: nothing tagged chooses the rows, nothing tagged is stored, and whether a row can be written tells
 //! of no value that is masked.
 
+use std::collections::BTreeSet;
+
 use super::query::{Frame, Target, Walk, known_fields, number};
 use super::tree::{Node, Value};
 use super::{Refusal, StandsFor, Tagged};
@@ -56,7 +58,26 @@ impl Walk<'_> {
         for check in query.list("withCheckOptions").iter().filter_map(Value::as_node) {
             self.condition("a check of a view, or of row security,", check.field("qual"), &frame)?;
         }
-        query.list("returningList").iter().map(|it| self.target(it, &frame)).collect()
+        let returned: Vec<Target> =
+            query.list("returningList").iter().map(|it| self.target(it, &frame)).collect::<Result<_, _>>()?;
+        if self.stands_for == (StandsFor::Copy { all: false }) {
+            self.chosen_by_what_is_given(&returned, entries, table)?;
+        }
+        Ok(returned)
+    }
+
+    /// The condition of a COPY, which stands among what is returned, decides which rows there are: by values of the client's own it may, and
+    /// not by what the table has for a masked column.
+    fn chosen_by_what_is_given(&self, condition: &[Target], entries: &[Value<'_>], table: u32) -> Result<(), Refusal> {
+        let given = entries.iter().filter(|it| !is_default(it)).filter_map(Value::as_node);
+        let given = given.map(|it| Ok((table, number(it, "resno")?))).collect::<Result<BTreeSet<Tagged>, Refusal>>()?;
+        match condition.iter().flat_map(Target::sources).find(|it| !given.contains(it)) {
+            Some(column) => Err(Refusal::new(format!(
+                "the condition of a COPY uses {}, which is masked and not among the columns that it brings",
+                self.set.column_name(*column)
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// What a new row is made of. Tagged columns may have values that the statement brings along: it shows none of those that are

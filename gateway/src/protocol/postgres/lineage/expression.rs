@@ -14,6 +14,10 @@ const SINGLE_BYTE: &str = "18";
 const ANY_ARRAY: &str = "2277";
 /// `pg_attribute`, which has one such column.
 const ATTRIBUTES: &str = "1249";
+/// What type a node's value has, where it may have been made of another one.
+const TYPES_GIVEN: &[&str] = &["resulttype", "funcresulttype", "row_typeid", "consttype"];
+/// The system column that says which table a row is of.
+const TABLE_OID: i32 = -6;
 const OTHERS_VALUES: &str = "a column of a system catalog that holds values of other columns is not shown";
 /// What the server calls the forms in which a function is called for a cast, and that of one that is written.
 const CAST_FORMS: &[&str] = &["1", "2"];
@@ -50,6 +54,10 @@ impl Walk<'_> {
     }
 
     fn node(&self, node: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Flow, Refusal> {
+        let mut types = TYPES_GIVEN.iter().filter_map(|field| node.word(field)?.parse().ok());
+        if types.any(|it| self.set.is_cast_by_reading(it)) {
+            return Err(Refusal::new("a check of a domain reads masked columns: a value of it would tell of theirs"));
+        }
         match node.kind {
             "VAR" => self.variable(node, frame),
             // An alias holds names, and computes nothing.
@@ -181,6 +189,14 @@ impl Walk<'_> {
             // ctid and the like tell how rows are stored, and so of all that is in them.
             Err(_) | Ok(0) => {
                 must_be_shown_whole(of, number(node, "varno")?)?;
+                let below = of.entry(number(node, "varno")?).filter(|it| it.word("inh") != Some("false"));
+                let relation = below.and_then(|it| it.word("relid")?.parse().ok());
+                let is_above = relation.is_some_and(|it| self.set.is_above_tagged(it));
+                if attribute < 0 && attribute != TABLE_OID && is_above {
+                    return Err(Refusal::new(
+                        "ctid and the like tell how rows are stored, and a table below this one has masked columns; read it with ONLY",
+                    ));
+                }
                 self.spend(columns.iter().map(|it| 1 + it.sources.len()).sum())?;
                 let mut row = Flow::default();
                 columns.iter().for_each(|it| row.add(it.clone()));

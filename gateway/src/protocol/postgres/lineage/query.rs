@@ -1,6 +1,7 @@
 //! Queries: what each item of a FROM list gives, what chooses rows, what comes out.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::change::is_change;
@@ -72,6 +73,13 @@ pub(super) struct Target {
     /// By which sorting and grouping refer to it; 0: none does.
     reference: u32,
     place: Option<Place>,
+}
+
+impl Target {
+    /// The tagged columns that its value comes from.
+    pub(super) fn sources(&self) -> &BTreeSet<Tagged> {
+        &self.traced.flow.sources
+    }
 }
 
 impl<'s> Walk<'s> {
@@ -415,9 +423,10 @@ impl<'s> Walk<'s> {
         }
         if let Some(sample) = item.field("tablesample").filter(|it| **it != Value::Nothing) {
             self.chooses("TABLESAMPLE", sample, frame)?;
-            if self.set.has_tagged(oid) {
+            let below = item.word("inh") != Some("false");
+            if self.set.has_tagged(oid) || below && self.set.is_above_tagged(oid) {
                 return Err(Refusal::new(
-                    "TABLESAMPLE chooses rows by how they are stored, and the table has masked columns",
+                    "TABLESAMPLE chooses rows by how they are stored, and the table, or one below it, has masked columns",
                 ));
             }
         }

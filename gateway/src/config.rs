@@ -64,7 +64,7 @@ pub struct GatewayConfig {
     /// TCP port of the gateway on the loopback addresses, and the UDP port of its resolver.
     pub port: u16,
     pub dns_port: u16,
-    /// Runtimes, each on a thread of its own; 0 is one per core.
+    /// Runtimes, each on a thread of its own; 0 is one for each two cores.
     pub shards: usize,
     /// Sessions that one agent may have open at once.
     pub max_sessions_per_agent: usize,

@@ -161,9 +161,10 @@ fn take_over(config: &Config) -> Result<TakenOver, ServeError> {
     Ok(taken_over)
 }
 
+/// By default half of the cores: the others are the agents'. A shard that has more sessions finds more to do each time it wakes up.
 fn shard_count(config: &Config) -> usize {
     match config.gateway.shards {
-        0 => std::thread::available_parallelism().map_or(1, Into::into),
+        0 => std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2),
         count => count,
     }
 }

@@ -210,7 +210,7 @@ pub struct Operation {
     /// names databases matches.
     pub database: Option<String>,
     /// Never empty: an operation without actions is denied. (An empty statement is a `select` of no table.)
-    pub actions: Vec<Action>,
+    pub actions: Arc<[Action]>,
     /// What the protocol itself refuses about this operation on this target (data could leave unmasked), whatever the
     /// rules say; not recorded as a rule's doing.
     pub refusal: Option<String>,

@@ -213,6 +213,19 @@ impl Judgement {
         Self { operation, verdict, gate, epoch }
     }
 
+    /// The same of an operation that differs in nothing but its text, which no rule looks at.
+    #[must_use]
+    pub fn with_text(&self, text: String) -> Self {
+        let Operation { text: _, database, actions, refusal } = &*self.operation;
+        let (database, actions, refusal) = (database.clone(), Arc::clone(actions), refusal.clone());
+        Self {
+            operation: Arc::new(Operation { text, database, actions, refusal }),
+            verdict: self.verdict.clone(),
+            gate: self.gate.clone(),
+            epoch: self.epoch,
+        }
+    }
+
     pub fn operation(&self) -> &Operation {
         &self.operation
     }
@@ -308,7 +321,7 @@ impl Session {
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
         let verdict = config.policy.judge_connect(subject, database.as_deref());
-        let actions = vec![Action::of(Kind::Connect)];
+        let actions = Arc::from([Action::of(Kind::Connect)]);
         let operation = Arc::new(Operation { text, database, actions, refusal: None });
         Judgement::new(operation, verdict, config.gateway.mode, epoch)
     }

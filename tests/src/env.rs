@@ -47,10 +47,22 @@ pub struct Env {
     cgroup: PathBuf,
     port: u16,
     dns_port: u16,
+    /// As [`Env::gateway_config`] has it.
+    shards: u16,
 }
 
 impl Env {
+    /// With a gateway of two shards, whatever the machine has.
     pub fn new() -> Result<Self> {
+        Self::with_shards(2)
+    }
+
+    /// With a gateway as it comes.
+    pub fn as_it_comes() -> Result<Self> {
+        Self::with_shards(0)
+    }
+
+    fn with_shards(shards: u16) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         sweep()?;
         let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
@@ -59,6 +71,7 @@ impl Env {
             cgroup: cgroup2_mount()?.join(&name),
             port: free_port()?,
             dns_port: free_port()?,
+            shards,
             name,
         };
         env.make_cgroups()?;
@@ -157,13 +170,14 @@ impl Env {
     pub fn gateway_config(&self) -> String {
         format!(
             "[gateway]\nagents = [\"{0}/agents\"]\nattach = \"{0}\"\nuser = \"{GATEWAY_USER}\"\n\
-             runtime_dir = \"{1}\"\nstate_dir = \"{2}\"\nbpf_dir = \"{3}\"\nport = {4}\ndns_port = {5}\nshards = 2\n",
+             runtime_dir = \"{1}\"\nstate_dir = \"{2}\"\nbpf_dir = \"{3}\"\nport = {4}\ndns_port = {5}\nshards = {6}\n",
             self.name,
             self.runtime_dir().display(),
             self.state_dir().display(),
             self.bpf_dir().display(),
             self.port,
             self.dns_port,
+            self.shards,
         )
     }
 

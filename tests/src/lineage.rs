@@ -396,6 +396,78 @@ const CASES: &[(&str, Outcome)] = &[
     ("INSERT INTO let_in (id, note) VALUES (1, '900-11-1002')", Denied),
     ("INSERT INTO checked VALUES (1, '900-11-1002')", Denied),
     ("INSERT INTO ruled (id, name) VALUES (2, 'r@x.example')", Denied),
+    // Many rows: of those that are alike one is looked at. (`TIMES` says how often a row stands there.)
+    ("INSERT INTO fresh (name, email) VALUES ('m', 'm@x.example') TIMES 6000", Clear),
+    ("INSERT INTO fresh (email, at, name) VALUES (DEFAULT, '2020-01-01', NULL), ('n@x.example', DEFAULT, 'n') TIMES 400 RETURNING email, name", Masked),
+    ("INSERT INTO fresh (ticket, email) VALUES ('1'::int, 'x'::text) TIMES 400, (-2, 'y') RETURNING ticket", Clear),
+    ("INSERT INTO fresh (name, email) VALUES ('a', 'b') TIMES 400 RETURNING email::int", Denied),
+    ("INSERT INTO fresh (name, email) VALUES ('a', 'b') TIMES 400, ((SELECT email FROM customers WHERE id = 1), 'c')", Denied),
+    ("INSERT INTO fresh (name, email) VALUES ('a', 'b') TIMES 400, (reader(1), 'c')", Denied),
+    ("INSERT INTO keyed (id, email) VALUES (9, 'guess@x.example') TIMES 400 ON CONFLICT DO NOTHING", Denied),
+    ("INSERT INTO keyed (id, email) VALUES (1, NULL) TIMES 400, (9, 'guess@x.example') ON CONFLICT DO NOTHING", Denied),
+    ("INSERT INTO keyed (id, name) VALUES (1, 'k') TIMES 400 ON CONFLICT (id) DO NOTHING RETURNING id", Clear),
+    ("INSERT INTO keyed (id, name) VALUES (1, 'k') TIMES 400 ON CONFLICT (id) DO UPDATE SET name = keyed.email", Denied),
+    ("INSERT INTO kept_apart (id, email) VALUES (1, 'm@x.example') TIMES 400", Denied),
+    // COPY from the client, as the INSERT of such rows. (Behind the tildes: the rows.)
+    ("COPY fresh (name, email) FROM STDIN ~~ a\tf@x.example\nb\t\\N\n", Clear),
+    ("COPY public.fresh (id, email) FROM STDIN ~~ 5\tf@x.example\n", Clear),
+    ("COPY fresh FROM STDIN CSV ~~ 5,a,f@x.example,2020-01-01,7\n", Clear),
+    ("COPY gen FROM STDIN ~~ ", Clear),
+    ("COPY fresh (name, email) FROM STDIN (FORMAT csv, HEADER, NULL 'n', DELIMITER ';', QUOTE '''', ESCAPE '\\', FORCE_NULL (email),
+      FORCE_NOT_NULL (name), ENCODING 'LATIN1') ~~ name;email\n'a';n\n", Clear),
+    ("COPY fresh (name, email) FROM STDIN WHERE name <> 'q' AND email <> 'q' -- ours ~~ a\tf@x.example\n", Clear),
+    ("COPY fresh FROM STDIN CSV WHERE fresh.ticket > 7 ~~ 5,a,f@x.example,2020-01-01,7\n", Clear),
+    ("COPY fresh (name, email) FROM STDIN WHERE email LIKE '%\\' ~~ a\tf@x.example\n", Denied),
+    ("COPY fresh (name, email) FROM STDIN WHERE email::int > 5 ~~ a\t7\n", Denied),
+    ("COPY fresh (name, email) FROM STDIN WHERE name = reader(1) ~~ a\tf@x.example\n", Denied),
+    ("COPY fresh (name, email) FROM STDIN WHERE name = (SELECT ssn FROM customers LIMIT 1) ~~ a\tf@x.example\n", Denied),
+    ("COPY fresh (ticket) FROM STDIN WHERE ticket < nextval('tickets') ~~ 1\n", Denied),
+    ("COPY fresh (name, email) FROM STDIN (CONVERT_SELECTIVELY (name)) ~~ a\tf@x.example\n", Denied),
+    ("COPY keyed (id, name) FROM STDIN ~~ ", Clear),
+    ("COPY keyed (id, email) FROM STDIN ~~ 9\tguess@x.example\n", Denied),
+    ("COPY keyed FROM STDIN ~~ ", Denied),
+    ("COPY lowered (id) FROM STDIN ~~ 1\n", Clear),
+    ("COPY lowered FROM STDIN ~~ 1\tL@x.example\n", Denied),
+    ("COPY derived_from (id, email) FROM STDIN ~~ 1\tm@x.example\n", Denied),
+    ("COPY kept_apart (id) FROM STDIN ~~ 1\n", Denied),
+    ("COPY either (id, name) FROM STDIN ~~ 9\tguess@x.example\n", Denied),
+    ("COPY without (id, tenant) FROM STDIN ~~ 9\t5\n", Denied),
+    ("COPY slugged (id) FROM STDIN ~~ 1\n", Denied),
+    ("COPY wholly (id, tenant) FROM STDIN ~~ 3\t5\n", Denied),
+    ("COPY shares (id, tenant) FROM STDIN ~~ 9\t1\n", Clear),
+    ("COPY parted (k) FROM STDIN ~~ ", Clear),
+    ("COPY parted FROM STDIN ~~ 8\tguess@x.example\n", Denied),
+    ("COPY people FROM STDIN ~~ ", Clear),
+    ("COPY refers FROM STDIN ~~ 1\tguess@x.example\n", Denied),
+    ("COPY checked FROM STDIN ~~ 1\t900-11-1002\n", Denied),
+    ("COPY by_policy FROM STDIN ~~ 1\t900-11-1002\n", Denied),
+    ("COPY harmless (id, city, email) FROM STDIN ~~ 3\tGraz\ti@x.example\n", Denied),
+    ("COPY let_in (id, note) FROM STDIN ~~ 1\t900-11-1002\n", Denied),
+    ("COPY ruled (id, name) FROM STDIN ~~ 2\tr@x.example\n", Denied),
+    ("COPY loud FROM STDIN ~~ 1\ta\tb\tc\n", Denied),
+    ("COPY staff FROM STDIN ~~ 1\ta\n", Denied),
+    ("COPY archive.customers FROM STDIN ~~ ", Clear),
+    ("COPY above FROM STDIN ~~ ", Clear),
+    ("COPY customers (name) FROM PROGRAM 'cat'", Denied),
+    ("COPY customers (name) FROM '/tmp/x'", Denied),
+    // Changes that are prepared by name. (Behind the tildes: how they are executed.)
+    ("PREPARE p AS INSERT INTO fresh (name, email) VALUES ($1, $2) RETURNING email, name ~~ EXECUTE p('a', 'p@x.example')", Masked),
+    ("PREPARE p AS UPDATE customers SET phone = coalesce(phone, $1) WHERE id = $2 ~~ EXECUTE p('x', 1)", Clear),
+    ("PREPARE p AS UPDATE customers SET phone = phone WHERE id = $1 RETURNING upper(ssn) ~~ EXECUTE p(1)", Masked),
+    ("PREPARE p AS DELETE FROM customers WHERE id = $1 RETURNING id ~~ EXECUTE p(77)", Clear),
+    ("PREPARE p AS INSERT INTO keyed (id, name) VALUES ($1, 'k') ON CONFLICT (id) DO UPDATE SET name = excluded.name ~~ EXECUTE p(1)", Clear),
+    ("PREPARE p AS WITH x AS (UPDATE customers SET phone = phone WHERE id = 1 RETURNING ssn, name) SELECT ssn, name FROM x ~~ EXECUTE p", Masked),
+    ("PREPARE p AS INSERT INTO noted (id) SELECT count(*) FROM customers ~~ EXECUTE p", Clear),
+    ("PREPARE p AS UPDATE customers SET phone = phone WHERE ssn LIKE $1 ~~ EXECUTE p('9%')", Denied),
+    ("PREPARE p AS UPDATE loud SET name = 'x' WHERE id = $1 ~~ EXECUTE p(1)", Denied),
+    ("PREPARE p AS INSERT INTO staff (id) VALUES ($1) ~~ EXECUTE p(1)", Denied),
+    ("PREPARE p AS UPDATE customers SET ssn = $1 WHERE id = 1 ~~ EXECUTE p('x')", Denied),
+    ("PREPARE p AS DELETE FROM orders WHERE customer_id IN (SELECT id FROM customers WHERE email < $1) ~~ EXECUTE p('b')", Denied),
+    ("PREPARE p AS INSERT INTO noted (line) SELECT ssn FROM customers ~~ EXECUTE p", Denied),
+    ("PREPARE p AS INSERT INTO keyed (id, email) VALUES ($1, $2) ON CONFLICT DO NOTHING ~~ EXECUTE p(9, 'guess@x.example')", Denied),
+    ("PREPARE p AS INSERT INTO fresh (name) VALUES (reader($1)) ~~ EXECUTE p(1)", Denied),
+    ("PREPARE p AS INSERT INTO fresh (ticket) VALUES (setval('tickets', $1)) ~~ EXECUTE p(1)", Denied),
+    ("PREPARE p (text) AS INSERT INTO fresh (email) VALUES ($1) ~~ EXECUTE p('p@x.example')", Denied),
     // Plans, which tell how long values are, and new tables.
     ("EXPLAIN SELECT id, city FROM members WHERE id = 1", Clear),
     ("EXPLAIN (FORMAT json, COSTS OFF, VERBOSE) SELECT name, count(*) FROM customers GROUP BY name", Clear),
@@ -448,6 +520,10 @@ const MERGES: (u32, &[(&str, Outcome)]) = (150_000, &[
     ("MERGE INTO fresh f USING customers c ON false WHEN NOT MATCHED THEN INSERT (name, email) VALUES (c.name, c.email)", Denied),
     ("MERGE INTO customers c USING (SELECT 1 AS id) s ON c.id = s.id WHEN MATCHED THEN UPDATE SET ssn = 'x'", Denied),
     ("INSERT INTO nulls (note) VALUES ('x') ON CONFLICT DO NOTHING", Denied),
+    ("COPY nulls (note) FROM STDIN ~~ x\n", Denied),
+    ("COPY fresh (name, email) FROM STDIN (FORMAT csv, HEADER match) ~~ name,email\na,f@x.example\n", Clear),
+    ("PREPARE p AS MERGE INTO keyed k USING customers c ON c.id = k.id WHEN MATCHED AND c.name <> $1 THEN UPDATE SET other = c.name ~~ EXECUTE p('q')", Clear),
+    ("PREPARE p AS MERGE INTO keyed k USING customers c ON c.id = k.id WHEN MATCHED AND c.ssn > $1 THEN DELETE ~~ EXECUTE p('q')", Denied),
     ("MERGE INTO public.holders h USING (SELECT 1) s ON false WHEN MATCHED THEN DELETE", Denied),
     ("MERGE INTO fresh f USING loud l ON l.id = f.id WHEN MATCHED THEN UPDATE SET name = l.number", Denied),
 ]);
@@ -456,15 +532,25 @@ const MERGES: (u32, &[(&str, Outcome)]) = (150_000, &[
 const SCRIPT: &str = r#"
 import re
 s, stream = session()
-def seen():
+def simple(sql, data=b""):
+    s.sendall(query(sql) + data)
     return [(t, b) for t, b in until(stream, b"Z")]
+def extended(sql, data=b""):
+    s.sendall(parse(b"", sql) + bind(b"", b"") + msg(b"D", b"P\0") + execute(b"") + data + sync)
+    return [(t, b) for t, b in until(stream, b"Z")]
+def case(run, sql, more):
+    if "FROM STDIN" in sql:
+        return run(sql.encode(), msg(b"d", more.encode()) + msg(b"c"))
+    seen = run(sql.encode())
+    if more:
+        seen += run(more.encode())
+        simple(b"DEALLOCATE ALL")
+    return seen
 for line in os.environ["CASES"].split("\x1f"):
-    sql = line.encode()
-    s.sendall(query(sql))
-    simple = seen()
-    s.sendall(parse(b"", sql) + bind(b"", b"") + msg(b"D", b"P\0") + execute(b"") + sync)
-    extended = seen()
-    print(re.sub(r"[0-9a-z]{13}-\d+", "ID", repr(simple) + "\x1f" + repr(extended)))
+    line = re.sub(r"(\([^()]*\)) TIMES (\d+)", lambda it: ", ".join([it[1]] * int(it[2])), line)
+    sql, _, more = line.partition(" ~~ ")
+    said = "\x1f".join(repr(case(run, sql, more)) for run in (simple, extended))
+    print(re.sub(r"[0-9a-z]{13}-\d+", "ID", said))
 "#;
 
 /// One line for each case.
@@ -482,7 +568,7 @@ pub fn hold(shop: &Shop) -> Result {
     let policy = POLICY.replace("with    = { partial = { keep_last = 4 } }", "with    = \"redact\"");
     let policy = policy.replace(
         "\"transaction\"",
-        "\"transaction\", \"copy_out\", \"merge\", \"explain\", \"create\", \"alter\", \"drop\"",
+        "\"transaction\", \"copy_out\", \"copy_in\", \"prepare\", \"execute\", \"deallocate\", \"merge\", \"explain\", \"create\", \"alter\", \"drop\"",
     );
     let policy = policy.replace("\"create\", \"drop\", \"truncate\", \"alter\"", "\"truncate\"");
     // Nobody is asked: what is refused here is refused for what it shows.

@@ -18,8 +18,9 @@ use crate::{
 
 const UNIT: &str = "unit";
 /// Suites that there must be, in this order; others follow. A suite is `tests/tests/NAME.rs`, with `_` for `-`.
-const REQUIRED: [&str; 19] = [
+const REQUIRED: [&str; 20] = [
     "kernel",
+    "demo",
     BYPASS,
     "namespaces",
     "containers",
@@ -69,7 +70,7 @@ const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Suites: unit, kernel, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, postgres-utility, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
+    /// Suites: unit, kernel, demo, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, postgres-utility, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx

@@ -304,7 +304,7 @@ fn explain(config: &Config, opened: &SessionOpened, decided: &OperationDecided) 
     let operation = Operation {
         text: decided.text.clone(),
         database: decided.database.clone(),
-        actions: decided.actions.clone(),
+        actions: decided.actions.clone().into(),
         refusal: decided.refusal.clone(),
     };
     config.policy.explain(subject, &operation)

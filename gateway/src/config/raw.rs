@@ -86,7 +86,7 @@ pub(super) struct RawGateway {
     pub(super) port: Option<At<u16>>,
     /// UDP port of the agents' resolver. Default: 15353.
     pub(super) dns_port: Option<At<u16>>,
-    /// Runtimes, each on a thread of its own. Default: 0, one for each core.
+    /// Runtimes, each on a thread of its own. Default: 0, one for each two cores.
     pub(super) shards: Option<At<u16>>,
     /// Sessions that one agent may have open at once; one more is refused. Default: 1000.
     pub(super) max_sessions_per_agent: Option<At<u32>>,

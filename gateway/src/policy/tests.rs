@@ -24,7 +24,7 @@ fn delete(has_where: bool) -> Action {
 }
 
 fn operation(actions: Vec<Action>) -> Operation {
-    Operation { text: "…".to_owned(), database: Some("orders".to_owned()), actions, refusal: None }
+    Operation { text: "…".to_owned(), database: Some("orders".to_owned()), actions: actions.into(), refusal: None }
 }
 
 fn rule(name: &str, kinds: &[Kind], then: Then) -> Rule {

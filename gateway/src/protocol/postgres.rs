@@ -218,7 +218,7 @@ fn connection(database: &str, wish: &Wish) -> String {
 /// Has a session denied that no rule can allow, so that it is recorded and told as every denial is.
 async fn deny(session: &Session, text: String, database: Option<String>, reason: String) -> NotServed {
     let actions = vec![Action::of(Kind::Connect)];
-    let operation = crate::policy::Operation { text, database, actions, refusal: Some(reason.clone()) };
+    let operation = crate::policy::Operation { text, database, actions: actions.into(), refusal: Some(reason.clone()) };
     let judgement = session.judge(Arc::new(operation));
     match session
         .decide(&judgement, (), Exact { bytes: &[], parameters: None, forecast: None, is_revocable: false })

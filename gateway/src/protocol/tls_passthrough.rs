@@ -138,7 +138,7 @@ impl Opening {
 
 fn operation(text: String, refusal: Option<String>) -> Operation {
     let connect = Action { kind: Kind::Connect, tables: vec![], functions: vec![], has_where: None, has_limit: None };
-    Operation { text, database: None, actions: vec![connect], refusal }
+    Operation { text, database: None, actions: Arc::from([connect]), refusal }
 }
 
 /// Waits for people. The client's handshake hangs meanwhile; nothing can be said to it.

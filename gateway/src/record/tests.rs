@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 
 use tempfile::TempDir;
 
@@ -469,7 +470,12 @@ async fn segments_end_by_size_and_by_age() {
         assert!(rows.len() == 5 && rows.iter().all(|row| row.statements == 2));
         assert_eq!(records(&store, id(0)).await.len(), 5, "a session may span segments");
         store.close("test");
-        assert!(segment_numbers(directory.path()).unwrap().len() >= 5);
+        let numbers = segment_numbers(directory.path()).unwrap();
+        assert!(numbers.len() >= 5);
+        for number in numbers {
+            let taken = std::fs::metadata(segment_of(&directory, number)).unwrap().blocks() * 512;
+            assert!(taken <= 64 << 10, "{taken} bytes: what was taken ahead is given back");
+        }
         assert_eq!(verdict(&directory).verdict, Verdict::SelfConsistent);
     }
 }

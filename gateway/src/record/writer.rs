@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use tokio::sync::{Notify, oneshot};
 
 use super::event::{self, Event, Recordable};
@@ -40,6 +41,8 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A producer's buffer that had to grow beyond this is not kept.
 const KEPT_BUFFER: usize = 256 << 10;
+/// Space that a segment takes ahead of what is written: `fdatasync` then waits for less of the file system's own.
+const AHEAD: u64 = 1 << 20;
 /// File that only takes space; see [`Limits::reserve_bytes`].
 const RESERVE: &str = "reserve";
 
@@ -357,6 +360,8 @@ struct Segment {
     /// Bytes and chain so far, and what of it is durable.
     written: End,
     synced: End,
+    /// Up to where space is taken.
+    taken: u64,
     /// Then nobody knows what of the difference reached the disk, and no later `fdatasync` tells.
     sync_failed: bool,
 }
@@ -390,7 +395,7 @@ impl Segment {
         }
         let tail = Tail { next_segment: tail.next_segment + 1, hash: header.hash(), ..tail };
         let end = End { len: HEADER_LEN as u64, tail };
-        Ok(Self { file, opened: Instant::now(), written: end, synced: end, sync_failed: false })
+        Ok(Self { file, opened: Instant::now(), written: end, synced: end, taken: end.len, sync_failed: false })
     }
 
     fn is_due(&self, limits: &Limits) -> bool {
@@ -424,6 +429,13 @@ impl Segment {
     }
 
     fn write(&mut self, frames: &[u8], end: End) -> io::Result<()> {
+        if end.len > self.taken {
+            self.taken = end.len + AHEAD;
+            let ahead = i64::try_from(self.taken - self.written.len).unwrap_or(i64::MAX);
+            let offset = i64::try_from(self.written.len).unwrap_or(i64::MAX);
+            // Only a help: not every file system can, and on a full disk the write itself has the last word.
+            let _ = fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, ahead);
+        }
         self.file.write_all_at(frames, self.written.len)?;
         self.written = end;
         Ok(())
@@ -435,12 +447,19 @@ impl Segment {
         synced.map(|()| self.synced = self.written)
     }
 
+    /// Gives back the space that nothing was written to. All of it is durable.
+    fn give_back(&self) {
+        // Else up to `AHEAD` bytes stay taken.
+        let _ = self.file.set_len(self.written.len);
+    }
+
     /// Cuts off what a failed write left behind, and all that may not be durable after a failed `fdatasync`.
     fn revert(&mut self) -> io::Result<()> {
         let kept = if self.sync_failed { self.synced } else { self.written };
         self.file.set_len(kept.len)?;
         let synced = self.file.sync_all();
         self.sync_failed = synced.is_err();
+        self.taken = kept.len;
         synced.map(|()| (self.written, self.synced) = (kept, kept))
     }
 }
@@ -524,6 +543,9 @@ impl Writer {
                 }
             }
             if batch.stop || batch.release {
+                if !self.segment.is_dirty() {
+                    self.segment.give_back();
+                }
                 on_exit.released = batch.release;
                 return;
             }
@@ -557,6 +579,7 @@ impl Writer {
 
     fn rotate(&mut self) -> Result<(), RecordError> {
         self.sync()?;
+        self.segment.give_back();
         self.segment = Segment::create(&self.directory, self.segment.written.tail)?;
         Ok(())
     }

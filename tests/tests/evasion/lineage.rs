@@ -75,6 +75,132 @@ for sql in (new + b"VALUES ('n', 'n@new.example', now(), 'n-1'), ('m', 'm@new.ex
     assert!(said.contains("rows of a query to customers.ssn") && said.contains("4 times a minute"), "{said}");
 }
 
+#[test]
+fn rows_of_which_one_is_traced_are_all_looked_up() {
+    let world = World::with(
+        &four_lookups().replace("\"show\"]", "\"show\", \"copy_in\", \"prepare\", \"execute\", \"deallocate\"]"),
+    );
+    let rows = "(SELECT count(*) FROM customers)";
+    let before = world.shop.postgres.sql(rows).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+new = b"INSERT INTO customers (name, email, since, ssn) "
+s.sendall(query(b"COPY customers (name, email, since, ssn) FROM STDIN") + msg(b"d", b"n\tn\t2020-01-01\tn-1\n") + msg(b"c"))
+errors(until(stream, b"Z"))
+made = b"PREPARE p AS " + new + b"VALUES ('n', 'n', now(), $1) ON CONFLICT (ssn) DO NOTHING"
+# The text itself counts once, and what it executes nobody would count.
+show(s, stream, b"PREPARE p AS SELECT 1")
+show(s, stream, b"DEALLOCATE p; " + made + b"".join(b"; EXECUTE p('n-%d')" % n for n in range(9)))
+show(s, stream, b"DEALLOCATE p")
+show(s, stream, made)
+for value in (b"900-11-1002", b"900-22-2003", b"900-33-3004"):
+    show(s, stream, b"EXECUTE p('" + value + b"')")
+show(s, stream, new + b"VALUES " + b", ".join(b"('n', 'n', '2020-01-01', 'n-%d')" % n for n in range(200)) + b" ON CONFLICT DO NOTHING")
+"#,
+        )
+        .unwrap();
+    assert_eq!((said.matches("4 times a minute").count(), said.matches("INSERT 0 0").count()), (2, 2), "{said}");
+    assert!(said.contains("any number of rows to customers.ssn") && said.contains("one at a time"), "{said}");
+    assert_eq!(world.shop.postgres.sql(rows).unwrap(), before, "{said}");
+}
+
+#[test]
+fn all_rows_of_an_insert_are_looked_up() {
+    let world = World::with(&four_lookups().replace("minute = 4", "minute = 200"));
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def insert(first, rows):
+    values = b", ".join(b"('n', 'n', '2020-01-01', 'n-%d')" % n for n in range(first, first + rows))
+    show(s, stream, b"INSERT INTO customers (name, email, since, ssn) VALUES " + values)
+insert(0, 150)
+insert(150, 51)
+"#,
+        )
+        .unwrap();
+    assert!(said.contains("INSERT 0 150") && said.contains("200 times a minute"), "{said}");
+    assert_eq!(said.matches("42501").count(), 1, "{said}");
+}
+
+#[test]
+fn parameters_of_many_rows_keep_their_types() {
+    let world = World::with(POLICY);
+    let made = "SET ROLE orders_rw; CREATE TABLE loose (n bigint, label text, email text)";
+    world.shop.postgres.sql(made).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+ROWS = 300
+rows = b", ".join(b"($%d, $%d)" % (2 * n + 1, 2 * n + 2) for n in range(ROWS))
+values = b"".join(struct.pack(">I", len(it)) + it for n in range(ROWS) for it in (b"%d" % n, b"x%d@loose.example" % n))
+def run(columns, types, rows=rows, more=b""):
+    types = [types(n) for n in range(2 * ROWS)] if types else []
+    sql = b"INSERT INTO loose (" + columns + b") VALUES " + rows + b" RETURNING email, label" + more
+    s.sendall(msg(b"P", b"\0" + sql + b"\0" + struct.pack(">H", len(types)) + b"".join(struct.pack(">I", it) for it in types)) +
+        msg(b"B", b"\0\0\0\0" + struct.pack(">H", 2 * ROWS) + values + b"\0\0") + msg(b"D", b"P\0") + execute(b"") + sync)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print(len([1 for tag, body in seen if tag == b"D" and b"***" in body]), [body for tag, body in seen if tag == b"C"])
+run(b"n, email", None)
+run(b"n, email", lambda it: 0)
+run(b"n, email", lambda it: (20, 25)[it % 2])
+run(b"n, email", lambda it: (23 if it < 100 else 20, 25)[it % 2])
+run(b"label, email", lambda it: (25, 0)[it % 2])
+# What stands elsewhere too, and a last row that is another.
+run(b"label, email", None, more=b", $599 || 'z'")
+run(b"label, email", None, rows[:-len(b"($599, $600)")] + b"($599, $600::text)")
+run(b"label, email", None, rows[:-len(b"($599, $600)")] + b"($599, (SELECT ssn FROM customers WHERE name = $600))")
+"#,
+        )
+        .unwrap();
+    assert_eq!((said.matches("INSERT 0 300").count(), said.matches("300 [").count()), (7, 7), "{said}");
+    assert_eq!(said.matches("ERROR").count(), 1, "{said}");
+    assert!(said.contains("ERROR 42501") && !said.contains(SSN), "{said}");
+}
+
+#[test]
+fn what_a_copy_from_the_client_fails_by_is_withheld() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_in\"]"));
+    let made = "SET ROLE orders_rw; CREATE TABLE loose (n int CHECK (n < 9), born date, email text)";
+    world.shop.postgres.sql(made).unwrap();
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+def copy(sql, data, end=msg(b"c")):
+    s.sendall(query(sql) + msg(b"d", data) + end)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag == b"C"])
+    s.sendall(parse(b"", sql) + bind(b"", b"") + execute(b"") + msg(b"d", data) + end + sync)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag == b"C"])
+copy(b"COPY loose FROM STDIN", b"1\t2020-01-01\tsecret@x\n")
+copy(b"COPY loose (n, email) FROM STDIN (FORMAT binary)",
+    b"PGCOPY\n\xff\r\n\0" + bytes(8) + struct.pack(">HIII", 2, 4, 3, 6) + b"secret" + b"\xff\xff")
+copy(b"COPY loose FROM STDIN", b"1\t2020-01-01\n")
+copy(b"COPY loose FROM STDIN", b"1\tsecret\tx@x\n")
+copy(b"COPY loose FROM STDIN", b"10\t2020-01-01\tsecret@x\n")
+copy(b"COPY loose FROM STDIN", b"1\t2020-01-01\tsecret@x\n", msg(b"f", b"secret\0"))
+copy(b"COPY loose (n, emial) FROM STDIN", b"1\tx\n")
+show(s, stream, b"SELECT n, email FROM loose ORDER BY n")
+"#,
+        )
+        .unwrap();
+    assert_eq!((said.matches("COPY 1").count(), said.matches("withheld").count()), (4, 8), "{said}");
+    assert!(said.contains("ERROR 42703") && said.contains("emial") && said.contains("(42703)"), "{said}");
+    assert!(!said.contains("secret@x") && said.contains("****et@x") && said.contains("SELECT 4"), "{said}");
+}
+
 /// For half a minute the catalog that is known is older than the column.
 #[test]
 fn a_column_that_somebody_adds_to_a_parent_is_its_childrens() {

@@ -33,7 +33,7 @@ class Maker:
         self.r = random.Random(seed)
         self.tables = {name: list(columns) for name, columns in BASE.items()}
         self.made, self.cursors, self.prepared, self.named, self.sent = [], [], [], [], []
-        self.count = 0
+        self.count, self.next = 0, []
 
     def one(self, *choices):
         choice = self.r.choice(choices)
@@ -208,6 +208,8 @@ class Maker:
             lambda: f"INSERT INTO orders (id, item) {self.select_of('i', 1).replace(' FROM', ', 0::text FROM', 1)} ON CONFLICT DO NOTHING",
             lambda: f"INSERT INTO {self.one('customers (name, email)', 'notes (body, email)', 'people (age, email)', 'customers (name, ssn)')}"
                     f" VALUES ({self.one(self.literal('t'), '1')}, {self.literal('t')}){self.one('', ' ON CONFLICT DO NOTHING', ' RETURNING email')}",
+            lambda: f"INSERT INTO {self.one('notes (body, email)', 'people (age, email)', 'customers (name, ssn)')} VALUES "
+                    f"{', '.join([self.one('(1, NULL)', '(2, DEFAULT)', '(3, %s)' % self.literal('t'))] * self.r.randint(240, 260))}{self.one('', ' RETURNING email')}",
             lambda: f"INSERT INTO notes (body, email) {self.plain_select(['t', 't'], 1)[0]}",
             lambda: f"INSERT INTO customers (id, name) VALUES ({self.r.randint(1, 9)}, {self.expr('t', [], 1)}) ON CONFLICT (id) DO UPDATE SET "
                     f"{c if table == 'customers' else 'city'} = {self.expr('t', [('customers', BASE['customers']), ('excluded', BASE['customers'])], 1)}{back if table == 'customers' else ''}",
@@ -249,12 +251,28 @@ class Maker:
             "", "CSV", "CSV HEADER", "(FORMAT binary)", "WITH DELIMITER '|'", "(FORMAT csv, NULL 'n1', FORCE_QUOTE *)",
             "CSV DELIMITER '-' QUOTE '0' ESCAPE '1'", "NULL ''", "(FORMAT csv, DELIMITER 'a', QUOTE '@')")
 
+    # Rows of the client's own, most of which fit.
+    def copy_in(self):
+        table = self.one(*["customers", "notes", "people"] * 5, *BASE)
+        columns = self.r.sample(BASE[table], self.r.randint(1, 3)) if self.maybe(0.8) else BASE[table]
+        values = {"t": ("9", "a", "900", "y@x.example"), "i": ("-1", "3", "77"), "d": ("1990-01-01",), "a": ("{a}",), "j": ('{"k": 1}',)}
+        value = lambda kind: "\\N" if self.maybe(0.1) else self.one(*values[kind] * 9, "x")
+        rows = ["\t".join(value(kind) for _, kind in columns) + "\n" for _ in range(self.r.randint(0, 3))]
+        named = f" ({', '.join(c for c, _ in columns)})" if columns is not BASE[table] else ""
+        where = f" WHERE {self.expr('b', [(table, BASE[table])], 1, self.maybe(0.7))}" if self.maybe(0.3) else ""
+        options = self.one("", "", "", "", "", "(FREEZE)", "(FORMAT csv, DELIMITER E'\\t', NULL '\\N')", "(HEADER match)", "NULL 'x'")
+        return (self.one("C", "CX"), f"COPY {table}{named} FROM STDIN {options}{where}", "".join(rows))
+
     def step(self):
+        if self.next and self.maybe(0.7):
+            return self.next.pop()
         roll = self.r.random()
         if roll < 0.05 and self.sent:
             sql = self.one(*self.sent)
         elif roll < 0.08:
             sql = self.copy()
+        elif roll < 0.12:
+            return self.copy_in()
         elif roll < 0.6:
             sql = self.query()
             self.sent.append(sql)
@@ -273,7 +291,8 @@ class Maker:
             name = self.r.choice(self.prepared) if self.prepared else self.name("q")
             new = not self.prepared
             self.prepared.append(name)
-            sql = f"PREPARE {name} AS {self.query()}" if new else self.one(f"EXECUTE {name}", f"EXECUTE {name}", f"DEALLOCATE {name}")
+            self.next += [(self.one("Q", "X0"), f"EXECUTE {name}")] * 2 if new else []
+            sql = f"PREPARE {name} AS {self.one(self.query, self.change)}" if new else self.one(f"EXECUTE {name}", f"EXECUTE {name}", f"DEALLOCATE {name}")
         elif roll < 0.95:
             if not self.named or self.maybe(0.3):
                 self.named.append(self.name("n"))
@@ -290,7 +309,7 @@ class Maker:
 def taken_back(steps, maker):
     result, is_open = [], False
     for step in steps:
-        change = any(re.search(r"INSERT|UPDATE|DELETE|MERGE|CREATE|ALTER", text) for part in step[1:] for text in (part if isinstance(part, list) else [part]))
+        change = any(re.search(r"INSERT|UPDATE|DELETE|MERGE|CREATE|ALTER|EXECUTE|FROM STDIN", text) for part in step[1:] for text in (part if isinstance(part, list) else [part]))
         if change and not is_open:
             result += [("Q", "BEGIN"), step] + ([("Q", "ROLLBACK")] if maker.maybe(0.6) else [])
             is_open = result[-1][1] != "ROLLBACK"
@@ -305,6 +324,11 @@ def wire(step):
     kind = step[0]
     if kind == "Q":
         return query(step[1].encode())
+    if kind in ("C", "CX"):
+        data = msg(b"d", step[2].encode()) + msg(b"c")
+        if kind == "C":
+            return query(step[1].encode()) + data
+        return parse(b"", step[1].encode()) + bind(b"", b"") + msg(b"D", b"P\0") + execute(b"") + data + sync
     if kind in ("X0", "X1"):
         form = b"\0\1\0" + (b"\1" if kind == "X1" else b"\0")
         return parse(b"", step[1].encode()) + msg(b"B", b"\0\0\0\0\0\0" + form) + msg(b"D", b"P\0") + execute(b"") + sync
@@ -322,13 +346,11 @@ def same(tag, body):
     return tag, re.sub(rb"[0-9a-z]{13}-\d+", b"ID", body).replace(b'target "twin"', b'target "orders"')
 
 
-def answer(stream):
+def answer(stream, copies):
     seen = []
     for tag, body in stream:
         seen.append(same(tag, body))
-        if tag == b"Z":
-            break
-        if tag == b"G":
+        if tag == b"Z" or tag == b"G" and not copies:
             break
     return seen
 
@@ -344,6 +366,9 @@ def opened():
     return ends
 
 
+COUNTED = ("steps", "denied", "failed", "rows", "covered", "copied", "executed")
+
+
 # Runs steps at both ends; where they differ: the step and what either said. Counts what became of the statements.
 def run(steps, counts):
     ends = opened()
@@ -351,7 +376,7 @@ def run(steps, counts):
         for number, step in enumerate(steps):
             for s, _ in ends:
                 s.sendall(wire(step))
-            mine, theirs = (answer(stream) for _, stream in ends)
+            mine, theirs = (answer(stream, step[0] in ("C", "CX")) for _, stream in ends)
             if mine != theirs:
                 return number, mine, theirs
             text = b" ".join(body for _, body in mine)
@@ -360,6 +385,8 @@ def run(steps, counts):
             counts["failed"] += any(tag == b"E" for tag, _ in mine) and b"C42501" not in text
             counts["rows"] += any(tag in (b"D", b"d") for tag, _ in mine)
             counts["covered"] += any(tag in (b"D", b"d") and b"***" in body for tag, body in mine)
+            counts["copied"] += any(tag == b"C" and body.startswith(b"COPY") for tag, body in mine) and step[0] in ("C", "CX")
+            counts["executed"] += "EXECUTE" in step[1] and re.search(rb"(INSERT|UPDATE|DELETE|MERGE) ", text) is not None
             if not mine or mine[-1][0] != b"Z":
                 return None
         return None
@@ -369,7 +396,7 @@ def run(steps, counts):
 
 
 def shrink(steps):
-    counts = dict.fromkeys(("steps", "denied", "failed", "rows", "covered"), 0)
+    counts = dict.fromkeys(COUNTED, 0)
     at = 0
     while at < len(steps) - 1:
         fewer = steps[:at] + steps[at + 1:]
@@ -381,7 +408,7 @@ def shrink(steps):
 
 
 seed, sessions, minutes = int(os.environ["SEED"]), int(os.environ["SESSIONS"]), float(os.environ.get("MINUTES", "0"))
-counts = dict.fromkeys(("steps", "denied", "failed", "rows", "covered"), 0)
+counts = dict.fromkeys(COUNTED, 0)
 differ, started, number = 0, time.monotonic(), 0
 while number < sessions or time.monotonic() < started + minutes * 60:
     maker = Maker(seed * 1_000_003 + number)

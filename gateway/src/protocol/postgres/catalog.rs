@@ -204,6 +204,11 @@ impl TaggedSet {
         self.masks.get(&(relation, column)).map_or(&[], Vec::as_slice)
     }
 
+    /// The tagged columns of a relation.
+    pub(super) fn tagged_of(&self, relation: u32) -> BTreeSet<(u32, i16)> {
+        self.masks.keys().copied().filter(|it| it.0 == relation).collect()
+    }
+
     /// A tagged column's table and name, for people.
     pub(super) fn column_name(&self, column: (u32, i16)) -> &str {
         self.names.get(&column).map_or("a column", String::as_str)

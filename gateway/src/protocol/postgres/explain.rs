@@ -31,7 +31,7 @@ fn facts(parsed: &Parsed, database: Option<String>) -> Operation {
     Operation {
         text: parsed.redacted(),
         database,
-        actions: parsed.actions(),
+        actions: parsed.actions().into(),
         refusal: parsed.refusal().map(str::to_owned),
     }
 }

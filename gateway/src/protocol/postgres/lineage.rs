@@ -81,6 +81,17 @@ pub(super) enum Shows<'l> {
     Computed(&'l BTreeSet<Tagged>),
 }
 
+/// What the server has printed the tree of, where that is another text than the statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum StandsFor {
+    #[default]
+    Itself,
+    /// An INSERT of so many rows, of which it has some.
+    Rows(usize),
+    /// A COPY of any number of rows, in all columns of its table or in those that it names.
+    Copy { all: bool },
+}
+
 /// Why a statement is refused. For people: names columns, holds no values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal(String);
@@ -158,18 +169,23 @@ impl Lineage {
 
 /// Whether what a server printed is a statement that can be traced: for the fuzz target.
 pub fn is_traced(printed: &str, set: &TaggedSet) -> bool {
-    trace(printed, set, false).is_ok()
+    trace(printed, set, false, StandsFor::Itself).is_ok()
 }
 
 /// Reads what the server printed of one statement: the list of its queries after rewriting. `qualified`: it writes a schema before
 /// each of its tables, so that these cannot become others.
-pub(super) fn trace(printed: &str, set: &TaggedSet, qualified: bool) -> Result<Lineage, Refusal> {
+pub(super) fn trace(
+    printed: &str,
+    set: &TaggedSet,
+    qualified: bool,
+    stands_for: StandsFor,
+) -> Result<Lineage, Refusal> {
     let tree = read(printed).map_err(|error| Refusal::unknown(&error.to_string()))?;
     let Value::List(queries) = &tree else { return Err(Refusal::unknown("no list of queries")) };
     let [Value::Node(query)] = queries.as_slice() else {
         return Err(Refusal::new("a rule makes more than one statement of it"));
     };
-    let walk = Walk::new(set, qualified);
+    let walk = Walk::new(set, qualified, stands_for);
     let columns = walk.statement(query)?;
     Ok(walk.found(columns))
 }

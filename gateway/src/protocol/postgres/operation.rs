@@ -9,6 +9,7 @@ mod copy;
 mod descent;
 mod functions;
 mod inner;
+mod sample;
 mod text;
 mod utility;
 mod walk;
@@ -34,7 +35,9 @@ pub(super) use self::functions::{
 };
 pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};
 
+pub use self::sample::Sample;
 use self::text::Hide;
+pub(super) use self::text::looks_secret;
 use self::walk::Seen;
 use super::catalog::{Exposure, TaggedSet};
 use super::copy::CopyForm;
@@ -90,7 +93,6 @@ pub enum Parsed {
 
 /// One statement of a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "properties that have nothing to do with each other")]
 pub struct Statement {
     /// Where it stands in the text, in bytes.
     pub text_range: Range<usize>,
@@ -105,9 +107,6 @@ pub struct Statement {
     pub unknown_relations: Vec<(Option<String>, String)>,
     /// The prepared statement or cursor that it makes or uses.
     pub name: Option<Name>,
-    /// A row security policy, or a child of a table in it, may read tagged data in it: its texts may show what no mask is
-    /// applied to.
-    pub guarded: bool,
     /// It would let this transaction, or later ones, write where a session is only to read.
     pub lets_write: bool,
     /// A SET of something by which no name, and no expression, comes to mean something else.
@@ -136,10 +135,14 @@ pub enum Class {
 pub enum Query {
     /// All of the statement.
     Itself,
+    /// All of it but rows that are like others.
+    Sampled(Sample),
     /// That of a cursor, or of a statement that is prepared: where it stands in the text.
     Made(Range<usize>),
     /// That whose rows a COPY sends to the client.
     Copied { query: String, form: CopyForm },
+    /// The INSERT that a COPY from the client is judged as; `all`: its rows have all columns, which are not named.
+    Taken { insert: String, all: bool },
     /// The statement whose plan is shown, which does not run: where it stands in the text, and the oid of the type that the plan has.
     Planned { range: Range<usize>, plan: u32 },
     /// That whose rows a new table keeps: where it stands in the text.
@@ -154,8 +157,24 @@ impl Query {
             Self::Made(range) | Self::Planned { range, .. } | Self::Kept(range) => {
                 Some(text.get(range.clone()).unwrap_or_default())
             }
+            Self::Sampled(sample) => Some(&sample.text),
             Self::Copied { query, .. } => Some(query),
+            Self::Taken { insert, .. } => Some(insert),
         }
+    }
+
+    /// Bytes of memory that it takes beside itself, more or less.
+    fn size(&self) -> usize {
+        match self {
+            Self::Itself | Self::Made(_) | Self::Planned { .. } | Self::Kept(_) => 0,
+            Self::Sampled(sample) => sample.size(),
+            Self::Copied { query: text, .. } | Self::Taken { insert: text, .. } => text.len(),
+        }
+    }
+
+    /// Whether it stands within the statement, which the target resolves when that runs.
+    pub(super) fn is_within(&self) -> bool {
+        !matches!(self, Self::Itself | Self::Sampled(_))
     }
 }
 
@@ -237,11 +256,15 @@ impl Parsed {
 }
 
 impl Statement {
+    /// Whether it calls nothing but functions that give a value and do nothing else.
+    pub(super) fn only_computes(&self) -> bool {
+        self.actions.iter().flat_map(|it| &it.functions).all(|it| functions::only_computes(it))
+    }
+
     fn size(&self) -> usize {
         let relations = match &self.class {
-            Class::Plain { relations } | Class::Traced { relations, query: _ } => {
-                relations.iter().map(|it| size_of::<String>() + it.len()).sum()
-            }
+            Class::Plain { relations } => size_of_names(relations),
+            Class::Traced { relations, query } => size_of_names(relations) + query.size(),
             Class::Refused { reason } => reason.len(),
             Class::Untouched => 0,
         };
@@ -381,15 +404,14 @@ impl<'a> Lexed<'a> {
             redact_parameters,
             unknown_relations,
             name: seen.name,
-            guarded: seen.guarded,
             lets_write: seen.lets_write,
             keeps_meanings: seen.keeps_meanings,
         })
     }
 
-    /// What of a statement can be traced: the query of a cursor, of a statement that is prepared, of a COPY, of an EXPLAIN or of a new
-    /// table, if it is one of those. Only where rows can be masked: none of a cursor whose rows come in binary, and none whose parameters have types that
-    /// are written.
+    /// What of a statement can be traced: the query of a cursor, a query or a change that is prepared, that of a COPY, of an EXPLAIN or of a new
+    /// table, if it is one of those; some of many rows. Only where rows can be masked: none of a cursor whose rows come in binary, and none whose
+    /// parameters have types that are written.
     fn query_within(&self, node: &Node, statement: &Range<usize>) -> Query {
         self.query_of(node, statement).unwrap_or(Query::Itself)
     }
@@ -399,44 +421,44 @@ impl<'a> Lexed<'a> {
         let is_select = |query: &Option<Box<Node>>| {
             matches!(query.as_deref().and_then(|it| it.node.as_ref()), Some(NodeEnum::SelectStmt(_)))
         };
+        let tokens = self.tokens_within(statement);
         // Both words are reserved, so that no name before them can be one.
         let before = match &node.node {
             Some(NodeEnum::DeclareCursorStmt(it)) if is_select(&it.query) && it.options & BINARY == 0 => Token::For,
-            Some(NodeEnum::PrepareStmt(it)) if is_select(&it.query) && it.argtypes.is_empty() => Token::As,
+            Some(NodeEnum::PrepareStmt(it)) if it.argtypes.is_empty() => Token::As,
+            Some(NodeEnum::InsertStmt(it)) => {
+                return sample::sample(it, tokens, self.sql, statement).map(Query::Sampled);
+            }
+            Some(NodeEnum::CopyStmt(it)) if it.is_from => return copy::taken(it, tokens, self.sql, statement.end),
             Some(NodeEnum::CopyStmt(it)) => {
                 let form = copy::form(it)?;
                 let query = match &it.relation {
                     Some(relation) => copy::of_table(relation, &it.attlist)?,
-                    None if is_select(&it.query) => {
-                        let tokens: Vec<&ScanToken> = self.tokens_within(statement).collect();
-                        self.sql.get(copy::in_brackets(&tokens)?)?.to_owned()
-                    }
+                    None if is_select(&it.query) => self.sql.get(copy::in_brackets(tokens)?)?.to_owned(),
                     None => return None,
                 };
                 return Some(Query::Copied { query, form });
             }
             Some(NodeEnum::ExplainStmt(it)) => {
-                let tokens: Vec<&ScanToken> = self.tokens_within(statement).collect();
                 return Some(Query::Planned {
-                    range: inner::explained(it, &tokens)?..statement.end,
+                    range: inner::explained(it, tokens)?..statement.end,
                     plan: inner::plan_type(it)?,
                 });
             }
             Some(NodeEnum::CreateTableAsStmt(it))
                 if it.objtype() == ObjectType::ObjectTable && !it.is_select_into && is_select(&it.query) =>
             {
-                let tokens: Vec<&ScanToken> = self.tokens_within(statement).collect();
-                return inner::kept(&tokens).map(Query::Kept);
+                return inner::kept(tokens).map(Query::Kept);
             }
             _ => return None,
         };
-        let before = self.tokens_within(statement).find(|it| it.token() == before)?;
+        let before = tokens.iter().find(|it| it.token() == before)?;
         Some(Query::Made(usize::try_from(before.end).ok()?..statement.end))
     }
 
-    fn tokens_within(&self, statement: &Range<usize>) -> impl Iterator<Item = &ScanToken> {
-        let place = |token: &ScanToken| usize::try_from(token.start);
-        self.tokens.iter().filter(move |it| place(it).is_ok_and(|start| statement.contains(&start)))
+    fn tokens_within(&self, statement: &Range<usize>) -> &[ScanToken] {
+        let starts_in = |limit| self.tokens.partition_point(|it| usize::try_from(it.start).is_ok_and(|at| at < limit));
+        self.tokens.get(starts_in(statement.start)..starts_in(statement.end)).unwrap_or_default()
     }
 
     /// A statement's place in the text, without the white space around it.
@@ -490,21 +512,27 @@ fn classify(seen: &Seen, actions: &[Action], query: Query, set: &TaggedSet) -> C
     }
     let relations = || seen.touched.iter().map(|it| it.relation.clone()).collect();
     // The first action is then that of making the cursor, or the name, or of copying.
-    let is_within = query != Query::Itself;
-    let is_planned = matches!(query, Query::Planned { .. });
+    let is_within = query.is_within();
     let queries = actions.get(usize::from(is_within)..).unwrap_or_default();
-    let only_reads = !seen.writes_values && queries.iter().all(|it| it.kind == Kind::Select);
-    let runs_nothing = is_planned && queries.iter().all(is_query);
+    let takes_rows = matches!(query, Query::Taken { .. });
+    let only_reads = !seen.writes_values && !takes_rows && queries.iter().all(|it| it.kind == Kind::Select);
+    let runs_nothing = matches!(query, Query::Planned { .. }) && queries.iter().all(is_query);
     if (only_reads || runs_nothing) && seen.effect.is_none() && (seen.wrapper.is_none() || is_within) {
         return Class::Traced { relations: relations(), query };
     }
-    // The server's tree tells what is written, and by what rows are chosen.
-    let is_traced = seen.wrapper.is_none() && actions.iter().all(is_query) && !is_plain_insert(seen, actions);
+    // The server's tree tells what is written, and by what rows are chosen. What is prepared is judged anew when it is executed.
+    let changes =
+        takes_rows || matches!(query, Query::Made(_)) || seen.wrapper.is_none() && !is_plain_insert(seen, actions);
+    let is_traced = changes && queries.iter().all(is_query);
     match touching(seen, is_traced) {
         Some(reason) if !seen.shows_nothing => refused(reason),
-        _ if is_traced => Class::Traced { relations: relations(), query: Query::Itself },
+        _ if is_traced => Class::Traced { relations: relations(), query },
         _ => Class::Plain { relations: relations() },
     }
+}
+
+fn size_of_names(names: &[String]) -> usize {
+    names.iter().map(|it| size_of::<String>() + it.len()).sum()
 }
 
 /// An action of a query, or of a change of rows.
@@ -535,7 +563,7 @@ fn touching(seen: &Seen, is_traced: bool) -> Option<String> {
         return Some(format!("{name} shows values of masked columns under other names; query the masked table itself"));
     }
     let tables = seen.touched.iter().map(|it| it.relation.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(word) = seen.wrapper {
+    if let Some(word) = seen.wrapper.filter(|_| !is_traced) {
         return Some(format!("{word} is not possible here on {tables}, which has masked columns"));
     }
     if let Some(function) = &seen.effect {

@@ -39,8 +39,6 @@ use crate::session::{Forwarded, ReplySummary};
 pub(super) const HIGH_WATER: usize = 64 << 10;
 /// Why a text that could show values is withheld.
 const BY_STATEMENT: &str = "the statement touches masked columns";
-const BY_POLICY: &str = "a row security policy of the target's, or a table that inherits from one in the statement, may have \
-                         read masked columns";
 const BY_CODE: &str = "code of the target's ran in the statement (a trigger, a function, the action of a foreign key), \
                        which may have read masked columns";
 /// How lines of a report's context begin that tell of the client's own data and not of code that ran. In another language
@@ -93,8 +91,6 @@ pub(super) struct Running {
     pub(super) set: Arc<TaggedSet>,
     /// It touches a tagged table: its texts are withheld.
     pub(super) tagged: bool,
-    /// A row security policy may touch one in it, or a parent's name stand for one: its texts are withheld too.
-    pub(super) guarded: bool,
     /// It may be a COPY: no other statement sends or takes such data.
     pub(super) copies: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
@@ -159,7 +155,6 @@ impl Running {
             batch: u64::MAX,
             set,
             tagged: false,
-            guarded: false,
             copies: false,
             ends_transaction: false,
             checked: Vec::new(),
@@ -535,7 +530,7 @@ impl<'s> Replies<'s> {
 
     fn finish(&mut self, running: Box<Running>, outcome: Option<&str>) {
         // Only now: a transaction before its own may have been open when it was sent ahead.
-        self.transaction_tagged |= running.tagged || running.guarded;
+        self.transaction_tagged |= running.tagged;
         let Running { forwarded, mut summary, hits, makes_names, checked, .. } = *running;
         if let (Some(judged), None, false) = (makes_names, outcome, summary.outcome.starts_with("ERROR")) {
             self.names.remember(&judged, &checked);
@@ -781,9 +776,6 @@ impl<'s> Replies<'s> {
         }
         if !self.columns_are_masked() {
             return Ok(None);
-        }
-        if self.running().is_some_and(|running| running.guarded) {
-            return Ok(Some(BY_POLICY));
         }
         let own = |line: &[u8]| OWN_CONTEXT.iter().any(|begin| line.starts_with(begin.as_bytes()));
         let fields = wire::report_fields(message)?;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::catalog::TaggedSet;
-use super::operation::{Class, Name, Parsed, Query, Statement};
+use super::operation::{self, Class, Name, Parsed, Query, Statement};
 use super::relay::Trace;
 use super::reply::Checked;
 use super::shared::{Catalog, Remembered};
@@ -84,7 +84,7 @@ impl Judged {
         let operation = Operation {
             text: parsed.redacted(),
             database: Some(database.to_owned()),
-            actions: parsed.actions(),
+            actions: parsed.actions().into(),
             refusal: parsed.refusal().or_else(only_reads).map(str::to_owned),
         };
         let judgement = session.judge(Arc::new(operation));
@@ -100,12 +100,11 @@ impl Judged {
         Self { text, parsed, judgement, catalog, redact_parameters, effects, template, size }
     }
 
-    /// The same statement with other numbers in it: `text` has this one's template.
-    pub(super) fn with_numbers(&self, session: &Session, text: Arc<str>) -> Self {
+    /// The same statement with other literals in it: `text` has this one's template.
+    pub(super) fn with_literals(&self, text: Arc<str>) -> Self {
         let shown = text.trim_ascii().trim_end_matches(';').trim_ascii_end().to_owned();
-        let operation = Operation { text: shown, ..self.judgement.operation().clone() };
         Self {
-            judgement: session.judge(Arc::new(operation)),
+            judgement: self.judgement.with_text(shown),
             parsed: Arc::clone(&self.parsed),
             catalog: Arc::clone(&self.catalog),
             effects: self.effects.clone(),
@@ -215,9 +214,9 @@ impl Memory {
         if let Some(judged) = self.by_text.get(text).filter(current) {
             return Some(judged);
         }
-        let mut keys = template(text).into_iter().chain(free_template(text));
+        let mut keys = template(text).into_iter().chain(free_template(text).map(|it| it.key));
         let known = keys.find_map(|key| self.by_template.get(key.as_str()).filter(current))?;
-        Some(Arc::new(known.with_numbers(session, text.into())))
+        Some(Arc::new(known.with_literals(text.into())))
     }
 
     pub(super) fn keep(&mut self, judged: &Arc<Judged>) {
@@ -273,47 +272,91 @@ fn template_of(parsed: &Parsed, text: &str) -> Option<String> {
         return None;
     }
     match statement.class {
-        Class::Untouched => free_template(text),
+        Class::Untouched => {
+            let free = free_template(text)?;
+            (!free.has_strings || statement.only_computes()).then_some(free.key)
+        }
         Class::Traced { query: Query::Itself, .. } => template(text),
         Class::Traced { .. } | Class::Plain { .. } | Class::Refused { .. } => None,
     }
 }
 
-/// A text without its integers, wherever they stand: what a statement does, as far as rules can tell, is not up to them, and of one
-/// that touches nothing tagged nothing else is asked. None as for [`template`].
-pub(super) fn free_template(text: &str) -> Option<String> {
+/// A text without its integers and its strings, wherever they stand: what a statement does, as far as rules can tell, is not up to
+/// them (but see [`FreeTemplate::has_strings`]), and of one that touches nothing tagged nothing else is asked. None as for [`template`],
+/// and where people must not see one of the strings.
+pub(super) fn free_template(text: &str) -> Option<FreeTemplate> {
     const VERBS: &[&str] = &["select", "insert", "update", "delete"];
-    let text = plain_text(text, VERBS)?;
+    let text = without_end(text, VERBS)?;
     let bytes = text.as_bytes();
     let is_part_of_a_word = |at: Option<usize>| {
         at.and_then(|at| bytes.get(at)).is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
     };
-    let (mut key, mut done, mut at) = (String::with_capacity(text.len()), 0, 0);
-    while at < bytes.len() {
-        let digits = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
-        if digits > 0 && !is_part_of_a_word(at.checked_sub(1)) && !is_part_of_a_word(Some(at + digits)) {
+    let (mut key, mut done, mut at, mut has_strings) = (String::with_capacity(text.len()), 0, 0, false);
+    while let Some(byte) = bytes.get(at) {
+        let before = at.checked_sub(1);
+        let (end, stands_for) = match byte {
+            b'\'' => {
+                // Letters before it make it a string of another kind (`E''`, `U&''`).
+                if is_part_of_a_word(before) || text[..at].ends_with('&') {
+                    return None;
+                }
+                has_strings = true;
+                (at + string_length(&text[at..])?, Some('\''))
+            }
+            b'0'..=b'9' => {
+                let end = at + bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+                (end, (!is_part_of_a_word(before) && !is_part_of_a_word(Some(end))).then_some('?'))
+            }
+            _ if is_plain(&bytes[at..]) => (at + 1, None),
+            _ => return None,
+        };
+        if let Some(stands_for) = stands_for {
             key.push_str(&text[done..at]);
-            key.push('?');
-            done = at + digits;
+            key.push(stands_for);
+            done = end;
         }
-        at += digits.max(1);
+        at = end;
     }
     key.push_str(&text[done..]);
-    (done > 0).then_some(key)
+    (done > 0).then_some(FreeTemplate { key, has_strings })
 }
 
-/// The text without what ends it, if it begins with one of these words and has only plain characters, without quotes, comments or a
-/// second statement, so that operators and digits are what they seem.
-fn plain_text<'t>(text: &'t str, verbs: &[&str]) -> Option<&'t str> {
+/// What [`free_template`] makes.
+pub(super) struct FreeTemplate {
+    pub(super) key: String,
+    /// Functions can do by a string what they like (`set_config`): it stands for others only where all that are called compute.
+    pub(super) has_strings: bool,
+}
+
+/// Bytes of the string literal that a text begins with, if it has no escapes and people may see it.
+fn string_length(text: &str) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        at += memchr::memchr(b'\'', &text.as_bytes()[at..])? + 1;
+        // Two quotes are one within.
+        if text.as_bytes().get(at) != Some(&b'\'') {
+            break;
+        }
+        at += 1;
+    }
+    let string = &text[..at];
+    let is_shown = !string.contains('\\') && !operation::looks_secret(string);
+    is_shown.then_some(at)
+}
+
+/// Whether a text begins with a character that is what it seems: no quote, comment or end of a statement, and none that a template has
+/// for something else.
+fn is_plain(text: &[u8]) -> bool {
+    let is_comment = matches!(text, [b'-', b'-', ..] | [b'/', b'*', ..]);
+    let plain = |b: &u8| (b.is_ascii_graphic() || b.is_ascii_whitespace()) && !b"'\"$\\;?".contains(b);
+    text.first().is_some_and(plain) && !is_comment
+}
+
+/// The text without what ends it, if it begins with one of these words.
+fn without_end<'t>(text: &'t str, verbs: &[&str]) -> Option<&'t str> {
     let text = text.trim_ascii().trim_end_matches(';').trim_ascii_end();
     let verb = text.split_ascii_whitespace().next()?;
-    if !verbs.iter().any(|it| it.eq_ignore_ascii_case(verb)) {
-        return None;
-    }
-    let bytes = text.as_bytes();
-    let plain = |b: &u8| (b.is_ascii_graphic() || b.is_ascii_whitespace()) && !b"'\"$\\;?".contains(b);
-    let comments = bytes.windows(2).any(|pair| matches!(pair, b"--" | b"/*"));
-    (!comments && bytes.iter().all(plain)).then_some(text)
+    verbs.iter().any(|it| it.eq_ignore_ascii_case(verb)).then_some(text)
 }
 
 /// A text without the integers that it compares or assigns by `=`, each with nothing else on that side: statements that differ
@@ -322,8 +365,11 @@ fn plain_text<'t>(text: &'t str, verbs: &[&str]) -> Option<&'t str> {
 pub(super) fn template(text: &str) -> Option<String> {
     const OPERATORS: &[u8] = b"+-*/<>=~!@#%^&|`?:";
     const VERBS: &[&str] = &["select", "update", "delete"];
-    let text = plain_text(text, VERBS)?;
+    let text = without_end(text, VERBS)?;
     let bytes = text.as_bytes();
+    if !(0..bytes.len()).all(|at| is_plain(&bytes[at..])) {
+        return None;
+    }
     let is_operator = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(|b| OPERATORS.contains(b));
     let (mut key, mut done, mut found) = (String::with_capacity(text.len()), 0, false);
     for equals in (0..bytes.len()).filter(|&at| bytes[at] == b'=') {
@@ -760,8 +806,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_that_stand_by_themselves_are_left_out_of_a_free_template() {
-        let key = |text| free_template(text);
+    fn integers_and_strings_are_left_out_of_a_free_template() {
+        let key = |text| free_template(text).map(|it| it.key);
         for (text, expected) in [
             ("INSERT INTO t (a, b) VALUES (1, -22, now());", "INSERT INTO t (a, b) VALUES (?, -?, now())"),
             ("update t1 set a2 = a2 + 34 where x[5] < 6", "update t1 set a2 = a2 + ? where x[?] < ?"),
@@ -770,12 +816,22 @@ mod tests {
                 "SELECT 1.5, 1e5, 0x1F, 1_000, .5, a.b FROM t LIMIT ?",
             ),
             ("select 12345678901234567890", "select ?"),
+            ("SELECT '1', 2", "SELECT ', ?"),
+            ("select a from t where b = 'it''s -- /* \"$1;' and c='é'", "select a from t where b = ' and c='"),
+            ("INSERT INTO t VALUES ('', '''', date '2026-01-01')", "INSERT INTO t VALUES (', ', date ')"),
         ] {
             assert_eq!(key(text).as_deref(), Some(expected), "{text}");
         }
         for text in [
             "SELECT a FROM t1",
-            "SELECT '1', 2",
+            "SELECT 'a\\', 2",
+            "SELECT E'a'",
+            "SELECT U&'a'",
+            "SELECT b'1'",
+            "SELECT 'a",
+            "SELECT 'postgres://a:b@c'",
+            "SELECT ?, 1",
+            "SELECT é, 1",
             "SELECT 1 -- 2",
             "SELECT $1 + 2",
             "SELECT 1; SELECT 2",
@@ -783,6 +839,26 @@ mod tests {
             "SELECT U&\"a\" + 1",
         ] {
             assert_eq!(key(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_left_out_where_nothing_but_computing_is_called() {
+        let set = TaggedSet::empty(std::time::SystemTime::UNIX_EPOCH);
+        let has_template = |text| template_of(&operation::analyse_blocking(text, &set), text).is_some();
+        for text in ["SELECT lower('a')", "INSERT INTO t VALUES ('a')", "SELECT a FROM t WHERE b = 'c'", "SELECT f(1)"]
+        {
+            assert!(has_template(text), "{text}");
+        }
+        for text in [
+            "SELECT set_config('role', 'a', false)",
+            "SELECT nextval('a')",
+            "SELECT f('a')",
+            "SELECT public.lower('a')",
+            "SELECT 'password=a'",
+            "SELECT 'a'; SELECT 'b'",
+        ] {
+            assert!(!has_template(text), "{text}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::catalog::TaggedSet;
 use super::copy::CopyForm;
-use super::lineage::{self, Shows};
+use super::lineage::{self, Shows, StandsFor};
 use super::operation::Query;
 use super::reply::{Checked, unfit};
 use super::statement::Columns;
@@ -24,13 +24,14 @@ pub(super) fn checked(
     set: &TaggedSet,
     qualified: bool,
 ) -> Result<Checked, String> {
-    let lineage = lineage::trace(tree, set, qualified).map_err(lineage::Refusal::into_reason)?;
+    let lineage = lineage::trace(tree, set, qualified, stands_for(query)).map_err(lineage::Refusal::into_reason)?;
     let described = columns.as_deref().unwrap_or_default();
     if !lineage.agrees(described) {
         return Err(ANOTHER.to_owned());
     }
     match query {
-        Query::Itself | Query::Made(_) => Ok(Checked::described(columns, Some(Arc::new(lineage)))),
+        Query::Itself | Query::Sampled(_) | Query::Made(_) => Ok(Checked::described(columns, Some(Arc::new(lineage)))),
+        Query::Taken { .. } => Ok(Checked::described(None, Some(Arc::new(lineage)))),
         Query::Copied { form, .. } => match unfit(&lineage, described, &[1]).filter(|_| CopyForm::is_binary(form)) {
             Some(index) => Err(only_as_text(index)),
             None => Ok(Checked { columns, lineage: Some(Arc::new(lineage)), copied: Some(form.clone()) }),
@@ -41,6 +42,14 @@ pub(super) fn checked(
             Some((_, column)) => Err(kept_masked(&column.name)),
             None => Ok(Checked::described(None, None)),
         },
+    }
+}
+
+fn stands_for(query: &Query) -> StandsFor {
+    match query {
+        Query::Sampled(sample) => StandsFor::Rows(sample.rows),
+        Query::Taken { all, .. } => StandsFor::Copy { all: *all },
+        _ => StandsFor::Itself,
     }
 }
 

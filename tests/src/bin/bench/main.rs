@@ -84,12 +84,13 @@ fn bench(words: &[&str]) -> Result {
     let is_asked = |name: &str| name.contains(&plan.row);
     let measures: Vec<Measure> = ROWS.iter().filter(|(name, _)| is_asked(name)).map(|(_, measure)| *measure).collect();
     let loads: Vec<&load::Load> = load::LOADS.iter().filter(|it| is_asked(it.name)).collect();
-    let (with_copy, with_open) = (is_asked(load::COPY.0), is_asked(open::NAME_OF_ROWS));
-    let with_detectors = is_asked(detectors::NAME_OF_ROWS);
-    let on_stage = !measures.is_empty() || !loads.is_empty() || with_copy;
+    let bulks: Vec<&load::Bulk> = load::BULKS.iter().filter(|it| is_asked(it.name)).collect();
+    let (with_open, with_detectors) = (is_asked(open::NAME_OF_ROWS), is_asked(detectors::NAME_OF_ROWS));
+    let on_stage = !measures.is_empty() || !loads.is_empty() || !bulks.is_empty();
     if !on_stage && !with_open && !with_detectors {
         let names = ROWS.iter().map(|(name, _)| *name).chain(load::LOADS.iter().map(|it| it.name));
-        let names: Vec<&str> = names.chain([load::COPY.0, open::NAME_OF_ROWS, detectors::NAME_OF_ROWS]).collect();
+        let names = names.chain(load::BULKS.iter().map(|it| it.name));
+        let names: Vec<&str> = names.chain([open::NAME_OF_ROWS, detectors::NAME_OF_ROWS]).collect();
         return Err(format!("no row has {:?} in its name; there are: {}", plan.row, names.join("; ")).into());
     }
     let mut rows = Vec::new();
@@ -101,8 +102,8 @@ fn bench(words: &[&str]) -> Result {
         for load in loads {
             rows.extend(load::rows(&stage, &plan, load)?);
         }
-        if with_copy {
-            rows.push(load::copy_row(&stage, &plan, load::COPY)?);
+        for bulk in bulks {
+            rows.extend(load::bulk_rows(&stage, &plan, bulk)?);
         }
     }
     if with_open {
@@ -130,7 +131,7 @@ impl Stage {
         println!(
             "preparing: PostgreSQL with pgbench's tables (scale {SCALE}), pgbouncer, weir with rules, masks and recording"
         );
-        let env = Env::new()?;
+        let env = Env::as_it_comes()?;
         let postgres =
             Postgres::start_with(&env, Options { log_statements: false, durable: true, ..Options::default() })?;
         let shop = Shop::with(env, postgres)?;

@@ -50,7 +50,7 @@ struct World {
 
 impl World {
     fn new() -> Result<Self> {
-        let env = Env::new()?;
+        let env = Env::as_it_comes()?;
         let issuer = Issuer::start()?;
         let servers: Vec<u16> = (0..SERVERS).map(|_| holding_server()).collect::<Result<_>>()?;
         let addresses: Vec<String> = servers.iter().map(|server| format!("\"{NAME}:{server}\"")).collect();

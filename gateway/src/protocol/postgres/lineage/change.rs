@@ -3,7 +3,7 @@
 
 use super::query::{Frame, Target, Walk, known_fields, number};
 use super::tree::{Node, Value};
-use super::{Refusal, Tagged};
+use super::{Refusal, StandsFor, Tagged};
 use crate::mask::MaskKind;
 use crate::protocol::postgres::catalog::Conflict;
 
@@ -30,6 +30,9 @@ impl Walk<'_> {
         self.known_query(query)?;
         if !["utilityStmt", "setOperations"].iter().all(|it| query.is_empty(it)) {
             return Err(Refusal::unknown("a statement that does more than one thing"));
+        }
+        if let StandsFor::Copy { .. } = self.stands_for {
+            like_a_copy(query)?;
         }
         let frame = self.frame(query, parent)?;
         let target = number(query, "resultRelation")?;
@@ -75,6 +78,9 @@ impl Walk<'_> {
                 self.may_be_inserted((table, number(entry, "resno")?), entry.field("expr"), frame)?;
             }
         }
+        if self.stands_for == (StandsFor::Copy { all: true }) {
+            self.set.tagged_of(table).into_iter().try_for_each(|it| self.may_be_inserted(it, None, frame))?;
+        }
         Ok(())
     }
 
@@ -93,8 +99,10 @@ impl Walk<'_> {
         match self.set.conflict(column) {
             Conflict::Never => Ok(()),
             Conflict::ByEquality if self.set.may_be_looked_up(column) => {
-                let rows = rows_of(value, frame).ok_or_else(|| {
-                    Refusal::new(format!("it writes rows of a query to {name}, which is looked up by that"))
+                let rows = self.rows_of(value, frame).ok_or_else(|| {
+                    let is_copy = matches!(self.stands_for, StandsFor::Copy { .. });
+                    let what = if is_copy { "any number of rows" } else { "rows of a query" };
+                    Refusal::new(format!("it writes {what} to {name}, which is looked up by that"))
                 })?;
                 self.spend(rows)?;
                 self.lookups.borrow_mut().extend(std::iter::repeat_n(column, rows));
@@ -105,6 +113,21 @@ impl Walk<'_> {
                  can be written would tell which values there are"
             ))),
         }
+    }
+
+    /// How many rows a value of an INSERT is written to; none where that is not known from its text.
+    fn rows_of(&self, value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Option<usize> {
+        if frame.makes_rows() || matches!(self.stands_for, StandsFor::Copy { .. }) {
+            return None;
+        }
+        if frame.has_no_from() {
+            return Some(1);
+        }
+        let variable =
+            value.and_then(Value::as_node).filter(|it| it.kind == "VAR" && it.word("varlevelsup") == Some("0"))?;
+        let rows = frame.entry(number(variable, "varno").ok()?)?;
+        let here = (rows.word("rtekind") == Some("5")).then(|| rows.list("values_lists").len())?;
+        Some(if let StandsFor::Rows(rows) = self.stands_for { rows } else { here })
     }
 
     /// ON CONFLICT: which row is in the way is a matter of what is not masked.
@@ -179,18 +202,15 @@ impl Walk<'_> {
     }
 }
 
-/// How many rows a value of an INSERT is written to; none where a query says how many there are.
-fn rows_of(value: Option<&Value<'_>>, frame: &Frame<'_, '_>) -> Option<usize> {
-    if frame.makes_rows() {
-        return None;
+/// What there is of an INSERT that a COPY is judged as, and would not be of that.
+fn like_a_copy(query: &Node<'_>) -> Result<(), Refusal> {
+    if query.word("hasRowSecurity") != Some("false") {
+        return Err(Refusal::new("the table has row security, which a COPY does not go by; use INSERT"));
     }
-    if frame.has_no_from() {
-        return Some(1);
+    if query.word("hasSubLinks") != Some("false") {
+        return Err(Refusal::new("the condition of a COPY has no queries in it"));
     }
-    let variable =
-        value.and_then(Value::as_node).filter(|it| it.kind == "VAR" && it.word("varlevelsup") == Some("0"))?;
-    let rows = frame.entry(number(variable, "varno").ok()?)?;
-    (rows.word("rtekind") == Some("5")).then(|| rows.list("values_lists").len())
+    Ok(())
 }
 
 /// Whether a value is none of the statement's text, but what the table has for a column that is not named: nothing in it has a

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::change::is_change;
 use super::grouping::Place;
 use super::tree::{Node, Value};
-use super::{Flow, Lineage, Refusal, Tagged, Traced, unescaped};
+use super::{Flow, Lineage, Refusal, StandsFor, Tagged, Traced, unescaped};
 use crate::protocol::postgres::catalog::{Named, TaggedSet};
 
 /// Queries within queries, the views between them included. The text's own depth is bounded before.
@@ -35,6 +35,7 @@ pub(super) struct Walk<'s> {
     pub(super) set: &'s TaggedSet,
     /// The statement writes a schema before each name.
     qualified: bool,
+    pub(super) stands_for: StandsFor,
     left: Cell<usize>,
     pub(super) lookups: RefCell<Vec<Tagged>>,
     /// A view or a row security policy is part of it.
@@ -74,10 +75,11 @@ pub(super) struct Target {
 }
 
 impl<'s> Walk<'s> {
-    pub(super) fn new(set: &'s TaggedSet, qualified: bool) -> Self {
+    pub(super) fn new(set: &'s TaggedSet, qualified: bool, stands_for: StandsFor) -> Self {
         Self {
             set,
             qualified,
+            stands_for,
             left: Cell::new(MAX_STEPS),
             lookups: RefCell::default(),
             by_code: Cell::new(false),

@@ -75,7 +75,7 @@ fn traced(query: &str) -> Result<Vec<&'static str>, String> {
 }
 
 fn traced_in(set: &TaggedSet, query: &str) -> Result<Vec<&'static str>, String> {
-    let lineage = trace(&format!("({query})"), set, false).map_err(Refusal::into_reason)?;
+    let lineage = trace(&format!("({query})"), set, false, StandsFor::Itself).map_err(Refusal::into_reason)?;
     let word = |shows| match shows {
         Shows::Clear => "clear",
         Shows::Column(CUSTOMERS, 2) => "ssn",

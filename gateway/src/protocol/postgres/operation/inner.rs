@@ -11,7 +11,7 @@ const JSON: u32 = 114;
 const XML: u32 = 142;
 
 /// Where the statement begins whose plan is shown. None: it would run, or an option is not one that is known here.
-pub(super) fn explained(explain: &ExplainStmt, tokens: &[&ScanToken]) -> Option<usize> {
+pub(super) fn explained(explain: &ExplainStmt, tokens: &[ScanToken]) -> Option<usize> {
     const HARMLESS: &[&str] = &["verbose", "costs", "settings", "generic_plan", "format", "summary"];
     let option =
         |node: &Node| if let Some(NodeEnum::DefElem(it)) = &node.node { Some(it.defname.clone()) } else { None };
@@ -64,7 +64,7 @@ pub(super) fn plan_type(explain: &ExplainStmt) -> Option<u32> {
 }
 
 /// The place of the query whose rows a new table keeps: behind AS, without what says whether it keeps any.
-pub(super) fn kept(tokens: &[&ScanToken]) -> Option<Range<usize>> {
+pub(super) fn kept(tokens: &[ScanToken]) -> Option<Range<usize>> {
     let words: Vec<&ScanToken> = words(tokens).collect();
     // Reserved, so that no name before it can be one.
     let query = words.get(words.iter().position(|it| it.token() == Token::As)? + 1..)?;
@@ -78,8 +78,8 @@ pub(super) fn kept(tokens: &[&ScanToken]) -> Option<Range<usize>> {
     Some(usize::try_from(first.start).ok()?..usize::try_from(last.end).ok()?)
 }
 
-fn words<'t>(tokens: &'t [&'t ScanToken]) -> impl Iterator<Item = &'t ScanToken> {
-    tokens.iter().copied().filter(|it| !matches!(it.token(), Token::SqlComment | Token::CComment))
+fn words(tokens: &[ScanToken]) -> impl Iterator<Item = &ScanToken> {
+    tokens.iter().filter(|it| !matches!(it.token(), Token::SqlComment | Token::CComment))
 }
 
 fn deeper(depth: usize, token: &ScanToken) -> Option<usize> {

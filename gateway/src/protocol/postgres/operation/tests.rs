@@ -268,6 +268,31 @@ fn names_are_cut_where_the_server_cuts_them() {
 }
 
 #[test]
+fn a_copy_from_the_client_is_judged_as_an_insert() {
+    for (sql, expected, expects_all) in [
+        (
+            "COPY public.customers (id, \"a\"\"b\") FROM STDIN (FORMAT csv)",
+            "(\"id\", \"a\"\"b\") OVERRIDING SYSTEM VALUE VALUES ($1, $2)",
+            false,
+        ),
+        ("COPY public.customers FROM STDIN", "DEFAULT VALUES", true),
+        (
+            "COPY public.customers (id) FROM STDIN (FORCE_NULL (id)) WHERE (id > 1 AND name = 'where') -- x",
+            "(\"id\") OVERRIDING SYSTEM VALUE VALUES ($1) RETURNING ( (id > 1 AND name = 'where') -- x\n) IS TRUE",
+            false,
+        ),
+    ] {
+        match only(analyse_blocking(sql, &shop())).class {
+            Class::Traced { query: Query::Taken { insert, all }, .. } => {
+                let expected = format!("INSERT INTO \"public\".\"customers\" {expected}");
+                assert_eq!((insert, all), (expected, expects_all), "{sql}");
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_the_catalog_does_not_know_is_told() {
     let statement = only(analyse_blocking("SELECT * FROM s.fresh, orders", &shop()));
     assert_eq!(statement.unknown_relations, [(Some("s".to_owned()), "fresh".to_owned())]);

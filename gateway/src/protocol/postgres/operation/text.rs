@@ -140,7 +140,7 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
 }
 
 /// A connection string, a function body or an option that holds a password.
-fn looks_secret(text: &str) -> bool {
+pub(in crate::protocol::postgres) fn looks_secret(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let words = ["password", "passwd", "pwd=", "secret", "api_key", "apikey", "authorization:", "bearer "];
     words.iter().any(|it| text.contains(it)) || (text.contains("://") && text.contains('@'))

@@ -60,8 +60,6 @@ pub(super) struct Seen {
     /// A tagged relation used as a row.
     pub(super) whole_row: Option<String>,
     pub(super) name: Option<Name>,
-    /// A relation whose row security policy, or whose child, reads tagged data.
-    pub(super) guarded: bool,
     /// A relation of which a key has a tagged column, or a constraint or an index both tagged and other ones.
     pub(super) mixed: bool,
     /// Byte offsets of literals and parameters that plainly belong to an untagged column.

@@ -280,7 +280,7 @@ impl Relay<'_> {
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
-        let mut running = running(self.session, &judged, named.as_ref(), forwarded, tagged);
+        let mut running = running(self.session, &judged, forwarded, tagged);
         running.portal = Some(portal);
         running.checked = traced;
         self.replies.execute(running);
@@ -293,7 +293,8 @@ impl Relay<'_> {
     /// Where the columns of what a portal is about come from now. The inner error says why it is refused.
     async fn trace_again(&mut self, judged: &Judged, portal: &Portal) -> Result<Result<Checked, String>, End> {
         let [statement] = judged.statements() else { return Ok(Err(NOT_TRACED.to_owned())) };
-        Ok(match self.trace_now(&Question::new(judged, statement, Arc::clone(&portal.types))).await? {
+        let question = Question::new(judged, statement, Arc::clone(&portal.types))?;
+        Ok(match self.trace_now(&question).await? {
             Traced::Clean(found) => Ok(found),
             Traced::Unclean(reason) => Err(reason),
             Traced::Broken(reason) => {
@@ -301,7 +302,7 @@ impl Relay<'_> {
                 self.tell(&Report::new(Severity::Error, DENIED, reason.clone()));
                 Err(reason)
             }
-            Traced::Failed => Err("the target does not take the statement any more".to_owned()),
+            Traced::Failed(_) => Err("the target does not take the statement any more".to_owned()),
         })
     }
 

@@ -15,7 +15,7 @@ use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed,
 use crate::protocol::postgres::reply::{Checked, Running};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
-use crate::protocol::postgres::wire::{self, Report, Severity, TransactionState};
+use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
 use crate::session::{Decision, Denial, Exact, Forwarded, Held, HeldEvent, Judgement, Permit, ReplySummary, Session};
 
 /// Relations that are remembered as missing in the catalog.
@@ -45,8 +45,6 @@ pub(super) enum Outcome {
 pub(super) struct Named {
     /// It may touch tagged tables.
     tagged: bool,
-    /// A row security policy in it may.
-    guarded: bool,
     /// Where the columns come from, if what it runs has to be traced.
     shows: Option<Shows>,
     /// On the statement with all that.
@@ -306,7 +304,8 @@ impl Relay<'_> {
         // What the names stand for is certain once the target has answered to all that may have changed them.
         self.drain().await.map_err(Err)?;
         let mut operation = judged.judgement.operation().clone();
-        let (mut tagged, mut guarded, mut unknown, mut shows) = (false, false, false, None);
+        let mut all = operation.actions.to_vec();
+        let (mut tagged, mut unknown, mut shows) = (false, false, None);
         let is_alone = judged.statements().len() == 1 && judged.effects.uses.len() == 1;
         let mut open: Vec<(Name, usize)> = judged.effects.uses.iter().map(|name| (name.clone(), 1)).collect();
         let (mut looked_up, mut left) = (HashSet::new(), MAX_NAMED_BYTES);
@@ -336,16 +335,16 @@ impl Relay<'_> {
                     break;
                 }
                 left -= takes;
-                operation.actions.extend(actions.cloned());
+                all.extend(actions.cloned());
                 operation.text.extend([" [", name.word(), ": ", shown, "]"]);
                 tagged |= statement.class != Class::Untouched;
                 if matches!(statement.class, Class::Traced { .. }) {
-                    shows = if is_alone && depth == 1 { self.shows(&name, &inner, statement) } else { None };
+                    let shown = if is_alone && depth == 1 { self.shows(&name, &inner, statement) } else { Ok(None) };
+                    shows = shown.map_err(|error| Err(error.into()))?;
                     if shows.is_none() {
                         operation.refusal.get_or_insert_with(|| BY_NAME.to_owned());
                     }
                 }
-                guarded |= statement.guarded;
             }
             operation.refusal = operation.refusal.or_else(|| inner.parsed.refusal().map(str::to_owned));
             if unknown {
@@ -354,24 +353,25 @@ impl Relay<'_> {
             open.extend(inner.effects.uses.iter().map(|name| (name.clone(), depth + 1)));
         }
         if unknown {
-            operation.actions.push(Action::of(Kind::Unparsed));
+            all.push(Action::of(Kind::Unparsed));
             tagged = true;
         }
-        Ok(Some(Named { tagged, guarded, shows, judgement: self.session.judge(Arc::new(operation)) }))
+        operation.actions = all.into();
+        Ok(Some(Named { tagged, shows, judgement: self.session.judge(Arc::new(operation)) }))
     }
 
     /// Where the columns of a traced statement come from that a name stands for.
-    fn shows(&self, name: &Name, inner: &Judged, statement: &Statement) -> Option<Shows> {
+    fn shows(&self, name: &Name, inner: &Judged, statement: &Statement) -> Result<Option<Shows>, Malformed> {
         let names = &self.replies.names;
-        match name {
+        Ok(match name {
             Name::Fetches(cursor) if names.is_bound(cursor) => names.traced(cursor).map(Shows::Bound),
             Name::Fetches(cursor) => names.traced(cursor).map(Shows::Known),
             Name::Executes(prepared) => Some(Shows::Again(match names.types(prepared) {
-                Some(types) => Question::new(inner, statement, types),
-                None => Question::untyped(inner, statement),
+                Some(types) => Question::new(inner, statement, types)?,
+                None => Question::untyped(inner, statement)?,
             })),
             Name::Prepares(_) | Name::Declares(_) => None,
-        }
+        })
     }
 
     /// The same, once it is known. None: it needs no trace, or the target does not take it. The inner error says why it is refused.
@@ -393,7 +393,7 @@ impl Relay<'_> {
                     lookups.map(|()| Some(checked))
                 }
                 Traced::Unclean(reason) => Err(reason),
-                Traced::Failed => Ok(None),
+                Traced::Failed(_) => Ok(None),
                 Traced::Broken(reason) => {
                     self.refuse_broken(judged, reason).await?;
                     Ok(None)
@@ -492,18 +492,11 @@ pub(super) fn touches_tagged(judged: &Judged, index: usize, named: Option<&Named
     }
 }
 
-pub(super) fn running(
-    session: &Session,
-    judged: &Arc<Judged>,
-    named: Option<&Named>,
-    forwarded: Forwarded,
-    tagged: bool,
-) -> Box<Running> {
+pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
     let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
     running.allowance = session.allowance();
     running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
-    running.guarded = named.is_some_and(|it| it.guarded) || judged.statements().iter().any(|it| it.guarded);
     let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = actions.iter().any(ends);

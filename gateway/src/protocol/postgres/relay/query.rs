@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, running, shown_by, touches_tagged};
-use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, prepare};
+use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, not_taken, prepare};
 use super::{End, Reached, Relay};
 use crate::policy::{Action, Gate, Kind, Operation};
-use crate::protocol::postgres::operation::Class;
+use crate::protocol::postgres::operation::{Class, Name, Statement};
 use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::Judged;
@@ -23,6 +23,8 @@ const IN_BATCH: &str = "the statement touches masked columns and follows others 
 
 const AFTER_CHANGE: &str = "the statement reads masked columns and follows one, in the same text, after which names may mean something else; \
                             send the statements one at a time";
+const EXECUTES_ITS_OWN: &str = "the statement executes what another one in the same text prepares, which touches masked columns; \
+                                send the statements one at a time";
 const TOO_MANY: &str = "its statements have too many columns to be checked together; send them one at a time";
 
 /// What looking at a statement before it runs has brought.
@@ -101,7 +103,7 @@ impl Relay<'_> {
         let operation = Operation {
             text: format!("function call {oid}"),
             database: Some(self.way.database.clone()),
-            actions: vec![action],
+            actions: Arc::from([action]),
             refusal,
         };
         let judgement = self.session.judge(Arc::new(operation));
@@ -181,7 +183,7 @@ impl Relay<'_> {
         // What is refused and permitted all the same is only observed: nothing is masked or withheld.
         let tagged = looked_at && refused.is_none();
         let forwarded = self.to_target.permitted(permit, &self.client.inbox);
-        let mut running = running(self.session, judged, named, forwarded, tagged);
+        let mut running = running(self.session, judged, forwarded, tagged);
         running.checked = checked;
         running.batch = self.batch;
         self.replies.query(running);
@@ -230,11 +232,14 @@ impl Relay<'_> {
                 continue;
             }
             let text = judged.source(statement);
-            if matches!(statement.class, Class::Traced { .. }) {
+            if executes_its_own(statements, index) {
+                return Ok(Probed::Unclean(EXECUTES_ITS_OWN.to_owned()));
+            }
+            if let Class::Traced { query, .. } = &statement.class {
                 if statements[..index].iter().any(|it| may_change_meanings(judged, it)) {
                     return Ok(Probed::Unclean(AFTER_CHANGE.to_owned()));
                 }
-                match self.trace(&Question::untyped(judged, statement)).await? {
+                match self.trace(&Question::untyped(judged, statement)?).await? {
                     Traced::Clean(found) => {
                         if let Some(Err(reason)) =
                             found.lineage.as_deref().map(|it| self.look_up(&judged.catalog.set, it))
@@ -250,8 +255,13 @@ impl Relay<'_> {
                     }
                     // Broken is what was an open batch, which a simple query has ended before.
                     Traced::Unclean(reason) | Traced::Broken(reason) => return Ok(Probed::Unclean(reason)),
+                    // The target would look at what is within only when it runs. Its transaction has not failed by that.
+                    Traced::Failed(Some(error)) if query.is_within() => {
+                        let is_told = statements.len() == 1 && self.replies.state == TransactionState::Idle;
+                        return Ok(if is_told { Probed::Failed(error) } else { Probed::Unclean(not_taken(&error)) });
+                    }
                     // Below it fails once more, and this time for the client.
-                    Traced::Failed => {}
+                    Traced::Failed(_) => {}
                 }
             }
             let shown = match self.shown(judged, named).await? {
@@ -301,6 +311,13 @@ impl Relay<'_> {
         self.next_batch();
         Ok(())
     }
+}
+
+/// Whether a statement executes what another one before it, in the same text, prepares: of that nobody would count what is looked up.
+fn executes_its_own(statements: &[Statement], index: usize) -> bool {
+    let Some(Name::Executes(name)) = statements.get(index).and_then(|it| it.name.as_ref()) else { return false };
+    let prepares = |it: &&Statement| matches!(&it.name, Some(Name::Prepares(made)) if made == name);
+    statements[..index].iter().rev().find(prepares).is_some_and(|it| matches!(it.class, Class::Traced { .. }))
 }
 
 /// Whether there is room for what was found out of one more statement; takes it.

@@ -12,7 +12,7 @@ use super::{Encoding, End, PROBE, Relay};
 use crate::policy::{Action, Kind};
 use crate::protocol::postgres::catalog::TaggedSet;
 use crate::protocol::postgres::lineage::Lineage;
-use crate::protocol::postgres::operation::{Class, Query, Statement};
+use crate::protocol::postgres::operation::{Class, Query, Sample, Statement};
 use crate::protocol::postgres::reply::{BY_COMMAND, Checked, Fault, Own, Until};
 use crate::protocol::postgres::shared::{Catalog, Remembered};
 use crate::protocol::postgres::statement::Judged;
@@ -77,10 +77,20 @@ pub(super) struct Question {
 
 impl Question {
     /// About the query that a statement is, or has in it.
-    pub(super) fn new(judged: &Judged, statement: &Statement, types: Arc<[u8]>) -> Self {
+    pub(super) fn new(judged: &Judged, statement: &Statement, types: Arc<[u8]>) -> Result<Self, Malformed> {
         let query = if let Class::Traced { query, .. } = &statement.class { query.clone() } else { Query::Itself };
-        let text = query.text(&judged.text).unwrap_or_else(|| judged.source(statement)).to_owned();
-        Self { catalog: Arc::clone(&judged.catalog), text, types, query, qualified: statement.is_qualified() }
+        let whole = || judged.source(statement);
+        let (text, types) = match &query {
+            Query::Sampled(sample) => match types_of(sample, &types)? {
+                Some(types) => (sample.text.as_str(), types),
+                None => (whole(), types),
+            },
+            // Its parameters are the gateway's own.
+            Query::Taken { insert, .. } => (insert.as_str(), Arc::from(NO_TYPES)),
+            other => (other.text(&judged.text).unwrap_or_else(whole), types),
+        };
+        let (text, qualified) = (text.to_owned(), statement.is_qualified());
+        Ok(Self { catalog: Arc::clone(&judged.catalog), text, types, query, qualified })
     }
 
     pub(super) fn set(&self) -> &TaggedSet {
@@ -88,7 +98,7 @@ impl Question {
     }
 
     /// The same, where the client gives no types.
-    pub(super) fn untyped(judged: &Judged, statement: &Statement) -> Self {
+    pub(super) fn untyped(judged: &Judged, statement: &Statement) -> Result<Self, Malformed> {
         Self::new(judged, statement, Arc::from(NO_TYPES))
     }
 }
@@ -97,8 +107,8 @@ impl Question {
 pub(super) enum Traced {
     Clean(Checked),
     Unclean(String),
-    /// The target itself does not take the statement.
-    Failed,
+    /// The target itself does not take the statement; its error, unless the client was told.
+    Failed(Option<Vec<u8>>),
     /// The open batch has failed at the target by what the gateway asked for itself; why the statement is refused.
     Broken(String),
 }
@@ -181,7 +191,7 @@ impl Relay<'_> {
         let (before, after) = match self.replies.state {
             TransactionState::Idle => OUTSIDE,
             TransactionState::Open => WITHIN,
-            TransactionState::Failed => return Ok(Traced::Failed),
+            TransactionState::Failed => return Ok(Traced::Failed(None)),
         };
         let state = self.replies.state;
         let mut out = Vec::new();
@@ -204,7 +214,7 @@ impl Relay<'_> {
             return Ok(Traced::Unclean(not_shown(&error)));
         }
         if answer.error.is_some() {
-            return Ok(Traced::Failed);
+            return Ok(Traced::Failed(answer.error));
         }
         found(question, answer)
     }
@@ -232,7 +242,7 @@ impl Relay<'_> {
         if let Some(error) = &answer.error {
             self.replies.skipping = true;
             self.tell_not_taken(error);
-            return Ok(Traced::Failed);
+            return Ok(Traced::Failed(None));
         }
         if let Some(error) = &answer.around {
             self.replies.skipping = true;
@@ -285,12 +295,13 @@ impl Relay<'_> {
         if self.replies.skipping {
             return Ok(None);
         }
-        let traced = self.trace_now(&Question::new(judged, statement, Arc::clone(types))).await?;
-        let found = match traced {
+        let question = Question::new(judged, statement, Arc::clone(types))?;
+        let found = match self.trace_now(&question).await? {
             Traced::Clean(checked) => Ok(checked),
             Traced::Unclean(reason) => Err(reason),
+            Traced::Failed(Some(error)) if question.query.is_within() => Err(not_taken(&error)),
             // It will tell so itself.
-            Traced::Failed => return Ok(None),
+            Traced::Failed(_) => return Ok(None),
             Traced::Broken(reason) => {
                 self.refuse_broken(judged, reason).await?;
                 return Ok(None);
@@ -349,6 +360,35 @@ fn found(question: &Question, answer: Own) -> Result<Traced, End> {
     })
 }
 
+/// The types of a sample's parameters, by those that a client gives the statement's. Each that is left out has some, since the server
+/// finds out none. None: it has another one than what stands for it, and so it may be converted by other code.
+fn types_of(sample: &Sample, given: &Arc<[u8]>) -> Result<Option<Arc<[u8]>>, Malformed> {
+    const UNKNOWN: [u32; 2] = [0, 705];
+    const TEXT: u32 = 25;
+    let mut fields = wire::Fields::new(given);
+    let mut types = Vec::new();
+    for _ in 0..fields.count()? {
+        types.push(fields.u32()?);
+    }
+    let of = |number: &u16| number.checked_sub(1).and_then(|at| types.get(usize::from(at))).copied().unwrap_or(0);
+    if sample.left_out.iter().any(|(one, other)| of(one) != of(other)) {
+        return Ok(None);
+    }
+    let last = sample.parameters.last().copied().unwrap_or(0).max(u16::try_from(types.len()).unwrap_or(u16::MAX));
+    let mut own = last.to_be_bytes().to_vec();
+    for number in 1..=last {
+        let is_missing = UNKNOWN.contains(&of(&number)) && !sample.parameters.contains(&number);
+        own.extend(if is_missing { TEXT } else { of(&number) }.to_be_bytes());
+    }
+    Ok(Some(own.into()))
+}
+
+/// Of what stands within a statement, when the target does not take it.
+pub(super) fn not_taken(error: &[u8]) -> String {
+    let code = wire::sqlstate(error).unwrap_or("XX000");
+    format!("the target does not take what is within it ({code}), and it touches masked columns")
+}
+
 /// Of a target that does not do as it is asked.
 fn not_shown(error: &[u8]) -> String {
     let code = wire::sqlstate(error).unwrap_or("XX000");
@@ -376,8 +416,7 @@ fn set_back(row: &[u8]) -> Result<String, Malformed> {
 
 /// Whether what is traced stands within the statement, which the target resolves when it runs.
 pub(super) fn is_within(judged: &Judged) -> bool {
-    let is_within = |query: &Query| *query != Query::Itself;
-    judged.statements().iter().any(|it| matches!(&it.class, Class::Traced { query, .. } if is_within(query)))
+    judged.statements().iter().any(|it| matches!(&it.class, Class::Traced { query, .. } if query.is_within()))
 }
 
 /// Whether a text is one query that is traced as it stands, and changes nothing: if it shows something else than what was found

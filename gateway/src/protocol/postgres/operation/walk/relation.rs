@@ -125,7 +125,6 @@ impl<'a> Walk<'a> {
     pub(super) fn table(&mut self, schema: Option<&str>, name: &str, access: Access) -> ((usize, usize), Exposure) {
         let exposure = self.set.exposure(schema, name);
         let is_guarded = self.set.is_guarded(schema, name);
-        self.seen.guarded |= is_guarded;
         self.seen.mixed |= self.set.is_mixed(schema, name);
         let is_upkeep = self.actions.get(self.at).is_some_and(|it| matches!(it.kind, Kind::Vacuum | Kind::Lock));
         if access == Access::Write && is_systems(schema, name) && !is_upkeep {

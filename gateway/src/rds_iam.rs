@@ -201,14 +201,14 @@ mod tests {
         }
     }
 
-    fn token(region: &str, keys: Keys, port: u16, user: &str) -> Result<String, TokenError> {
+    fn token(region: &str, keys: &Keys, port: u16, user: &str) -> Result<String, TokenError> {
         let nobody = Roles::default().at(([127, 0, 0, 1], 1).into());
         let signer = Signer {
             region: region.to_owned(),
             url: url(("orders.rds.example", port), user),
             keys: Source::Role(nobody),
         };
-        let token = signer.signed(&keys, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))?;
+        let token = signer.signed(keys, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))?;
         Ok(token.expose_str().unwrap().to_owned())
     }
 
@@ -268,7 +268,7 @@ mod tests {
                  &X-Amz-Signature=fc9e88a66517f0af3f397d182095240d32c3b1ac8b4aaafbdb025e6b45e688e3",
             ),
         ] {
-            let token = token(region, keys(session_token), port, user).unwrap();
+            let token = token(region, &keys(session_token), port, user).unwrap();
             assert_eq!(parts(&token), parts(expected), "{user}");
         }
     }
@@ -276,14 +276,14 @@ mod tests {
     #[test]
     fn a_key_that_is_no_text_is_said_to_be_none() {
         let keys = Keys { secret_access_key: Secret::new(vec![0xff; 40]), ..keys(None) };
-        let error = token("eu-central-1", keys, 5432, "u").unwrap_err().to_string();
+        let error = token("eu-central-1", &keys, 5432, "u").unwrap_err().to_string();
         assert!(error.starts_with("secret_access_key of rds_iam is no text"), "{error}");
     }
 
     #[test]
     fn a_key_of_any_length_is_signed_with_or_refused() {
         let long = "/".repeat(MAX_KEY);
-        let signed = token("eu-central-1", keys(Some(&long)), 5432, "u").unwrap();
+        let signed = token("eu-central-1", &keys(Some(&long)), 5432, "u").unwrap();
         assert!(signed.len() > 3 * MAX_KEY);
         for (what, user, keys) in [
             ("session_token of rds_iam", "u", keys(Some(&format!("{long}/")))),
@@ -295,7 +295,7 @@ mod tests {
             ("access_key_id of rds_iam", "u", Keys { access_key_id: long.clone(), ..keys(None) }),
             ("the user of rds_iam's login", &*"/".repeat(5_000), keys(Some(&long))),
         ] {
-            let error = token("eu-central-1", keys, 5432, user).unwrap_err().to_string();
+            let error = token("eu-central-1", &keys, 5432, user).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{what} is too long")), "{error}");
         }
         // The longest that is not refused.
@@ -303,13 +303,13 @@ mod tests {
         let id = "/".repeat(MAX_KEY_ID);
         let widest = Keys { access_key_id: id, ..keys(Some(&long)) };
         let region = "r".repeat(63);
-        let signed = token(&region, widest, 65_535, &"u".repeat(room)).unwrap();
+        let signed = token(&region, &widest, 65_535, &"u".repeat(room)).unwrap();
         assert!((MAX_URL..=65_534).contains(&signed.len()), "{}", signed.len());
     }
 
     #[test]
     fn a_token_is_known_by_its_signature() {
-        let signed = token("eu-central-1", keys(Some(SESSION_TOKEN)), 5432, "orders_rw").unwrap();
+        let signed = token("eu-central-1", &keys(Some(SESSION_TOKEN)), 5432, "orders_rw").unwrap();
         let signature = signature(&Secret::new(signed.into_bytes())).unwrap().to_owned();
         assert_eq!(signature, "462b6e10c135d4ad840562fe545fbdd00245718f4c892fed5c8a0069413bfaa9");
     }
@@ -336,7 +336,7 @@ mod tests {
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::trace!("heard");
-            token("eu-central-1", keys(Some(SESSION_TOKEN)), 5432, "u").unwrap();
+            token("eu-central-1", &keys(Some(SESSION_TOKEN)), 5432, "u").unwrap();
         });
         let heard = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(heard.contains("heard") && heard.lines().count() == 1, "{heard}");

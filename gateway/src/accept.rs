@@ -130,8 +130,8 @@ async fn refuse(
     refusal: Refusal,
     place: Place,
 ) {
-    let observed = engine.only_observes(&refusal);
     let destination = origin.destination;
+    let observed = engine.only_observes(&refusal, destination);
     tracing::info!(session = %id, %destination, reason = refusal.reason.code(), observed, "connection refused");
     let target = known.target.map(|(target, _)| target);
     let mut message = format!("{} (ID {id})", refusal.message);

@@ -9,7 +9,7 @@ mod schema;
 mod text;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,13 @@ use crate::limit::LimitRule;
 use crate::mask::MaskRule;
 use crate::origin::Risk;
 use crate::policy::{Policy, Subject};
-use crate::target::Target;
+use crate::target::{Login, Target};
 
 pub use load::{ConfigErrors, Problem, Source, check, json_schema, load, parse};
+
+/// Where EC2 has the metadata service of every instance.
+const METADATA_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
 
 /// One loaded configuration. Replaced as a whole on reload, never changed.
 #[derive(Debug)]
@@ -164,6 +168,14 @@ impl Config {
 
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
         self.targets.iter().find(|target| target.name == name)
+    }
+
+    /// Whether the gateway's own keys are to be had there by any process of this host: those of the EC2 instance's role.
+    pub fn has_keys_from(&self, destination: SocketAddr) -> bool {
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        let logins = self.targets.iter().filter_map(|target| target.login.as_ref());
+        let mut services = logins.filter_map(Login::metadata_service);
+        services.any(|it| it == destination || METADATA_ADDRESSES.contains(&destination.ip()))
     }
 
     /// The target at `destination`: by a name that this agent looked up and was told this address for, or by address.

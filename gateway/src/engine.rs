@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -137,10 +138,13 @@ impl Engine {
         Ok((masker.with_keys(&keys), version))
     }
 
-    /// Whether a refusal is only recorded, and the connection passed through. Never one whose origin is unknown.
-    pub fn only_observes(&self, refusal: &Refusal) -> bool {
-        let gateway = &self.config.load().gateway;
+    /// Whether a refusal is only recorded, and the connection passed through. Never one whose origin is unknown, nor one to
+    /// where the gateway's own keys are to be had.
+    pub fn only_observes(&self, refusal: &Refusal, destination: SocketAddr) -> bool {
+        let config = self.config.load();
+        let gateway = &config.gateway;
         match refusal.reason {
+            _ if config.has_keys_from(destination) => false,
             Reason::Unlisted => gateway.unlisted == Mode::Observe || gateway.mode == Mode::Observe,
             Reason::Target | Reason::Identity | Reason::Policy => gateway.mode == Mode::Observe,
             Reason::Origin | Reason::Gateway => false,

@@ -199,6 +199,14 @@ impl Login {
         };
         sources.into_iter().flatten()
     }
+
+    /// Where its keys are from, if they are those of the instance's role.
+    pub fn metadata_service(&self) -> Option<SocketAddr> {
+        match self.proof {
+            Proof::RdsIam(RdsIam { keys: AwsKeys::InstanceRole { metadata_service }, .. }) => Some(metadata_service),
+            _ => None,
+        }
+    }
 }
 
 /// Where a held credential comes from. Never the value.

@@ -782,7 +782,10 @@ fn sweep() -> Result {
         remove_dir(&dir)?;
     }
     for service in leftovers(Path::new(PAM_SERVICES)) {
-        fs::remove_file(service)?;
+        match fs::remove_file(service) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -66,6 +66,7 @@ impl Rds {
                 seen = rds.seen.display(),
             ),
         )?;
+        fs::set_permissions(&rds.service, fs::Permissions::from_mode(0o644))?;
         admit(shop, &format!("pam pamservice={}", shop.env.attach()))?;
         Ok(rds)
     }

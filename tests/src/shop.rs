@@ -83,11 +83,16 @@ impl Shop {
 
     /// The same with this `[[target]]` section in the place of the database's own.
     pub fn configure_target(&self, target: &str, policy: &str) -> Result {
+        self.env.configure(&self.config_with(target, policy))
+    }
+
+    /// All but the `[gateway]` section.
+    pub fn config_with(&self, target: &str, policy: &str) -> String {
         let identity = format!(
             "[identity]\nissuer = \"{}\"\naudience = \"weir\"\ninsecure = \"the issuer of this scene speaks HTTP on loopback\"\n",
             self.issuer.url()
         );
-        self.env.configure(&[&identity, &self.env.agent_config(), target, policy].join("\n"))
+        [&identity, &self.env.agent_config(), target, policy].join("\n")
     }
 
     /// Claims of a token that is good.

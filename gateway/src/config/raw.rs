@@ -274,6 +274,7 @@ pub(super) struct RawRdsIam {
         write { credential = \"aws-token\" }, or into a file that only root can read and write { file = \"/etc/weir/aws-token\" }"))]
     pub(super) session_token: Option<At<RawCredential>>,
     /// Where the instance's metadata service is, if it is not where EC2 has it for IPv4: `"http://[fd00:ec2::254]"`.
+    /// Whoever answers there gives the gateway its keys: a port of the loopback interface may be anybody's while its service is down.
     pub(super) ec2_metadata_service_endpoint: Option<At<String>>,
 }
 

@@ -304,6 +304,31 @@ fn a_login_may_be_by_iam_token() {
 }
 
 #[test]
+fn where_the_gateway_s_own_keys_are_from_is_known() {
+    let has_keys_from = |login: &str, destination: &str| {
+        let (config, _) = parse_one(&whole_but(PASSWORD, login)).unwrap_or_else(|errors| panic!("{errors}"));
+        config.has_keys_from(destination.parse().unwrap())
+    };
+    let role = "{ user = \"orders_rw\", rds_iam = { region = \"eu-central-1\" } }";
+    let elsewhere = role.replace("\" } }", "\", ec2_metadata_service_endpoint = \"http://192.0.2.9:1338\" } }");
+    for there in ["169.254.169.254:80", "[::ffff:169.254.169.254]:80", "169.254.169.254:81", "[fd00:ec2::254]:80"] {
+        assert!(has_keys_from(role, there) && has_keys_from(&elsewhere, there), "{there}");
+        assert!(!has_keys_from(IAM, there) && !has_keys_from(PASSWORD, there), "{there}");
+    }
+    assert!(has_keys_from(&elsewhere, "192.0.2.9:1338") && !has_keys_from(&elsewhere, "192.0.2.9:80"));
+    assert!(!has_keys_from(role, "192.0.2.9:1338"));
+}
+
+#[test]
+fn a_metadata_service_that_may_be_anybody_s_is_warned_of() {
+    let role = "{ user = \"orders_rw\", rds_iam = { region = \"eu-central-1\", ec2_metadata_service_endpoint = \"http://127.0.0.1:1338\" } }";
+    let (_, warnings) = parse_one(&whole_but(PASSWORD, role)).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(warnings.len(), 1);
+    let warning = warnings[0].to_string();
+    assert!(warning.contains("ec2_metadata_service_endpoint: is an address that any process"), "{warning}");
+}
+
+#[test]
 fn what_an_iam_login_lacks_has_its_own_words() {
     let whole = whole_but(PASSWORD, IAM);
     let keys = "access_key_id = \"AKIAIOSFODNN7EXAMPLE\", secret_access_key = { credential = \"aws-key\" }";
@@ -317,6 +342,7 @@ fn what_an_iam_login_lacks_has_its_own_words() {
         ("\"eu-central-1\"", "\"Frankfurt\"", "login.rds_iam.region: \"Frankfurt\" is no region of AWS"),
         ("region = \"eu-central-1\",", "", "login.rds_iam: the key \"region\" is missing"),
         ("AKIAIOSFODNN7EXAMPLE", "hunter2-secret", "access_key_id: is no access key ID"),
+        ("AKIAIOSFODNN7EXAMPLE", "hunter2XUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY", "access_key_id: is no access key ID"),
         ("AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE", "is a temporary key's, which is good with its session_token"),
         (
             "{ credential = \"aws-key\" }",

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::rds_iam::MAX_KEY_ID;
 use crate::target::{Address, Host, Network, first_of_network, full_length};
 
 const HTTP_PORT: u16 = 80;
@@ -149,11 +150,13 @@ pub(super) fn aws_region(text: &str) -> Result<String, String> {
 
 /// An access key's ID (IAM's reference, "AccessKey"). What is none is not repeated: it may be the key itself.
 pub(super) fn aws_access_key_id(text: &str) -> Result<String, String> {
-    let is_id = (16..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+    let is_id = (16..=MAX_KEY_ID).contains(&text.len());
+    // A secret key that happens to be of letters and digits alone has small ones among them.
+    let is_id = is_id && text.bytes().all(|it| it.is_ascii_uppercase() || it.is_ascii_digit());
     if is_id {
         Ok(text.to_owned())
     } else {
-        Err("is no access key ID: 16 to 128 letters and digits, such as \"AKIA…\"".to_owned())
+        Err("is no access key ID: 16 to 128 capital letters and digits, such as \"AKIA…\"".to_owned())
     }
 }
 

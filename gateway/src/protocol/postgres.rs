@@ -56,7 +56,8 @@ enum NotServed {
     #[error("the target {0:?} has no login: give it one in the configuration")]
     NoLogin(String),
     #[error(
-        "an IAM token is sent to a server of a verified name only: give the target tls with verify-full, and a name"
+        "an IAM token is sent to a server of a verified name only: give the target tls with verify-full, and the instance's \
+         host name in address or in tls = {{ server_name = … }}"
     )]
     Unverified,
     #[error("{0}")]

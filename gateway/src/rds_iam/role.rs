@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
@@ -18,15 +18,17 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use super::Keys;
-use crate::http::{self, ExchangeError};
+use super::{Keys, MAX_KEY, MAX_KEY_ID};
+use crate::http;
 use crate::secret::Secret;
 
 /// The three requests together. The service is in the host itself.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Before they expire; AWS has new ones by then.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
-/// After a failure.
+/// Keys are used no longer than this, whatever they say: those of a role are good for hours.
+const MAX_AGE: Duration = Duration::from_hours(12);
+/// After a failure, and after keys that were not taken.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Far more than keys, and the token of a session, have.
 const MAX_BODY: usize = 64 << 10;
@@ -47,7 +49,11 @@ pub enum RoleError {
         "the instance's metadata service {0} cannot be reached: {1}; on a host that is no EC2 instance give access_key_id and secret_access_key"
     )]
     Connect(SocketAddr, String),
-    #[error("the instance's metadata service {0} did not answer within {seconds} s", seconds = TIMEOUT.as_secs())]
+    #[error(
+        "the instance's metadata service {0} did not answer within {seconds} s; on a host that is no EC2 instance give \
+         access_key_id and secret_access_key, in a container give the instance a hop limit of 2 (HttpPutResponseHopLimit)",
+        seconds = TIMEOUT.as_secs()
+    )]
     Late(SocketAddr),
     #[error("the exchange with the instance's metadata service broke: {0}")]
     Broken(String),
@@ -59,7 +65,7 @@ pub enum RoleError {
     NoKeys(String),
     #[error("the instance's metadata service sent something else than {0}")]
     Malformed(&'static str),
-    #[error("the keys of the instance's role expired")]
+    #[error("the keys of the instance's role expired; check this host's clock")]
     Expired,
 }
 
@@ -84,12 +90,33 @@ pub(super) struct Role {
 #[derive(Default)]
 struct State {
     held: Option<Held>,
-    failed: Option<(SystemTime, RoleError)>,
+    failed: Option<(Instant, RoleError)>,
 }
 
 struct Held {
     keys: Arc<Keys>,
     expires: SystemTime,
+    since: Instant,
+    /// A server did not take what was signed with them.
+    doubted: bool,
+}
+
+/// When it is, by the clock that keys expire by, and by one that nobody sets.
+#[derive(Clone, Copy)]
+struct Moment {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+
+    /// Whether it is too soon after this to ask the service again.
+    fn is_soon_after(self, at: Instant) -> bool {
+        self.steady.saturating_duration_since(at) < RETRY_AFTER
+    }
 }
 
 /// What to do about keys that are asked for.
@@ -100,14 +127,27 @@ enum Plan {
 }
 
 impl Role {
-    pub(super) async fn keys(&self, now: SystemTime) -> Result<Arc<Keys>, RoleError> {
+    pub(super) async fn keys(&self) -> Result<Arc<Keys>, RoleError> {
+        self.keys_by(Moment::now).await
+    }
+
+    /// Has them fetched anew, if they are not so already; what is at hand will do until then.
+    pub(super) fn refused(&self) {
+        // Who has it locked fetches them.
+        if let Ok(mut state) = self.state.try_lock() {
+            state.refused(Moment::now());
+        }
+    }
+
+    async fn keys_by(&self, clock: impl Fn() -> Moment) -> Result<Arc<Keys>, RoleError> {
         let mut state = self.state.lock().await;
-        match state.plan(now) {
+        match state.plan(clock()) {
             Plan::Use(keys) => return Ok(keys),
             Plan::Refuse(error) => return Err(error),
             Plan::Fetch => {}
         }
         let fetched = tokio::time::timeout(TIMEOUT, self.fetch()).await;
+        let now = clock();
         state.fetched(fetched.unwrap_or(Err(RoleError::Late(self.service))), now);
         match state.plan(now) {
             Plan::Use(keys) => Ok(keys),
@@ -116,7 +156,8 @@ impl Role {
         }
     }
 
-    async fn fetch(&self) -> Result<Held, RoleError> {
+    /// Keys, and when they expire.
+    async fn fetch(&self) -> Result<(Keys, SystemTime), RoleError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Answer {
@@ -147,13 +188,16 @@ impl Role {
         else {
             return Err(RoleError::Malformed("keys"));
         };
+        if access_key_id.len() > MAX_KEY_ID || key.len().max(token.len()) > MAX_KEY {
+            return Err(RoleError::Malformed("keys"));
+        }
         let expires = DateTime::from_str(&expiration, Format::DateTime).ok().and_then(|it| it.try_into().ok());
         let keys = Keys {
             access_key_id,
             secret_access_key: Secret::new(key.into_bytes()),
             session_token: Some(Secret::new(token.into_bytes())),
         };
-        Ok(Held { keys: Arc::new(keys), expires: expires.ok_or(RoleError::Malformed("a time"))? })
+        Ok((keys, expires.ok_or(RoleError::Malformed("a time"))?))
     }
 
     async fn ask(&self, method: Method, path: &str, (name, value): (&str, &[u8])) -> Result<Bytes, RoleError> {
@@ -165,35 +209,42 @@ impl Role {
         match http::exchange(stream, request, MAX_BODY).await {
             Ok((StatusCode::OK, body)) => Ok(body),
             Ok((status, _)) => Err(RoleError::Status { path: path.to_owned(), status }),
-            Err(error @ (ExchangeError::TooLarge | ExchangeError::Broken(_))) => {
-                Err(RoleError::Broken(error.to_string()))
-            }
+            Err(error) => Err(RoleError::Broken(error.to_string())),
         }
     }
 }
 
 impl State {
-    fn plan(&self, now: SystemTime) -> Plan {
-        let good = self.held.as_ref().filter(|held| now < held.expires);
-        // A clock that was set back is no reason to wait longer.
-        let since = |at: SystemTime| now.duration_since(at).unwrap_or(RETRY_AFTER);
-        let failed = self.failed.as_ref().filter(|(at, _)| since(*at) < RETRY_AFTER);
+    fn plan(&self, now: Moment) -> Plan {
+        let good = self.held.as_ref().filter(|held| now.wall < held.expires);
+        let failed = self.failed.as_ref().filter(|(at, _)| now.is_soon_after(*at));
         match (good, failed) {
-            (Some(held), _) if now + RENEW_BEFORE < held.expires => Plan::Use(Arc::clone(&held.keys)),
+            (Some(held), _) if !held.doubted && now.wall + RENEW_BEFORE < held.expires => {
+                Plan::Use(Arc::clone(&held.keys))
+            }
             (Some(held), Some(_)) => Plan::Use(Arc::clone(&held.keys)),
             (None, Some((_, error))) => Plan::Refuse(error.clone()),
             (_, None) => Plan::Fetch,
         }
     }
 
-    fn fetched(&mut self, result: Result<Held, RoleError>, now: SystemTime) {
+    fn fetched(&mut self, result: Result<(Keys, SystemTime), RoleError>, now: Moment) {
         match result {
-            // Keys that are as short-lived are not asked for again at each login.
-            Ok(held) if held.expires <= now + RENEW_BEFORE => {
-                *self = Self { held: Some(held), failed: Some((now, RoleError::Expired)) };
+            Ok((keys, expires)) => {
+                let expires = expires.min(now.wall + MAX_AGE);
+                // Keys that are as short-lived are not asked for again at each login.
+                let failed = (expires <= now.wall + RENEW_BEFORE).then_some((now.steady, RoleError::Expired));
+                let held = Held { keys: Arc::new(keys), expires, since: now.steady, doubted: false };
+                *self = Self { held: Some(held), failed };
             }
-            Ok(held) => *self = Self { held: Some(held), failed: None },
-            Err(error) => self.failed = Some((now, error)),
+            Err(error) => self.failed = Some((now.steady, error)),
+        }
+    }
+
+    /// A server may refuse any number of logins for reasons of its own: only keys that are not of just now are doubted.
+    fn refused(&mut self, now: Moment) {
+        if let Some(held) = &mut self.held {
+            held.doubted |= !now.is_soon_after(held.since);
         }
     }
 }
@@ -206,6 +257,7 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http_body_util::Full;
@@ -220,9 +272,20 @@ mod tests {
         "AccessKeyId": "ASIAIOSFODNN7EXAMPLE", "SecretAccessKey": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "Token": "IQoJb3JpZ2luX2VjEJj", "Expiration": "2026-02-03T10:05:06Z" }"#;
 
-    /// 2026-02-03, 04:05:06 UTC, six hours before the keys expire.
-    fn now() -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_770_091_506)
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    /// So long after 2026-02-03, 04:05:06 UTC, which is six hours before the keys expire.
+    fn after(time: Duration) -> Moment {
+        let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(1_770_091_506);
+        Moment { wall: begun + time, steady: *BEGUN + time }
+    }
+
+    fn minutes(minutes: u64) -> Moment {
+        after(Duration::from_mins(minutes))
+    }
+
+    fn seconds(seconds: u64) -> Moment {
+        after(Duration::from_secs(seconds))
     }
 
     /// A metadata service that gives this for the role "gateway", and who asks it. It counts how often keys were asked for.
@@ -263,7 +326,7 @@ mod tests {
         let waiting: Vec<_> = (0..50)
             .map(|_| {
                 let role = Arc::clone(&role);
-                tokio::spawn(async move { role.keys(now()).await })
+                tokio::spawn(async move { role.keys_by(|| minutes(0)).await })
             })
             .collect();
         for keys in waiting {
@@ -272,7 +335,7 @@ mod tests {
             assert_eq!(keys.secret_access_key.expose(), b"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
             assert_eq!(keys.session_token.as_ref().unwrap().expose(), b"IQoJb3JpZ2luX2VjEJj");
         }
-        let later = |minutes| role.keys(now() + Duration::from_mins(minutes));
+        let later = |time| role.keys_by(move || minutes(time));
         later(354).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         // They are still good for four minutes: used, while new ones are not there.
@@ -299,9 +362,10 @@ mod tests {
                 r#"{ "Code": "Success", "AccessKeyId": "a", "SecretAccessKey": "hunter2", "Token": "b", "Expiration": "?" }"#,
                 "something else than a time",
             ),
+            (&*KEYS.replace("IQoJ", &"hunter2/".repeat(MAX_KEY / 8)).leak(), "something else than keys"),
         ] {
             let (role, _) = service(keys).await;
-            let error = role.keys(now()).await.err().unwrap().to_string();
+            let error = role.keys_by(|| minutes(0)).await.err().unwrap().to_string();
             assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
         }
     }
@@ -311,29 +375,56 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let role = Roles::default().at(listener.local_addr().unwrap());
         let begun = std::time::Instant::now();
-        for seconds in 0..10 {
-            assert!(matches!(role.keys(now() + Duration::from_secs(seconds)).await, Err(RoleError::Late(_))));
+        for time in 0..10 {
+            assert!(matches!(role.keys_by(|| seconds(time)).await, Err(RoleError::Late(_))));
         }
         assert!(begun.elapsed() < TIMEOUT * 2);
         drop(listener);
-        let gone = role.keys(now() + RETRY_AFTER).await.err().unwrap().to_string();
+        let gone = role.keys_by(|| after(RETRY_AFTER)).await.err().unwrap().to_string();
         assert!(gone.contains("cannot be reached") && gone.contains("give access_key_id"), "{gone}");
+    }
+
+    fn keys() -> Keys {
+        Keys { access_key_id: String::new(), secret_access_key: Secret::new(Vec::new()), session_token: None }
     }
 
     #[test]
     fn keys_that_are_good_outlive_a_service_that_fails() {
-        let keys =
-            Keys { access_key_id: String::new(), secret_access_key: Secret::new(Vec::new()), session_token: None };
         let mut state = State::default();
-        state.fetched(Ok(Held { keys: Arc::new(keys), expires: now() + Duration::from_mins(10) }), now());
-        let soon = now() + Duration::from_mins(6);
+        state.fetched(Ok((keys(), minutes(10).wall)), minutes(0));
+        let (soon, expired) = (minutes(6), minutes(10));
         assert!(matches!(state.plan(soon), Plan::Fetch));
         state.fetched(Err(RoleError::NoRole), soon);
         assert!(matches!(state.plan(soon), Plan::Use(_)));
-        assert!(matches!(state.plan(soon + RETRY_AFTER), Plan::Fetch));
-        assert!(matches!(state.plan(soon - Duration::from_secs(30)), Plan::Fetch), "the clock was set back");
-        let expired = now() + Duration::from_mins(10);
+        assert!(matches!(state.plan(after(Duration::from_mins(6) + RETRY_AFTER)), Plan::Fetch));
+        assert!(matches!(state.plan(Moment { wall: minutes(5).wall, ..soon }), Plan::Use(_)), "the clock was set back");
         state.fetched(Err(RoleError::NoRole), expired);
         assert!(matches!(state.plan(expired), Plan::Refuse(RoleError::NoRole)));
+        let set_back = Moment { steady: after(Duration::from_mins(10) + RETRY_AFTER).steady, ..expired };
+        assert!(matches!(state.plan(set_back), Plan::Fetch), "however the clock was set");
+    }
+
+    #[test]
+    fn keys_are_not_believed_for_ever() {
+        let mut state = State::default();
+        state.fetched(Ok((keys(), minutes(100 * 24 * 60).wall)), minutes(0));
+        assert!(matches!(state.plan(minutes(11 * 60)), Plan::Use(_)));
+        assert!(matches!(state.plan(minutes(12 * 60)), Plan::Fetch));
+    }
+
+    #[test]
+    fn keys_that_a_server_does_not_take_are_fetched_anew() {
+        let mut state = State::default();
+        let good = |state: &mut State, now| state.fetched(Ok((keys(), minutes(360).wall)), now);
+        good(&mut state, seconds(0));
+        state.refused(seconds(1));
+        assert!(matches!(state.plan(seconds(2)), Plan::Use(_)), "they are of just now");
+        state.refused(seconds(60));
+        assert!(matches!(state.plan(seconds(60)), Plan::Fetch));
+        state.fetched(Err(RoleError::NoRole), seconds(60));
+        assert!(matches!(state.plan(seconds(61)), Plan::Use(_)), "there are no others");
+        assert!(matches!(state.plan(seconds(70)), Plan::Fetch));
+        good(&mut state, seconds(70));
+        assert!(matches!(state.plan(seconds(71)), Plan::Use(_)));
     }
 }

@@ -92,7 +92,10 @@ fn end_of(
             Ok(Some(frame)) if frame.prefix.sequence != next => break FrameError::Sequence,
             Ok(Some(frame)) => (hash, end, next) = (frame.hash, frame.end, next + 1),
             Ok(None) => {
-                File::open(&path).and_then(|file| file.sync_all()).map_err(|error| named(&error))?;
+                // Nothing that is written is cut: what a killed gateway took ahead lies behind the end, and is given back.
+                let give_back = |file: &File| if is_last { file.set_len(end) } else { Ok(()) };
+                let file = OpenOptions::new().write(true).open(&path).map_err(|error| named(&error))?;
+                give_back(&file).and_then(|()| file.sync_all()).map_err(|error| named(&error))?;
                 return Ok(Some((header.log, next, hash)));
             }
             Err(ReadError::Io(error)) => return Err(named(&error)),

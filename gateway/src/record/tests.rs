@@ -1,6 +1,5 @@
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use tempfile::TempDir;
 
@@ -418,6 +417,30 @@ async fn sessions_of_a_dead_gateway_are_closed_with_what_is_known_of_them() {
         assert_eq!(closings.iter().filter(|record| record.event.name() == "session_closed").count(), 1);
         drop(store);
     }
+}
+
+#[tokio::test]
+async fn what_a_dead_gateway_took_ahead_is_given_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    session(&store, id(1)).await;
+    store.recorder().flush().await.unwrap();
+    let path = segment_of(&directory, 0);
+    let taken = || fs::metadata(&path).unwrap().blocks() * 512;
+    let whole = fs::read(&path).unwrap();
+    store.close("test");
+    drop(store);
+    // As after SIGKILL.
+    fs::write(&path, &whole).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let keep_size = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    nix::fcntl::fallocate(&file, keep_size, i64::try_from(whole.len()).unwrap(), 1 << 20).unwrap();
+    assert!(taken() > 1 << 20);
+    let store = open(&directory);
+    assert!(taken() <= 64 << 10, "{} bytes", taken());
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    store.close("test");
+    assert_eq!(verdict(&directory).verdict, Verdict::SelfConsistent);
 }
 
 #[tokio::test]

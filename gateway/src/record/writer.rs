@@ -449,8 +449,9 @@ impl Segment {
 
     /// Gives back the space that nothing was written to. All of it is durable.
     fn give_back(&self) {
-        // Else up to `AHEAD` bytes stay taken.
-        let _ = self.file.set_len(self.written.len);
+        if let Err(error) = self.file.set_len(self.written.len) {
+            tracing::debug!(%error, "up to {AHEAD} bytes behind a segment's end stay taken");
+        }
     }
 
     /// Cuts off what a failed write left behind, and all that may not be durable after a failed `fdatasync`.

@@ -1,7 +1,7 @@
 //! A login by tokens of AWS IAM, at a server that has AWS's own library judge them: who gets in, and what is said to whom.
 
 use system_tests::env::Gateway;
-use system_tests::process::Finished;
+use system_tests::process::{Finished, PATIENCE, wait_until};
 use system_tests::rds::{self, KEY, Metadata, REGION, Rds};
 use system_tests::recording;
 use system_tests::shop::{POLICY, Shop};
@@ -66,9 +66,11 @@ fn each_login_has_a_token_that_aws_would_take() {
         let masked = instance.psql("SELECT ssn, upper(email), name FROM customers WHERE id = 1");
         assert_eq!(masked.expect_success().unwrap(), "*******1002|***|Ada Okafor\n", "{:?}", instance.rds.said());
         assert_eq!(instance.psql("SELECT current_user").expect_success().unwrap(), "orders_rw\n");
+        // Each is written down before it is judged; another reading of the catalog may be at it.
+        wait_until("the judgement of all tokens", PATIENCE, || instance.rds.said().len() == instance.rds.seen().len())
+            .unwrap();
         let said = instance.rds.said();
         assert!(said.len() >= 3 && said.iter().all(|it| it == "taken"), "{said:?}");
-        assert_eq!(instance.rds.seen().len(), said.len());
         instance.keeps_secrets();
     }
 }
@@ -127,8 +129,16 @@ fn the_keys_may_be_those_of_the_instance_s_role() {
     }
     let said = instance.rds.said();
     assert!(said.len() >= 4 && said.iter().all(|it| it == "taken"), "{said:?}");
-    let agent = instance.shop.env.agent("curl").args(["--silent", "--show-error", "--max-time", "5", &metadata.url()]);
-    assert!(!agent.run().unwrap().success());
+    let agent = || {
+        let curl = instance.shop.env.agent("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "5", &metadata.url()]).run().unwrap()
+    };
+    assert!(!agent().success());
+    let config = rds::target_config(&instance.shop, &metadata.role()).unwrap();
+    let observe = format!("unlisted = \"observe\"\n{}", instance.shop.config_with(&config, POLICY));
+    instance.shop.env.configure(&observe).unwrap();
+    instance.shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    assert!(!agent().success(), "also where the rest is only observed");
     let roles = "/latest/meta-data/iam/security-credentials/";
     let asked = format!("ready\nPUT /latest/api/token 200\nGET {roles} 200\nGET {roles}gateway 200\n");
     assert_eq!(metadata.asked(), asked);
@@ -137,6 +147,13 @@ fn the_keys_may_be_those_of_the_instance_s_role() {
     assert!(instance.psql("SELECT 1").success(), "the keys that are held are good for an hour");
     instance.reload(&role.replace("127.0.0.1", "127.0.0.2"));
     let refused = instance.turned_away();
-    assert!(refused.contains("cannot be made: the instance's metadata service 127.0.0.2:"), "{refused}");
+    assert!(refused.contains("the IAM token of the login cannot be made; the gateway's log"), "{refused}");
+    assert!(!refused.contains("metadata") && !refused.contains("127.0.0.2"), "{refused}");
+    let whole = "cannot be made: the instance's metadata service 127.0.0.2:";
+    let state_dir = instance.shop.env.state_dir();
+    let recorded = || recording::files_with(&state_dir, whole).is_ok_and(|it| !it.is_empty());
+    wait_until("the whole error in the session's record", PATIENCE, recorded).unwrap();
+    let log = instance.shop.env.log();
+    assert!(log.contains("the instance's metadata service 127.0.0.2:"), "{log}");
     instance.keeps_secrets();
 }

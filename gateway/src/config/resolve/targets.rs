@@ -1,15 +1,15 @@
 //! `[[target]]`: what agents connect to, and how the gateway gets there.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::super::raw::{At, RawCredential, RawLogin, RawRdsIam, RawTarget, RawTls, RawTlsMode};
-use super::super::text;
+use super::super::{METADATA_ADDRESSES, text};
 use super::{Names, Resolver, Scope, absolute, not_empty, reason};
 use crate::target::{Address, AwsKeys, Host, Login, Proof, Protocol, RdsIam, Target, TlsMode};
 
-/// Where EC2 has the metadata service of every instance.
-const METADATA_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+/// Where the metadata service is if nothing else is said.
+const METADATA_SERVICE: SocketAddr = SocketAddr::new(METADATA_ADDRESSES[0], 80);
 
 impl Resolver<'_> {
     pub(super) fn targets(&mut self, raw: Vec<(usize, At<RawTarget>)>) -> Vec<Target> {
@@ -249,7 +249,15 @@ impl Resolver<'_> {
             self.out.fault(scope, &at.span, "session_token", message);
         }
         let metadata_service = match &raw.ec2_metadata_service_endpoint {
-            Some(at) => self.out.read(scope, "ec2_metadata_service_endpoint", at, text::metadata_service)?,
+            Some(at) => {
+                let service = self.out.read(scope, "ec2_metadata_service_endpoint", at, text::metadata_service)?;
+                if service.ip().is_loopback() {
+                    let message = "is an address that any process of this host may bind while nobody does, and be asked for keys in \
+                                   AWS's place: whoever gives the keys decides as whom the gateway logs in";
+                    self.out.warn(scope, &at.span, "ec2_metadata_service_endpoint", message);
+                }
+                service
+            }
             None => METADATA_SERVICE,
         };
         Some(AwsKeys::InstanceRole { metadata_service })

@@ -2,8 +2,8 @@
 //! is known of statements under it, and the keys by which running statements are cancelled.
 //!
 //! A catalog is read over a connection of the gateway's own, with the held login. It is read again when it is older than
-//! [`REFRESH_AFTER`], while sessions go on with the one at hand; one older than [`MAX_AGE`], or one that could not be read
-//! again, serves nobody: statements are denied until it can.
+//! [`REFRESH_AFTER`], while sessions go on with the one at hand; one older than [`MAX_AGE`] serves nobody: statements are denied
+//! until it can be read again.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -288,12 +288,26 @@ impl Slot {
         let counts = session.engine().config().policy.asks_for_rows(&target);
         tokio::spawn(async move {
             let Ok(mut reading) = slot.reading.try_lock() else { return };
+            // One that cannot be read is not tried by each statement.
+            if reading.is_some_and(|begun| begun.elapsed() < RETRY_AFTER) {
+                return;
+            }
             *reading = Some(Instant::now());
             let read = load(&way, Wanted { masks: &masks, target: &target, counts }, masks_version).await;
-            if let Err(why) = slot.set(read, masks_version) {
-                tracing::warn!(%target, database = %way.database, %why, "the target's catalog cannot be read; it is denied");
+            if let Err(why) = slot.set_again(read, masks_version) {
+                let until = "the target's catalog cannot be read again; it is denied when the one at hand is too old";
+                tracing::warn!(%target, database = %way.database, %why, "{until}");
             }
         });
+    }
+
+    /// [`Self::set`], but what is at hand serves on for as long as it may: the next session may be able to read it, as one with
+    /// newer keys is.
+    fn set_again(&self, read: Result<Catalog, String>, masks_version: u64) -> Result<(), Arc<str>> {
+        match read {
+            Err(why) if matches!(self.usable(masks_version, Freshness::Usual), Ok(Some(_))) => Err(why.into()),
+            read => self.set(read, masks_version).map(drop),
+        }
     }
 }
 
@@ -307,7 +321,7 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Reads what the login is proven by.
+    /// Reads a password; keys are read when a token is made.
     pub(super) async fn new(
         engine: &Engine,
         target: &Target,
@@ -325,7 +339,7 @@ impl Way {
                     return Err(NotServed::Unverified);
                 };
                 let instance = (host.as_ref(), endpoint.address.port());
-                Proof::RdsIam(Arc::new(Signer::new(engine, iam, instance, &login.user).await?))
+                Proof::RdsIam(Arc::new(Signer::new(engine, iam, instance, &login.user)))
             }
         };
         Ok(Self { endpoint, user: login.user.clone(), proof, database })
@@ -409,8 +423,7 @@ impl OwnClient {
         mut hears: impl FnMut(&tokio_postgres::error::DbError) + Send + 'static,
     ) -> Result<Self, String> {
         let settings = [("application_name".to_owned(), name.to_owned())];
-        let upstream =
-            upstream::connect(&way.endpoint, &way.login(&settings)).await.map_err(|error| error.to_string())?;
+        let upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await.map_err(|error| error.told())?;
         let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
         let encoding = encoding.map(|(_, value)| value.clone());
         let mut config = tokio_postgres::Config::new();
@@ -630,6 +643,20 @@ mod tests {
         assert!(catalog.serves(1, Freshness::Usual));
         assert!(catalog.serves(1, Freshness::AsNewAs(read_at)));
         assert!(!catalog.serves(1, later));
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_serves_for_as_long_as_it_may() {
+        let slot = Slot::default();
+        let again = || slot.set_again(Err("expired keys".to_owned()), 2);
+        let usable = || slot.usable(2, Freshness::Usual);
+        let set = || Arc::new(tagged());
+        assert!(slot.set(Ok(Catalog { set: set(), ..catalog(2, Instant::now()) }), 2).is_ok());
+        assert!(again().is_err() && usable().is_ok_and(|it| it.is_some()));
+        let old = Instant::now().checked_sub(MAX_AGE).unwrap();
+        assert!(slot.set(Ok(Catalog { set: set(), ..catalog(2, old) }), 2).is_ok());
+        assert!(again().is_err() && usable().is_err());
+        assert!(slot.set_again(Ok(catalog(2, Instant::now())), 2).is_ok() && usable().is_ok_and(|it| it.is_some()));
     }
 
     #[test]

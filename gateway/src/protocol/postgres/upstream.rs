@@ -41,6 +41,11 @@ const ROUNDS: RangeInclusive<u32> = 4_096..=100_000;
 /// Text of the target's that is passed on when it refuses the login.
 const MAX_REASON: usize = 500;
 
+/// Of a token's signature: enough to know it by, also where the rest was cut off.
+const KNOWN_BY: usize = 16;
+/// In place of a text that may be let in with.
+const WITHHELD: &str = "(its text is withheld, since it repeats the token)";
+
 const CLEAR_TEXT: &str = "clear text";
 
 /// Where the target is and how it must prove itself.
@@ -131,12 +136,22 @@ pub(super) enum UpstreamError {
         "the target has standard_conforming_strings off: set it on, or statements cannot be read as the target reads them"
     )]
     Strings,
+    #[error("the target repeats the login's IAM token in a setting")]
+    TokenShown,
     #[error("the target does not take client_encoding UTF8, which it was asked for")]
     Encoding,
 }
 
 impl UpstreamError {
-    /// What the client is told.
+    /// What agents are told: nothing of whence the gateway has its keys.
+    pub(super) fn told(&self) -> String {
+        match self {
+            Self::Token(_) => "the IAM token of the login cannot be made; the gateway's log says why".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// The same as the client is sent it.
     pub(super) fn report(&self) -> Report {
         let code = match self {
             Self::Refused { code, .. } | Self::TokenRefused { code, .. } => code,
@@ -144,7 +159,7 @@ impl UpstreamError {
             Self::Broken(_) => "08006",
             _ => "08004",
         };
-        Report::new(Severity::Fatal, code, self.to_string())
+        Report::new(Severity::Fatal, code, self.told())
     }
 }
 
@@ -207,11 +222,31 @@ async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, Upstr
     stream.flush().await?;
 
     let mut inbox = Inbox::default();
-    authenticate(&mut stream, &mut inbox, login).await?;
+    let sent = authenticate(&mut stream, &mut inbox, login).await?;
+    let withheld = |error| match &sent {
+        Some(sent) => sent.withheld(error),
+        None => error,
+    };
+    let (parameters, process, key) = begin(&mut stream, &mut inbox).await.map_err(withheld)?;
+    if parameters.iter().any(|(_, value)| sent.as_ref().is_some_and(|sent| sent.is_in(value))) {
+        return Err(UpstreamError::TokenShown);
+    }
+    let reported = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    if reported("standard_conforming_strings") != Some("on") {
+        return Err(UpstreamError::Strings);
+    }
+    if !matches!(reported("client_encoding"), Some("UTF8" | "UNICODE")) {
+        return Err(UpstreamError::Encoding);
+    }
+    Ok(Upstream { stream, inbox, parameters, process, key })
+}
+
+/// What the target says once it has let us in: its settings, the process's number and its key for cancelling.
+async fn begin(stream: &mut Stream, inbox: &mut Inbox) -> Result<(Vec<(String, String)>, u32, Vec<u8>), UpstreamError> {
     let mut parameters: Vec<(String, String)> = Vec::new();
     let (mut process, mut key) = (0, Vec::new());
     loop {
-        let message = next_message(&mut stream, &mut inbox).await?;
+        let message = next_message(stream, inbox).await?;
         let mut fields = Fields::of(&message);
         match message[0] {
             b'S' if parameters.len() < MAX_PARAMETERS => {
@@ -226,25 +261,22 @@ async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, Upstr
                 fields.end()?;
             }
             b'N' => {}
-            b'Z' if fields.rest() == b"I" => break,
+            b'Z' if fields.rest() == b"I" => return Ok((parameters, process, key)),
             b'Z' => return Err(Malformed::Body.into()),
             other => return Err(UpstreamError::Unexpected(char::from(other))),
         }
     }
-    let reported = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-    if reported("standard_conforming_strings") != Some("on") {
-        return Err(UpstreamError::Strings);
-    }
-    if !matches!(reported("client_encoding"), Some("UTF8" | "UNICODE")) {
-        return Err(UpstreamError::Encoding);
-    }
-    Ok(Upstream { stream, inbox, parameters, process, key })
 }
 
-async fn authenticate(stream: &mut Stream, inbox: &mut Inbox, login: &Login<'_>) -> Result<(), UpstreamError> {
+/// Returns what is known of a token that was sent.
+async fn authenticate(
+    stream: &mut Stream,
+    inbox: &mut Inbox,
+    login: &Login<'_>,
+) -> Result<Option<Sent>, UpstreamError> {
     match login.proof {
-        Proof::Password(password) => by_password(stream, inbox, password).await,
-        Proof::RdsIam(signer) => by_token(stream, inbox, signer).await,
+        Proof::Password(password) => by_password(stream, inbox, password).await.map(|()| None),
+        Proof::RdsIam(signer) => by_token(stream, inbox, signer).await.map(Some),
     }
 }
 
@@ -288,7 +320,7 @@ async fn by_password(stream: &mut Stream, inbox: &mut Inbox, password: &Secret) 
 }
 
 /// Sends a token where one is asked for in clear text. There is no proof of the target's: its certificate was one.
-async fn by_token(stream: &mut Stream, inbox: &mut Inbox, signer: &rds_iam::Signer) -> Result<(), UpstreamError> {
+async fn by_token(stream: &mut Stream, inbox: &mut Inbox, signer: &rds_iam::Signer) -> Result<Sent, UpstreamError> {
     match code(&next_authentication(stream, inbox).await?)? {
         3 => {}
         0 => return Err(UpstreamError::NoProof),
@@ -299,16 +331,48 @@ async fn by_token(stream: &mut Stream, inbox: &mut Inbox, signer: &rds_iam::Sign
     if matches!(stream, Stream::Plain(_)) {
         return Err(UpstreamError::NoTls);
     }
-    let token = signer.token().await?;
+    let made = signer.token().await;
+    let token = made.inspect_err(|error| tracing::warn!(%error, "the IAM token of a login cannot be made"))?;
+    let sent = Sent::new(&token);
     let mut out = Zeroizing::new(Vec::with_capacity(token.expose().len() + 6));
     wire::message(&mut out, b'p', |out| wire::put_string(out, token.expose()));
     stream.write_all(&out).await?;
     stream.flush().await?;
-    let answer = next_authentication(stream, inbox).await.map_err(|error| match error {
-        UpstreamError::Refused { code, message } => UpstreamError::TokenRefused { code, message },
+    let answer = next_authentication(stream, inbox).await.map_err(|error| match sent.withheld(error) {
+        UpstreamError::Refused { code, message } => {
+            signer.refused();
+            UpstreamError::TokenRefused { code, message }
+        }
         other => other,
     })?;
-    if code(&answer)? == 0 { Ok(()) } else { Err(UpstreamError::Unexpected('R')) }
+    if code(&answer)? == 0 { Ok(sent) } else { Err(UpstreamError::Unexpected('R')) }
+}
+
+/// What the gateway knows of a token that it sent: nobody else is to be told of it by the target.
+struct Sent {
+    /// Of the signature, in lower case.
+    begins: String,
+}
+
+impl Sent {
+    fn new(token: &Secret) -> Self {
+        let signature = rds_iam::signature(token).unwrap_or_default();
+        Self { begins: signature.chars().take(KNOWN_BY).collect::<String>().to_ascii_lowercase() }
+    }
+
+    fn is_in(&self, text: &str) -> bool {
+        let text = text.to_ascii_lowercase();
+        text.contains("x-amz-") || !self.begins.is_empty() && text.contains(&self.begins)
+    }
+
+    fn withheld(&self, error: UpstreamError) -> UpstreamError {
+        match error {
+            UpstreamError::Refused { code, message } if self.is_in(&message) => {
+                UpstreamError::Refused { code, message: WITHHELD.to_owned() }
+            }
+            other => other,
+        }
+    }
 }
 
 /// What an Authentication message asks for.
@@ -412,4 +476,32 @@ fn refused(message: &[u8]) -> Result<UpstreamError, Malformed> {
     let code = text(b'C');
     let code = if wire::is_sqlstate(&code) { code } else { "08004".to_owned() };
     Ok(UpstreamError::Refused { code, message: text(b'M') })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_repeats_the_token_is_withheld() {
+        const SIGNATURE: &str = "462b6e10c135d4ad840562fe545fbdd00245718f4c892fed5c8a0069413bfaa9";
+        let token = format!("db:5432/?Action=connect&DBUser=u&X-Amz-Expires=900&X-Amz-Signature={SIGNATURE}");
+        let sent = Sent::new(&Secret::new(token.clone().into_bytes()));
+        let told = |message: &str| {
+            let error = UpstreamError::Refused { code: "28000".to_owned(), message: message.to_owned() };
+            sent.withheld(error).to_string()
+        };
+        for echo in [
+            &*token,
+            &token.to_ascii_lowercase(),
+            "no x-aMZ-algorithm",
+            SIGNATURE,
+            &format!("bad {}…", &SIGNATURE[..40]),
+            &SIGNATURE.to_ascii_uppercase(),
+        ] {
+            assert_eq!(told(echo), format!("the target refused the session: {WITHHELD}"), "{echo}");
+        }
+        let failed = "PAM authentication failed for user \"u\"";
+        assert!(told(failed).contains(failed));
+    }
 }

@@ -42,7 +42,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A producer's buffer that had to grow beyond this is not kept.
 const KEPT_BUFFER: usize = 256 << 10;
 /// Space that a segment takes ahead of what is written: `fdatasync` then waits for less of the file system's own.
-const AHEAD: u64 = 1 << 20;
+const AHEAD: u64 = 128 << 10;
 /// File that only takes space; see [`Limits::reserve_bytes`].
 const RESERVE: &str = "reserve";
 

@@ -150,6 +150,23 @@ const POLICIES: &str = "\
       AND d.refobjid OPERATOR(pg_catalog.<>) p.polrelid
     LIMIT $1";
 
+/// Behind `u`, which has `refclassid` and `refobjid` of what something depends on: `f`, the functions among it and those of its operators, that
+/// did not come with the server.
+macro_rules! functions_of_u {
+    () => {
+        "
+    LEFT JOIN pg_catalog.pg_operator o
+      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
+     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
+    JOIN pg_catalog.pg_proc f
+      ON f.oid OPERATOR(pg_catalog.=) CASE
+             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
+             ELSE o.oprcode::pg_catalog.oid END
+     AND f.oid OPERATOR(pg_catalog.>=) $2
+    "
+    };
+}
+
 /// `code_of_types`: domains whose checks use functions or operators that did not come with the server, and all types that have one of these
 /// domains in them, each with what is used. A cast to one runs that.
 macro_rules! code_of_types {
@@ -340,16 +357,9 @@ const TYPE_CODE: &str = concat!(
     code_of_types!(),
     "
     SELECT DISTINCT t.oid, t.typname::text, f.oid
-    FROM code_of_types u JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) u.type
-    LEFT JOIN pg_catalog.pg_operator o
-      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
-     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
-    JOIN pg_catalog.pg_proc f
-      ON f.oid OPERATOR(pg_catalog.=) CASE
-             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
-             ELSE o.oprcode::pg_catalog.oid END
-    WHERE f.oid OPERATOR(pg_catalog.>=) $2
-    LIMIT $1"
+    FROM code_of_types u JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) u.type",
+    functions_of_u!(),
+    "LIMIT $1"
 );
 
 /// Functions of defaults, checks and generated columns (a domain's too, and those behind operators), and of triggers that come before
@@ -393,23 +403,16 @@ const CODE: &str = concat!(
         FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) g.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass
           AND NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
-    SELECT DISTINCT u.relation, p.oid, u.by_trigger
+    SELECT DISTINCT u.relation, f.oid, u.by_trigger
     FROM (SELECT relation, by_trigger, refclassid, refobjid FROM uses
           UNION ALL
           SELECT u.relation, u.by_trigger, c.refclassid, c.refobjid
           FROM uses u JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) u.refobjid
-          WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u
-    LEFT JOIN pg_catalog.pg_operator o
-      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
-     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
-    JOIN pg_catalog.pg_proc p
-      ON p.oid OPERATOR(pg_catalog.=) CASE
-             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
-             ELSE o.oprcode::pg_catalog.oid END
-    WHERE p.oid OPERATOR(pg_catalog.>=) $2
-      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
-                        AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+          WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u",
+    functions_of_u!(),
+    "WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                       WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                         AND d.objid OPERATOR(pg_catalog.=) f.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
     LIMIT $1"
 );
 
@@ -523,16 +526,9 @@ const POLICY_CODE: &str = concat!(
           UNION ALL
           SELECT u.polrelid, c.refclassid, c.refobjid
           FROM uses u JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) u.refobjid
-          WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u
-    LEFT JOIN pg_catalog.pg_operator o
-      ON u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
-     AND o.oid OPERATOR(pg_catalog.=) u.refobjid
-    JOIN pg_catalog.pg_proc f
-      ON f.oid OPERATOR(pg_catalog.=) CASE
-             WHEN u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass THEN u.refobjid
-             ELSE o.oprcode::pg_catalog.oid END
-    WHERE f.oid OPERATOR(pg_catalog.>=) $2
-    LIMIT $1"
+          WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u",
+    functions_of_u!(),
+    "LIMIT $1"
 );
 
 /// By what rows are told to partitions.

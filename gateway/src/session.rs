@@ -331,6 +331,11 @@ impl Session {
         Judgement::new(operation, verdict, config.gateway.mode, epoch)
     }
 
+    /// Whether a rule of this moment asks how many rows the target's tables have.
+    pub fn asks_for_rows(&self) -> bool {
+        self.engine.policy().0.policy.asks_for_rows(&self.target.name)
+    }
+
     /// Whether a kept judgement is still the policy's.
     pub fn is_current(&self, judgement: &Judgement) -> bool {
         judgement.epoch == self.engine.epoch()

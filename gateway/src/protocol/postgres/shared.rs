@@ -83,6 +83,8 @@ pub(super) struct Catalog {
     pub(super) set: Arc<TaggedSet>,
     read_at: Instant,
     masks_version: u64,
+    /// It says how many rows tables have.
+    has_counts: bool,
     known: Mutex<Remembered<Arc<str>, Arc<Parsed>>>,
 }
 
@@ -146,7 +148,8 @@ impl State {
         }
         let slot = self.slot(session, way)?;
         let masks_version = session.masks_version();
-        if let Some(catalog) = slot.usable(masks_version, freshness)? {
+        let usable = || slot.usable(masks_version, freshness).map(|it| it.filter(|it| it.answers(session)));
+        if let Some(catalog) = usable()? {
             if catalog.read_at.elapsed() > REFRESH_AFTER {
                 slot.refresh_in_background(session, way);
             }
@@ -154,7 +157,7 @@ impl State {
         }
         let mut reading = slot.reading.lock().await;
         // Somebody else may have read it meanwhile.
-        if let Some(catalog) = slot.usable(masks_version, freshness)? {
+        if let Some(catalog) = usable()? {
             return Ok(catalog);
         }
         // Whoever comes to wait meanwhile is served by this reading too: nobody waits for more than two.
@@ -163,8 +166,7 @@ impl State {
         }
         *reading = Some(Instant::now());
         let masks = session.masker().rules().to_vec();
-        let target = &session.target.name;
-        let wanted = Wanted { masks: &masks, target, counts: session.engine().config().policy.asks_for_rows(target) };
+        let wanted = Wanted { masks: &masks, target: &session.target.name, counts: session.asks_for_rows() };
         let read = load(way, wanted, masks_version).await;
         drop(reading);
         slot.set(read, masks_version)
@@ -208,7 +210,7 @@ impl Catalog {
     /// In the place of one that cannot be had: it understands nothing.
     pub(super) fn unknown() -> Self {
         let set = Arc::new(TaggedSet::empty(std::time::SystemTime::now()));
-        Self { set, read_at: Instant::now(), masks_version: 0, known: Mutex::default() }
+        Self { set, read_at: Instant::now(), masks_version: 0, has_counts: false, known: Mutex::default() }
     }
 
     /// What a text does, from memory or by reading it.
@@ -232,6 +234,11 @@ impl Catalog {
     /// Whether it can be used without asking for a newer one.
     pub(super) fn is_fresh(&self) -> bool {
         self.read_at.elapsed() < REFRESH_AFTER
+    }
+
+    /// Whether it says what rules ask of this session's tables, also if these are newer than it is.
+    pub(super) fn answers(&self, session: &Session) -> bool {
+        self.has_counts || !session.asks_for_rows()
     }
 
     fn serves(&self, masks_version: u64, freshness: Freshness) -> bool {
@@ -285,7 +292,7 @@ impl Slot {
         let slot = Arc::clone(self);
         let (way, masks) = (way.clone(), session.masker().rules().to_vec());
         let (target, masks_version) = (session.target.name.clone(), session.masks_version());
-        let counts = session.engine().config().policy.asks_for_rows(&target);
+        let counts = session.asks_for_rows();
         tokio::spawn(async move {
             let Ok(mut reading) = slot.reading.try_lock() else { return };
             // One that cannot be read is not tried by each statement.
@@ -382,15 +389,16 @@ pub(super) struct Wanted<'a> {
 
 pub(super) async fn load(way: &Way, wanted: Wanted<'_>, masks_version: u64) -> Result<Catalog, String> {
     let read_at = Instant::now();
-    let set = if !wanted.counts && wanted.masks.iter().all(|mask| mask.columns.is_empty()) {
-        TaggedSet::empty(std::time::SystemTime::now())
-    } else {
+    let has_counts = wanted.counts || wanted.masks.iter().any(|mask| !mask.columns.is_empty());
+    let set = if has_counts {
         let reading = read_catalog(way, wanted);
         tokio::time::timeout(LOAD_TIMEOUT, reading)
             .await
             .map_err(|_elapsed| "the target's catalog could not be read in time".to_owned())??
+    } else {
+        TaggedSet::empty(std::time::SystemTime::now())
     };
-    Ok(Catalog { set: Arc::new(set), read_at, masks_version, known: Mutex::default() })
+    Ok(Catalog { set: Arc::new(set), read_at, masks_version, has_counts, known: Mutex::default() })
 }
 
 async fn read_catalog(way: &Way, Wanted { masks, target, counts }: Wanted<'_>) -> Result<TaggedSet, String> {
@@ -613,7 +621,7 @@ mod tests {
 
     fn catalog(masks_version: u64, read_at: Instant) -> Catalog {
         let set = Arc::new(TaggedSet::empty(std::time::SystemTime::UNIX_EPOCH));
-        Catalog { set, read_at, masks_version, known: Mutex::default() }
+        Catalog { set, read_at, masks_version, has_counts: true, known: Mutex::default() }
     }
 
     fn tagged() -> TaggedSet {

@@ -743,3 +743,41 @@ fn names_are_told_from_texts_in_them() {
         assert_eq!(has_names_beyond_ascii(text), text.contains('$'), "{text}");
     }
 }
+
+/// What rules by columns see: `r:orders(a b) w:...`, of each action.
+#[test]
+fn columns_are_all_that_a_statement_may_read_or_write() {
+    for (sql, expected) in [
+        ("SELECT o.amount FROM orders o ORDER BY id", "select r:orders(amount id)"),
+        ("SELECT o FROM orders o", "select r:orders(* o)"),
+        ("SELECT amount(o) FROM orders o", "select r:orders(* o)"),
+        ("SELECT d FROM orders AS o(a, b, c, d)", "select r:orders(* d)"),
+        ("SELECT j.d FROM (orders JOIN t USING (id)) AS j(a, b, c, d)", "select r:orders(* id) r:t(* id)"),
+        ("SELECT 1 FROM orders NATURAL JOIN t", "select r:orders(*) r:t(*)"),
+        ("WITH w(x) AS (SELECT amount FROM orders) SELECT x FROM w", "select r:orders(amount)"),
+        ("SELECT x.amount FROM (TABLE orders) x", "select r:orders(*)"),
+        ("INSERT INTO orders SELECT 1", "insert w:orders(*)"),
+        (
+            "INSERT INTO orders (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET item = 'x'",
+            "insert w:orders(id item); update w:orders(item)",
+        ),
+        (
+            "MERGE INTO orders o USING t ON o.id = t.id WHEN MATCHED AND t.x = 1 THEN DELETE \
+             WHEN MATCHED THEN UPDATE SET item = 'x' WHEN NOT MATCHED AND t.x = 2 THEN INSERT (id, note) VALUES (1, 'x') \
+             WHEN NOT MATCHED THEN INSERT VALUES (1)",
+            "merge w:orders(id item note) r:t(id x) r:orders(id); delete w:orders(); update w:orders(item); \
+             insert w:orders(id note); insert w:orders()",
+        ),
+        ("UPDATE orders AS o SET (item, note) = ('x', 'y') WHERE id = 1", "update w:orders(item note) r:orders(id)"),
+        ("COPY orders TO STDOUT", "copy_out r:orders(*)"),
+    ] {
+        let shown = |table: &crate::policy::TableUse| {
+            let access = if table.access == Access::Write { "w" } else { "r" };
+            let columns: Vec<&str> = table.columns.iter().map(String::as_str).collect();
+            format!(" {access}:{}({})", table.name, columns.join(" "))
+        };
+        let one = |it: &Action| format!("{}{}", it.kind, it.tables.iter().map(shown).collect::<String>());
+        let actions = only(analyse_blocking(sql, &nothing_tagged())).actions;
+        assert_eq!(actions.iter().map(one).collect::<Vec<_>>().join("; "), expected, "{sql}");
+    }
+}

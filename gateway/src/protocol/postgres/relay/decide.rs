@@ -131,6 +131,7 @@ impl Relay<'_> {
         if freshness == Freshness::Usual
             && let Some(catalog) = &self.catalog
             && catalog.is_fresh()
+            && catalog.answers(self.session)
         {
             return Ok(Ok(Arc::clone(catalog)));
         }

@@ -5,7 +5,7 @@ use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
 use super::code::{is_about_a_cursor, pg_dumps_setting};
 use super::{Item, Source, Walk, known, name_parts};
-use crate::policy::{Access, Action, Kind};
+use crate::policy::{Access, Action, Kind, TableUse};
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked, parts};
 use crate::protocol::postgres::operation::functions;
@@ -191,17 +191,12 @@ impl<'a> Walk<'a> {
 
     /// An upsert updates rows: an action that rules about updates see. One from a query may update any number of them; values
     /// choose theirs by a key, as a WHERE would.
-    fn updates_on_conflict(
-        &mut self,
-        conflict: &protobuf::OnConflictClause,
-        (action, table): (usize, usize),
-        of_values: bool,
-    ) {
-        let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
+    fn updates_on_conflict(&mut self, conflict: &protobuf::OnConflictClause, table: (usize, usize), of_values: bool) {
+        let tables = self.writes(table, &conflict.target_list);
         let has_where = of_values || conflict.where_clause.as_deref().is_some_and(|it| narrows(it, &mut self.left));
         self.extra.push(Action {
             kind: Kind::Update,
-            tables: written.into_iter().collect(),
+            tables,
             functions: Vec::new(),
             has_where: Some(has_where),
             has_limit: None,
@@ -298,7 +293,7 @@ impl<'a> Walk<'a> {
         &mut self,
         clause: &protobuf::MergeWhenClause,
         join: Option<&Node>,
-        (action, table): (usize, usize),
+        table: (usize, usize),
     ) -> Walked {
         let kind = match clause.command_type() {
             CmdType::CmdInsert => Kind::Insert,
@@ -311,15 +306,22 @@ impl<'a> Walk<'a> {
         let joined = clause.match_kind() == MergeMatchKind::MergeWhenMatched
             && join.is_some_and(|it| narrows(it, &mut self.left));
         let chosen = joined || clause.condition.as_deref().is_some_and(|it| narrows(it, &mut self.left));
-        let written = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
+        let tables = self.writes(table, &clause.target_list);
         self.extra.push(Action {
             kind,
-            tables: written.into_iter().collect(),
+            tables,
             functions: Vec::new(),
             has_where: (kind != Kind::Insert).then_some(chosen),
             has_limit: None,
         });
         Ok(())
+    }
+
+    /// The table that an action of its own writes, in the columns that it assigns; without any it writes all.
+    fn writes(&self, (action, table): (usize, usize), assigned: &[Node]) -> Vec<TableUse> {
+        let name = |it: &Node| if let Some(NodeEnum::ResTarget(it)) = &it.node { Some(it.name.clone()) } else { None };
+        let used = self.actions.get(action).and_then(|it| it.tables.get(table)).cloned();
+        used.map(|it| TableUse { columns: assigned.iter().filter_map(name).collect(), ..it }).into_iter().collect()
     }
 
     pub(super) fn with_if_any(&mut self, with: Option<&'a protobuf::WithClause>) -> Walked {

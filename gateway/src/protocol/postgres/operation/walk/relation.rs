@@ -19,7 +19,7 @@ impl<'a> Walk<'a> {
     pub(super) fn join(&mut self, join: &'a protobuf::JoinExpr) -> Walked {
         let protobuf::JoinExpr {
             jointype: _,
-            is_natural: _,
+            is_natural,
             larg,
             rarg,
             using_clause,
@@ -36,7 +36,10 @@ impl<'a> Walk<'a> {
         self.maybe(quals.as_deref())?;
         if alias.is_some() {
             // It hides what the columns are called.
-            self.covered_columns_of(Of::Innermost);
+            self.any_column_of(Of::Innermost);
+        } else if *is_natural {
+            // It compares columns that nobody names.
+            self.all_columns_of(Of::Innermost);
         }
         for alias in [join_using_alias, alias].into_iter().flatten() {
             self.add_item(&alias.aliasname, Source::Other);
@@ -94,13 +97,14 @@ impl<'a> Walk<'a> {
         };
         self.add_item(name, Source::Table { at, exposure, bare });
         if !bare {
-            self.covered_columns_of(Of::Innermost);
+            self.any_column_of(Of::Innermost);
         }
         Ok(at)
     }
 
-    /// Notes that any column may be read of catalogs of which one is covered, if they are there.
-    fn covered_columns_of(&mut self, of: Of<'_>) {
+    /// Notes that any column may be read, under whatever name; of catalogs also the one that is covered.
+    fn any_column_of(&mut self, of: Of<'a>) {
+        self.all_columns_of(of);
         let table = |it: &Item<'_>| if let Source::Table { at, .. } = it.source { Some(at) } else { None };
         let tables: Vec<_> = self.scopes.of(of).filter_map(table).collect();
         self.spend(tables.len());
@@ -110,6 +114,22 @@ impl<'a> Walk<'a> {
             if let Some((catalog, _)) = catalog {
                 self.touch(catalog, &Exposure::Derived);
             }
+        }
+    }
+
+    /// For rules: what is masked has ways of its own to be seen.
+    fn all_columns_of(&mut self, of: Of<'a>) {
+        let table = |it: &Item<'_>| if let Source::Table { at, .. } = it.source { Some(at) } else { None };
+        let tables: BTreeSet<_> = self.scopes.of(of).filter_map(table).collect();
+        self.spend(tables.len());
+        for (action, table) in tables {
+            let Some(used) = self.actions.get(action).and_then(|it| it.tables.get(table)) else { continue };
+            let read = match used.access {
+                Access::Read => Some(table),
+                Access::Write => self.used(action, Access::Read, used.schema.clone(), used.name.clone()),
+            };
+            let read = read.and_then(|it| self.actions.get_mut(action)?.tables.get_mut(it));
+            read.map(|it| it.columns.insert("*".to_owned()));
         }
     }
 

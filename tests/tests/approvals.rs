@@ -95,6 +95,30 @@ with psycopg.connect("", autocommit=sys.argv[1] == "auto") as c:
 }
 
 #[test]
+fn approvers_see_what_a_disguised_statement_is_understood_as() {
+    let rule = "\n[[rule]]\nname = \"customers\"\ntables = [\"customers\"]\nthen = { hold = { approvers = [\"dba\"], count = 1, timeout = \"20s\" } }\n";
+    let world = World::with_policy(&(POLICY.to_owned() + rule));
+    let disguised = r#"/* SELECT 1 */DeLeTe/**/fRoM U&"o\0072ders" -- WHERE id = 1"#;
+    let (psql, approval) = world.hold(disguised);
+    assert!(approval["text"].as_str().is_some_and(|it| it.contains(r#"U&"o\0072ders""#)), "{approval}");
+    assert_eq!(approval["understood"], "DELETE FROM orders", "{approval}");
+    let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
+    assert!(shown.contains("which is understood as\nDELETE FROM orders\n"), "{shown}");
+    drop(psql);
+    wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
+
+    // What is hidden stays so, and what says the same is not said twice.
+    let (psql, approval) = world.hold("select id, /* all */ '900-11-1002' from customers");
+    let understood = approval["understood"].as_str().unwrap();
+    assert!(understood.starts_with("SELECT id, '***'") && !approval.to_string().contains("1002"), "{approval}");
+    drop(psql);
+    wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
+    let (psql, approval) = world.hold(&DELETE.to_lowercase());
+    assert!(approval["understood"].is_null(), "{approval}");
+    drop(psql);
+}
+
+#[test]
 fn what_a_copy_is_about_is_looked_at_again_when_it_is_approved() {
     let rule = "\n[[rule]]\nname = \"copies\"\nkinds = [\"copy_out\"]\nthen = { hold = { approvers = [\"dba\"], count = 1, timeout = \"20s\" } }\n";
     let world = World::with_policy(&(POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]") + rule));

@@ -155,6 +155,11 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     out.fields(&fields)?;
     out.line("")?;
     out.line(clean_lines(&view.text))?;
+    if let Some(understood) = &view.understood {
+        out.line("")?;
+        out.line("which is understood as")?;
+        out.line(clean_lines(understood))?;
+    }
     if let Some(parameters) = &view.parameters {
         out.line(format!("parameters {}", clean(parameters)))?;
     }

@@ -710,7 +710,7 @@ fn written_out(sql: &str) -> Option<String> {
     let written = pg_query::parse(lexed.sql, 0).ok()?.deparse(in_lines).ok()?;
     let meaning = |sql: &str| Some(pg_query::fingerprint(sql, 0, FingerprintOptions::FULL_RELNAME).ok()?.value);
     let is_same = meaning(&written)? == meaning(sql)?;
-    (is_same && plain(&written) != plain(sql)).then_some(written)
+    (is_same && !written.is_empty() && plain(&written) != plain(sql)).then_some(written)
 }
 
 /// Understands a text on a thread made for it: for the command line and for tests.

@@ -436,7 +436,8 @@ const WITH_DOCKER: [&str; 7] = [
     "--propagation=private",
     "sh",
     "-c",
-    r#"for kept in docker containerd podman; do mkdir -p /mnt/$kept && mount --bind /run/$kept /mnt/$kept || exit; done
+    r#"mount -t tmpfs none /mnt || exit
+for kept in docker containerd podman; do mkdir -p /mnt/$kept && mount --bind /run/$kept /mnt/$kept || exit; done
 mount -t tmpfs none /run
 for kept in docker containerd podman; do mkdir /run/$kept && mount --bind /mnt/$kept /run/$kept || exit; done
 : >/run/docker.sock && mount --bind /mnt/docker/docker.sock /run/docker.sock || exit

@@ -408,7 +408,7 @@ with socket.create_connection((address, 853), timeout=10) as tcp:
     /// curl looks up by HTTPS whom it is to connect to; where that is it must not find out. The port is nobody's.
     fn over_https_of(&self, host: &str, name: &str) -> String {
         let port = self.over_https;
-        format!("curl -sS --max-time 10 --doh-insecure --doh-url https://{host}:{port}/dns-query https://{name}:9/")
+        format!("curl -sS --max-time 6 --doh-insecure --doh-url https://{host}:{port}/dns-query https://{name}:9/")
     }
 }
 

@@ -3,8 +3,9 @@
 //! Both are reproducible: the same commit, built by the same compilers at the same place, has the same bytes, wherever the
 //! clone is. The build sees the clone and its output at fixed paths, in a mount namespace of its own (cargo puts the path of a
 //! crate outside its workspace into the names of symbols, which no compiler flag takes out again), the other paths of this
-//! machine are mapped to some that are the same everywhere, and every file's time is the commit's. `--verify` builds a second
-//! time, from another clone, and compares.
+//! machine are mapped to some that are the same everywhere, and every file's time is the commit's. `--verify` builds everything a second
+//! time, from another clone, and compares. Suite `package` does as much for what is Weir's own, in a few minutes: its crates,
+//! the eBPF object and all that is made of them, from another clone, over what the registry's crates became at the first time.
 //!
 //! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
 //! tarball's needs nothing of the system (musl), and knows the users and groups of /etc only.
@@ -20,17 +21,23 @@ const PRODUCT: &str = "weir";
 /// Where the build sees the clone and its output.
 const SOURCE: &str = "/mnt/weir";
 const OUTPUT: &str = "/mnt/target";
-/// Makes it so (`$1` is the clone, `$2` the output directory), and runs the rest. The two are opened first: they may lie
-/// below what the new mount hides.
+/// Makes it so (`$1` is the clone, `$2` the output directory), and runs the rest. They are opened first: they may lie
+/// below what the new mount hides. If `$3` is not empty, it is an earlier build's output, which is seen below this one's and is not
+/// changed; `$4` is a directory beside the output for what overlayfs needs.
 const AT_FIXED_PATHS: &str = r#"
 exec 3<"$1" 4<"$2"
+if test -n "$3"; then
+    mkdir -p "$4/work" "$4/seen"
+    mount -t overlay -o "lowerdir=$3,upperdir=$2,workdir=$4/work" weir "$4/seen"
+    exec 4<"$4/seen"
+fi
 mount -t tmpfs -o size=64k fixed /mnt
 mkdir /mnt/weir /mnt/target
 mount --no-canonicalize --bind /proc/self/fd/3 /mnt/weir
 mount --no-canonicalize --bind /proc/self/fd/4 /mnt/target
 exec 3<&- 4<&-
 cd /mnt/weir
-shift 2
+shift 4
 exec "$@""#;
 /// What compilers take for the time (`__DATE__`). Not the commit's: every new commit would have all C code compiled anew.
 const COMPILED: &str = "0";
@@ -71,10 +78,7 @@ fn verify(made: &Path) -> Result {
         return Err(format!("only a commit can be built again; these files differ from it:\n{changed}"));
     }
     let elsewhere = paths::cache()?.join("package-verify");
-    let clone = elsewhere.join("a-clone/with-another-path");
-    remove(&elsewhere)?;
-    shell::run(shell::command("git", ["clone", "--quiet"]).arg(paths::root()).arg(&clone))?;
-    let again = Build::new(&clone, &elsewhere.join("output"))?.all()?;
+    let again = Build::new(&clone_to(&elsewhere)?, &elsewhere.join("output"))?.all()?;
     let (first, second) = (read(&made.join(SUMS))?, read(&again.join(SUMS))?);
     if first != second {
         return Err(format!("not the same bytes.\n{}\n{first}{}\n{second}", made.display(), again.display()));
@@ -83,10 +87,60 @@ fn verify(made: &Path) -> Result {
     remove(&elsewhere)
 }
 
+/// The same files at another path. What this makes of a directory is gone before.
+fn clone_to(elsewhere: &Path) -> Result<PathBuf> {
+    let clone = elsewhere.join("a-clone/with-another-path");
+    remove(elsewhere)?;
+    shell::run(shell::command("git", ["clone", "--quiet"]).arg(paths::root()).arg(&clone))?;
+    Ok(clone)
+}
+
+/// Makes them once more, from a copy of the work tree at another path: Weir's own crates and the eBPF object are compiled again, the
+/// registry's are not. The directory with all of them, which goes with the next call.
+pub(crate) fn ensure_again() -> Result<PathBuf> {
+    ensure()?;
+    let elsewhere = paths::target()?.join("package-again");
+    let again = shell::step("package again, elsewhere", || {
+        let clone = clone_to(&elsewhere)?;
+        carry_changes_to(&clone)?;
+        let mut build = Build::new(&clone, &elsewhere.join("output"))?;
+        build.below = Some(paths::target()?.join("package"));
+        let made = build.all()?;
+        // It is up to cargo what is compiled: what was not has no file of its own here.
+        for target in [build.target("gnu"), build.target("musl")] {
+            let binary = build.release(&target).join(PRODUCT);
+            if !binary.exists() {
+                return Err(format!("{} was not built again", binary.display()));
+            }
+        }
+        Ok(made)
+    })?;
+    Ok(again)
+}
+
+/// What the work tree has that is in no commit.
+fn carry_changes_to(clone: &Path) -> Result {
+    let git = |words: &[&str]| shell::output(shell::command("git", words).current_dir(paths::root()));
+    let (changed, new) =
+        (git(&["diff", "-z", "--name-only", "HEAD"])?, git(&["ls-files", "-z", "--others", "--exclude-standard"])?);
+    for path in (changed + &new).split('\0').filter(|path| !path.is_empty()) {
+        let (from, to) = (paths::root().join(path), clone.join(path));
+        if from.exists() {
+            to.parent().map_or(Ok(()), create)?;
+            fs::copy(&from, &to).map_err(|e| format!("{}: {e}", from.display()))?;
+        } else if to.exists() {
+            fs::remove_file(&to).map_err(|e| format!("{}: {e}", to.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// One build: where its sources are, and where its output goes.
 struct Build {
     source: PathBuf,
     output: PathBuf,
+    /// The output of an earlier build, which is good for what has not changed since.
+    below: Option<PathBuf>,
     /// The commit's time, in seconds: the time of everything that is made.
     epoch: String,
     version: String,
@@ -101,6 +155,7 @@ impl Build {
         Ok(Self {
             source: source.to_path_buf(),
             output: output.to_path_buf(),
+            below: None,
             epoch: git(&["log", "-1", "--format=%ct"])?.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             machine,
@@ -151,7 +206,9 @@ impl Build {
             namespace.push("--map-root-user");
         }
         let mut command = shell::command("unshare", namespace);
+        let below = self.below.as_deref().unwrap_or(Path::new(""));
         command.args(["sh", "-ec", AT_FIXED_PATHS, "sh"]).args([&self.source, &self.output]);
+        command.arg(below).arg(self.output.with_extension("overlay"));
         command.arg(shell::cargo_program()).args(words);
         let sysroot = shell::output(&mut shell::command("rustc", ["--print", "sysroot"]))?;
         let cargo_home = setup::cargo_home()?.display().to_string();

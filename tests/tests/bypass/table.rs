@@ -367,7 +367,6 @@ pub(crate) const LEAD_OUT: &[&str] = &[
     "udp_corked",
     "udp_packet_info",
     "udp6_packet_info",
-    "udp_source_route",
     "udp_broadcast",
     "udp_multicast",
     "udp_multicast6",

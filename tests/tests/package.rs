@@ -119,23 +119,7 @@ fn the_static_binary_runs_where_nothing_is() {
     assert!(checked.contains("is fine"), "{checked}");
 }
 
-/// Weir's own crates and the eBPF object were compiled twice, at two paths, and packed twice. `cargo xtask package --verify` has the
-/// registry's crates compiled twice, too.
-#[test]
-fn what_is_built_again_elsewhere_has_the_same_bytes() {
-    let packages = Packages::of_this_run().unwrap();
-    let again = PathBuf::from(std::env::var_os("WEIR_PACKAGES_AGAIN").expect("run `cargo xtask test package`"));
-    assert_ne!(again, packages.dir());
-    let made = fs::read_dir(packages.dir()).unwrap().map(|entry| entry.unwrap().file_name());
-    let made: BTreeSet<_> = made.collect();
-    assert_eq!(made, fs::read_dir(&again).unwrap().map(|entry| entry.unwrap().file_name()).collect());
-    for name in made {
-        let [first, second] = [packages.dir(), &again].map(|place| fs::read(place.join(&name)).unwrap());
-        assert!(first == second, "{} differs", name.display());
-    }
-}
-
-/// What building twice proves, as far as one build shows it.
+/// What `cargo xtask package --verify-own` proves by building twice, as far as one build shows it.
 #[test]
 fn nothing_of_the_machine_that_built_it_is_inside() {
     let packages = Packages::of_this_run().unwrap();

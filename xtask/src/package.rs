@@ -4,8 +4,9 @@
 //! clone is. The build sees the clone and its output at fixed paths, in a mount namespace of its own (cargo puts the path of a
 //! crate outside its workspace into the names of symbols, which no compiler flag takes out again), the other paths of this
 //! machine are mapped to some that are the same everywhere, and every file's time is the commit's. `--verify` builds everything a second
-//! time, from another clone, and compares. Suite `package` does as much for what is Weir's own, in a few minutes: its crates,
-//! the eBPF object and all that is made of them, from another clone, over what the registry's crates became at the first time.
+//! time, from another clone, and compares. `--verify-own`, which CI does, compiles Weir's own crates and the eBPF object
+//! for the package a second time, from another clone, over what the registry's crates became at the first time, and packs
+//! everything anew, the tarball with the static binary of the first time.
 //!
 //! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
 //! tarball's needs nothing of the system (musl), and knows the users and groups of /etc only.
@@ -48,12 +49,25 @@ pub(crate) struct Args {
     /// Build again from another clone and compare every byte; takes twice as long
     #[arg(long)]
     verify: bool,
+    /// The same for Weir's own crates and the eBPF object in the package alone: crates of the registry and the static binary are
+    /// compiled once
+    #[arg(long, conflicts_with = "verify")]
+    verify_own: bool,
+}
+
+impl Args {
+    pub(crate) fn ci() -> Self {
+        Self { verify: false, verify_own: true }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result {
     let made = ensure()?;
     if args.verify {
         shell::step("build again, elsewhere", || verify(&made))?;
+    }
+    if args.verify_own {
+        shell::step("build what is Weir's own again, elsewhere", || verify_own(&made))?;
     }
     print!("{}", read(&made.join(SUMS))?);
     println!("in {}", made.display());
@@ -79,43 +93,42 @@ fn verify(made: &Path) -> Result {
     }
     let elsewhere = paths::cache()?.join("package-verify");
     let again = Build::new(&clone_to(&elsewhere)?, &elsewhere.join("output"))?.all()?;
+    compare(made, &again)?;
+    remove(&elsewhere)
+}
+
+/// The work tree, copied to another path, and built with what the first build has of the registry's crates.
+fn verify_own(made: &Path) -> Result {
+    let elsewhere = paths::cache()?.join("package-verify");
+    let clone = clone_to(&elsewhere)?;
+    carry_changes_to(&clone)?;
+    let first = made.parent().map(Path::to_path_buf);
+    let build = Build { below: first, ..Build::new(&clone, &elsewhere.join("output"))? };
+    let again = build.all()?;
+    // It is up to cargo what is compiled: what was not has no file of its own here.
+    let binary = build.release(&build.target("gnu")).join(PRODUCT);
+    if !binary.exists() {
+        return Err(format!("{} was not built again", binary.display()));
+    }
+    compare(made, &again)?;
+    remove(&elsewhere)
+}
+
+fn compare(made: &Path, again: &Path) -> Result {
     let (first, second) = (read(&made.join(SUMS))?, read(&again.join(SUMS))?);
     if first != second {
         return Err(format!("not the same bytes.\n{}\n{first}{}\n{second}", made.display(), again.display()));
     }
     println!("    the same bytes, twice");
-    remove(&elsewhere)
+    Ok(())
 }
 
-/// The same files at another path. What this makes of a directory is gone before.
+/// The same commit at another path. What this makes of a directory is gone before.
 fn clone_to(elsewhere: &Path) -> Result<PathBuf> {
     let clone = elsewhere.join("a-clone/with-another-path");
     remove(elsewhere)?;
     shell::run(shell::command("git", ["clone", "--quiet"]).arg(paths::root()).arg(&clone))?;
     Ok(clone)
-}
-
-/// Makes them once more, from a copy of the work tree at another path: Weir's own crates and the eBPF object are compiled again, the
-/// registry's are not. The directory with all of them, which goes with the next call.
-pub(crate) fn ensure_again() -> Result<PathBuf> {
-    ensure()?;
-    let elsewhere = paths::target()?.join("package-again");
-    let again = shell::step("package again, elsewhere", || {
-        let clone = clone_to(&elsewhere)?;
-        carry_changes_to(&clone)?;
-        let mut build = Build::new(&clone, &elsewhere.join("output"))?;
-        build.below = Some(paths::target()?.join("package"));
-        let made = build.all()?;
-        // It is up to cargo what is compiled: what was not has no file of its own here.
-        for target in [build.target("gnu"), build.target("musl")] {
-            let binary = build.release(&target).join(PRODUCT);
-            if !binary.exists() {
-                return Err(format!("{} was not built again", binary.display()));
-            }
-        }
-        Ok(made)
-    })?;
-    Ok(again)
 }
 
 /// What the work tree has that is in no commit.
@@ -170,7 +183,13 @@ impl Build {
         shell::step("build: for the system's C library", || self.compile(&system))?;
         let generated = self.generate(&system)?;
         self.debian(&system, &made)?;
-        shell::step("build: static", || self.compile(&fixed))?;
+        match &self.below {
+            None => shell::step("build: static", || self.compile(&fixed))?,
+            Some(first) => {
+                let name = format!("{fixed}/release/{PRODUCT}");
+                copy(&first.join(&name), &self.output.join(&name), 0o755)?;
+            }
+        }
         self.tarball(&fixed, &generated, &made)?;
         copy(&generated.join("weir.cdx.json"), &made.join(format!("{PRODUCT}-{}.cdx.json", self.version)), 0o644)?;
         let sums = shell::output(shell::command("sh", ["-c", "sha256sum -- *"]).current_dir(&made))?;

@@ -241,9 +241,6 @@ impl Program {
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_PACKAGES", package::ensure()?);
         }
-        if self.suite.as_deref() == Some(PACKAGE) {
-            environment.insert("WEIR_PACKAGES_AGAIN", package::ensure_again()?);
-        }
         if self.suite.as_deref() == Some(POSTGRES) {
             environment.insert("WEIR_BOTOCORE", botocore::ensure()?);
         }

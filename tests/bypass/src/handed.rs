@@ -51,7 +51,12 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         send_connected(&fd)
     }),
     ("before_tcp", |scene| connect(&while_free(|| sys::tcp(&scene.canary()))?, scene)),
-    ("before_tcp_connected", |scene| talk(&while_free(|| Ok(made(scene, "tcp_connected")))?)),
+    ("before_tcp_connected", |scene| {
+        let fd = while_free(|| Ok(made(scene, "tcp_connected")))?;
+        // What could not leave must not be sent by the kernel when the test is over and no program is attached any more.
+        sys::set(&fd, libc::SOL_SOCKET, libc::SO_LINGER, &[1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat())?;
+        talk(&fd)
+    }),
     ("before_udp", |scene| send(&while_free(|| sys::udp(&scene.canary()))?, scene)),
     ("before_udp_connected", |scene| send_connected(&while_free(|| Ok(made(scene, "udp_connected")))?)),
     ("before_ping", |scene| {

@@ -41,7 +41,7 @@ const READ_ONLY: Must = Blocked(&["EROFS"]);
 const UNSUPPORTED: Must = Blocked(&["EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "EAFNOSUPPORT"]);
 /// The second gate drops it: a connect that nobody answers.
 const DROPPED: Must = Blocked(&["EINPROGRESS", "ETIMEDOUT"]);
-/// The gateway's resolver does not answer what is no query.
+/// What is said on a connection is dropped on its way, and nobody answers.
 const UNANSWERED: Must = Blocked(&["EAGAIN"]);
 /// It waits in the backlog of a listener that somebody holds until the next gateway comes.
 const WAITS: Must = Blocked(&["EAGAIN"]);
@@ -200,7 +200,7 @@ pub(crate) const TABLE: &[Row] = &[
     all("dns_rare_type", Turned),
     all("dns_private_type", Turned),
     all("dns_trailing_bytes", Turned),
-    all("dns_no_query", UNANSWERED),
+    all("dns_no_query", Turned),
     all("dns_other_port", REFUSED),
     all("dns_quic", REFUSED),
     all("dns_tls", Intercepted),
@@ -367,7 +367,6 @@ pub(crate) const LEAD_OUT: &[&str] = &[
     "udp_corked",
     "udp_packet_info",
     "udp6_packet_info",
-    "udp_source_route",
     "udp_broadcast",
     "udp_multicast",
     "udp_multicast6",

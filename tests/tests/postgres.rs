@@ -1,10 +1,16 @@
 //! PostgreSQL on the real kernel: unmodified clients on the agent's side, a real server on the other, and between them
 //! policy, masks, approvals and the recording.
 
+#[path = "postgres/calls.rs"]
+mod calls;
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/denials.rs"]
+mod denials;
 #[path = "postgres/facts.rs"]
 mod facts;
+#[path = "postgres/large.rs"]
+mod large;
 #[path = "postgres/pooler.rs"]
 mod pooler;
 #[path = "postgres/rds_iam.rs"]

@@ -5,6 +5,8 @@
 mod disguises;
 #[path = "evasion/lineage.rs"]
 mod lineage;
+#[path = "evasion/roles.rs"]
+mod roles;
 
 use std::time::Duration;
 

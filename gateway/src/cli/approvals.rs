@@ -166,7 +166,8 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     if let Some(forecast) = &view.forecast {
         out.line("")?;
         let rows = forecast.rows.map_or_else(|| "an unknown number of rows".to_owned(), |it| plural(it, "row"));
-        out.line(format!("the target expects {rows}, by this plan"))?;
+        let by = if forecast.plan.is_empty() { "" } else { ", by this plan" };
+        out.line(format!("the target expects {rows}{by}"))?;
         for line in &forecast.plan {
             out.line(format!("  {}", clean(line)))?;
         }

@@ -354,12 +354,9 @@ impl<'s> Replies<'s> {
     }
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
-        // Where no mask applies, what is too large to be held passes in parts.
-        let unmasked = self.masker.rules().is_empty();
-        let handling =
-            move |tag, _| if unmasked && matches!(tag, b'D' | b'd') { Handling::Stream } else { Handling::Whole };
         while out.len() + run.range.len() < HIGH_WATER {
-            match inbox.next(handling)? {
+            // What nobody has to look at passes in parts, where it is too large to be held.
+            match inbox.next(|tag, _| if self.passes_unseen(tag) { Handling::Stream } else { Handling::Whole })? {
                 Piece::Incomplete => break,
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
@@ -676,7 +673,30 @@ impl<'s> Replies<'s> {
         Ok(())
     }
 
-    /// A part of a message too large to be held, on a target without masks.
+    /// Whether rows, or what a COPY sends, need no look at what is in them.
+    fn passes_unseen(&mut self, tag: u8) -> bool {
+        if !matches!(tag, b'D' | b'd') || self.masker.rules().is_empty() {
+            return matches!(tag, b'D' | b'd');
+        }
+        if self.masker.detects() || self.own.is_some() {
+            return false;
+        }
+        let (masker, limit) = (self.masker, self.content_limit);
+        match (tag, self.expected.front_mut()) {
+            (b'd', Some(Expected::Query(running) | Expected::Execute(running))) => match &running.copying {
+                Some(copying) => copying.passes_unseen(),
+                None => !running.tagged,
+            },
+            (b'D', Some(Expected::Query(running))) => running.described && running.passes_rows(),
+            (b'D', Some(Expected::Execute(running))) => {
+                // A portal without a plan is found out with its row.
+                (running.plan.is_some() || running.plan_portal(masker, limit).is_ok()) && running.passes_rows()
+            }
+            _ => false,
+        }
+    }
+
+    /// A part of a message too large to be held, which needs no look.
     fn part(&mut self, tag: u8, bytes: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
         if self.running().is_none() || self.own.is_some() {
             return Err(Fault::Unexpected(char::from(tag)));
@@ -689,7 +709,11 @@ impl<'s> Replies<'s> {
             (b'd', _) if self.running().is_none_or(|running| !running.copying_out) => {
                 return Err(Fault::Unexpected('d'));
             }
-            (b'D', Some((_, length))) if matches!(self.row(length)?, Row::Dropped) => return Ok(()),
+            (b'D', Some((_, length))) => match self.row(length)? {
+                Row::Dropped => return Ok(()),
+                Row::Passes(_) => {}
+                Row::ByCell(_) => return Err(Fault::Row),
+            },
             (b'd', Some((_, length))) if !self.takes(length) => return Ok(()),
             _ => {}
         }

@@ -8,11 +8,12 @@ use system_tests::env::{Env, Gateway};
 use system_tests::postgres::{Options, Postgres};
 use system_tests::shop::{RAW, Shop};
 
-/// Sessions of a short run, and its seed. `cargo xtask test noninterference --minutes N --seed S` goes on.
-const SESSIONS: &str = "200";
+/// Sessions of a short run, beside those that have each construct once, and its seed. `cargo xtask test noninterference --minutes N --seed S`
+/// goes on.
+const SESSIONS: &str = "110";
 const SEED: &str = "1";
 /// Sessions of the run without masks, which shows that the sessions do look at masked values.
-const UNMASKED: &str = "40";
+const UNMASKED: &str = "20";
 const LIMIT: Duration = Duration::from_mins(8);
 
 /// The sessions' maker, a file for each family of what it makes.

@@ -28,9 +28,7 @@ use super::catalog::TaggedSet;
 use super::copy::CopyForm;
 use super::lineage::Lineage;
 use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared, size_of_columns};
-use super::wire::{
-    self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
-};
+use super::wire::{self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, TransactionState};
 use crate::limit::{Allowance, Amount};
 use crate::mask::{Hits, Masked, MaskedBuffer, Masker, NeedsMasking};
 use crate::session::{Forwarded, ReplySummary};
@@ -762,9 +760,9 @@ impl<'s> Replies<'s> {
             // Code at the target set it, and may have put anything into it.
             return Ok(());
         }
-        let why = if tag == b'N' { self.why_withheld(message)? } else { None };
+        let is_withheld = tag == b'N' && self.why_withheld(message)?.is_some();
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
-        let tagged = why.is_some() || tag == b'A' && self.columns_are_masked();
+        let tagged = is_withheld || tag == b'A' && self.columns_are_masked();
         match self.masker.pass_text(tagged, message) {
             Ok(passed) => self.send(&passed, out),
             Err(NeedsMasking::Columns) if tag == b'A' => {
@@ -772,12 +770,8 @@ impl<'s> Replies<'s> {
                 wire::withheld_notification(&mut notification, message)?;
                 self.send(&Masked::from_gateway(&notification), out);
             }
-            Err(NeedsMasking::Columns) => {
-                let mut notice = Vec::new();
-                let text = format!("a notice of the target's is withheld: {}", why.unwrap_or(BY_STATEMENT));
-                Report::new(Severity::Notice, "00000", text).write(&mut notice);
-                self.send(&Masked::from_gateway(&notice), out);
-            }
+            // Whether code says anything may be up to a masked value: the client does not hear that there was a notice.
+            Err(NeedsMasking::Columns) => {}
             Err(NeedsMasking::Finding) => {
                 let start = out.len();
                 let hits = mask_strings(self.masker, tag, message, out)?;

@@ -11,6 +11,8 @@ mod denials;
 mod facts;
 #[path = "postgres/large.rs"]
 mod large;
+#[path = "postgres/limits.rs"]
+mod limits;
 #[path = "postgres/pooler.rs"]
 mod pooler;
 #[path = "postgres/rds_iam.rs"]
@@ -269,6 +271,14 @@ impl World {
     fn raw(&self, script: &str) -> String {
         self.shop.raw(script).unwrap()
     }
+
+    /// What `weir sessions show` tells of all sessions.
+    fn recorded(&self) -> String {
+        let weir = |words: [&str; 3]| self.shop.env.weir(words).unwrap().expect_success().unwrap();
+        let sessions: serde_json::Value = serde_json::from_str(&weir(["sessions", "list", "--json"])).unwrap();
+        let ids = sessions.as_array().unwrap().iter().map(|session| session["id"].as_str().unwrap());
+        ids.map(|id| weir(["sessions", "show", id])).collect()
+    }
 }
 
 #[test]
@@ -470,72 +480,6 @@ fn wrong_databases_and_settings_are_refused_at_the_start() {
         let refused = world.psql(sql);
         assert!(refused.stderr.contains("denied by policy"), "{sql}: {}", refused.stderr);
     }
-}
-
-#[test]
-fn who_takes_too_much_is_stopped() {
-    let limits = "
-[[limit]]
-name  = \"a page\"
-agents = [\"coder\"]
-rows  = 1000
-bytes = \"64K\"
-
-[[limit]]
-name         = \"a day's work\"
-session_rows = 3000
-";
-    let policy = POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]");
-    let world = World::with(&format!("{policy}{limits}"));
-    let said = world
-        .shop
-        .raw(
-            r#"
-def rows(s, stream, data):
-    s.sendall(data)
-    seen = until(stream, b"Z")
-    errors(seen)
-    print(sum(tag in (b"D", b"d") for tag, _ in seen), [body for tag, body in seen if tag in b"CZ"])
-s, stream = session()
-rows(s, stream, query(b"SELECT generate_series(1, 1000)"))
-# Endless: it ends since the target is told.
-rows(s, stream, query(b"SELECT generate_series(1, 1000000000); DELETE FROM payments WHERE id = 1"))
-rows(s, stream, query(b"SELECT 'goes on'"))
-s.sendall(query(b"BEGIN"))
-until(stream, b"Z")
-rows(s, stream, parse(b"", b"SELECT repeat('x', 1000), generate_series(1, 100000000)") + bind(b"", b"") + execute(b"") + sync)
-rows(s, stream, query(b"ROLLBACK"))
-rows(s, stream, query(b"COPY (SELECT generate_series(1, 100000000)) TO STDOUT"))
-rows(s, stream, query(b"SELECT generate_series(1, 100)"))
-t, other = session()
-rows(t, other, query(b"SELECT 'another session'"))
-"#,
-        )
-        .unwrap();
-    let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[0].starts_with("1000 [b'SELECT 1000"), "{said}");
-    assert!(lines[1].contains("42501") && lines[1].contains("1000 rows (limit \"a page\")"), "{said}");
-    assert_eq!((lines[2], lines[3]), ("1000 [b'I']", "1 [b'SELECT 1\\x00', b'I']"), "{said}");
-    assert!(
-        lines[4].contains("65536 bytes") && lines[5].ends_with("[b'E']") && lines[6].contains("ROLLBACK"),
-        "{said}"
-    );
-    let count = |line: &str| line.split(' ').next().unwrap().parse::<u32>().unwrap();
-    assert!((1..100).contains(&count(lines[5])), "{said}");
-    assert!(lines[7].contains("one session may take 3000 rows"), "{said}");
-    // Its result was there before the target could be told: that it has ended must not be told either.
-    assert!(lines[9].starts_with("FATAL") && lines[9].contains("one session may take 3000 rows"), "{said}");
-    assert_eq!(lines[10], "0 []", "{said}");
-    assert!(said.ends_with("1 [b'SELECT 1\\x00', b'I']\n"), "{said}");
-    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments").unwrap(), "3", "what follows does not run");
-    let listed = world.shop.env.weir(["sessions", "list", "--json"]).unwrap().expect_success().unwrap();
-    let sessions: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let shown = |session: &serde_json::Value| {
-        let id = session["id"].as_str().unwrap().to_owned();
-        world.shop.env.weir(["sessions", "show", &id]).unwrap().expect_success().unwrap()
-    };
-    let recorded: String = sessions.as_array().unwrap().iter().map(shown).collect();
-    assert!(recorded.contains("limit \"a page\""), "{recorded}");
 }
 
 #[test]

@@ -24,10 +24,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::cancel::{Canceller, Waiting};
-use super::reply::{Fault, HIGH_WATER, Own, Replies, Until};
+use super::reply::{Fault, HIGH_WATER, Own, Replies, Undo, Until};
 use super::shared::{Catalog, State, Way};
 use super::statement::Memory;
 use super::stream::Stream;
@@ -132,6 +133,8 @@ pub(super) struct Relay<'s> {
     copy_goes: Option<bool>,
     waiting: Arc<Waiting>,
     canceller: Canceller,
+    /// A request to the target to cancel, until it is done with.
+    cancelling: Option<JoinHandle<()>>,
     killed: Pin<Box<dyn Future<Output = String> + Send + 's>>,
     /// Set while the client is not read, so that its end is not seen by reading.
     next_look: Option<Pin<Box<Sleep>>>,
@@ -257,6 +260,7 @@ impl<'s> Relay<'s> {
             copy_goes: None,
             waiting: ends.waiting,
             canceller: ends.canceller,
+            cancelling: None,
             killed: Box::pin(session.killed()),
             next_look: None,
         }
@@ -275,6 +279,7 @@ impl<'s> Relay<'s> {
     async fn converse(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
             self.receive().await?;
+            self.undo_beyond().await?;
             match self.next_from_client()? {
                 Some((tag, range)) => self.client_message(tag, range).await?,
                 None => self.progress().await?,
@@ -330,13 +335,25 @@ impl<'s> Relay<'s> {
     }
 
     /// Stops a statement of which the client gets no more. What still comes of it is dropped.
-    fn cancel_at_target(&self) {
+    fn cancel_at_target(&mut self) {
         let (canceller, session) = (self.canceller.clone(), self.session.id);
-        tokio::spawn(async move {
+        self.cancelling = Some(tokio::spawn(async move {
             if let Err(error) = canceller.cancel().await {
                 tracing::warn!(%session, %error, "a statement beyond a limit goes on at the target");
             }
-        });
+        }));
+    }
+
+    /// To the client a statement has failed that the target has done: so it fails there, too.
+    async fn undo_beyond(&mut self) -> Result<(), End> {
+        let Some(undo) = self.replies.undo.take_if(|it| *it != Undo::IfOpen) else { return Ok(()) };
+        // Seldom, and not in the way of all that a session takes.
+        Box::pin(self.fail_batch()).await?;
+        if undo == Undo::Transaction {
+            Box::pin(self.sync_at_target()).await?;
+            self.tell_ready();
+        }
+        Ok(())
     }
 
     async fn record_finished(&mut self) -> Result<(), SessionError> {
@@ -349,6 +366,10 @@ impl<'s> Relay<'s> {
     /// The client's next message, if it is there, the target keeps up and the client takes what it is told.
     fn next_from_client(&mut self) -> Result<Option<(u8, Range<usize>)>, End> {
         let is_behind = self.to_target.pending() >= HIGH_WATER || self.replies.owed() >= MAX_OWED;
+        // A request to cancel that comes late meets the next statement.
+        if self.cancelling.is_some() {
+            return Ok(None);
+        }
         // What the gateway answers itself, such as a denial, needs no target to slow it down.
         if is_behind || self.to_client.len() >= HIGH_WATER {
             return Ok(None);
@@ -380,8 +401,13 @@ impl<'s> Relay<'s> {
         if let Poll::Ready(by) = self.killed.as_mut().poll(cx) {
             return Poll::Ready(Err(End::Killed(by)));
         }
-        let mut moved =
-            was_full.0 && self.to_client.len() < HIGH_WATER || was_full.1 && self.to_target.pending() < HIGH_WATER;
+        let cancelled = self.cancelling.as_mut().is_some_and(|it| Pin::new(it).poll(cx).is_ready());
+        if cancelled {
+            self.cancelling = None;
+        }
+        let mut moved = cancelled
+            || was_full.0 && self.to_client.len() < HIGH_WATER
+            || was_full.1 && self.to_target.pending() < HIGH_WATER;
         if self.to_client.len() < HIGH_WATER {
             match self.target.poll_read(cx) {
                 Poll::Ready(Ok(0)) if self.replies.ended => return Poll::Ready(Err(End::TargetEnded)),
@@ -477,6 +503,7 @@ impl<'s> Relay<'s> {
         loop {
             self.receive().await?;
             if self.replies.is_idle() {
+                self.undo_beyond().await?;
                 self.replies.names.all_answered();
                 return Ok(());
             }

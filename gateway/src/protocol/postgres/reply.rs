@@ -23,6 +23,8 @@ pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
+use self::taken::Over;
+pub(super) use self::taken::Undo;
 use self::texts::{Setting, check_setting, mask_strings, withheld};
 use super::catalog::TaggedSet;
 use super::copy::CopyForm;
@@ -93,6 +95,8 @@ pub(super) struct Running {
     pub(super) copies: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
+    /// It is one query, or sends the rows of one.
+    pub(super) only_reads: bool,
     /// What was found out of each statement of a simple query, or of the one of an Execute, before it ran; None: it had to be
     /// of none.
     pub(super) checked: Vec<Option<Checked>>,
@@ -103,7 +107,7 @@ pub(super) struct Running {
     pub(super) allowance: Allowance,
     /// What of its results was passed on, and, once that was too much, why it must end.
     taken: Amount<u64>,
-    over: Option<String>,
+    over: Option<Over>,
     statement: usize,
     plan: Option<Arc<Plan>>,
     /// The rows that a COPY sends.
@@ -155,6 +159,7 @@ impl Running {
             tagged: false,
             copies: false,
             ends_transaction: false,
+            only_reads: false,
             checked: Vec::new(),
             portal: None,
             makes_names: None,
@@ -215,6 +220,8 @@ pub(super) struct Replies<'s> {
     taken: Amount<u64>,
     /// The statement that runs has to be cancelled at the target.
     pub(super) wants_cancel: bool,
+    /// Of a statement beyond a limit. Until that is done, nothing may be sent to the target.
+    pub(super) undo: Option<Undo>,
     /// Operations whose replies are complete.
     pub(super) finished: Vec<(Forwarded, ReplySummary)>,
     /// The last row description.
@@ -238,6 +245,7 @@ impl<'s> Replies<'s> {
             may_set: false,
             taken: Amount::default(),
             wants_cancel: false,
+            undo: None,
             finished: Vec::new(),
             known: None,
             content_limit,
@@ -353,8 +361,12 @@ impl<'s> Replies<'s> {
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
         while out.len() + run.range.len() < HIGH_WATER {
-            // What nobody has to look at passes in parts, where it is too large to be held.
-            match inbox.next(|tag, _| if self.passes_unseen(tag) { Handling::Stream } else { Handling::Whole })? {
+            // What nobody has to look at passes in parts, where it is too large to be held, and what cannot be looked at is dropped so.
+            let handling = |tag, length| {
+                let in_parts = self.passes_unseen(tag) || self.is_too_large(tag, length);
+                if in_parts { Handling::Stream } else { Handling::Whole }
+            };
+            match inbox.next(handling)? {
                 Piece::Incomplete => break,
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
@@ -419,8 +431,17 @@ impl<'s> Replies<'s> {
                 self.flush(run, inbox, out)?;
                 self.function_result(inbox.bytes(range), out)?;
             }
+            b'C' | b's' if self.is_over() => {
+                wire::check_form(tag, inbox.bytes(range))?;
+                self.flush(run, inbox, out)?;
+                self.done_beyond(out)?;
+            }
             b'C' | b's' | b'I' | b'Z' | b'1' | b'2' | b'3' | b'G' | b'H' | b'c' => {
                 wire::check_form(tag, inbox.bytes(range.clone()))?;
+                if tag == b'Z' && self.must_undo(inbox.bytes(range.clone()))? {
+                    self.flush(run, inbox, out)?;
+                    return self.ready(inbox.bytes(range));
+                }
                 run.add(range.clone(), false);
                 self.progress(tag, range, inbox, out, run)?;
             }
@@ -442,7 +463,6 @@ impl<'s> Replies<'s> {
         let message = inbox.bytes(range);
         match (tag, self.expected.front_mut()) {
             (b'C', Some(Expected::Query(running))) => {
-                running.must_be_within()?;
                 running.completed(message)?;
                 running.next_statement();
                 self.may_set |= running.ends_transaction && !running.tagged;
@@ -450,7 +470,6 @@ impl<'s> Replies<'s> {
             }
             (b'I', Some(Expected::Query(running))) => running.next_statement(),
             (b'C' | b's' | b'I', Some(Expected::Execute(running))) => {
-                running.must_be_within()?;
                 if tag == b'C' {
                     running.completed(message)?;
                 }

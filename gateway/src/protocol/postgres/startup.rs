@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::stream::Stream;
+use super::stream::{Socket, Stream};
 use super::wire::{self, Malformed, Report, Severity, Startup};
 
 /// A client must have said what it wants by then.
@@ -258,7 +258,7 @@ async fn refuse_encryption(stream: &mut Stream) -> Result<(), StartupError> {
 
 async fn encrypt(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Result<(), StartupError> {
     let Some(Stream::Plain(tcp)) = stream.take() else { return Err(StartupError::Again) };
-    let encrypted = TlsAcceptor::from(Arc::clone(tls)).accept(tcp).await.map_err(StartupError::Tls)?;
+    let encrypted = TlsAcceptor::from(Arc::clone(tls)).accept(Socket(tcp)).await.map_err(StartupError::Tls)?;
     *stream = Some(Stream::Tls(Box::new(encrypted.into())));
     Ok(())
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::stream::Stream;
+use super::stream::{Socket, Stream};
 use super::wire::{self, Fields, Handling, Inbox, Malformed, Piece, Report, STREAM_ABOVE, Severity};
 use crate::rds_iam::{self, TokenError};
 use crate::secret::Secret;
@@ -207,7 +207,7 @@ pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
             other => return Err(UpstreamError::Unexpected(char::from(other))),
         }
         let connector = TlsConnector::from(Arc::clone(config));
-        let encrypted = connector.connect(name.clone(), tcp).await.map_err(UpstreamError::Tls)?;
+        let encrypted = connector.connect(name.clone(), Socket(tcp)).await.map_err(UpstreamError::Tls)?;
         Ok(Stream::Tls(Box::new(encrypted.into())))
     };
     timeout(LOGIN_TIMEOUT, encrypted).await.map_err(|_elapsed| UpstreamError::Late)?

@@ -506,6 +506,8 @@ pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwar
     let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = actions.iter().any(ends);
+    let reads = |action: &Action| matches!(action.kind, Kind::Select | Kind::CopyOut);
+    running.only_reads = judged.statements().len() == 1 && actions.iter().all(reads);
     // What cannot be parsed runs where policy only observes.
     let copies = [Kind::CopyIn, Kind::CopyOut, Kind::CopyProgram, Kind::Unparsed];
     running.copies = actions.iter().any(|action| copies.contains(&action.kind));

@@ -31,6 +31,8 @@ pub(in crate::protocol::postgres) enum Fault {
     CopyOrder,
     #[error("{0}; the target had sent all of the result before it could be told to stop")]
     Limit(String),
+    #[error("the client sent more behind a statement that was beyond a limit, in its transaction")]
+    Ahead,
     #[error(transparent)]
     Full(#[from] Full),
 }

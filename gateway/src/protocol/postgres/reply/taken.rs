@@ -1,12 +1,66 @@
 //! What a client takes of a target's data, and where that ends: rows beyond a limit are dropped, the target is told to cancel
-//! the statement, and its error is told as the limit's.
+//! the statement, and its error is told as the limit's. A target that was done before it heard of that is not believed where
+//! that can be undone, or only was read.
 
-use super::{Fault, Replies, Running};
+use std::fmt;
+
+use super::{Expected, Fault, Replies, transaction_state};
 use crate::mask::{Masked, MaskedBuffer};
-use crate::protocol::postgres::wire::{Report, Severity};
+use crate::protocol::postgres::wire::{MAX_HELD, Report, Severity, TransactionState};
 
 const HINT: &str =
     "This is a policy decision, not a fault; do not retry it unchanged: ask for less, with a WHERE or a LIMIT.";
+
+/// Why a statement must end before its result does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// In the words of the rule.
+    Limit(String),
+    /// A message of the result has so many bytes, and must be looked at as a whole.
+    Large(usize),
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit(why) => f.write_str(why),
+            Self::Large(length) => write!(
+                f,
+                "a row of the result has {length} bytes; on a target with masks each is checked as a whole, and the limit is {MAX_HELD}"
+            ),
+        }
+    }
+}
+
+impl Over {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Limit(_) => "42501",
+            Self::Large(_) => "54000",
+        }
+    }
+
+    fn report(&self) -> Report {
+        let text = match self {
+            Self::Limit(why) => {
+                format!("denied by policy: {why}, and the result has more; what came so far is not all of it")
+            }
+            Self::Large(_) => format!("{self}; what came so far is not all of the result"),
+        };
+        Report::new(Severity::Error, self.code(), text).with_hint(HINT)
+    }
+}
+
+/// What is left to do about a statement that was done at the target, though to the client it has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::postgres) enum Undo {
+    /// It only read: nothing, if the target says that no transaction is open.
+    IfOpen,
+    /// The open batch must fail.
+    Batch,
+    /// An open transaction must fail, and then the client be told that it has.
+    Transaction,
+}
 
 impl Replies<'_> {
     /// Counts a row of so many bytes. False: it is beyond a limit, and the client does not get it.
@@ -19,9 +73,22 @@ impl Replies<'_> {
             taken.rows += 1;
             taken.bytes += bytes as u64;
         }
-        running.over = running.allowance.exceeded(running.taken, self.taken);
+        running.over = running.allowance.exceeded(running.taken, self.taken).map(Over::Limit);
         self.wants_cancel |= running.over.is_some();
         running.over.is_none()
+    }
+
+    /// A message of the result is too large to be looked at. False: nothing runs that has results.
+    pub(super) fn is_too_large(&mut self, tag: u8, length: usize) -> bool {
+        if length <= MAX_HELD || !matches!(tag, b'D' | b'd') || self.own.is_some() {
+            return false;
+        }
+        let Some(Expected::Query(running) | Expected::Execute(running)) = self.expected.front_mut() else {
+            return false;
+        };
+        running.over.get_or_insert(Over::Large(length));
+        self.wants_cancel = true;
+        true
     }
 
     /// Whether the running statement is beyond a limit.
@@ -32,22 +99,50 @@ impl Replies<'_> {
     /// In the place of the error by which a statement ends that was beyond a limit. False: it was not.
     pub(super) fn tell_limit(&mut self, out: &mut MaskedBuffer) -> bool {
         let Some(running) = super::running_mut(&mut self.expected) else { return false };
-        let Some(why) = running.over.take() else { return false };
-        running.summary.outcome = format!("ERROR 42501 (ended: {why})");
+        let Some(over) = running.over.take() else { return false };
+        running.summary.outcome = format!("ERROR {} (ended: {over})", over.code());
         let mut report = Vec::new();
-        let text = format!("denied by policy: {why}, and the result has more; what came so far is not all of it");
-        Report::new(Severity::Error, "42501", text).with_hint(HINT).write(&mut report);
+        over.report().write(&mut report);
         self.send(&Masked::from_gateway(&report), out);
         true
     }
-}
 
-impl Running {
-    /// A statement that was beyond a limit must not seem to have been done.
-    pub(super) fn must_be_within(&self) -> Result<(), Fault> {
-        match &self.over {
-            Some(why) => Err(Fault::Limit(why.clone())),
-            None => Ok(()),
+    /// The target was done with a statement beyond a limit before it heard of that. It must not seem to have been done, and so it
+    /// is undone, if nothing was sent behind it that stands on it; where the end of its transaction was, it must only have read.
+    pub(super) fn done_beyond(&mut self, out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let mut expected = self.expected.iter();
+        match (expected.next(), expected.next(), expected.next()) {
+            (Some(Expected::Execute(_)), None, None) => self.undo = Some(Undo::Batch),
+            (Some(Expected::Execute(running)), Some(Expected::Sync { .. }), None)
+            | (Some(Expected::Query(running)), None, None)
+                if running.only_reads =>
+            {
+                self.undo = Some(Undo::IfOpen);
+            }
+            (Some(Expected::Query(running) | Expected::Execute(running)), ..) => {
+                let why = running.over.as_ref().map(Over::to_string);
+                return Err(Fault::Limit(why.unwrap_or_default()));
+            }
+            _ => return Ok(()),
         }
+        self.tell_limit(out);
+        if let Some(Expected::Execute(_)) = self.expected.front() {
+            self.fail_batch();
+        }
+        Ok(())
+    }
+
+    /// The target is ready after a statement that has failed for the client alone. True: in an open transaction, so that the
+    /// client does not hear of it before that has failed.
+    pub(super) fn must_undo(&mut self, ready: &[u8]) -> Result<bool, Fault> {
+        if self.undo != Some(Undo::IfOpen) {
+            return Ok(false);
+        }
+        let is_open = transaction_state(ready)? == TransactionState::Open;
+        if is_open && self.expected.len() > 1 {
+            return Err(Fault::Ahead);
+        }
+        self.undo = is_open.then_some(Undo::Transaction);
+        Ok(is_open)
     }
 }

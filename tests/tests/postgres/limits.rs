@@ -1,0 +1,127 @@
+//! Who takes more than policy lets them.
+
+use super::{POLICY, World};
+
+const LIMITS: &str = "
+[[limit]]
+name  = \"a page\"
+agents = [\"coder\"]
+rows  = 1000
+bytes = \"64K\"
+
+[[limit]]
+name         = \"a day's work\"
+session_rows = 3000
+";
+
+/// Prints errors, and then how many rows came, and what ended them.
+const ROWS: &str = r#"
+def rows(s, stream, data, last=b"Z"):
+    s.sendall(data)
+    seen = until(stream, last)
+    errors(seen)
+    print(sum(tag in (b"D", b"d") for tag, _ in seen), [body for tag, body in seen if tag in b"CZ"])
+def extended(sql, end=sync):
+    return parse(b"", sql) + bind(b"", b"") + execute(b"") + end
+"#;
+
+#[test]
+fn who_takes_too_much_is_stopped() {
+    let policy = POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]");
+    let world = World::with(&format!("{policy}{LIMITS}"));
+    let said = world
+        .shop
+        .raw(&format!(
+            r#"{ROWS}
+s, stream = session()
+rows(s, stream, query(b"SELECT generate_series(1, 1000)"))
+# Endless: it ends since the target is told.
+rows(s, stream, query(b"SELECT generate_series(1, 1000000000); DELETE FROM payments WHERE id = 1"))
+rows(s, stream, query(b"SELECT 'goes on'"))
+s.sendall(query(b"BEGIN"))
+until(stream, b"Z")
+rows(s, stream, parse(b"", b"SELECT repeat('x', 1000), generate_series(1, 100000000)") + bind(b"", b"") + execute(b"") + sync)
+rows(s, stream, query(b"ROLLBACK"))
+rows(s, stream, query(b"COPY (SELECT generate_series(1, 100000000)) TO STDOUT"))
+rows(s, stream, query(b"SELECT generate_series(1, 100)"))
+t, other = session()
+rows(t, other, query(b"SELECT 'another session'"))
+"#
+        ))
+        .unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("1000 [b'SELECT 1000"), "{said}");
+    assert!(lines[1].contains("42501") && lines[1].contains("1000 rows (limit \"a page\")"), "{said}");
+    assert_eq!((lines[2], lines[3]), ("1000 [b'I']", "1 [b'SELECT 1\\x00', b'I']"), "{said}");
+    assert!(
+        lines[4].contains("65536 bytes") && lines[5].ends_with("[b'E']") && lines[6].contains("ROLLBACK"),
+        "{said}"
+    );
+    let count = |line: &str| line.split(' ').next().unwrap().parse::<u32>().unwrap();
+    assert!((1..100).contains(&count(lines[5])), "{said}");
+    assert!(lines[7].contains("one session may take 3000 rows"), "{said}");
+    // Its result was there before the target could be told: that it was done is not told either.
+    assert!(lines[9].starts_with("ERROR 42501") && lines[9].contains("one session may take 3000 rows"), "{said}");
+    assert_eq!(lines[10], "0 [b'I']", "{said}");
+    assert!(said.ends_with("1 [b'SELECT 1\\x00', b'I']\n"), "{said}");
+    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments").unwrap(), "3", "what follows does not run");
+    let recorded = world.recorded();
+    assert!(recorded.contains("limit \"a page\""), "{recorded}");
+}
+
+/// The target is done before it can be told to stop: what is told of the statement is made true.
+#[test]
+fn who_takes_a_little_too_much_is_told_so_and_goes_on() {
+    let world = World::with(&format!("{}{LIMITS}", POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]")));
+    let said = world.raw(&format!(
+        r#"{ROWS}
+over = b"SELECT generate_series(1, 1001)"
+def insert(first):
+    return b"INSERT INTO payments (id, order_id, card_number) SELECT %d + generate_series(1, 1001), 1, 'none' RETURNING id" % first
+def scene(*requests):
+    s, stream = session()
+    for request in requests:
+        rows(s, stream, *request)
+    rows(s, stream, query(b"SELECT 'goes on'"))
+    print("--")
+# Outside of a transaction.
+scene([query(over)])
+scene([extended(over)])
+scene([query(b"COPY (" + over + b") TO STDOUT")])
+scene([extended(b"COPY (" + over + b") TO STDOUT")])
+# In one that has done something before.
+work = [query(b"BEGIN; DELETE FROM payments WHERE id = 1")]
+scene(work, [query(over)], [query(b"COMMIT")])
+scene(work, [extended(over)], [query(b"COMMIT")])
+scene(work, [extended(over, msg(b"H")), b"E"], [sync], [query(b"COMMIT")])
+# A batch that is not over has not done what it did.
+scene([extended(b"DELETE FROM payments WHERE id = 1", b"") + extended(over, msg(b"H")), b"E"], [sync])
+scene([extended(insert(100), msg(b"H")), b"E"], [sync])
+# What cannot be undone any more must not be told.
+scene([query(insert(100))])
+scene([extended(insert(5000))])
+scene([query(over + b"; SELECT 1")])
+scene([extended(over, b"") + extended(b"SELECT 1")])
+"#
+    ));
+    let scenes: Vec<&str> = said.split("--\n").collect();
+    let goes_on = "1 [b'SELECT 1\\x00', b'I']\n";
+    for scene in &scenes[..4] {
+        assert!(
+            scene.starts_with("ERROR 42501") && scene.ends_with(&format!("1000 [b'I']\n{goes_on}")),
+            "{scene}{said}"
+        );
+    }
+    for scene in &scenes[4..7] {
+        assert!(scene.contains("ERROR 42501") && scene.contains("[b'E']\n"), "{scene}{said}");
+        assert!(scene.ends_with(&format!("0 [b'ROLLBACK\\x00', b'I']\n{goes_on}")), "{scene}{said}");
+    }
+    for (scene, done) in scenes[7..9].iter().zip(["b'DELETE 1\\x00'", ""]) {
+        assert!(scene.starts_with("ERROR 42501"), "{scene}{said}");
+        assert!(scene.ends_with(&format!("1000 [{done}]\n0 [b'I']\n{goes_on}")), "{scene}{said}");
+    }
+    for scene in &scenes[9..13] {
+        assert!(scene.starts_with("FATAL") && scene.ends_with("0 []\n"), "{scene}{said}");
+    }
+    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM payments WHERE id < 100").unwrap(), "3", "{said}");
+}

@@ -9,6 +9,8 @@ mod facts;
 mod pooler;
 #[path = "postgres/rds_iam.rs"]
 mod rds_iam;
+#[path = "postgres/startup.rs"]
+mod startup;
 
 use system_tests::env::Gateway;
 use system_tests::postgres::{CARD, EMAIL, NAME, Postgres, SSN};

@@ -13,6 +13,8 @@ use system_tests::env::{Env, Gateway, Place};
 use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
 use system_tests::shop::Shop;
 
+#[path = "postgres_clients/pgbench.rs"]
+mod pgbench;
 #[path = "postgres_clients/pgx.rs"]
 mod pgx;
 #[path = "postgres_clients/programs.rs"]
@@ -21,6 +23,8 @@ mod programs;
 mod sqllogictest;
 #[path = "postgres_clients/transcripts.rs"]
 mod transcripts;
+#[path = "postgres_clients/versions.rs"]
+mod versions;
 
 /// One run of one suite.
 const LIMIT: Duration = Duration::from_mins(8);
@@ -134,7 +138,10 @@ fn sqlalchemy() {
 
 /// A gateway that allows everything, in every database of a server.
 fn open_shop() -> (Shop, Gateway) {
-    let shop = Shop::new().unwrap();
+    open(Shop::new().unwrap())
+}
+
+fn open(shop: Shop) -> (Shop, Gateway) {
     shop.configure(ALLOW_ALL).unwrap();
     let config = fs::read_to_string(shop.env.config_path()).unwrap();
     let open = config.replace(&format!("databases = [\"{DATABASE}\"]\n"), "");

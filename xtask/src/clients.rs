@@ -9,6 +9,10 @@ use crate::{Result, paths, setup, shell};
 const INSTALLED: &[&str] = &[
     "asyncpg==0.32.0",
     "greenlet==3.1.1",
+    // With libpq 18. Its own suite is in its repository, and in no package.
+    "psycopg==3.3.9",
+    "psycopg-binary==3.3.9",
+    "psycopg-pool==3.3.3",
     "psycopg2-binary==2.9.10",
     "pytest==8.3.4",
     "pytest-timeout==2.3.1",

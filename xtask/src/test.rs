@@ -42,7 +42,7 @@ const REQUIRED: [&str; 20] = [
 ];
 /// Needs AWS's word on its tokens.
 const POSTGRES: &str = "postgres";
-/// Needs clients of others, with their suites.
+/// Needs clients of others, with their suites, and a server that speaks the newest protocol.
 const CLIENTS: &str = "postgres-clients";
 /// Needs servers of other versions.
 const VERSIONS: &str = "postgres-versions";
@@ -253,7 +253,7 @@ impl Program {
         if self.suite.as_deref() == Some(UTILITY) {
             environment.insert("WEIR_WORKLOADS", workloads::ensure()?);
         }
-        if self.suite.as_deref() == Some(VERSIONS) {
+        if [VERSIONS, CLIENTS].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_SERVERS", servers::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {

@@ -74,6 +74,8 @@ enum NotServed {
     Session(#[from] SessionError),
     #[error(transparent)]
     Keys(#[from] cancel::Full),
+    #[error("no key can be made with which the session would be cancelled: {0}")]
+    NoKey(#[from] std::io::Error),
 }
 
 impl NotServed {
@@ -98,13 +100,17 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
         Err(error) => Err(error.into()),
     };
     match opened {
-        Ok((mut client, Request::Session(wish))) => match open(&mut client, &wish, session).await {
-            Ok(opened) => opened.serve(client, session).await,
-            Err(error) => {
-                startup::turn_away(client, &error.report()).await;
-                error.to_string()
+        Ok((mut client, Request::Session(wish))) => {
+            let mut greeting = startup::welcome(&wish);
+            match open(&mut client, &wish, session, &mut greeting).await {
+                // By itself: what is large in it need not be there before.
+                Ok(opened) => Box::pin(opened.serve(client, session)).await,
+                Err(error) => {
+                    startup::dismiss(client, greeting, &error.report()).await;
+                    error.to_string()
+                }
             }
-        },
+        }
         Ok((client, Request::Unfit { user, reason })) => {
             let error = deny(session, format!("connect as {user:?}"), None, reason).await;
             startup::turn_away(client, &error.report()).await;
@@ -155,12 +161,16 @@ struct Opened {
     upstream: upstream::Upstream,
     handle: cancel::Handle,
     user: String,
-    /// What the client is told before anything else.
     greeting: Vec<u8>,
 }
 
-/// From what the client asks for to a session at the target.
-async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Opened, NotServed> {
+/// From what the client asks for to a session at the target. `greeting` is what it has still to be told when this is done.
+async fn open(
+    client: &mut Stream,
+    wish: &Wish,
+    session: &Session,
+    greeting: &mut Vec<u8>,
+) -> Result<Opened, NotServed> {
     let target = &session.target;
     let database = match database(target, wish) {
         Ok(database) => database,
@@ -171,21 +181,15 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
             return Err(deny(session, text, Some(database), reason).await);
         }
     };
-    connect_allowed(client, session, &database, wish).await?;
+    connect_allowed(client, session, &database, wish, greeting).await?;
     let way = Way::new(session.engine(), target, &session.upstream, database).await?;
     let settings = settings(wish, session.reads_only);
-    let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await?;
+    let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings, wish.minor)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));
-    let key = crate::engine::random_u32().to_be_bytes();
-    let handle =
-        session.engine().protocols().postgres.keys.issue(&session.origin, way.endpoint.clone(), theirs, key)?;
-    let mut greeting = Vec::new();
-    if let Some(unknown) = &wish.unsupported {
-        let unknown: Vec<&str> = unknown.iter().map(String::as_str).collect();
-        wire::negotiate_protocol_version(&mut greeting, &unknown);
-    }
-    let user = wish.user.clone();
-    Ok(Opened { way, upstream, handle, user, greeting })
+    let keys = &session.engine().protocols().postgres.keys;
+    let key = cancel::Key::new(wish.minor)?;
+    let handle = keys.issue(&session.origin, way.endpoint.clone(), theirs, key)?;
+    Ok(Opened { way, upstream, handle, user: wish.user.clone(), greeting: std::mem::take(greeting) })
 }
 
 /// The settings that the session begins with.
@@ -238,8 +242,14 @@ async fn deny(session: &Session, text: String, database: Option<String>, reason:
     }
 }
 
-/// Has the session itself decided: its first operation.
-async fn connect_allowed(client: &mut Stream, session: &Session, database: &str, wish: &Wish) -> Result<(), NotServed> {
+/// Has the session itself decided: its first operation. A client that waits is greeted before it is told so.
+async fn connect_allowed(
+    client: &mut Stream,
+    session: &Session,
+    database: &str,
+    wish: &Wish,
+    greeting: &mut Vec<u8>,
+) -> Result<(), NotServed> {
     let text = connection(database, wish);
     let judgement = session.judge_connect(text, Some(database.to_owned()));
     let exact = Exact { bytes: &[database.as_bytes()], parameters: None, forecast: None, is_revocable: false };
@@ -247,9 +257,10 @@ async fn connect_allowed(client: &mut Stream, session: &Session, database: &str,
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(NotServed::Denied(denial)),
         Decision::Hold(mut held) => loop {
-            let mut notice = Vec::new();
-            Report::new(Severity::Notice, "00000", held.notice()).write(&mut notice);
-            client.write_all(&notice).await.map_err(StartupError::Gone)?;
+            Report::new(Severity::Notice, "00000", held.notice()).write(greeting);
+            client.write_all(greeting).await.map_err(StartupError::Gone)?;
+            client.flush().await.map_err(StartupError::Gone)?;
+            greeting.clear();
             match held.next(session).await {
                 HeldEvent::StillWaiting(again) => held = again,
                 HeldEvent::Permit(permit) => break permit,
@@ -268,7 +279,7 @@ impl Opened {
         let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
         let encoding = Encoding::named(encoding.map(|(_, value)| value.as_str()));
         let (process, key) = handle.told();
-        relay::greet(&mut greeting, &upstream.parameters, &user, process, &key);
+        relay::greet(&mut greeting, &upstream.parameters, &user, process, key);
         let ends = Ends {
             client,
             target: upstream.stream,

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use system_tests::env::{Env, Gateway, Place};
 use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
+use system_tests::process::Finished;
 use system_tests::shop::Shop;
 
+#[path = "postgres_clients/django.rs"]
+mod django;
 #[path = "postgres_clients/pgbench.rs"]
 mod pgbench;
 #[path = "postgres_clients/pgx.rs"]
@@ -56,7 +59,7 @@ const ENCODING: &str = "client_encoding stays UTF-8, or statements would be read
 const STRINGS: &str = "standard_conforming_strings stays on, for the same reason";
 
 /// A client's own suite.
-struct Suite {
+struct Suite<'a> {
     /// Its directory below `src`.
     source: &'static str,
     /// What pytest is told besides.
@@ -65,7 +68,7 @@ struct Suite {
     database: &'static str,
     prepared: &'static str,
     /// More variables, by which this suite is told where the database is.
-    variables: &'static [(&'static str, &'static str)],
+    variables: &'a [(&'static str, &'a str)],
     /// Fewer tests than this would mean that it did not run.
     least: usize,
     /// Tests that may end in another way through the gateway, and why that is right.
@@ -115,6 +118,19 @@ fn psycopg2() {
 /// What SQLAlchemy asks of any dialect; with `--all` also what is PostgreSQL's own, which takes some minutes.
 #[test]
 fn sqlalchemy() {
+    sqlalchemy_by("postgresql+psycopg2");
+}
+
+/// The same by psycopg 3; with `--all` also by the half of it that does not wait.
+#[test]
+fn sqlalchemy_by_psycopg() {
+    sqlalchemy_by("postgresql+psycopg");
+    if std::env::var_os("WEIR_ALL").is_some() {
+        sqlalchemy_by("postgresql+psycopg_async");
+    }
+}
+
+fn sqlalchemy_by(driver: &str) {
     const ALL: &[&str] = &[
         "test/dialect/test_suite.py",
         "test/dialect/postgresql/test_dialect.py",
@@ -130,7 +146,7 @@ fn sqlalchemy() {
         database: "sqlalchemy",
         prepared: "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext",
         // The rest is libpq's to find out.
-        variables: &[("PYTEST_ADDOPTS", "--dburi=postgresql+psycopg2:///sqlalchemy")],
+        variables: &[("PYTEST_ADDOPTS", &format!("--dburi={driver}:///sqlalchemy"))],
         least: if all { 10_000 } else { 1_500 },
         different: &[("test_backslash_escapes_detection[False-True]", STRINGS), ("::test_client_encoding", ENCODING)],
     });
@@ -157,7 +173,7 @@ fn make_superuser(server: &Postgres) {
 }
 
 /// Runs a suite both ways.
-fn same(suite: &Suite) {
+fn same(suite: &Suite<'_>) {
     let (shop, _gateway) = open_shop();
     let other = Postgres::start(&shop.env).unwrap();
     for server in [&shop.postgres, &other] {
@@ -222,14 +238,10 @@ fn compare(
 }
 
 /// One run of a suite in Python.
-fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes {
+fn run(suite: &Suite<'_>, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes {
     let clients = staged(place.environment(), &["site", "src"]);
     fs::write(clients.join("site/weir_report.py"), REPORT).unwrap();
-    fs::create_dir_all(clients.join("reports")).unwrap();
-    fs::set_permissions(clients.join("reports"), fs::Permissions::from_mode(0o1777)).unwrap();
-    let (report, home) = (clients.join("reports").join(name), clients.join("reports").join(format!("home-{name}")));
-    fs::create_dir_all(&home).unwrap();
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+    let (report, home) = reports(&clients, name);
     let source = clients.join("src").join(suite.source);
     let place = place
         .env("HOME", home)
@@ -244,10 +256,26 @@ fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes 
         .args(tests.iter().map(|test| source.join(test)));
     let place = suite.variables.iter().fold(place, |place, (name, value)| place.env(name, value));
     let finished = place.start().unwrap().finish(LIMIT).unwrap();
-    let lines = fs::read_to_string(&report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
-    fs::remove_file(&report).unwrap();
+    outcomes(&report, finished, &format!("{}-{name}", suite.source))
+}
+
+/// Where a run says what became of its tests, and a home for it.
+fn reports(clients: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let reports = clients.join("reports");
+    let home = reports.join(format!("home-{name}"));
+    for (directory, mode) in [(&reports, 0o1777), (&home, 0o777)] {
+        fs::create_dir_all(directory).unwrap();
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    (reports.join(name), home)
+}
+
+/// What a run has said.
+fn outcomes(report: &Path, finished: Finished, name: &str) -> Outcomes {
+    let lines = fs::read_to_string(report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    fs::remove_file(report).unwrap();
     if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
-        let path = PathBuf::from(log).join(format!("{}-{name}.log", suite.source));
+        let path = PathBuf::from(log).join(format!("{name}.log"));
         fs::write(path, finished.stdout + &finished.stderr).unwrap();
     }
     let lines = lines.lines().map(|line| line.split_once(' ').unwrap());

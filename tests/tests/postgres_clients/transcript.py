@@ -31,7 +31,7 @@ from psycopg import pq, rows
 from psycopg.types import composite, hstore, json, multirange, range as ranges
 
 ROWS = 3000
-# Letters of a message that are shown.
+# Letters of a message that are shown; of the others there is a digest.
 SHOWN = 200
 # Of what is given up in a pipeline, psycopg tells here also when it does not matter.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
@@ -103,9 +103,9 @@ class Traced:
             self.file.seek(0)
             lines = [line.rstrip("\n") for line in self.file]
             told = [line for line in lines if line.startswith("B")]
-            print(f"  {len(told)} {hashlib.sha256(chr(10).join(told).encode()).hexdigest()[:16]}")
             for line in told:
-                print("   ", line[:SHOWN])
+                rest = line[SHOWN:]
+                print("   ", line[:SHOWN] + (rest and hashlib.sha256(rest.encode()).hexdigest()[:16]))
         self.file.close()
 
 
@@ -218,6 +218,17 @@ async def prepared():
             cells = [[result.get_value(r, c) for c in range(result.nfields)] for r in range(result.ntuples)]
             parameters = [result.param_type(n) for n in range(result.nparams)]
             say("libpq", (pq.ExecStatus(result.status).name, result.command_status, result.error_message, columns, cells, parameters))
+
+
+async def missing():
+    """Names that nothing has: a transaction fails with the error."""
+    async with Traced() as connection:
+        raw = connection.pgconn
+        wants = (raw.describe_prepared, raw.describe_portal, lambda name: raw.exec_prepared(name, []), lambda name: raw.exec_(b"EXECUTE " + name), lambda name: raw.exec_(b"FETCH " + name))
+        for want in wants:
+            for result in (raw.exec_(b"BEGIN"), raw.exec_(b"INSERT INTO papers (id) VALUES (750)"), want(b"none"), raw.exec_(b"SELECT 1"), raw.exec_(b"COMMIT"), want(b"none")):
+                say("libpq", (result.command_status, result.error_message, pq.TransactionStatus(raw.transaction_status).name))
+        await trial("nothing is left", connection.execute, "SELECT count(*) FROM papers WHERE id = 750")
 
 
 async def transactions():
@@ -491,7 +502,7 @@ async def endings():
     await other.close()
 
 
-SECTIONS = [values, statements, prepared, transactions, cursors, copies, notices, pipelines, endings]
+SECTIONS = [values, statements, prepared, missing, transactions, cursors, copies, notices, pipelines, endings]
 TABLES = """CREATE TABLE transcript.papers (id int PRIMARY KEY CHECK (id < 1000), body text, up int REFERENCES transcript.papers DEFERRABLE);
 INSERT INTO transcript.papers SELECT n, 'paper ' || n FROM generate_series(1, 20) AS n"""
 

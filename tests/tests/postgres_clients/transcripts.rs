@@ -16,13 +16,14 @@ const SHOWN: usize = 20;
 /// A program's last line.
 const END: &str = "# end";
 
+const NO_SUCH_NAME: &str =
+    "the gateway, which knows of no such name, answers for the server: without the place in its source";
 /// Lines that may end in another way through the gateway, by what they begin with, and why that is right.
 const DIFFERENT: &[(&str, &str)] = &[
     ("no such database", "what a target says before a session is there, the gateway says in its own words"),
-    (
-        "a plan that is gone",
-        "the gateway, which knows of no such plan, answers for the server: without the place in its source",
-    ),
+    ("a plan that is gone", NO_SUCH_NAME),
+    ("    B\tNN\tErrorResponse\t S \"ERROR\" V \"ERROR\" C \"26000\" M \"prepared statement", NO_SUCH_NAME),
+    ("    B\tNN\tErrorResponse\t S \"ERROR\" V \"ERROR\" C \"34000\" M \"portal", NO_SUCH_NAME),
     ("another parameter", "start-up parameters are allowed by name, and the others refused"),
 ];
 

@@ -67,6 +67,8 @@ fn a_server_of_postgresql_18_is_told_apart_by_nothing() {
         let client = shop.env.bystander_as("daemon", super::PYTHON).env("PYTHONPATH", clients.join("site"));
         let client = client.env("PGHOST", "127.0.0.1").env("PGPORT", shop.postgres.port().to_string());
         let client = client.env("PGUSER", ROLE).env("PGPASSWORD", PASSWORD).env("PGDATABASE", DATABASE);
+        // libpq looks for certificates there.
+        let client = client.env("HOME", "/nonexistent");
         let straight = client.args(["-u", "-c", script]).run().unwrap().expect_success().unwrap();
         assert!(straight.contains(expected), "{straight}");
         assert_eq!(through(&shop, script), straight);

@@ -10,7 +10,7 @@ def connect():
     return socket.create_connection((host, port), timeout=60)
 def startup(s, minor=0, **more):
     body = struct.pack(">HH", 3, minor)
-    for k, v in {"user": "coder", "database": "orders", **more}.items():
+    for k, v in {"user": os.environ["PGUSER"], "database": "orders", **more}.items():
         body += k.encode() + b"\0" + v.encode() + b"\0"
     s.sendall(struct.pack(">I", len(body) + 5) + body + b"\0")
 def msg(tag, body=b""):

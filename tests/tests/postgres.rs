@@ -1,10 +1,16 @@
 //! PostgreSQL on the real kernel: unmodified clients on the agent's side, a real server on the other, and between them
 //! policy, masks, approvals and the recording.
 
+#[path = "postgres/calls.rs"]
+mod calls;
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/denials.rs"]
+mod denials;
 #[path = "postgres/facts.rs"]
 mod facts;
+#[path = "postgres/large.rs"]
+mod large;
 #[path = "postgres/pooler.rs"]
 mod pooler;
 #[path = "postgres/rds_iam.rs"]
@@ -315,7 +321,7 @@ s.sendall(struct.pack(">II", 8, 80877104))
 errors(until(messages(s), b"E"))
 "#,
     );
-    assert_eq!(said, "b'S' False\nb'N'\nFATAL 08P01 the client asked for the same encryption twice\n");
+    assert_eq!(said, "b'S' False\nb'N'\nFATAL 08P01 the client asked for encryption once more than it may\n");
 }
 
 #[test]
@@ -665,7 +671,7 @@ then    = "allow"
 }
 
 #[test]
-fn a_newer_protocol_is_negotiated_down() {
+fn what_a_client_asks_for_and_nobody_knows_it_is_told() {
     let world = World::new();
     let said = world.raw(
         r#"
@@ -676,7 +682,7 @@ print([(t, body) for t, body in until(messages(s), b"Z") if t in b"vR"])
 "#,
     );
     let expected =
-        "[(b'v', b'\\x00\\x03\\x00\\x00\\x00\\x00\\x00\\x01_pq_.unheard_of\\x00'), (b'R', b'\\x00\\x00\\x00\\x00')]\n";
+        "[(b'v', b'\\x00\\x03\\x00\\x02\\x00\\x00\\x00\\x01_pq_.unheard_of\\x00'), (b'R', b'\\x00\\x00\\x00\\x00')]\n";
     assert_eq!(said, expected);
 }
 

@@ -43,6 +43,7 @@ use self::wire::{Report, Severity};
 use crate::ca::Authority;
 use crate::engine::Engine;
 use crate::policy::{Action, Kind};
+use crate::record::forward::Cancel;
 use crate::session::{Decision, Denial, Exact, HeldEvent, ReplySummary, Session, SessionError};
 use crate::target::{Host, Target};
 use crate::tls::{self, TlsError};
@@ -116,7 +117,7 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
             startup::turn_away(client, &error.report()).await;
             error.to_string()
         }
-        Ok((_, Request::Cancel { process, key })) => cancel(session, process, &key).await,
+        Ok((_, Request::Cancel { process, key })) => cancel(session, process, key).await,
         Err(error) => error.to_string(),
     }
 }
@@ -146,12 +147,27 @@ fn fallback_name(target: &Target) -> String {
     name.or_else(|| address().map(|ip| ip.to_string())).unwrap_or_else(|| target.name.clone())
 }
 
-async fn cancel(session: &Session, process: u32, key: &[u8]) -> String {
-    let keys = &session.engine().protocols().postgres.keys;
-    match keys.cancel(&session.origin, process, key).await {
+async fn cancel(session: &Session, process: u32, key: Vec<u8>) -> String {
+    let engine = Arc::clone(session.engine());
+    let wanted = Cancel { cgroup_id: session.origin.cgroup_id, uid: session.origin.uid, process, key };
+    match engine.protocols().postgres.keys.cancel(&wanted).await {
         Ok(true) => "a cancel request, done".to_owned(),
-        Ok(false) => "a cancel request without a session of this agent, ignored".to_owned(),
+        Ok(false) => {
+            let passed_on = tokio::task::spawn_blocking(move || engine.predecessors().cancel(&wanted)).await;
+            let what = if passed_on.unwrap_or(false) { "passed on to replaced gateways" } else { "ignored" };
+            format!("a cancel request without a session of this agent, {what}")
+        }
         Err(error) => format!("a cancel request, not done: {error}"),
+    }
+}
+
+/// Does what a cancel request asks for that came to the gateway which took over, if it is about a session of this one's.
+pub(crate) fn cancel_for_another(state: &State, wanted: Cancel) -> impl Future<Output = ()> + use<> {
+    let keys = Arc::clone(&state.keys);
+    async move {
+        if let Err(error) = keys.cancel(&wanted).await {
+            tracing::warn!(%error, "a cancel request is not done");
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::upstream::{self, Endpoint, UpstreamError};
 use super::wire;
 use crate::origin::Origin;
+use crate::record::forward::Cancel;
 
 /// Sessions that have a key; more than the gateway serves.
 const MAX_KEYS: usize = 2 * crate::live::MAX_SESSIONS;
@@ -113,17 +114,19 @@ impl Keys {
         Ok(Handle { keys: Arc::clone(self), entry })
     }
 
-    fn find(&self, origin: &Origin, process: u32, key: &[u8]) -> Option<Arc<Entry>> {
+    fn find(&self, wanted: &Cancel) -> Option<Arc<Entry>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let is_meant = |entry: &&Arc<Entry>| {
-            equal_in_constant_time(&entry.key.0, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid
+            equal_in_constant_time(&entry.key.0, &wanted.key)
+                && entry.cgroup_id == wanted.cgroup_id
+                && entry.uid == wanted.uid
         };
-        live.entries.get(&process)?.iter().find(is_meant).cloned()
+        live.entries.get(&wanted.process)?.iter().find(is_meant).cloned()
     }
 
     /// Does what a cancel request asks for; false if it is nobody's, or another agent's.
-    pub(super) async fn cancel(&self, origin: &Origin, process: u32, key: &[u8]) -> Result<bool, UpstreamError> {
-        let Some(entry) = self.find(origin, process, key) else { return Ok(false) };
+    pub(super) async fn cancel(&self, wanted: &Cancel) -> Result<bool, UpstreamError> {
+        let Some(entry) = self.find(wanted) else { return Ok(false) };
         if entry.waiting.holds.load(Ordering::Acquire) {
             entry.waiting.cancelled.notify_waiters();
         } else {
@@ -203,21 +206,24 @@ mod tests {
             |key: &[u8]| keys.issue(&origin(7, 1000), endpoint.clone(), (42, vec![1]), Key(key.into())).unwrap();
         let (first, second) = (issue(&[1; 4]), issue(&[2; LONG_KEY]));
         assert_eq!((first.told(), second.told()), ((42, &[1; 4][..]), (42, &[2; LONG_KEY][..])), "of two servers");
-        for (origin, key, is_found) in [
-            (origin(7, 1000), &[1; 4][..], true),
-            (origin(7, 1000), &[2; LONG_KEY], true),
-            (origin(7, 1000), &[2; 4], false),
-            (origin(8, 1000), &[1; 4], false),
-            (origin(7, 1001), &[1; 4], false),
-            (origin(7, 1000), &[3; 4], false),
-            (origin(7, 1000), &[1; 3], false),
+        let is_found = |cgroup_id, uid, process, key: &[u8]| {
+            keys.find(&Cancel { cgroup_id, uid, process, key: key.to_vec() }).is_some()
+        };
+        for (cgroup_id, uid, process, key, expected) in [
+            (7, 1000, 42, &[1; 4][..], true),
+            (7, 1000, 42, &[2; LONG_KEY], true),
+            (7, 1000, 42, &[2; 4], false),
+            (8, 1000, 42, &[1; 4], false),
+            (7, 1001, 42, &[1; 4], false),
+            (7, 1000, 42, &[3; 4], false),
+            (7, 1000, 42, &[1; 3], false),
+            (7, 1000, 43, &[1; 4], false),
         ] {
-            assert_eq!(keys.find(&origin, 42, key).is_some(), is_found, "{origin:?} {key:?}");
+            assert_eq!(is_found(cgroup_id, uid, process, key), expected, "{cgroup_id} {uid} {process} {key:?}");
         }
-        assert!(keys.find(&origin(7, 1000), 43, &[1; 4]).is_none());
         drop(first);
-        assert!(keys.find(&origin(7, 1000), 42, &[1; 4]).is_none());
-        assert!(keys.find(&origin(7, 1000), 42, &[2; LONG_KEY]).is_some());
+        assert!(!is_found(7, 1000, 42, &[1; 4]));
+        assert!(is_found(7, 1000, 42, &[2; LONG_KEY]));
         drop(second);
         assert!(keys.live.lock().unwrap().entries.is_empty());
     }

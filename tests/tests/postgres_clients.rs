@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use system_tests::env::{Env, Gateway, Place};
 use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
-use system_tests::process::Finished;
+use system_tests::process::Running;
 use system_tests::shop::Shop;
 
 #[path = "postgres_clients/django.rs"]
@@ -186,13 +186,13 @@ fn same(suite: &Suite<'_>) {
     let straight = |tests: &[&str]| {
         // As a user who is no agent.
         let place = shop.env.bystander_as("daemon", PYTHON).env("PGPASSWORD", PASSWORD);
-        run(suite, tests, place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()), "straight")
+        start(suite, tests, place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()), "straight")
     };
     let through = |tests: &[&str]| {
         let place = shop.env.agent(PYTHON).env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string());
-        run(suite, tests, place, "through")
+        start(suite, tests, place, "through")
     };
-    let both = |tests: &[&str]| (straight(tests), through(tests));
+    let both = |tests: &[&str]| Run::finish(straight(tests), through(tests));
     compare(&shop.env, suite.source, both, suite.words, suite.least, suite.different);
 }
 
@@ -237,11 +237,17 @@ fn compare(
     assert!(complaints.is_empty(), "{}\n{}", complaints.join("\n"), env.log());
 }
 
-/// One run of a suite in Python.
-fn run(suite: &Suite<'_>, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes {
+/// A suite in Python that runs.
+struct Run {
+    name: String,
+    process: Running,
+    report: PathBuf,
+}
+
+fn start(suite: &Suite<'_>, tests: &[&str], place: Place<'_>, way: &str) -> Run {
     let clients = staged(place.environment(), &["site", "src"]);
     fs::write(clients.join("site/weir_report.py"), REPORT).unwrap();
-    let (report, home) = reports(&clients, name);
+    let (report, home) = reports(&clients, way);
     let source = clients.join("src").join(suite.source);
     let place = place
         .env("HOME", home)
@@ -255,8 +261,7 @@ fn run(suite: &Suite<'_>, tests: &[&str], place: Place<'_>, name: &str) -> Outco
         .arg(&source)
         .args(tests.iter().map(|test| source.join(test)));
     let place = suite.variables.iter().fold(place, |place, (name, value)| place.env(name, value));
-    let finished = place.start().unwrap().finish(LIMIT).unwrap();
-    outcomes(&report, finished, &format!("{}-{name}", suite.source))
+    Run { name: format!("{}-{way}", suite.source), process: place.start().unwrap(), report }
 }
 
 /// Where a run says what became of its tests, and a home for it.
@@ -270,16 +275,24 @@ fn reports(clients: &Path, name: &str) -> (PathBuf, PathBuf) {
     (reports.join(name), home)
 }
 
-/// What a run has said.
-fn outcomes(report: &Path, finished: Finished, name: &str) -> Outcomes {
-    let lines = fs::read_to_string(report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
-    fs::remove_file(report).unwrap();
-    if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
-        let path = PathBuf::from(log).join(format!("{name}.log"));
-        fs::write(path, finished.stdout + &finished.stderr).unwrap();
+impl Run {
+    /// Both run at once, before two servers.
+    fn finish(straight: Self, through: Self) -> (Outcomes, Outcomes) {
+        (straight.outcomes(), through.outcomes())
     }
-    let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
-    lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
+
+    /// What it has said.
+    fn outcomes(self) -> Outcomes {
+        let finished = self.process.finish(LIMIT).unwrap();
+        let lines = fs::read_to_string(&self.report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+        fs::remove_file(self.report).unwrap();
+        if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
+            let path = PathBuf::from(log).join(format!("{}.log", self.name));
+            fs::write(path, finished.stdout + &finished.stderr).unwrap();
+        }
+        let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
+        lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
+    }
 }
 
 /// Parts of the clients' directory where an agent can read them.

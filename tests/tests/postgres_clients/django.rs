@@ -5,7 +5,7 @@ use std::fs;
 use system_tests::env::Place;
 use system_tests::postgres::{NAME, PASSWORD, Postgres, ROLE};
 
-use super::{LIMIT, Outcomes, PYTHON, STRINGS, compare, make_superuser, open_shop, outcomes, reports, staged};
+use super::{PYTHON, Run, STRINGS, compare, make_superuser, open_shop, reports, staged};
 
 const SETTINGS: &str = include_str!("django_settings.py");
 const SOURCE: &str = "django-5.2.8";
@@ -60,21 +60,21 @@ fn django() {
     for binding in if all { &["server", "client"][..] } else { &["server"] } {
         let straight = |tests: &[&str]| {
             let place = shop.env.bystander_as("daemon", PYTHON).env("PGPASSWORD", PASSWORD).env("PGHOST", "127.0.0.1");
-            run(place.env("PGPORT", other.port().to_string()), binding, tests, "straight")
+            start(place.env("PGPORT", other.port().to_string()), binding, tests, "straight")
         };
         let through = |tests: &[&str]| {
             let place = shop.env.agent(PYTHON).env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string());
-            run(place, binding, tests, "through")
+            start(place, binding, tests, "through")
         };
-        let both = |tests: &[&str]| (straight(tests), through(tests));
+        let both = |tests: &[&str]| Run::finish(straight(tests), through(tests));
         compare(&shop.env, SOURCE, both, &parts, 2500, &[("test_unaccent_with_conforming_strings_off", STRINGS)]);
     }
 }
 
-fn run(place: Place<'_>, binding: &str, tests: &[&str], name: &str) -> Outcomes {
+fn start(place: Place<'_>, binding: &str, tests: &[&str], way: &str) -> Run {
     let clients = staged(place.environment(), &["site", "src"]);
     fs::write(clients.join("site/weir_django.py"), SETTINGS).unwrap();
-    let (report, home) = reports(&clients, name);
+    let (report, home) = reports(&clients, way);
     let place = place
         .env("HOME", &home)
         // It makes files of models, and reads them as modules.
@@ -87,6 +87,5 @@ fn run(place: Place<'_>, binding: &str, tests: &[&str], name: &str) -> Outcomes 
         .arg(clients.join("src").join(SOURCE).join("tests/runtests.py"))
         .args(["--settings=weir_django", "--parallel=1", "--noinput"])
         .args(tests);
-    let finished = place.start().unwrap().finish(LIMIT).unwrap();
-    outcomes(&report, finished, &format!("{SOURCE}-{name}"))
+    Run { name: format!("{SOURCE}-{way}"), process: place.start().unwrap(), report }
 }

@@ -402,6 +402,10 @@ fn fixed_setting(old: &Config, new: &Config) -> Option<&'static str> {
 /// 32 bits from the kernel's random source; zero if it has none, where IDs are still told apart by their time.
 pub(crate) fn random_u32() -> u32 {
     let mut bytes = [0; 4];
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    if read.is_err() { 0 } else { u32::from_ne_bytes(bytes) }
+    if random(&mut bytes).is_err() { 0 } else { u32::from_ne_bytes(bytes) }
+}
+
+/// Fills the buffer from the kernel's random source.
+pub(crate) fn random(bytes: &mut [u8]) -> std::io::Result<()> {
+    File::open("/dev/urandom")?.read_exact(bytes)
 }

@@ -29,13 +29,13 @@ use crate::engine::Engine;
 use crate::ids::SessionId;
 use crate::intercept::Doors;
 use crate::packets;
-use crate::record::forward::{Order, Predecessor, Reading};
+use crate::record::forward::{Cancel, Order, Predecessor, Reading};
 use crate::witness::{Namespace, Witness, own_cgroup};
 
 /// The socket's name in the runtime directory.
 const SOCKET: &str = "handover.sock";
-/// Counts what [`Message`] means. Who speaks another one takes nothing over.
-const PROTOCOL: u32 = 1;
+/// Counts what [`Message`] and [`Order`] mean. Who speaks another one takes nothing over.
+const PROTOCOL: u32 = 2;
 /// How long the next gateway may take to come.
 pub(crate) const SUCCESSOR_WITHIN: Duration = Duration::from_secs(30);
 /// The other side may take so long for one message, which includes a reading of the configuration.
@@ -291,6 +291,13 @@ impl Predecessors {
         let listening = self.listening();
         let having = listening.iter().find(|one| one.is_alive() && one.predecessor.sessions().contains(&session));
         having.inspect(|one| one.predecessor.order(Order::Kill { session, by: by.to_owned() })).is_some()
+    }
+
+    /// Passes a client's wish on to all of them, since each knows its own keys only; false if there is none. Blocks.
+    pub(crate) fn cancel(&self, wanted: &Cancel) -> bool {
+        let listening = self.listening();
+        let living = listening.iter().filter(|one| one.is_alive());
+        living.inspect(|one| one.predecessor.order(Order::Cancel(wanted.clone()))).count() > 0
     }
 
     pub(crate) fn reload(&self) {

@@ -12,6 +12,7 @@ use crate::ca::{Authority, CaError};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::policy::{Operation, ResultColumn};
+use crate::record::forward::Cancel;
 use crate::session::Session;
 use crate::target::{Protocol, Target};
 use crate::tls::TlsError;
@@ -49,6 +50,11 @@ impl State {
     /// Targets that cannot be served now, and why. For people.
     pub fn problems(&self) -> Vec<String> {
         self.postgres.problems()
+    }
+
+    /// Cancels what a session of this gateway runs, for a client that asks the gateway which took over.
+    pub(crate) fn cancel(&self, wanted: Cancel) -> impl Future<Output = ()> + use<> {
+        postgres::cancel_for_another(&self.postgres, wanted)
     }
 
     pub fn authority(&self) -> &Arc<Authority> {

@@ -1,11 +1,16 @@
 # A client that speaks PostgreSQL's protocol by hand (chapter "Message Formats"), for what no real client does.
 import os, socket, struct, sys
 def connect():
-    s = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])), timeout=60)
-    return s
-def startup(s, **more):
-    body = struct.pack(">I", 196608)
-    for k, v in dict(user=os.environ["PGUSER"], database="orders", **more).items():
+    host, port = os.environ["PGHOST"], int(os.environ["PGPORT"])
+    if host.startswith("/"):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(60)
+        s.connect(f"{host}/.s.PGSQL.{port}")
+        return s
+    return socket.create_connection((host, port), timeout=60)
+def startup(s, minor=0, **more):
+    body = struct.pack(">HH", 3, minor)
+    for k, v in {"user": os.environ["PGUSER"], "database": "orders", **more}.items():
         body += k.encode() + b"\0" + v.encode() + b"\0"
     s.sendall(struct.pack(">I", len(body) + 5) + body + b"\0")
 def msg(tag, body=b""):

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use system_tests::env::{Attacker, Gateway, Left, signal_process};
+use system_tests::env::{AGENT_USER, Attacker, Gateway, Left, signal_process};
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
-use system_tests::shop::{POLICY, Shop};
+use system_tests::shop::{POLICY, RAW, Shop};
 
 const MASKED: &str = "*******1002";
 const SSN: &str = "SELECT ssn FROM customers WHERE id = 1;\n";
@@ -329,6 +329,66 @@ fn sessions_that_go_on_follow_the_policy_and_the_operators_of_the_new_gateway() 
     world.assert_verifies();
 }
 
+/// Says the number and the key of its session, and what became of a statement while each line's key was used to cancel it, by
+/// whoever.
+const CANCELLED: &str = r#"
+import time
+s = connect()
+startup(s, 2)
+stream = messages(s)
+print("has", *[body.hex() for tag, body in until(stream, b"Z") if tag == b"K"])
+for seconds in sys.stdin:
+    s.sendall(query(b"SELECT pg_sleep(" + seconds.encode() + b")"))
+    print("begun")
+    tags = [tag for tag, _ in until(stream, b"Z")]
+    print("cancelled" if b"E" in tags else "slept" if b"D" in tags else tags)
+"#;
+/// Asks for the session of this number and key to be cancelled.
+const CANCELS: &str = r#"
+identity = bytes.fromhex(sys.argv[1])
+s = connect()
+s.sendall(struct.pack(">II", 8 + len(identity), 80877102) + identity)
+print([tag for tag, _ in messages(s)])
+"#;
+
+#[test]
+fn a_statement_that_runs_in_a_replaced_gateway_can_be_cancelled() {
+    let world = World::new();
+    let mut gateway = world.serve();
+    let mut client = world.shop.raw_client(CANCELLED).start().unwrap();
+    client.wait_for("\n", PATIENCE).unwrap();
+    let identity = client.stdout().trim().strip_prefix("has ").unwrap().to_owned();
+    let other_key = format!("{}{}", &identity[..8], "00".repeat(32));
+    let shop = &world.shop;
+    let others = || shop.placed(shop.env.agent_in("next", AGENT_USER, "/usr/bin/python3").unwrap());
+    // The gateway that has the session is the one that was replaced, then one of several.
+    for round in 1..=2 {
+        (_, gateway) = world.replace(gateway);
+        for (whose, identity, seconds, expected) in [
+            ("a key that is another", &other_key, "3", "slept"),
+            ("another agent", &identity, "3", "slept"),
+            ("its own", &identity, "60", "cancelled"),
+        ] {
+            let before = client.stdout().lines().count();
+            client.write(&format!("{seconds}\n")).unwrap();
+            wait_until("the statement", PATIENCE, || client.stdout().lines().count() > before).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+            let script = format!("{RAW}\n{CANCELS}");
+            let place = if whose == "another agent" { others() } else { shop.client("/usr/bin/python3") };
+            let cancels = place.args(["-u", "-c", &script, identity]).run().unwrap();
+            if whose != "another agent" {
+                // As at a server, nothing tells whether there is such a session.
+                assert_eq!(cancels.stdout, "[]\n", "{cancels:?}");
+            }
+            wait_until("its end", PATIENCE, || client.stdout().lines().count() > before + 1).unwrap();
+            assert_eq!(client.stdout().lines().last(), Some(expected), "{whose}, round {round}\n{}", world.log());
+        }
+    }
+    assert!(client.finish(PATIENCE).unwrap().success());
+    drop(gateway);
+    world.assert_verifies();
+}
+
 #[test]
 fn a_statement_that_waits_for_approval_is_refused_when_the_gateway_is_replaced() {
     let world = World::new();
@@ -414,7 +474,7 @@ fn a_connection_that_is_admitted_after_the_last_session_was_ended_is_refused() {
 /// lock, when that is free.
 const FALSE_HEIR: &str = r#"
 import fcntl, os, socket, sys, time
-def inherit(path, hello=b"\x91\x01", lock=None):
+def inherit(path, hello=b"\x91\x02", lock=None):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
         for _ in range(1000):
             try:

@@ -17,6 +17,8 @@ mod limits;
 mod pooler;
 #[path = "postgres/rds_iam.rs"]
 mod rds_iam;
+#[path = "postgres/startup.rs"]
+mod startup;
 
 use system_tests::env::Gateway;
 use system_tests::postgres::{CARD, EMAIL, NAME, Postgres, SSN};
@@ -613,7 +615,7 @@ then    = "allow"
 }
 
 #[test]
-fn a_newer_protocol_is_negotiated_down() {
+fn what_a_client_asks_for_and_nobody_knows_it_is_told() {
     let world = World::new();
     let said = world.raw(
         r#"
@@ -624,7 +626,7 @@ print([(t, body) for t, body in until(messages(s), b"Z") if t in b"vR"])
 "#,
     );
     let expected =
-        "[(b'v', b'\\x00\\x03\\x00\\x00\\x00\\x00\\x00\\x01_pq_.unheard_of\\x00'), (b'R', b'\\x00\\x00\\x00\\x00')]\n";
+        "[(b'v', b'\\x00\\x03\\x00\\x02\\x00\\x00\\x00\\x01_pq_.unheard_of\\x00'), (b'R', b'\\x00\\x00\\x00\\x00')]\n";
     assert_eq!(said, expected);
 }
 

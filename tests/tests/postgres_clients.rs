@@ -11,8 +11,13 @@ use std::time::Duration;
 
 use system_tests::env::{Env, Gateway, Place};
 use system_tests::postgres::{DATABASE, NAME, PASSWORD, Postgres, ROLE};
+use system_tests::process::Running;
 use system_tests::shop::Shop;
 
+#[path = "postgres_clients/django.rs"]
+mod django;
+#[path = "postgres_clients/pgbench.rs"]
+mod pgbench;
 #[path = "postgres_clients/pgx.rs"]
 mod pgx;
 #[path = "postgres_clients/programs.rs"]
@@ -21,6 +26,8 @@ mod programs;
 mod sqllogictest;
 #[path = "postgres_clients/transcripts.rs"]
 mod transcripts;
+#[path = "postgres_clients/versions.rs"]
+mod versions;
 
 /// One run of one suite.
 const LIMIT: Duration = Duration::from_mins(8);
@@ -52,7 +59,7 @@ const ENCODING: &str = "client_encoding stays UTF-8, or statements would be read
 const STRINGS: &str = "standard_conforming_strings stays on, for the same reason";
 
 /// A client's own suite.
-struct Suite {
+struct Suite<'a> {
     /// Its directory below `src`.
     source: &'static str,
     /// What pytest is told besides.
@@ -61,7 +68,7 @@ struct Suite {
     database: &'static str,
     prepared: &'static str,
     /// More variables, by which this suite is told where the database is.
-    variables: &'static [(&'static str, &'static str)],
+    variables: &'a [(&'static str, &'a str)],
     /// Fewer tests than this would mean that it did not run.
     least: usize,
     /// Tests that may end in another way through the gateway, and why that is right.
@@ -111,6 +118,19 @@ fn psycopg2() {
 /// What SQLAlchemy asks of any dialect; with `--all` also what is PostgreSQL's own, which takes some minutes.
 #[test]
 fn sqlalchemy() {
+    sqlalchemy_by("postgresql+psycopg2");
+}
+
+/// The same by psycopg 3; with `--all` also by the half of it that does not wait.
+#[test]
+fn sqlalchemy_by_psycopg() {
+    sqlalchemy_by("postgresql+psycopg");
+    if std::env::var_os("WEIR_ALL").is_some() {
+        sqlalchemy_by("postgresql+psycopg_async");
+    }
+}
+
+fn sqlalchemy_by(driver: &str) {
     const ALL: &[&str] = &[
         "test/dialect/test_suite.py",
         "test/dialect/postgresql/test_dialect.py",
@@ -126,7 +146,7 @@ fn sqlalchemy() {
         database: "sqlalchemy",
         prepared: "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext",
         // The rest is libpq's to find out.
-        variables: &[("PYTEST_ADDOPTS", "--dburi=postgresql+psycopg2:///sqlalchemy")],
+        variables: &[("PYTEST_ADDOPTS", &format!("--dburi={driver}:///sqlalchemy"))],
         least: if all { 10_000 } else { 1_500 },
         different: &[("test_backslash_escapes_detection[False-True]", STRINGS), ("::test_client_encoding", ENCODING)],
     });
@@ -134,7 +154,10 @@ fn sqlalchemy() {
 
 /// A gateway that allows everything, in every database of a server.
 fn open_shop() -> (Shop, Gateway) {
-    let shop = Shop::new().unwrap();
+    open(Shop::new().unwrap())
+}
+
+fn open(shop: Shop) -> (Shop, Gateway) {
     shop.configure(ALLOW_ALL).unwrap();
     let config = fs::read_to_string(shop.env.config_path()).unwrap();
     let open = config.replace(&format!("databases = [\"{DATABASE}\"]\n"), "");
@@ -150,7 +173,7 @@ fn make_superuser(server: &Postgres) {
 }
 
 /// Runs a suite both ways.
-fn same(suite: &Suite) {
+fn same(suite: &Suite<'_>) {
     let (shop, _gateway) = open_shop();
     let other = Postgres::start(&shop.env).unwrap();
     for server in [&shop.postgres, &other] {
@@ -163,13 +186,13 @@ fn same(suite: &Suite) {
     let straight = |tests: &[&str]| {
         // As a user who is no agent.
         let place = shop.env.bystander_as("daemon", PYTHON).env("PGPASSWORD", PASSWORD);
-        run(suite, tests, place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()), "straight")
+        start(suite, tests, place.env("PGHOST", "127.0.0.1").env("PGPORT", other.port().to_string()), "straight")
     };
     let through = |tests: &[&str]| {
         let place = shop.env.agent(PYTHON).env("PGHOST", NAME).env("PGPORT", shop.postgres.port().to_string());
-        run(suite, tests, place, "through")
+        start(suite, tests, place, "through")
     };
-    let both = |tests: &[&str]| (straight(tests), through(tests));
+    let both = |tests: &[&str]| Run::finish(straight(tests), through(tests));
     compare(&shop.env, suite.source, both, suite.words, suite.least, suite.different);
 }
 
@@ -214,15 +237,17 @@ fn compare(
     assert!(complaints.is_empty(), "{}\n{}", complaints.join("\n"), env.log());
 }
 
-/// One run of a suite in Python.
-fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes {
+/// A suite in Python that runs.
+struct Run {
+    name: String,
+    process: Running,
+    report: PathBuf,
+}
+
+fn start(suite: &Suite<'_>, tests: &[&str], place: Place<'_>, way: &str) -> Run {
     let clients = staged(place.environment(), &["site", "src"]);
     fs::write(clients.join("site/weir_report.py"), REPORT).unwrap();
-    fs::create_dir_all(clients.join("reports")).unwrap();
-    fs::set_permissions(clients.join("reports"), fs::Permissions::from_mode(0o1777)).unwrap();
-    let (report, home) = (clients.join("reports").join(name), clients.join("reports").join(format!("home-{name}")));
-    fs::create_dir_all(&home).unwrap();
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+    let (report, home) = reports(&clients, way);
     let source = clients.join("src").join(suite.source);
     let place = place
         .env("HOME", home)
@@ -236,15 +261,38 @@ fn run(suite: &Suite, tests: &[&str], place: Place<'_>, name: &str) -> Outcomes 
         .arg(&source)
         .args(tests.iter().map(|test| source.join(test)));
     let place = suite.variables.iter().fold(place, |place, (name, value)| place.env(name, value));
-    let finished = place.start().unwrap().finish(LIMIT).unwrap();
-    let lines = fs::read_to_string(&report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
-    fs::remove_file(&report).unwrap();
-    if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
-        let path = PathBuf::from(log).join(format!("{}-{name}.log", suite.source));
-        fs::write(path, finished.stdout + &finished.stderr).unwrap();
+    Run { name: format!("{}-{way}", suite.source), process: place.start().unwrap(), report }
+}
+
+/// Where a run says what became of its tests, and a home for it.
+fn reports(clients: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let reports = clients.join("reports");
+    let home = reports.join(format!("home-{name}"));
+    for (directory, mode) in [(&reports, 0o1777), (&home, 0o777)] {
+        fs::create_dir_all(directory).unwrap();
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
-    lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
+    (reports.join(name), home)
+}
+
+impl Run {
+    /// Both run at once, before two servers.
+    fn finish(straight: Self, through: Self) -> (Outcomes, Outcomes) {
+        (straight.outcomes(), through.outcomes())
+    }
+
+    /// What it has said.
+    fn outcomes(self) -> Outcomes {
+        let finished = self.process.finish(LIMIT).unwrap();
+        let lines = fs::read_to_string(&self.report).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+        fs::remove_file(self.report).unwrap();
+        if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
+            let path = PathBuf::from(log).join(format!("{}.log", self.name));
+            fs::write(path, finished.stdout + &finished.stderr).unwrap();
+        }
+        let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
+        lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
+    }
 }
 
 /// Parts of the clients' directory where an agent can read them.

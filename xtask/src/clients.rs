@@ -7,17 +7,25 @@ use crate::{Result, paths, setup, shell};
 
 /// What the suites in Python run with.
 const INSTALLED: &[&str] = &[
+    "asgiref==3.8.1",
     "asyncpg==0.32.0",
+    "django==5.2.8",
     "greenlet==3.1.1",
+    // With libpq 18. Its own suite is in its repository, and in no package.
+    "psycopg==3.3.9",
+    "psycopg-binary==3.3.9",
+    "psycopg-pool==3.3.3",
     "psycopg2-binary==2.9.10",
     "pytest==8.3.4",
     "pytest-timeout==2.3.1",
+    "sqlparse==0.5.3",
     "typing-extensions==4.12.2",
 ];
 /// Whose suites are in the source package, and nowhere else; and what is taken out of it. The package itself would be taken for the
 /// installed one: SQLAlchemy is not installed, since its tests want it beside them.
 const SOURCES: &[(&str, &str, &[&str])] = &[
     ("asyncpg", "0.32.0", &["*/test*", "*/setup.cfg"]),
+    ("django", "5.2.8", &["*/tests/*"]),
     ("psycopg2", "2.9.10", &["*/test*", "*/setup.cfg"]),
     ("sqlalchemy", "2.0.46", &["*/test/*", "*/setup.cfg", "*/lib/sqlalchemy/*"]),
 ];

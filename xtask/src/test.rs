@@ -42,7 +42,7 @@ const REQUIRED: [&str; 20] = [
 ];
 /// Needs AWS's word on its tokens.
 const POSTGRES: &str = "postgres";
-/// Needs clients of others, with their suites.
+/// Needs clients of others, with their suites, and a server that speaks the newest protocol.
 const CLIENTS: &str = "postgres-clients";
 /// Needs servers of other versions.
 const VERSIONS: &str = "postgres-versions";
@@ -73,7 +73,7 @@ pub(crate) struct Args {
     /// Suites: unit, kernel, demo, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, postgres-utility, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
-    /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy and pgx
+    /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy, Django and pgx
     #[arg(long)]
     all: bool,
     /// A Debian package from which vm-smoke upgrades; without it, this very build under another version
@@ -253,7 +253,7 @@ impl Program {
         if self.suite.as_deref() == Some(UTILITY) {
             environment.insert("WEIR_WORKLOADS", workloads::ensure()?);
         }
-        if self.suite.as_deref() == Some(VERSIONS) {
+        if [VERSIONS, CLIENTS].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_SERVERS", servers::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {

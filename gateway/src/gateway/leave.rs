@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{CLOSING_TIME, STOPPING, StopSignals, last_session};
@@ -15,6 +16,9 @@ use crate::handover::{Estate, Offer, SUCCESSOR_WITHIN};
 use crate::record::forward::{Order, Successor};
 use crate::supervise::Supervisor;
 use crate::witness::Witness;
+
+/// Cancel requests that are passed on to targets at once; of more, some are lost.
+const MAX_CANCELLING: usize = 64;
 
 /// Stops accepting, leaves everything to the next gateway, and goes on with the sessions that are open. Says how it ended.
 pub(super) async fn leave(
@@ -98,10 +102,17 @@ async fn go_on(
     drain: Duration,
     signals: &mut StopSignals,
 ) {
+    let mut cancelling = JoinSet::new();
     let ordered = async {
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Kill { session, by } => _ = engine.kill(session, &by),
+                Order::Cancel(wanted) => {
+                    while cancelling.try_join_next().is_some() {}
+                    if cancelling.len() < MAX_CANCELLING {
+                        cancelling.spawn(engine.protocols().cancel(wanted));
+                    }
+                }
                 Order::Reload => engine.follow().await,
             }
         }

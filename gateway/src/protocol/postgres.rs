@@ -43,6 +43,7 @@ use self::wire::{Report, Severity};
 use crate::ca::Authority;
 use crate::engine::Engine;
 use crate::policy::{Action, Kind};
+use crate::record::forward::Cancel;
 use crate::session::{Decision, Denial, Exact, HeldEvent, ReplySummary, Session, SessionError};
 use crate::target::{Host, Target};
 use crate::tls::{self, TlsError};
@@ -74,6 +75,8 @@ enum NotServed {
     Session(#[from] SessionError),
     #[error(transparent)]
     Keys(#[from] cancel::Full),
+    #[error("no key can be made with which the session would be cancelled: {0}")]
+    NoKey(#[from] std::io::Error),
 }
 
 impl NotServed {
@@ -98,19 +101,23 @@ pub async fn serve(stream: TcpStream, session: &Session) -> String {
         Err(error) => Err(error.into()),
     };
     match opened {
-        Ok((mut client, Request::Session(wish))) => match open(&mut client, &wish, session).await {
-            Ok(opened) => opened.serve(client, session).await,
-            Err(error) => {
-                startup::turn_away(client, &error.report()).await;
-                error.to_string()
+        Ok((mut client, Request::Session(wish))) => {
+            let mut greeting = startup::welcome(&wish);
+            match open(&mut client, &wish, session, &mut greeting).await {
+                // By itself: what is large in it need not be there before.
+                Ok(opened) => Box::pin(opened.serve(client, session)).await,
+                Err(error) => {
+                    startup::dismiss(client, greeting, &error.report()).await;
+                    error.to_string()
+                }
             }
-        },
+        }
         Ok((client, Request::Unfit { user, reason })) => {
             let error = deny(session, format!("connect as {user:?}"), None, reason).await;
             startup::turn_away(client, &error.report()).await;
             error.to_string()
         }
-        Ok((_, Request::Cancel { process, key })) => cancel(session, process, &key).await,
+        Ok((_, Request::Cancel { process, key })) => cancel(session, process, key).await,
         Err(error) => error.to_string(),
     }
 }
@@ -140,12 +147,27 @@ fn fallback_name(target: &Target) -> String {
     name.or_else(|| address().map(|ip| ip.to_string())).unwrap_or_else(|| target.name.clone())
 }
 
-async fn cancel(session: &Session, process: u32, key: &[u8]) -> String {
-    let keys = &session.engine().protocols().postgres.keys;
-    match keys.cancel(&session.origin, process, key).await {
+async fn cancel(session: &Session, process: u32, key: Vec<u8>) -> String {
+    let engine = Arc::clone(session.engine());
+    let wanted = Cancel { cgroup_id: session.origin.cgroup_id, uid: session.origin.uid, process, key };
+    match engine.protocols().postgres.keys.cancel(&wanted).await {
         Ok(true) => "a cancel request, done".to_owned(),
-        Ok(false) => "a cancel request without a session of this agent, ignored".to_owned(),
+        Ok(false) => {
+            let passed_on = tokio::task::spawn_blocking(move || engine.predecessors().cancel(&wanted)).await;
+            let what = if passed_on.unwrap_or(false) { "passed on to replaced gateways" } else { "ignored" };
+            format!("a cancel request without a session of this agent, {what}")
+        }
         Err(error) => format!("a cancel request, not done: {error}"),
+    }
+}
+
+/// Does what a cancel request asks for that came to the gateway which took over, if it is about a session of this one's.
+pub(crate) fn cancel_for_another(state: &State, wanted: Cancel) -> impl Future<Output = ()> + use<> {
+    let keys = Arc::clone(&state.keys);
+    async move {
+        if let Err(error) = keys.cancel(&wanted).await {
+            tracing::warn!(%error, "a cancel request is not done");
+        }
     }
 }
 
@@ -155,12 +177,16 @@ struct Opened {
     upstream: upstream::Upstream,
     handle: cancel::Handle,
     user: String,
-    /// What the client is told before anything else.
     greeting: Vec<u8>,
 }
 
-/// From what the client asks for to a session at the target.
-async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Opened, NotServed> {
+/// From what the client asks for to a session at the target. `greeting` is what it has still to be told when this is done.
+async fn open(
+    client: &mut Stream,
+    wish: &Wish,
+    session: &Session,
+    greeting: &mut Vec<u8>,
+) -> Result<Opened, NotServed> {
     let target = &session.target;
     let database = match database(target, wish) {
         Ok(database) => database,
@@ -171,21 +197,15 @@ async fn open(client: &mut Stream, wish: &Wish, session: &Session) -> Result<Ope
             return Err(deny(session, text, Some(database), reason).await);
         }
     };
-    connect_allowed(client, session, &database, wish).await?;
+    connect_allowed(client, session, &database, wish, greeting).await?;
     let way = Way::new(session.engine(), target, &session.upstream, database).await?;
     let settings = settings(wish, session.reads_only);
-    let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await?;
+    let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings, wish.minor)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));
-    let key = crate::engine::random_u32().to_be_bytes();
-    let handle =
-        session.engine().protocols().postgres.keys.issue(&session.origin, way.endpoint.clone(), theirs, key)?;
-    let mut greeting = Vec::new();
-    if let Some(unknown) = &wish.unsupported {
-        let unknown: Vec<&str> = unknown.iter().map(String::as_str).collect();
-        wire::negotiate_protocol_version(&mut greeting, &unknown);
-    }
-    let user = wish.user.clone();
-    Ok(Opened { way, upstream, handle, user, greeting })
+    let keys = &session.engine().protocols().postgres.keys;
+    let key = cancel::Key::new(wish.minor)?;
+    let handle = keys.issue(&session.origin, way.endpoint.clone(), theirs, key)?;
+    Ok(Opened { way, upstream, handle, user: wish.user.clone(), greeting: std::mem::take(greeting) })
 }
 
 /// The settings that the session begins with.
@@ -235,8 +255,14 @@ async fn deny(session: &Session, text: String, database: Option<String>, reason:
     }
 }
 
-/// Has the session itself decided: its first operation.
-async fn connect_allowed(client: &mut Stream, session: &Session, database: &str, wish: &Wish) -> Result<(), NotServed> {
+/// Has the session itself decided: its first operation. A client that waits is greeted before it is told so.
+async fn connect_allowed(
+    client: &mut Stream,
+    session: &Session,
+    database: &str,
+    wish: &Wish,
+    greeting: &mut Vec<u8>,
+) -> Result<(), NotServed> {
     let text = connection(database, wish);
     let judgement = session.judge_connect(text, Some(database.to_owned()));
     let exact = Exact { bytes: &[database.as_bytes()], ..Exact::default() };
@@ -244,9 +270,10 @@ async fn connect_allowed(client: &mut Stream, session: &Session, database: &str,
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(NotServed::Denied(denial)),
         Decision::Hold(mut held) => loop {
-            let mut notice = Vec::new();
-            Report::new(Severity::Notice, "00000", held.notice()).write(&mut notice);
-            client.write_all(&notice).await.map_err(StartupError::Gone)?;
+            Report::new(Severity::Notice, "00000", held.notice()).write(greeting);
+            client.write_all(greeting).await.map_err(StartupError::Gone)?;
+            client.flush().await.map_err(StartupError::Gone)?;
+            greeting.clear();
             match held.next(session).await {
                 HeldEvent::StillWaiting(again) => held = again,
                 HeldEvent::Permit(permit) => break permit,
@@ -265,7 +292,7 @@ impl Opened {
         let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
         let encoding = Encoding::named(encoding.map(|(_, value)| value.as_str()));
         let (process, key) = handle.told();
-        relay::greet(&mut greeting, &upstream.parameters, &user, process, &key);
+        relay::greet(&mut greeting, &upstream.parameters, &user, process, key);
         let ends = Ends {
             client,
             target: upstream.stream,

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::segment::{self, MAX_PAYLOAD, PREFIX_LEN};
 use super::writer::{OnExit, Queue, Recorder, Shared, acknowledge};
@@ -31,21 +32,35 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_MS: u8 = 20;
 /// Orders that wait for the control thread.
 const MAX_ORDERS: usize = 64;
-/// A user's name in an order.
-const MAX_NAME: usize = 255;
+/// A user's name or a key in an order. No key that a gateway gives is longer.
+const MAX_WORDS: usize = u8::MAX as usize;
 
 const DURABLE: u8 = b'D';
 const NOT_RECORDED: u8 = b'N';
 const KILL: u8 = b'K';
+const CANCEL: u8 = b'C';
 const RELOAD: u8 = b'R';
 
 /// What the gateway that took over asks of the sessions that go on in the one it replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// End one session, which `by` wants.
-    Kill { session: SessionId, by: String },
+    Kill {
+        session: SessionId,
+        by: String,
+    },
+    Cancel(Cancel),
     /// Read the configuration again.
     Reload,
+}
+
+/// What a client asks for that wants a session cancelled: of this agent, process and key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cancel {
+    pub(crate) cgroup_id: u64,
+    pub(crate) uid: u32,
+    pub(crate) process: u32,
+    pub(crate) key: Vec<u8>,
 }
 
 /// The gateway that took over, as the one that it replaced records through it.
@@ -66,6 +81,10 @@ impl Successor {
             while let Ok(word) = Word::read(&mut reading) {
                 let is_heard = match word {
                     Word::Answer(durable) => answered.send(durable).is_ok(),
+                    // Any agent can ask for these: of too many some are lost, and no answer waits behind them.
+                    Word::Order(order @ Order::Cancel(_)) => {
+                        !matches!(ordered.try_send(order), Err(TrySendError::Closed(_)))
+                    }
                     Word::Order(order) => ordered.blocking_send(order).is_ok(),
                 };
                 if !is_heard {
@@ -155,10 +174,13 @@ impl Word {
             [RELOAD] => Self::Order(Order::Reload),
             [KILL] => {
                 let session = SessionId::from_u64(u64::from_le_bytes(read_array(stream)?));
-                let [length] = read_array(stream)?;
-                let mut by = vec![0; usize::from(length)];
-                stream.read_exact(&mut by)?;
+                let by = read_words(stream)?;
                 Self::Order(Order::Kill { session, by: String::from_utf8_lossy(&by).into_owned() })
+            }
+            [CANCEL] => {
+                let cgroup_id = u64::from_le_bytes(read_array(stream)?);
+                let (uid, process) = (u32::from_le_bytes(read_array(stream)?), u32::from_le_bytes(read_array(stream)?));
+                Self::Order(Order::Cancel(Cancel { cgroup_id, uid, process, key: read_words(stream)? }))
             }
             [_] => return Err(invalid("it says what this version does not know")),
         })
@@ -170,9 +192,15 @@ impl Word {
             Self::Answer(false) => vec![NOT_RECORDED],
             Self::Order(Order::Reload) => vec![RELOAD],
             Self::Order(Order::Kill { session, by }) => {
-                let name = &by.as_bytes()[..by.len().min(MAX_NAME)];
-                let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-                [&[KILL], &session.as_u64().to_le_bytes()[..], &[length], name].concat()
+                let mut out = [&[KILL], &session.as_u64().to_le_bytes()[..]].concat();
+                put_words(&mut out, by.as_bytes());
+                out
+            }
+            Self::Order(Order::Cancel(Cancel { cgroup_id, uid, process, key })) => {
+                let (cgroup_id, uid, process) = (cgroup_id.to_le_bytes(), uid.to_le_bytes(), process.to_le_bytes());
+                let mut out = [&[CANCEL], &cgroup_id[..], &uid, &process].concat();
+                put_words(&mut out, key);
+                out
             }
         }
     }
@@ -227,7 +255,10 @@ impl Predecessor {
 
     fn say(&self, word: &Word) -> io::Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        (&self.stream).write_all(&word.encode())
+        (&self.stream).write_all(&word.encode()).inspect_err(|_| {
+            // Half of the word may have gone, and another one would be read as its rest. An error means that it is gone.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        })
     }
 
     /// Records what the other gateway sends, until it ends or is passed on. Blocks.
@@ -302,6 +333,19 @@ struct Recorded {
     payload: Vec<u8>,
     /// A record since the last question was not taken: the next answer says so. The recorder itself records the gap.
     failed: bool,
+}
+
+/// Bytes behind their number, cut where they are more than it can tell.
+fn put_words(out: &mut Vec<u8>, words: &[u8]) {
+    let words = &words[..words.len().min(MAX_WORDS)];
+    out.push(u8::try_from(words.len()).unwrap_or(u8::MAX));
+    out.extend_from_slice(words);
+}
+
+fn read_words(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let [length] = read_array(stream)?;
+    let mut words = vec![0; usize::from(length)];
+    stream.read_exact(&mut words).map(|()| words)
 }
 
 fn read_array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {

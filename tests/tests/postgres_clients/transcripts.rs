@@ -16,13 +16,14 @@ const SHOWN: usize = 20;
 /// A program's last line.
 const END: &str = "# end";
 
+const NO_SUCH_NAME: &str =
+    "the gateway, which knows of no such name, answers for the server: without the place in its source";
 /// Lines that may end in another way through the gateway, by what they begin with, and why that is right.
 const DIFFERENT: &[(&str, &str)] = &[
     ("no such database", "what a target says before a session is there, the gateway says in its own words"),
-    (
-        "a plan that is gone",
-        "the gateway, which knows of no such plan, answers for the server: without the place in its source",
-    ),
+    ("a plan that is gone", NO_SUCH_NAME),
+    ("    B\tNN\tErrorResponse\t S \"ERROR\" V \"ERROR\" C \"26000\" M \"prepared statement", NO_SUCH_NAME),
+    ("    B\tNN\tErrorResponse\t S \"ERROR\" V \"ERROR\" C \"34000\" M \"portal", NO_SUCH_NAME),
     ("another parameter", "start-up parameters are allowed by name, and the others refused"),
 ];
 
@@ -44,13 +45,36 @@ fn pgjdbc() {
     same(&world, "java", 2500, |java| java.args(["-Dfile.encoding=UTF-8", "-cp"]).arg(&driver).arg(&script));
 }
 
+/// psycopg 3: its Python with Debian's libpq and its C with libpq 18, the half that waits and the one that does not. Its suite is in no
+/// package. Messages are compared one by one, since libpq writes them down.
+#[test]
+fn psycopg() {
+    let world = World::new();
+    let site = super::staged(&world.shop.env, &["site"]).join("site");
+    let script = world.file("transcript.py");
+    fs::write(&script, include_str!("transcript.py")).unwrap();
+    // Once for all runs, since types are known by number.
+    let types = "CREATE EXTENSION hstore; CREATE SCHEMA transcript; CREATE TYPE transcript.mood AS ENUM ('sad', 'ok');
+        CREATE TYPE transcript.pair AS (a int, b text);
+        CREATE PROCEDURE transcript.twice(INOUT n int) LANGUAGE plpgsql AS $$BEGIN COMMIT; n := n * 2; END$$";
+    world.shop.postgres.sql(types).unwrap();
+    for implementation in ["python", "binary"] {
+        for half in ["async", "sync"] {
+            same(&world, super::PYTHON, 7000, |python| {
+                python.env("PSYCOPG_IMPL", implementation).env("PYTHONPATH", &site).args([&script, half])
+            });
+        }
+    }
+}
+
 /// Runs a program both ways; fewer lines than `least` would mean that it did not do much.
 fn same<'a>(world: &'a World, program: &str, least: usize, told: impl Fn(Place<'a>) -> Place<'a>) {
     let [straight, through] =
         [("straight", world.straight(program)), ("through", world.through(program))].map(|(way, place)| {
             let finished = told(place).start().unwrap().finish(LIMIT).unwrap();
             if let Some(log) = std::env::var_os("WEIR_CLIENTS_LOG") {
-                fs::write(Path::new(&log).join(format!("{program}-{way}.log")), &finished.stdout).unwrap();
+                let name = Path::new(program).file_name().unwrap_or_default().display();
+                fs::write(Path::new(&log).join(format!("{name}-{way}.log")), &finished.stdout).unwrap();
             }
             finished
         });

@@ -1,4 +1,4 @@
-# HOW SQL: asks by the simple or the extended protocol, then once more for something harmless, and tells what it was told.
+# HOW SQL: asks by the simple or the extended protocol, or by the simple one in a session of 3.2, then once more for something harmless, and tells what it was told.
 import json
 
 how, sql = sys.argv[1], sys.argv[2].encode()
@@ -21,9 +21,9 @@ def ask(s, stream, messages):
 
 
 s = connect()
-startup(s)
+startup(s, 2 if how == "newer" else 0)
 stream = messages(s)
-ways = {"simple": query(sql), "extended": parse(b"", sql) + bind(b"", b"") + execute(b"") + sync}
+ways = {"simple": query(sql), "newer": query(sql), "extended": parse(b"", sql) + bind(b"", b"") + execute(b"") + sync}
 alive = hear(s, stream) and ask(s, stream, ways[how]) and ask(s, stream, query(b"SELECT 'afterwards'"))
 errors = []
 for tag, body in told:

@@ -291,6 +291,46 @@ pub(crate) fn version_first(message: &[u8]) -> Vec<u8> {
     before(self::message(b'v', &[0, 3, 0, 0, 0, 0, 0, 0]), message)
 }
 
+fn version(minor: u8, options: u8) -> Vec<u8> {
+    message(b'v', &[0, 3, 0, minor, 0, 0, 0, options])
+}
+
+pub(crate) fn version_3_1(_: &[u8]) -> Vec<u8> {
+    version(1, 0)
+}
+
+pub(crate) fn version_3_2(_: &[u8]) -> Vec<u8> {
+    version(2, 0)
+}
+
+pub(crate) fn version_3_3(_: &[u8]) -> Vec<u8> {
+    version(3, 0)
+}
+
+pub(crate) fn version_2_0(_: &[u8]) -> Vec<u8> {
+    message(b'v', &[0, 2, 0, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn version_with_option(_: &[u8]) -> Vec<u8> {
+    version(0, 1)
+}
+
+pub(crate) fn version_and_let_in(version: &[u8]) -> Vec<u8> {
+    after(version, let_in())
+}
+
+pub(crate) fn no_such_version(_: &[u8]) -> Vec<u8> {
+    report(b'E', &[(b'S', "FATAL"), (b'C', "08P01"), (b'M', "bad packet header")])
+}
+
+pub(crate) fn starting_up(_: &[u8]) -> Vec<u8> {
+    report(b'E', &[(b'S', "FATAL"), (b'C', "57P03"), (b'M', "the database system is starting up")])
+}
+
+pub(crate) fn long_key(_: &[u8]) -> Vec<u8> {
+    message(b'K', &[7; 36])
+}
+
 pub(crate) fn function_first(message: &[u8]) -> Vec<u8> {
     before(self::message(b'V', &[&11u32.to_be_bytes(), SSN.as_bytes()].concat()), message)
 }

@@ -8,6 +8,8 @@ use super::server::{Stage, Tamper, Then, Whose};
 pub(crate) enum How {
     Simple,
     Extended,
+    /// The simple one, in a session of protocol 3.2.
+    Newer,
 }
 
 impl How {
@@ -15,6 +17,7 @@ impl How {
         match self {
             Self::Simple => "simple",
             Self::Extended => "extended",
+            Self::Newer => "newer",
         }
     }
 }
@@ -88,6 +91,13 @@ impl Case {
         self
     }
 
+    /// At the server's word that it speaks no 3.2.
+    const fn version(name: &'static str, deed: fn(&[u8]) -> Vec<u8>, must: Must) -> Self {
+        let mut case = Self::new(name, b'v', deed, must).at(Stage::Login(u32::MAX));
+        case.how = &[How::Newer];
+        case
+    }
+
     const fn asking(mut self, sql: &'static str) -> Self {
         self.sql = sql;
         self
@@ -127,11 +137,12 @@ macro_rules! none {
 }
 
 /// With nothing changed: what the others' clients would see.
-pub(crate) const HONEST: [Case; 4] = [
+pub(crate) const HONEST: [Case; 5] = [
     Case::new("nothing", b'D', deeds::honest, Must::Mask),
     Case::new("nothing at the description", b'T', deeds::honest, Must::Mask).simple(),
     Case::new("nothing at the tree", b'N', deeds::honest, Must::Mask).at(Stage::Probe),
     Case::new("nothing in a batch", b'D', deeds::honest, Must::Mask).asking(BATCH).nth(2).simple(),
+    Case::version("nothing at the version", deeds::honest, Must::Mask),
 ];
 
 pub(crate) const RUN: &[Case] = &[
@@ -300,6 +311,19 @@ pub(crate) const LOGIN: &[Case] = &[
         .simple()
         .at(Stage::Encryption)
         .then(Then::Close),
+    Case::version("the version that was asked for", deeds::version_3_2, Must::TurnAway("the protocol version 3.2")),
+    Case::version("a newer version", deeds::version_3_3, Must::TurnAway("the protocol version 3.3")),
+    Case::version("a version that never was", deeds::version_3_1, Must::TurnAway("the protocol version 3.1")),
+    Case::version("another protocol", deeds::version_2_0, Must::TurnAway("the protocol version 2.0")),
+    Case::version("an option that nobody asked for", deeds::version_with_option, BAD_FORM),
+    Case::version("half a version", deeds::body_cut, BAD_FORM),
+    Case::version("two versions", deeds::twice, Must::TurnAway("a message of type 'v' during the login")),
+    Case::version("a version, and let in", deeds::version_and_let_in, NO_PROOF),
+    // It is asked once more then, for 3.0.
+    Case::version("no such version, and the end", deeds::no_such_version, Must::Mask).then(Then::Close),
+    Case::version("the end instead of a version", deeds::nothing, Must::Mask).then(Then::Close),
+    Case::version("an error of another kind", deeds::starting_up, Must::TurnAway("the database system is starting up"))
+        .then(Then::Close),
     Case::login("the password in clear text", 10, deeds::clear_text, GIVEN_AWAY),
     Case::login("the password by MD5", 10, deeds::md5, GIVEN_AWAY),
     Case::login("Kerberos", 10, deeds::kerberos, NO_SCRAM),
@@ -379,6 +403,9 @@ pub(crate) const LOGIN: &[Case] = &[
     )
     .simple()
     .at(GREETING),
+    Case::new("a key of 32 bytes in 3.0", b'K', deeds::long_key, Must::TurnAwayProven("PostgreSQL's protocol"))
+        .simple()
+        .at(GREETING),
     Case::new("a setting of 1 MiB", b'K', deeds::large_setting_first, Must::TurnAwayProven("more than the"))
         .simple()
         .at(GREETING),

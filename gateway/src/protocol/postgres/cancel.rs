@@ -4,18 +4,33 @@
 //! notifications. It knows for each whose session it is: only the agent that opened a session can cancel in it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::upstream::{self, Endpoint, UpstreamError};
+use super::wire;
 use crate::origin::Origin;
+use crate::record::forward::Cancel;
 
 /// Sessions that have a key; more than the gateway serves.
 const MAX_KEYS: usize = 2 * crate::live::MAX_SESSIONS;
-/// Protocol 3.0 has keys of this size.
-const KEY: usize = 4;
+/// In protocol 3.2 keys have this size: PostgreSQL 18's own (MAX_CANCEL_KEY_LENGTH).
+const LONG_KEY: usize = 32;
+
+/// What proves that who wants a session cancelled is who opened it.
+pub(super) struct Key(Box<[u8]>);
+
+impl Key {
+    /// A key by chance, as long as this minor version of the protocol has it.
+    pub(super) fn new(minor: u16) -> io::Result<Self> {
+        let mut key = vec![0; if minor < 2 { wire::KEY } else { LONG_KEY }];
+        crate::engine::random(&mut key)?;
+        Ok(Self(key.into()))
+    }
+}
 
 /// The keys of all live sessions.
 #[derive(Default)]
@@ -32,7 +47,7 @@ struct Live {
 
 /// What a cancel request for one session does.
 struct Entry {
-    key: [u8; KEY],
+    key: Key,
     cgroup_id: u64,
     uid: u32,
     endpoint: Endpoint,
@@ -84,7 +99,7 @@ impl Keys {
         origin: &Origin,
         endpoint: Endpoint,
         (process, target_key): (u32, Vec<u8>),
-        key: [u8; KEY],
+        key: Key,
     ) -> Result<Handle, Full> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         if live.count >= MAX_KEYS {
@@ -99,17 +114,19 @@ impl Keys {
         Ok(Handle { keys: Arc::clone(self), entry })
     }
 
-    fn find(&self, origin: &Origin, process: u32, key: &[u8]) -> Option<Arc<Entry>> {
+    fn find(&self, wanted: &Cancel) -> Option<Arc<Entry>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let is_meant = |entry: &&Arc<Entry>| {
-            equal_in_constant_time(&entry.key, key) && entry.cgroup_id == origin.cgroup_id && entry.uid == origin.uid
+            equal_in_constant_time(&entry.key.0, &wanted.key)
+                && entry.cgroup_id == wanted.cgroup_id
+                && entry.uid == wanted.uid
         };
-        live.entries.get(&process)?.iter().find(is_meant).cloned()
+        live.entries.get(&wanted.process)?.iter().find(is_meant).cloned()
     }
 
     /// Does what a cancel request asks for; false if it is nobody's, or another agent's.
-    pub(super) async fn cancel(&self, origin: &Origin, process: u32, key: &[u8]) -> Result<bool, UpstreamError> {
-        let Some(entry) = self.find(origin, process, key) else { return Ok(false) };
+    pub(super) async fn cancel(&self, wanted: &Cancel) -> Result<bool, UpstreamError> {
+        let Some(entry) = self.find(wanted) else { return Ok(false) };
         if entry.waiting.holds.load(Ordering::Acquire) {
             entry.waiting.cancelled.notify_waiters();
         } else {
@@ -121,8 +138,8 @@ impl Keys {
 
 impl Handle {
     /// What the client is told: the process, and the key.
-    pub(super) fn told(&self) -> (u32, [u8; KEY]) {
-        (self.entry.process, self.entry.key)
+    pub(super) fn told(&self) -> (u32, &[u8]) {
+        (self.entry.process, &self.entry.key.0)
     }
 
     pub(super) fn waiting(&self) -> Arc<Waiting> {
@@ -185,24 +202,36 @@ mod tests {
     fn only_the_agent_with_the_key_finds_the_session() {
         let keys = Arc::new(Keys::default());
         let endpoint = Endpoint { address: "127.0.0.1:1".parse().unwrap(), tls: None };
-        let issue = |key| keys.issue(&origin(7, 1000), endpoint.clone(), (42, vec![1]), key).unwrap();
-        let (first, second) = (issue([1; 4]), issue([2; 4]));
-        assert_eq!((first.told(), second.told()), ((42, [1; 4]), (42, [2; 4])), "of two servers");
-        for (origin, key, is_found) in [
-            (origin(7, 1000), &[1; 4][..], true),
-            (origin(7, 1000), &[2; 4], true),
-            (origin(8, 1000), &[1; 4], false),
-            (origin(7, 1001), &[1; 4], false),
-            (origin(7, 1000), &[3; 4], false),
-            (origin(7, 1000), &[1; 3], false),
+        let issue =
+            |key: &[u8]| keys.issue(&origin(7, 1000), endpoint.clone(), (42, vec![1]), Key(key.into())).unwrap();
+        let (first, second) = (issue(&[1; 4]), issue(&[2; LONG_KEY]));
+        assert_eq!((first.told(), second.told()), ((42, &[1; 4][..]), (42, &[2; LONG_KEY][..])), "of two servers");
+        let is_found = |cgroup_id, uid, process, key: &[u8]| {
+            keys.find(&Cancel { cgroup_id, uid, process, key: key.to_vec() }).is_some()
+        };
+        for (cgroup_id, uid, process, key, expected) in [
+            (7, 1000, 42, &[1; 4][..], true),
+            (7, 1000, 42, &[2; LONG_KEY], true),
+            (7, 1000, 42, &[2; 4], false),
+            (8, 1000, 42, &[1; 4], false),
+            (7, 1001, 42, &[1; 4], false),
+            (7, 1000, 42, &[3; 4], false),
+            (7, 1000, 42, &[1; 3], false),
+            (7, 1000, 43, &[1; 4], false),
         ] {
-            assert_eq!(keys.find(&origin, 42, key).is_some(), is_found, "{origin:?} {key:?}");
+            assert_eq!(is_found(cgroup_id, uid, process, key), expected, "{cgroup_id} {uid} {process} {key:?}");
         }
-        assert!(keys.find(&origin(7, 1000), 43, &[1; 4]).is_none());
         drop(first);
-        assert!(keys.find(&origin(7, 1000), 42, &[1; 4]).is_none());
-        assert!(keys.find(&origin(7, 1000), 42, &[2; 4]).is_some());
+        assert!(!is_found(7, 1000, 42, &[1; 4]));
+        assert!(is_found(7, 1000, 42, &[2; LONG_KEY]));
         drop(second);
         assert!(keys.live.lock().unwrap().entries.is_empty());
+    }
+
+    #[test]
+    fn keys_are_by_chance_and_as_long_as_the_version_has_them() {
+        let lengths = [0, 1, 2].map(|minor| Key::new(minor).unwrap().0.len());
+        assert_eq!(lengths, [4, 4, 32]);
+        assert_ne!(Key::new(2).unwrap().0, Key::new(2).unwrap().0);
     }
 }

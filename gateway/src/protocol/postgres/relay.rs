@@ -636,9 +636,8 @@ fn give_back(bytes: &mut Vec<u8>) {
     }
 }
 
-/// What the client is greeted with, when the target has let the gateway in.
+/// What the client is greeted with behind its welcome, when the target has let the gateway in.
 pub(super) fn greet(out: &mut Vec<u8>, parameters: &[(String, String)], user: &str, process: u32, key: &[u8]) {
-    wire::authentication_ok(out);
     for (name, value) in parameters {
         // What the client calls itself is not what the gateway is to the target.
         let value = if name == "session_authorization" { user } else { value };

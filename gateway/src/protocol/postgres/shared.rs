@@ -373,8 +373,9 @@ impl Way {
         Ok(Endpoint { address, tls })
     }
 
-    pub(super) fn login<'a>(&'a self, settings: &'a [(String, String)]) -> Login<'a> {
-        Login { user: &self.user, proof: &self.proof, database: &self.database, settings }
+    /// `minor` is the version of the protocol that is asked for.
+    pub(super) fn login<'a>(&'a self, settings: &'a [(String, String)], minor: u16) -> Login<'a> {
+        Login { user: &self.user, proof: &self.proof, database: &self.database, settings, minor }
     }
 }
 
@@ -431,7 +432,8 @@ impl OwnClient {
         mut hears: impl FnMut(&tokio_postgres::error::DbError) + Send + 'static,
     ) -> Result<Self, String> {
         let settings = [("application_name".to_owned(), name.to_owned())];
-        let upstream = upstream::connect(&way.endpoint, &way.login(&settings)).await.map_err(|error| error.told())?;
+        let upstream =
+            upstream::connect(&way.endpoint, &way.login(&settings, 0)).await.map_err(|error| error.told())?;
         let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
         let encoding = encoding.map(|(_, value)| value.clone());
         let mut config = tokio_postgres::Config::new();

@@ -73,7 +73,9 @@ pub(super) struct Wish {
     pub(super) database: Option<String>,
     /// Settings to begin with, checked.
     pub(super) settings: Vec<(String, String)>,
-    /// What NegotiateProtocolVersion has to tell; None if protocol 3.0 without options was asked for.
+    /// The minor version of the protocol that is spoken.
+    pub(super) minor: u16,
+    /// The options that NegotiateProtocolVersion has to tell; None if all is spoken that was asked for.
     pub(super) unsupported: Option<Vec<String>>,
 }
 
@@ -132,15 +134,30 @@ pub(super) async fn refuse(stream: TcpStream, tls: &Arc<ServerConfig>, message: 
 pub(super) async fn turn_away(stream: Stream, report: &Report) {
     let mut out = Vec::new();
     wire::authentication_ok(&mut out);
-    report.write(&mut out);
-    last_words(stream, &out).await;
+    dismiss(stream, out, report).await;
 }
 
 /// Ends a session with a message.
 pub(super) async fn farewell(stream: Stream, report: &Report) {
+    dismiss(stream, Vec::new(), report).await;
+}
+
+/// The same for a client that has not been sent all that must come before.
+pub(super) async fn dismiss(stream: Stream, mut unsent: Vec<u8>, report: &Report) {
+    report.write(&mut unsent);
+    last_words(stream, &unsent).await;
+}
+
+/// What a client that asks for a session is told before anything else: of the protocol, and that its login is fine. libpq takes
+/// nothing else for a server's first words.
+pub(super) fn welcome(wish: &Wish) -> Vec<u8> {
     let mut out = Vec::new();
-    report.write(&mut out);
-    last_words(stream, &out).await;
+    if let Some(unknown) = &wish.unsupported {
+        let unknown: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        wire::negotiate_protocol_version(&mut out, wish.minor, &unknown);
+    }
+    wire::authentication_ok(&mut out);
+    out
 }
 
 /// Ends a session whose client has been told why: at once, as whoever told it would.
@@ -282,7 +299,8 @@ async fn read_packet(stream: &mut Stream) -> Result<Vec<u8>, StartupError> {
 
 /// What the start-up parameters ask for, or what is wrong with them.
 fn wish(minor: u16, parameters: &[(&str, &str)]) -> Result<Wish, String> {
-    let mut wish = Wish { user: String::new(), database: None, settings: Vec::new(), unsupported: None };
+    let spoken = minor.min(wire::NEWEST_MINOR);
+    let mut wish = Wish { user: String::new(), database: None, settings: Vec::new(), minor: spoken, unsupported: None };
     let mut unknown = Vec::new();
     for &(name, value) in parameters {
         match name {
@@ -299,7 +317,7 @@ fn wish(minor: u16, parameters: &[(&str, &str)]) -> Result<Wish, String> {
             _ => setting(&mut wish.settings, name, value)?,
         }
     }
-    wish.unsupported = (minor > 0 || !unknown.is_empty()).then_some(unknown);
+    wish.unsupported = (minor > spoken || !unknown.is_empty()).then_some(unknown);
     Ok(wish)
 }
 
@@ -385,7 +403,7 @@ mod tests {
         let settings = [("statement_timeout", "5s"), ("search_path", "a b"), ("geqo", "off"), ("timezone", "CET")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let unsupported = Some(vec!["_pq_.x".to_owned()]);
-        assert_eq!(wished, Ok(Wish { user: "a".to_owned(), database: None, settings, unsupported }));
+        assert_eq!(wished, Ok(Wish { user: "a".to_owned(), database: None, settings, minor: 2, unsupported }));
     }
 
     #[test]

@@ -33,8 +33,8 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// More settings than any server reports at start-up.
 const MAX_PARAMETERS: usize = 64;
-/// A key for cancelling: 4 bytes in protocol 3.0, which is what is asked for.
-const KEY: usize = 4;
+/// What is said of a version that is not known, by those that do not negotiate: a violation of the protocol, no such feature.
+const OTHER_VERSION: [&str; 2] = ["08P01", "0A000"];
 /// Rounds of SCRAM. With fewer than RFC 7677 asks for, what proves the password is soon guessed by who has it; with more, the
 /// other sessions of the thread would wait (`postgres_protocol` has this very limit).
 const ROUNDS: RangeInclusive<u32> = 4_096..=100_000;
@@ -62,6 +62,8 @@ pub(super) struct Login<'a> {
     pub(super) proof: &'a Proof,
     pub(super) database: &'a str,
     pub(super) settings: &'a [(String, String)],
+    /// The minor version of the protocol that is asked for.
+    pub(super) minor: u16,
 }
 
 /// What proves that the gateway may log in as the user.
@@ -151,6 +153,17 @@ impl UpstreamError {
         }
     }
 
+    /// Whether, for the first answer, this may mean that another version of the protocol would be spoken.
+    fn may_be_of_the_version(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => OTHER_VERSION.contains(&code.as_str()),
+            Self::Broken(error) => {
+                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+            }
+            _ => false,
+        }
+    }
+
     /// The same as the client is sent it.
     pub(super) fn report(&self) -> Report {
         let code = match self {
@@ -163,10 +176,14 @@ impl UpstreamError {
     }
 }
 
-/// Opens a session at the target.
+/// Opens a session at the target. Servers tell which version they speak; poolers are known that hang up instead, and are asked once
+/// more, for 3.0.
 pub(super) async fn connect(endpoint: &Endpoint, login: &Login<'_>) -> Result<Upstream, UpstreamError> {
-    let stream = open(endpoint).await?;
-    timeout(LOGIN_TIMEOUT, log_in(stream, login)).await.map_err(|_elapsed| UpstreamError::Late)?
+    let answered = match ask(endpoint, login, login.minor).await {
+        Err(error) if login.minor > 0 && error.may_be_of_the_version() => ask(endpoint, login, 0).await?,
+        answered => answered?,
+    };
+    timeout(LOGIN_TIMEOUT, log_in(answered, login)).await.map_err(|_elapsed| UpstreamError::Late)?
 }
 
 /// Asks the target to cancel what a session of it does.
@@ -213,21 +230,48 @@ pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     timeout(LOGIN_TIMEOUT, encrypted).await.map_err(|_elapsed| UpstreamError::Late)?
 }
 
-async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, UpstreamError> {
-    let mut packet = Vec::new();
-    let fixed = [("user", login.user), ("database", login.database), ("client_encoding", "UTF8")];
-    let settings = login.settings.iter().filter(|(name, _)| name != "client_encoding");
-    wire::session_startup(&mut packet, fixed.into_iter().chain(settings.map(|(name, value)| (&**name, &**value))));
-    stream.write_all(&packet).await?;
-    stream.flush().await?;
+/// A target that has answered the start-up packet.
+struct Answered {
+    stream: Stream,
+    inbox: Inbox,
+    /// The minor version of the protocol that it speaks.
+    minor: u16,
+    /// What it asks for to let us in.
+    request: Vec<u8>,
+}
 
-    let mut inbox = Inbox::default();
-    let sent = authenticate(&mut stream, &mut inbox, login).await?;
+/// Asks for a session of this minor version.
+async fn ask(endpoint: &Endpoint, login: &Login<'_>, minor: u16) -> Result<Answered, UpstreamError> {
+    let mut stream = open(endpoint).await?;
+    let answered = async {
+        let mut packet = Vec::new();
+        let fixed = [("user", login.user), ("database", login.database), ("client_encoding", "UTF8")];
+        let settings = login.settings.iter().filter(|(name, _)| name != "client_encoding");
+        let parameters = fixed.into_iter().chain(settings.map(|(name, value)| (&**name, &**value)));
+        wire::session_startup(&mut packet, minor, parameters);
+        stream.write_all(&packet).await?;
+        stream.flush().await?;
+        let mut inbox = Inbox::default();
+        let first = next_message(&mut stream, &mut inbox).await?;
+        let (minor, request) = match first[0] {
+            b'v' if minor > 0 => {
+                (wire::negotiated(&first, minor)?, next_authentication(&mut stream, &mut inbox).await?)
+            }
+            _ => (minor, authentication(first)?),
+        };
+        Ok(Answered { stream, inbox, minor, request })
+    };
+    timeout(LOGIN_TIMEOUT, answered).await.map_err(|_elapsed| UpstreamError::Late)?
+}
+
+async fn log_in(answered: Answered, login: &Login<'_>) -> Result<Upstream, UpstreamError> {
+    let Answered { mut stream, mut inbox, minor, request } = answered;
+    let sent = authenticate(&mut stream, &mut inbox, login, request).await?;
     let withheld = |error| match &sent {
         Some(sent) => sent.withheld(error),
         None => error,
     };
-    let (parameters, process, key) = begin(&mut stream, &mut inbox).await.map_err(withheld)?;
+    let (parameters, process, key) = begin(&mut stream, &mut inbox, minor).await.map_err(withheld)?;
     if parameters.iter().any(|(_, value)| sent.as_ref().is_some_and(|sent| sent.is_in(value))) {
         return Err(UpstreamError::TokenShown);
     }
@@ -242,7 +286,11 @@ async fn log_in(mut stream: Stream, login: &Login<'_>) -> Result<Upstream, Upstr
 }
 
 /// What the target says once it has let us in: its settings, the process's number and its key for cancelling.
-async fn begin(stream: &mut Stream, inbox: &mut Inbox) -> Result<(Vec<(String, String)>, u32, Vec<u8>), UpstreamError> {
+async fn begin(
+    stream: &mut Stream,
+    inbox: &mut Inbox,
+    minor: u16,
+) -> Result<(Vec<(String, String)>, u32, Vec<u8>), UpstreamError> {
     let mut parameters: Vec<(String, String)> = Vec::new();
     let (mut process, mut key) = (0, Vec::new());
     loop {
@@ -257,8 +305,8 @@ async fn begin(stream: &mut Stream, inbox: &mut Inbox) -> Result<(Vec<(String, S
                 fields.end()?;
             }
             b'K' if key.is_empty() => {
-                (process, key) = (fields.u32()?, fields.take(KEY)?.to_vec());
-                fields.end()?;
+                let (number, told) = wire::backend_key(&message, minor)?;
+                (process, key) = (number, told.to_vec());
             }
             b'N' => {}
             b'Z' if fields.rest() == b"I" => return Ok((parameters, process, key)),
@@ -273,19 +321,25 @@ async fn authenticate(
     stream: &mut Stream,
     inbox: &mut Inbox,
     login: &Login<'_>,
+    request: Vec<u8>,
 ) -> Result<Option<Sent>, UpstreamError> {
     match login.proof {
-        Proof::Password(password) => by_password(stream, inbox, password).await.map(|()| None),
-        Proof::RdsIam(signer) => by_token(stream, inbox, signer).await.map(Some),
+        Proof::Password(password) => by_password(stream, inbox, password, request).await.map(|()| None),
+        Proof::RdsIam(signer) => by_token(stream, inbox, signer, &request).await.map(Some),
     }
 }
 
 /// Proves the password by SCRAM, and has the target prove that it knows it too.
-async fn by_password(stream: &mut Stream, inbox: &mut Inbox, password: &Secret) -> Result<(), UpstreamError> {
+async fn by_password(
+    stream: &mut Stream,
+    inbox: &mut Inbox,
+    password: &Secret,
+    request: Vec<u8>,
+) -> Result<(), UpstreamError> {
     let mut scram: Option<ScramSha256> = None;
     let mut proven = false;
+    let mut message = request;
     loop {
-        let message = next_authentication(stream, inbox).await?;
         let mut fields = Fields::of(&message);
         match (fields.u32()?, &mut scram) {
             (0, _) if proven => return Ok(()),
@@ -316,12 +370,18 @@ async fn by_password(stream: &mut Stream, inbox: &mut Inbox, password: &Secret) 
             (2 | 7 | 8 | 9, _) => return Err(UpstreamError::NoScram),
             _ => return Err(UpstreamError::Unexpected('R')),
         }
+        message = next_authentication(stream, inbox).await?;
     }
 }
 
 /// Sends a token where one is asked for in clear text. There is no proof of the target's: its certificate was one.
-async fn by_token(stream: &mut Stream, inbox: &mut Inbox, signer: &rds_iam::Signer) -> Result<Sent, UpstreamError> {
-    match code(&next_authentication(stream, inbox).await?)? {
+async fn by_token(
+    stream: &mut Stream,
+    inbox: &mut Inbox,
+    signer: &rds_iam::Signer,
+    request: &[u8],
+) -> Result<Sent, UpstreamError> {
+    match code(request)? {
         3 => {}
         0 => return Err(UpstreamError::NoProof),
         5 => return Err(UpstreamError::NotIam("MD5")),
@@ -426,7 +486,10 @@ async fn send_initial(stream: &mut Stream, mechanism: &str, first: &[u8]) -> Res
 
 /// The next message of the login, which must be an Authentication.
 async fn next_authentication(stream: &mut Stream, inbox: &mut Inbox) -> Result<Vec<u8>, UpstreamError> {
-    let message = next_message(stream, inbox).await?;
+    authentication(next_message(stream, inbox).await?)
+}
+
+fn authentication(message: Vec<u8>) -> Result<Vec<u8>, UpstreamError> {
     if message[0] == b'R' { Ok(message) } else { Err(UpstreamError::Unexpected(char::from(message[0]))) }
 }
 

@@ -5,7 +5,7 @@
 //! message's body. The functions at the end write the few messages that the gateway itself sends. See the PostgreSQL
 //! manual, chapter "Frontend/Backend Protocol", sections "Message Formats" and "Error and Notice Message Fields".
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -42,6 +42,16 @@ const GSSENC_CODE: u32 = 80_877_104;
 
 /// Bytes of a name that servers compare (NAMEDATALEN, less the zero).
 pub const MAX_NAME: usize = 63;
+
+/// The newest minor version of protocol 3 that is spoken here. What it has over 3.0 is keys of any length; 3.1 was never made, and
+/// is 3.0 to whoever asks for it.
+pub const NEWEST_MINOR: u16 = 2;
+/// Bytes of a key for cancelling in protocol 3.0.
+pub const KEY: usize = 4;
+/// The same in protocol 3.2 ("Message Formats", BackendKeyData).
+const LONG_KEYS: RangeInclusive<usize> = KEY..=MAX_KEY;
+/// No key is longer.
+pub const MAX_KEY: usize = 256;
 
 /// These bytes are not the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +105,7 @@ pub fn startup(packet: &[u8]) -> Result<Startup<'_>, Malformed> {
         CANCEL_CODE => {
             let process = fields.u32()?;
             let key = fields.rest();
-            if key.is_empty() { Err(Malformed::Body) } else { Ok(Startup::Cancel { process, key }) }
+            if (1..=MAX_KEY).contains(&key.len()) { Ok(Startup::Cancel { process, key }) } else { Err(Malformed::Body) }
         }
         version => {
             let (major, minor) = ((version >> 16) as u16, (version & 0xffff) as u16);
@@ -363,6 +373,10 @@ impl<'a> Fields<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    pub fn u16(&mut self) -> Result<u16, Malformed> {
+        self.array().map(u16::from_be_bytes)
+    }
+
     pub fn i16(&mut self) -> Result<i16, Malformed> {
         self.array().map(i16::from_be_bytes)
     }
@@ -373,7 +387,7 @@ impl<'a> Fields<'a> {
 
     /// An `Int16` that counts what follows.
     pub fn count(&mut self) -> Result<usize, Malformed> {
-        self.array().map(|bytes| usize::from(u16::from_be_bytes(bytes)))
+        self.u16().map(usize::from)
     }
 
     /// A value: its length and its bytes, or NULL.
@@ -730,10 +744,36 @@ pub fn backend_key_data(out: &mut Vec<u8>, process: u32, key: &[u8]) {
     });
 }
 
-/// NegotiateProtocolVersion: minor version 0 is spoken, and none of these options.
-pub fn negotiate_protocol_version(out: &mut Vec<u8>, unknown: &[&str]) {
+/// Reads a NegotiateProtocolVersion of a server that was asked for this minor version, and for no options: the one that it speaks,
+/// which must be an older one.
+pub fn negotiated(message: &[u8], asked: u16) -> Result<u16, Malformed> {
+    let mut fields = Fields::of(message);
+    let (major, minor, unknown) = (fields.u16()?, fields.u16()?, fields.u32()?);
+    fields.end()?;
+    match (major, minor) {
+        // Servers that tell an older version speak 3.0: there is no 3.1.
+        (3, 0) if asked > 0 && unknown == 0 => Ok(minor),
+        (3, 0) => Err(Malformed::Body),
+        _ => Err(Malformed::Version(major, minor)),
+    }
+}
+
+/// Reads a BackendKeyData: the process, and its key of as many bytes as the version has.
+pub fn backend_key(message: &[u8], minor: u16) -> Result<(u32, &[u8]), Malformed> {
+    let mut fields = Fields::of(message);
+    let (process, key) = (fields.u32()?, fields.rest());
+    let is_key = if minor < 2 { key.len() == KEY } else { LONG_KEYS.contains(&key.len()) };
+    if is_key { Ok((process, key)) } else { Err(Malformed::Body) }
+}
+
+fn version(minor: u16) -> u32 {
+    3 << 16 | u32::from(minor)
+}
+
+/// NegotiateProtocolVersion: this minor version is spoken, and none of these options.
+pub fn negotiate_protocol_version(out: &mut Vec<u8>, minor: u16, unknown: &[&str]) {
     message(out, b'v', |out| {
-        out.extend_from_slice(&(3u32 << 16).to_be_bytes());
+        out.extend_from_slice(&version(minor).to_be_bytes());
         out.extend_from_slice(&u32::try_from(unknown.len()).unwrap_or(u32::MAX).to_be_bytes());
         for name in unknown {
             put_string(out, name.as_bytes());
@@ -762,10 +802,10 @@ pub fn put_row_description(out: &mut Vec<u8>, columns: &[Column], formats: Optio
     });
 }
 
-/// A start-up packet that opens a session of protocol 3.0.
-pub fn session_startup<'a>(out: &mut Vec<u8>, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) {
+/// A start-up packet that opens a session of protocol 3.
+pub fn session_startup<'a>(out: &mut Vec<u8>, minor: u16, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) {
     sized(out, |out| {
-        out.extend_from_slice(&(3u32 << 16).to_be_bytes());
+        out.extend_from_slice(&version(minor).to_be_bytes());
         for (name, value) in parameters {
             put_string(out, name.as_bytes());
             put_string(out, value.as_bytes());

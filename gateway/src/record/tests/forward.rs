@@ -1,6 +1,6 @@
 //! A store that is replaced by another one.
 
-use super::super::forward::{Order, Predecessor, Reading, Successor};
+use super::super::forward::{Cancel, Order, Predecessor, Reading, Successor};
 use super::*;
 
 /// A store that has been replaced by another one, which hears it on a thread.
@@ -75,8 +75,13 @@ async fn a_predecessor_is_passed_on_between_two_records_and_told_what_it_has_to_
     first.recorder().append_durable(opened(id(2))).await.unwrap();
     let kill = Order::Kill { session: id(2), by: "alice".to_owned() };
     predecessor.order(kill.clone());
+    let cancel = Order::Cancel(Cancel { cgroup_id: 1 << 40, uid: 1000, process: 7, key: vec![9; 32] });
+    predecessor.order(cancel.clone());
     predecessor.order(Order::Reload);
-    assert_eq!((orders.recv().await, orders.recv().await), (Some(kill), Some(Order::Reload)));
+    assert_eq!(
+        (orders.recv().await, orders.recv().await, orders.recv().await),
+        (Some(kill), Some(cancel), Some(Order::Reload))
+    );
     predecessor.pass_on();
     assert_eq!(hearing.join().unwrap(), Reading::PassedOn);
     second.release().unwrap();

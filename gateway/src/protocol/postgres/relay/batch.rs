@@ -12,7 +12,7 @@ use crate::policy::Gate;
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::traced::only_as_text;
-use crate::protocol::postgres::wire::{self, Malformed, Report, Severity};
+use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
 
 /// A text that no server takes for a statement: it makes a batch fail at the target that failed for the client.
 const NO_STATEMENT: &[u8] = b"denied by policy";
@@ -351,8 +351,21 @@ impl Relay<'_> {
             return Ok(Some(statement.clone()));
         }
         let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
-        self.batch_problem(&Report::new(Severity::Error, "26000", text)).await?;
+        self.batch_error(&Report::new(Severity::Error, "26000", text)).await?;
         Ok(None)
+    }
+
+    /// An error that the target would have made of it: there, too, an open transaction has failed with it.
+    async fn batch_error(&mut self, report: &Report) -> Result<(), End> {
+        self.batch_problem(report).await?;
+        if self.front == Front::Absorbing
+            && self.forwarded.reached != Reached::Executed
+            && self.replies.state == TransactionState::Open
+        {
+            self.forwarded.any = true;
+            self.fail_batch().await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn batch_problem(&mut self, report: &Report) -> Result<(), End> {
@@ -406,7 +419,7 @@ impl Relay<'_> {
 
     async fn unknown_portal(&mut self, name: &[u8]) -> Result<(), End> {
         let text = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
-        self.batch_problem(&Report::new(Severity::Error, "34000", text)).await
+        self.batch_error(&Report::new(Severity::Error, "34000", text)).await
     }
 }
 

@@ -170,22 +170,63 @@ fn a_clients_message_is_as_large_as_its_type_may_be() {
 #[test]
 fn startup_packets_are_read() {
     let mut packet = Vec::new();
-    session_startup(&mut packet, [("user", "a"), ("database", "b")]);
+    session_startup(&mut packet, 2, [("user", "a"), ("database", "b")]);
     assert_eq!(startup_length(packet[..4].try_into().unwrap()), Ok(packet.len()));
     let parameters = vec![("user", "a"), ("database", "b")];
-    assert_eq!(startup(&packet), Ok(Startup::Session { minor: 0, parameters }));
+    assert_eq!(startup(&packet), Ok(Startup::Session { minor: 2, parameters }));
     for cut in 8..packet.len() {
         assert_eq!(startup(&packet[..cut]), Err(Malformed::Body));
     }
     let mut packet = Vec::new();
     cancel_request(&mut packet, 7, &[1, 2, 3, 4, 5]);
     assert_eq!(startup(&packet), Ok(Startup::Cancel { process: 7, key: &[1, 2, 3, 4, 5] }));
+    for (length, is_key) in [(0, false), (1, true), (MAX_KEY, true), (MAX_KEY + 1, false)] {
+        let mut packet = Vec::new();
+        cancel_request(&mut packet, 7, &vec![1; length]);
+        assert_eq!(startup(&packet).is_ok(), is_key, "{length}");
+    }
     let mut packet = Vec::new();
     tls_request(&mut packet);
     assert_eq!(startup(&packet), Ok(Startup::Tls));
     assert_eq!(startup_length([0, 0, 0, 7]), Err(Malformed::StartupLength(7)));
     assert_eq!(startup_length([0x47, 0x45, 0x54, 0x20]), Err(Malformed::StartupLength(0x4745_5420)));
     assert_eq!(startup(&[0, 0, 0, 8, 0, 2, 0, 0]), Err(Malformed::Version(2, 0)));
+}
+
+#[test]
+fn a_server_speaks_what_it_was_asked_for_or_3_0() {
+    let told = |body: &[u8], asked| {
+        let mut whole = Vec::new();
+        message(&mut whole, b'v', |out| out.extend_from_slice(body));
+        negotiated(&whole, asked)
+    };
+    assert_eq!(told(&[0, 3, 0, 0, 0, 0, 0, 0], 2), Ok(0));
+    // A newer one, what was asked for, one that never was, another protocol.
+    for version in [[0, 3, 0, 3], [0, 3, 0, 2], [0, 3, 0, 1], [0, 2, 0, 0], [0, 4, 0, 0]] {
+        let body = [&version[..], &[0; 4]].concat();
+        assert!(matches!(told(&body, 2), Err(Malformed::Version(..))), "{version:?}");
+    }
+    for body in [&[0, 3, 0, 0, 0, 0, 0, 1][..], &[0, 3, 0, 0, 0, 0, 0, 0, 0], &[0, 3, 0, 0], &[]] {
+        assert_eq!(told(body, 2), Err(Malformed::Body), "{body:?}");
+    }
+    assert_eq!(told(&[0, 3, 0, 0, 0, 0, 0, 0], 0), Err(Malformed::Body), "nobody asked");
+    for (minor, length, is_key) in [
+        (0, 3, false),
+        (0, 4, true),
+        (0, 5, false),
+        (0, 32, false),
+        (2, 0, false),
+        (2, 3, false),
+        (2, 4, true),
+        (2, 32, true),
+        (2, MAX_KEY, true),
+        (2, MAX_KEY + 1, false),
+    ] {
+        let mut whole = Vec::new();
+        backend_key_data(&mut whole, 7, &vec![9; length]);
+        let read = backend_key(&whole, minor);
+        assert_eq!(read.ok(), is_key.then_some((7, &vec![9; length][..])), "{minor} {length}");
+    }
 }
 
 #[test]

@@ -55,6 +55,8 @@ const CAPABILITIES: Door = Door { finding: "capabilities", settings: &["Capabili
 const CGROUP_FILES: Door =
     Door { finding: "cgroup files", settings: &["ProtectControlGroups=yes", "RestrictNamespaces=yes"], leaks: true };
 const FAMILIES: Door = Door { finding: "socket families", settings: &["RestrictAddressFamilies="], leaks: false };
+/// Whose user's processes outside are in its hands is as good as they are. The agents' own user's are agents themselves; root's are not.
+const TRACED: Door = Door { finding: "root", settings: &["SystemCallFilter="], leaks: false };
 const PRIVILEGES: Door = Door { finding: "new privileges", settings: &["NoNewPrivileges=yes"], leaks: true };
 
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +100,10 @@ const CLOSED_BY_LSM: &[(&str, Must)] = &[
     ("handed_reconnect", NOT_HANDED),
     ("moved_tcp_connected", FORBIDDEN),
     ("moved_udp", FORBIDDEN),
+    ("ptrace_kin", HIDDEN),
+    ("memory_kin", HIDDEN),
+    ("memory_file_kin", HIDDEN),
+    ("take_from_kin", HIDDEN),
     ("packet", NO_FAMILY),
     ("packet_cooked", NO_FAMILY),
     ("packet_old", NO_FAMILY),
@@ -214,6 +220,11 @@ pub(crate) const TABLE: &[Row] = &[
     for_neighbours_too(all("memory_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_witness", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_file_gateway", HIDDEN), HIDDEN),
+    row("ptrace_kin", Harmless, Open(&TRACED), HIDDEN),
+    row("memory_kin", Harmless, Open(&TRACED), HIDDEN),
+    row("memory_file_kin", Harmless, Open(&TRACED), HIDDEN),
+    row("take_from_kin", Harmless, Open(&TRACED), HIDDEN),
+    all("ptrace_child", Harmless),
     for_neighbours_too(all("bpf_program", FORBIDDEN), FORBIDDEN),
     for_neighbours_too(all("bpf_map", FORBIDDEN), FORBIDDEN),
     all("bpf_program_by_id", FORBIDDEN),

@@ -530,6 +530,7 @@ impl Kernel {
     fn write_settings(&mut self, agent_levels: u32, uids: &BTreeSet<u32>) -> Result<(), WitnessError> {
         let gateway = gateway_cgroup(&self.config)?;
         let (port, dns_port) = (self.config.port, self.config.dns_port);
+        let hold_without_gateway = self.config.hold_without_gateway.into();
         let mut map: Array<_, Settings> = self.map("SETTINGS")?.try_into().map_err(map_error("SETTINGS"))?;
         let before = map.get(&0, 0).map_err(map_error("SETTINGS"))?;
         // `weir kernel attach` knows no gateway; one that already runs keeps its ports.
@@ -543,7 +544,7 @@ impl Kernel {
             agent_uids,
             port,
             dns_port,
-            hold_without_gateway: 0,
+            hold_without_gateway,
             reserved: 0,
         };
         if settings == before {

@@ -44,6 +44,8 @@ pub struct Ask {
     /// Over the raw bytes, parameters, target, database user, principal and policy version: what exactly is approved.
     pub digest: [u8; 32],
     pub text: String,
+    /// The text as it was understood, written out anew; hides what `text` hides. None: it is nothing else.
+    pub understood: Option<String>,
     /// As they may be shown; None where there are none, or they touch tagged data.
     pub parameters: Option<String>,
     pub agent: String,
@@ -147,6 +149,9 @@ pub struct View {
     /// Hexadecimal.
     pub digest: String,
     pub text: String,
+    /// The text as it was understood, written out anew; hides what `text` hides. None: it is nothing else.
+    #[serde(default)]
+    pub understood: Option<String>,
     /// As they may be shown; None where there are none, or they touch tagged data.
     pub parameters: Option<String>,
     pub agent: String,
@@ -542,6 +547,7 @@ impl Entry {
             database: ask.database.clone(),
             requirements: ask.requirements.clone(),
             evidence: ask.evidence.clone(),
+            understood: ask.understood.clone(),
             forecast: ask.forecast.clone(),
             requested_at: self.requested_at,
             expires_at: self.expires_at,

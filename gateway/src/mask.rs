@@ -237,6 +237,11 @@ impl Masker {
         self.rules.iter().enumerate().filter(move |(i, _)| hits.0 & bit(*i) != 0).map(|(_, rule)| rule.name.as_str())
     }
 
+    /// Whether values are looked through, whatever column they are of.
+    pub fn detects(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.detectors.is_empty())
+    }
+
     /// Whether a detector could find something in these bytes, wherever values begin and end in them. Quick (gigabytes a
     /// second where there is nothing), and now and then wrong on the safe side.
     pub fn may_contain(&self, bytes: &[u8]) -> bool {

@@ -74,12 +74,14 @@ pub struct Judgement {
 }
 
 /// What exactly would be forwarded, beside the request itself.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Exact<'a> {
     /// The bytes, and the parameters bound to them: an approval is for these and no others.
     pub bytes: &'a [&'a [u8]],
     /// Parameters as they may be shown and recorded; None where there are none or they touch tagged data.
     pub parameters: Option<&'a str>,
+    /// Its text as it was understood, written out anew, for those who decide; hides what the text hides. None: it is nothing else.
+    pub understood: Option<&'a str>,
     /// What the target expects of it, for those who decide. None: it was not asked, or could not tell.
     pub forecast: Option<&'a Forecast>,
     /// It only reads, or changes rows in a transaction that is open: nothing of it stands unless another operation of this session,
@@ -504,6 +506,7 @@ impl Session {
             operation: id,
             digest: self.digest(judgement, exact),
             text: judgement.operation.text.clone(),
+            understood: exact.understood.map(str::to_owned),
             parameters: exact.parameters.map(str::to_owned),
             agent: self.principal.agent.clone(),
             agent_uid: self.origin.uid,

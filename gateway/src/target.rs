@@ -84,6 +84,14 @@ impl Protocol {
         }
     }
 
+    /// Whether what agents and the target say to each other is passed on unread.
+    pub const fn is_opaque(self) -> bool {
+        match self {
+            Self::Postgres => false,
+            Self::TlsPassthrough => true,
+        }
+    }
+
     /// What usually listens on a port.
     pub const fn at_port(port: u16) -> Option<Self> {
         match port {

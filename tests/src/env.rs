@@ -327,12 +327,29 @@ impl Env {
         self.attacker_behind(&[], attacker, program)
     }
 
+    /// A command in the container's cgroup that holds one capability (`net_raw`, as setpriv(1) calls it) and no other: as root, or
+    /// as the agent's user.
+    pub fn capable(&self, user: Option<&str>, capability: &str, program: &str) -> Place<'_> {
+        let mut words = vec!["setpriv".to_owned(), "--pdeathsig".to_owned(), "KILL".to_owned()];
+        let sets: &[&str] = if let Some(user) = user {
+            words.extend(["--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned));
+            &["inh-caps", "ambient-caps", "bounding-set"]
+        } else {
+            words.push("--inh-caps=-all".to_owned());
+            &["bounding-set"]
+        };
+        words.extend(sets.iter().map(|set| format!("--{set}=-all,+{capability}")));
+        words.push("--".to_owned());
+        Place::wrapped(self, self.cgroup.join("agents/container"), &words, program)
+    }
+
     /// The same where anybody may open `/dev/net/tun`, as udev has it.
     pub fn attacker_with_tun(&self, attacker: Attacker, program: &str) -> Place<'_> {
         self.attacker_behind(&WITH_TUN, attacker, program)
     }
 
-    fn attacker_behind(&self, before: &[&str], attacker: Attacker, program: &str) -> Place<'_> {
+    /// The same, begun by `before` as root: with mounts of its own, say.
+    pub fn attacker_behind(&self, before: &[&str], attacker: Attacker, program: &str) -> Place<'_> {
         let (group, words) = match attacker {
             Attacker::User => (AGENT, USER.map(str::to_owned).to_vec()),
             Attacker::Root => ("root", ROOT.map(str::to_owned).to_vec()),

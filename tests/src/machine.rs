@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use crate::Result;
 
 /// Docker's, containerd's, runc's and Podman's.
-const DIRECTORIES: [&str; 9] = [
+const DIRECTORIES: [&str; 10] = [
     "/var/lib/docker",
     "/run/docker",
     "/run/containerd",
@@ -22,6 +22,7 @@ const DIRECTORIES: [&str; 9] = [
     "/var/lib/containers",
     "/run/containers",
     "/run/libpod",
+    "/run/podman",
     "/var/lib/cni",
     "/run/netns",
 ];

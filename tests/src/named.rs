@@ -2,6 +2,7 @@
 //! asked, and whatever it is asked stands in its log.
 
 use std::fs;
+use std::path::Path;
 
 use crate::Result;
 use crate::env::{Env, free_port};
@@ -16,6 +17,14 @@ pub struct Named {
     port: u16,
 }
 
+/// Where a server is to answer by TLS and by HTTPS (at `/dns-query`), with this certificate and its key (PEM files).
+pub struct Encrypted<'a> {
+    pub over_tls: u16,
+    pub over_https: u16,
+    pub certificate: &'a Path,
+    pub key: &'a Path,
+}
+
 impl Named {
     /// Starts it with these records of the root zone, in zone file syntax.
     pub fn start(env: &Env, records: &str) -> Result<Self> {
@@ -24,7 +33,22 @@ impl Named {
 
     /// The same on a port that is already in somebody's configuration.
     pub fn start_at(env: &Env, records: &str, port: u16) -> Result<Self> {
-        let dir = env.dir().join("named");
+        Self::listening(env, "named", "", &format!("listen-on port {port} {{ 127.0.0.1; }};"), records, port)
+    }
+
+    /// One of somebody else's, beside the other one: it knows nothing but the wildcard.
+    pub fn start_encrypted(env: &Env, at: &Encrypted<'_>) -> Result<Self> {
+        let Encrypted { over_tls, over_https, certificate, key } = at;
+        let (certificate, key) = (certificate.display(), key.display());
+        let keys = format!("tls own {{ cert-file \"{certificate}\"; key-file \"{key}\"; }};");
+        let listen = format!(
+            "listen-on port {over_tls} tls own {{ 127.0.0.1; }}; listen-on port {over_https} tls own http default {{ 127.0.0.1; }};"
+        );
+        Self::listening(env, "named-encrypted", &keys, &listen, "", *over_tls)
+    }
+
+    fn listening(env: &Env, name: &str, keys: &str, listen: &str, records: &str, port: u16) -> Result<Self> {
+        let dir = env.dir().join(name);
         fs::create_dir_all(&dir)?;
         fs::write(dir.join("root.zone"), format!("{ZONE_HEAD}{records}"))?;
         let config = dir.join("named.conf");
@@ -32,8 +56,8 @@ impl Named {
         fs::write(
             &config,
             format!(
-                "options {{ directory \"{at}\"; pid-file none; session-keyfile none; recursion no; querylog yes;\n\
-                 listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; dnssec-validation no; }};\n\
+                "{keys}\noptions {{ directory \"{at}\"; pid-file none; session-keyfile none; recursion no; querylog yes;\n\
+                 {listen} listen-on-v6 {{ none; }}; dnssec-validation no; }};\n\
                  controls {{ }};\n\
                  zone \".\" {{ type primary; file \"root.zone\"; }};\n"
             ),

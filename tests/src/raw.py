@@ -5,7 +5,7 @@ def connect():
     return s
 def startup(s, **more):
     body = struct.pack(">I", 196608)
-    for k, v in dict(user="coder", database="orders", **more).items():
+    for k, v in dict(user=os.environ["PGUSER"], database="orders", **more).items():
         body += k.encode() + b"\0" + v.encode() + b"\0"
     s.sendall(struct.pack(">I", len(body) + 5) + body + b"\0")
 def msg(tag, body=b""):

@@ -62,7 +62,11 @@ fn approvers_see_what_the_target_expects() {
     let (psql, approval) = world.hold(DELETE);
     let forecast = &approval["forecast"];
     assert_eq!(forecast["rows"].to_string(), count, "{approval}");
-    assert_eq!(forecast["cascades"], serde_json::json!(["deletes rows of payments"]), "{approval}");
+    assert_eq!(
+        forecast["cascades"],
+        serde_json::json!(["deletes rows of payments (it has about 3 rows)"]),
+        "{approval}"
+    );
     let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
     let lines =
         ["the target expects", "Delete on public.orders", "Seq Scan on public.orders", "and deletes rows of payments"];
@@ -92,6 +96,112 @@ with psycopg.connect("", autocommit=sys.argv[1] == "auto") as c:
         let said = python.finish(PATIENCE).unwrap().expect_success().unwrap();
         assert_eq!(said.trim(), format!("{count} {count} {count}"), "{mode}");
     }
+}
+
+/// Keys with every action, over several tables, to the table itself, and between tables of parts.
+const KEYED: &str = "
+    CREATE TABLE a (id int PRIMARY KEY, code text UNIQUE, parent int REFERENCES a ON DELETE CASCADE);
+    CREATE TABLE b (id int PRIMARY KEY, a int UNIQUE REFERENCES a ON DELETE CASCADE ON UPDATE CASCADE);
+    CREATE TABLE c (id int PRIMARY KEY, b int REFERENCES b ON DELETE SET NULL);
+    CREATE TABLE d (id int PRIMARY KEY, b int DEFAULT 1 REFERENCES b ON DELETE SET DEFAULT);
+    CREATE TABLE e (id int, a int REFERENCES b (a) ON DELETE CASCADE ON UPDATE CASCADE);
+    CREATE TABLE f (id int, code text REFERENCES a (code) ON UPDATE SET NULL);
+    CREATE TABLE \"g 'h\" (id int, e int REFERENCES c ON DELETE CASCADE);
+    INSERT INTO a VALUES (1, 'x', NULL), (2, 'y', 1), (3, 'z', 2); INSERT INTO b VALUES (1, 1), (2, 2); INSERT INTO c VALUES (1, 1);
+    INSERT INTO d SELECT n FROM generate_series(1, 5) n; INSERT INTO e VALUES (1, 1), (2, 2); INSERT INTO f VALUES (1, 'x');
+    CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (10) TO (20);
+    CREATE TABLE q (id int, p int REFERENCES p ON DELETE CASCADE) PARTITION BY RANGE (id);
+    CREATE TABLE q_1 PARTITION OF q FOR VALUES FROM (0) TO (10); CREATE TABLE q_2 PARTITION OF q FOR VALUES FROM (10) TO (20);
+    CREATE TABLE r (id int, p int REFERENCES p_1 ON DELETE SET NULL);
+    CREATE TABLE s (id int, q int); CREATE TABLE t () INHERITS (s);
+    ALTER TABLE t ADD PRIMARY KEY (id); CREATE TABLE u (s int REFERENCES t ON DELETE CASCADE);
+    INSERT INTO p SELECT generate_series(1, 15); INSERT INTO q SELECT n, n FROM generate_series(1, 12) n; INSERT INTO r VALUES (1, 1);
+    INSERT INTO s VALUES (1); INSERT INTO t VALUES (1); INSERT INTO u VALUES (1); ANALYZE";
+
+#[test]
+fn approvers_see_what_happens_to_other_tables() {
+    let truncating = "kinds   = [\"create\", \"drop\", \"truncate\", \"alter\"]\nthen    = \"deny\"";
+    let held = "kinds   = [\"truncate\"]\nthen    = { hold = { approvers = [\"dba\"], count = 1, timeout = \"20s\" } }";
+    let policy = POLICY.replace(truncating, held).replace("\"show\"]", "\"show\", \"merge\", \"truncate\"]");
+    assert!(policy.contains(held));
+    let world = World::with_policy(&policy);
+    world.shop.postgres.sql(&format!("SET ROLE orders_rw; {KEYED}")).unwrap();
+    let of_a = [
+        "deletes rows of a (it has about 3 rows)",
+        "deletes rows of b (it has about 2 rows)",
+        "deletes rows of e (it has about 2 rows)",
+        "sets columns to NULL in c (it has about 1 row)",
+        "sets columns to their defaults in d (it has about 5 rows)",
+    ];
+    let of_p = ["deletes rows of q (it has about 12 rows)", "sets columns to NULL in r (it has about 1 row)"];
+    let keys = ["changes keys in b (it has about 2 rows)", "changes keys in e (it has about 2 rows)"];
+    let emptied = [
+        "empties \"g 'h\" (it has about 0 rows)",
+        "empties b (it has about 2 rows)",
+        "empties c (it has about 1 row)",
+        "empties d (it has about 5 rows)",
+        "empties e (it has about 2 rows)",
+        "empties f (it has about 1 row)",
+    ];
+    let both = [&emptied[..], &["empties q (it has about 12 rows)", "empties r (it has about 1 row)"]].concat();
+    let cases: [(&str, u64, &[&str]); 14] = [
+        ("DELETE FROM a", 3, &of_a),
+        ("WITH gone AS (DELETE FROM a RETURNING id) SELECT count(*) FROM gone", 3, &of_a),
+        ("MERGE INTO a USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE", 3, &of_a),
+        ("DELETE FROM c", 1, &["deletes rows of \"g 'h\" (it has about 0 rows)"]),
+        ("UPDATE a SET id = id + 10", 3, &keys),
+        ("UPDATE a SET code = 'new'", 3, &["sets columns to NULL in f (it has about 1 row)"]),
+        ("UPDATE a SET parent = id", 3, &[]),
+        ("DELETE FROM p", 15, &of_p),
+        ("DELETE FROM p_1", 9, &of_p),
+        ("DELETE FROM p_2", 6, &of_p[..1]),
+        ("DELETE FROM s", 2, &["deletes rows of u (it has about 1 row)"]),
+        ("TRUNCATE a CASCADE", 3, &emptied),
+        ("TRUNCATE q", 12, &[]),
+        ("TRUNCATE a, p CASCADE", 18, &both),
+    ];
+    for (sql, rows, cascades) in cases {
+        let (mut psql, approval) = world.hold(sql);
+        let forecast = &approval["forecast"];
+        assert_eq!(forecast["rows"], rows, "{sql}: {approval}");
+        assert_eq!(forecast["cascades"], serde_json::json!(cascades), "{sql}");
+        let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
+        assert!(cascades.iter().all(|it| shown.contains(&format!("and {it}"))), "{sql}: {shown}");
+        psql.kill();
+        wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
+    }
+    // It is what the target then does.
+    let left = "SELECT (SELECT count(*) FROM q), (SELECT count(*) FROM r WHERE p IS NULL)";
+    assert_eq!(world.shop.postgres.sql(left).unwrap(), "12|0");
+    let (psql, approval) = world.hold("DELETE FROM p");
+    world.weir(&format!("approve {}", number(&approval))).expect_success().unwrap();
+    psql.finish(PATIENCE).unwrap().expect_success().unwrap();
+    assert_eq!(world.shop.postgres.sql(left).unwrap(), "0|1");
+}
+
+#[test]
+fn approvers_see_what_a_disguised_statement_is_understood_as() {
+    let rule = "\n[[rule]]\nname = \"customers\"\ntables = [\"customers\"]\nthen = { hold = { approvers = [\"dba\"], count = 1, timeout = \"20s\" } }\n";
+    let world = World::with_policy(&(POLICY.to_owned() + rule));
+    let disguised = r#"/* SELECT 1 */DeLeTe/**/fRoM U&"o\0072ders" -- WHERE id = 1"#;
+    let (psql, approval) = world.hold(disguised);
+    assert!(approval["text"].as_str().is_some_and(|it| it.contains(r#"U&"o\0072ders""#)), "{approval}");
+    assert_eq!(approval["understood"], "DELETE FROM orders", "{approval}");
+    let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
+    assert!(shown.contains("which is understood as\nDELETE FROM orders\n"), "{shown}");
+    drop(psql);
+    wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
+
+    // What is hidden stays so, and what says the same is not said twice.
+    let (psql, approval) = world.hold("select id, /* all */ '900-11-1002' from customers");
+    let understood = approval["understood"].as_str().unwrap();
+    assert!(understood.starts_with("SELECT id, '***'") && !approval.to_string().contains("1002"), "{approval}");
+    drop(psql);
+    wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
+    let (psql, approval) = world.hold(&DELETE.to_lowercase());
+    assert!(approval["understood"].is_null(), "{approval}");
+    drop(psql);
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
-use system_tests::env::{AGENT_USER, Attacker, Env, Gateway, Place};
+use serde_json::{Value, json};
+use system_tests::env::{AGENT_USER, Attacker, Env, GATEWAY_USER, Gateway, Left, Place};
 use system_tests::outside::{self, Frame, Outside};
 use system_tests::postgres::{Options, Postgres};
 use system_tests::process::{Running, wait_until};
@@ -20,7 +20,7 @@ use system_tests::shop::Shop;
 #[path = "bypass/table.rs"]
 mod table;
 
-use table::{Must, Row, TABLE, USER_MODE};
+use table::{AT_A_RESTART, BEFORE, LEAD_OUT, Must, Row, TABLE, USER_MODE};
 
 /// What every attempt that sends anything sends.
 const SECRET: &[u8] = b"the agent's secret";
@@ -30,6 +30,8 @@ const ANSWERS: Duration = Duration::from_secs(3);
 const SILENT: Duration = Duration::from_millis(300);
 /// How long somebody tries to get in.
 const KNOCK: Duration = Duration::from_millis(600);
+/// TCP sends its first segment again after a second.
+const LATE: Duration = Duration::from_millis(1200);
 
 /// A host with a gateway, agents, an accomplice who is none, and the other end of its cable.
 struct Scene {
@@ -117,12 +119,14 @@ impl Scene {
         let interface = interface.lines().find(|line| line.ends_with(outside::WIRE)).unwrap();
         let interface = u32::from_str_radix(interface.split(' ').nth(1).unwrap(), 16).unwrap();
         let group = |name: &str| env.cgroup().join(name).display().to_string();
+        let gateway_user = nix::unistd::User::from_name(GATEWAY_USER).unwrap().unwrap();
         [
             ("canary", outside::CANARY.to_string()),
             ("canary6", outside::CANARY6.to_string()),
             ("neighbour", outside::ROUTER_LINK_LOCAL.to_string()),
             ("router", outside::ROUTER.to_string()),
             ("host", outside::HOST.to_string()),
+            ("host6", outside::HOST6.to_string()),
             ("host_link_local", outside::HOST_LINK_LOCAL.to_string()),
             ("hardware", outside::CABLE_HARDWARE.to_owned()),
             ("device", outside::WIRE.to_owned()),
@@ -132,6 +136,8 @@ impl Scene {
             ("bystander", self.bystander.to_string()),
             ("gateway", env.port().to_string()),
             ("resolver", env.dns_port().to_string()),
+            ("gateway_uid", gateway_user.uid.to_string()),
+            ("handover", env.runtime_dir().join("handover.sock").display().to_string()),
             ("gateway_pid", self.pids[0].to_string()),
             ("witness_pid", self.pids[1].to_string()),
             ("kin_user", self.kin[0].pid().to_string()),
@@ -172,24 +178,33 @@ impl Scene {
 
     /// Tries one technique, and looks at the cable.
     fn attempt(&self, who: Who, technique: &str) -> Attempt {
-        static PORT: AtomicU16 = AtomicU16::new(2000);
+        self.leaks();
+        self.attempt_after_others(who, technique)
+    }
+
+    /// The same, where what an earlier one sent counts that was under way still.
+    fn attempt_after_others(&self, who: Who, technique: &str) -> Attempt {
         // The accomplice connects before it hands its socket in, so that somebody must listen.
         let port = match technique {
             "handed_tcp_connected" | "handed_reconnect" | "moved_tcp_connected" => self.answering,
-            _ => PORT.fetch_add(1, Ordering::Relaxed),
+            _ => next_port(),
         };
-        self.outside.take().unwrap();
         let running = self.place(who, technique).arg(technique).args(self.arguments(port)).start().unwrap();
         let entered = technique.starts_with("bind_shell") && self.knock(technique, &running);
+        self.end(running, entered, port)
+    }
+
+    /// What came of an attempt, and what left since the capture was emptied.
+    fn end(&self, running: Running, entered: bool, port: u16) -> Attempt {
         let finished = running.finish(PATIENCE).unwrap();
         let said = finished.stdout.lines().last().unwrap_or_default().to_owned();
-        assert!(
-            finished.success() && !said.is_empty(),
-            "{technique} as {who:?} could not even try: {finished:?}\n{:?}",
-            self.arguments(port)
-        );
-        let leaks = self.outside.take().unwrap().into_iter().filter(|frame| self.is_leak(frame)).collect();
-        Attempt { said, entered, port, leaks }
+        assert!(finished.success() && !said.is_empty(), "could not even try: {finished:?}\n{:?}", self.arguments(port));
+        Attempt { said, entered, port, leaks: self.leaks() }
+    }
+
+    /// Everything that has left since the last look and is nobody's who may.
+    fn leaks(&self) -> Vec<Frame> {
+        self.outside.take().unwrap().into_iter().filter(|frame| self.is_leak(frame)).collect()
     }
 
     /// Everything but the gateway's packets to the target, and what the accomplice sends on its own account.
@@ -225,6 +240,12 @@ impl Scene {
         let rows: Value = serde_json::from_str(&listed.expect_success().unwrap()).unwrap();
         rows.as_array().unwrap().iter().map(|row| row["message"].as_str().unwrap_or_default().to_owned()).collect()
     }
+}
+
+/// An attempt's own, which nobody listens at.
+fn next_port() -> u16 {
+    static PORT: AtomicU16 = AtomicU16::new(2000);
+    PORT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The corpus, beside the `weir` under test.
@@ -264,18 +285,22 @@ fn judge(
 ) -> Option<String> {
     let Attempt { said, entered, port, leaks } = attempt;
     let errno = said.strip_prefix("blocked ");
-    let port = match row.technique {
-        "gateway_port" => own_port,
-        name if name.contains("loopback") || name.contains("unspecified") => bystander,
-        _ => *port,
+    let destination = match row.technique {
+        "gateway_port" | "gateway_port6" => format!(":{own_port}"),
+        "dns_tls" => SocketAddr::from((outside::CANARY, 853)).to_string(),
+        "dns_tls6" => SocketAddr::from((outside::CANARY6, 853)).to_string(),
+        "dns_https" => SocketAddr::from((outside::CANARY, 443)).to_string(),
+        "dns_https6" => SocketAddr::from((outside::CANARY6, 443)).to_string(),
+        name if name.contains("loopback") || name.contains("unspecified") => format!(":{bystander}"),
+        _ => format!(":{port}"),
     };
     let as_it_must = match must {
         Must::Blocked(errnos) => errno.is_some_and(|errno| errnos.contains(&errno)),
         Must::Intercepted => match refused {
             // Taken by the gateway, which recorded it and ended it.
             Some(refused) => {
-                (said == "closed" || errno == Some("ECONNRESET"))
-                    && refused.iter().any(|message| message.ends_with(&format!(":{port}")))
+                (said == "closed" || errno == Some("ECONNRESET") || said == "answer refused by an alert")
+                    && refused.iter().any(|message| message.ends_with(&destination))
             }
             None => errno.is_some(),
         },
@@ -304,13 +329,32 @@ fn judge(
 
 /// Every row of the table, by one attacker; with a gateway, or without one.
 fn try_all(scene: &Scene, table: &[Row], who: Who, must: impl Fn(&Row) -> Option<Must>) -> Vec<String> {
-    let attempts: Vec<_> = table
-        .iter()
-        .filter_map(|row| Some((row, must(row)?)))
-        .map(|(row, must)| (row, must, scene.attempt(who, row.technique)))
-        .collect();
+    let before = scene.gateway.is_some().then(|| scene.refused().len());
+    scene.leaks();
+    let rows = table.iter().filter_map(|row| Some((row, must(row)?)));
+    let mut attempts: Vec<(&Row, Must, Attempt)> =
+        rows.map(|(row, must)| (row, must, scene.attempt_after_others(who, row.technique))).collect();
+    if let Some((_, _, last)) = attempts.last_mut() {
+        std::thread::sleep(LATE);
+        last.leaks.extend(scene.leaks());
+    }
+    judge_all(scene, who, &attempts, before)
+}
+
+/// What is wrong with them. Of what the gateway has refused it counts what came after the first so many.
+fn judge_all(
+    scene: &Scene,
+    who: Who,
+    attempts: &[(&Row, Must, Attempt)],
+    refused_before: Option<usize>,
+) -> Vec<String> {
     let ports = [scene.bystander, scene.shop.env.port()];
-    let refused = scene.gateway.is_some().then(|| scene.refused());
+    let refused = refused_before.map(|before| {
+        let mut refused = scene.refused();
+        // The newest come first.
+        refused.truncate(refused.len() - before);
+        refused
+    });
     attempts
         .iter()
         .filter_map(|(row, must, attempt)| judge(row, *must, attempt, refused.as_deref(), ports))
@@ -322,10 +366,16 @@ fn try_all(scene: &Scene, table: &[Row], who: Who, must: impl Fn(&Row) -> Option
 fn the_table_has_every_technique_once() {
     let listed = std::process::Command::new(stage_path()).arg("list").output().unwrap();
     let listed: BTreeSet<String> = String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect();
-    let rows: BTreeSet<String> = TABLE.iter().chain(USER_MODE).map(|row| row.technique.to_owned()).collect();
-    assert_eq!(rows.len(), TABLE.len() + USER_MODE.len());
+    let names = |table: &[Row]| table.iter().map(|row| row.technique.to_owned()).collect::<BTreeSet<_>>();
+    let tables = [TABLE, USER_MODE, AT_A_RESTART, BEFORE];
+    for table in tables {
+        assert_eq!(names(table).len(), table.len(), "a technique twice");
+    }
+    let rows: BTreeSet<String> = tables.into_iter().flat_map(names).collect();
     assert_eq!(listed.difference(&rows).collect::<Vec<_>>(), vec!["inherited"], "a step of others");
     assert_eq!(rows.difference(&listed).count(), 0);
+    assert_eq!(names(TABLE).intersection(&names(USER_MODE)).count(), 0);
+    assert!(LEAD_OUT.iter().all(|technique| names(TABLE).contains(*technique)), "each has a row");
 }
 
 fn stage_path() -> PathBuf {
@@ -386,7 +436,7 @@ fn under_weir_run_nothing_is_open() {
         _ if row.technique == "memory_file_kin" => None,
         _ if row.technique.ends_with("_kin") || row.technique == "ptrace_child" => Some(Must::Shut),
         Must::Open(door) if door.settings.is_empty() => None,
-        Must::Harmless => Some(Must::Harmless),
+        heard @ (Must::Harmless | Must::Turned) => Some(heard),
         _ => Some(Must::Shut),
     });
     assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -445,41 +495,65 @@ fn others_get_in_where_listen_names_the_port_and_nowhere_else() {
     assert!(status["counters"]["denied_inbound"].as_u64().unwrap() >= 7, "{status}");
 }
 
+/// Each of them, held by root alone and by a user that is handed it: refused with a reason that says which, in the client's words
+/// and in the record, and accepted by its own name only.
 #[test]
 fn a_process_with_capabilities_that_lead_around_gets_no_session() {
+    const CAPABILITIES: [&str; 5] = ["net_raw", "net_admin", "sys_admin", "bpf", "sys_ptrace"];
     let scene = Scene::new();
-    let env = &scene.shop.env;
-    let agent = |more: &str| {
-        format!(
-            "[[agent]]\nname = \"box\"\ncgroup = \"{}/agents/container\"\ntoken = {{ file = \"{}\" }}\n{more}",
-            env.attach(),
-            env.token_path().display()
-        )
-    };
+    let (shop, env) = (&scene.shop, &scene.shop.env);
+    let name_of = |capability: &str| format!("CAP_{}", capability.to_uppercase());
     let policy = system_tests::shop::POLICY.replace("[\"coder\"]", "[\"coder\", \"box\"]");
-    let select = || {
-        let psql =
-            env.attacker(Attacker::Container, "psql").args(["--no-psqlrc", "--command", "SELECT 'ser' || 'ved'"]);
-        let port = scene.shop.postgres.port().to_string();
-        psql.env("PGHOST", system_tests::postgres::NAME)
-            .env("PGPORT", port)
-            .env("PGDATABASE", system_tests::postgres::DATABASE)
-            .env("PGUSER", "box")
-            .run()
-            .unwrap()
+    let accept = |capabilities: &[&str]| {
+        let risks: Vec<String> = capabilities.iter().map(|it| format!("\"{}\"", name_of(it))).collect();
+        let agent = format!(
+            "[[agent]]\nname = \"box\"\ncgroup = \"{}/agents/container\"\ntoken = {{ file = \"{}\" }}\naccept_risk = [{}]\n",
+            env.attach(),
+            env.token_path().display(),
+            risks.join(", ")
+        );
+        shop.configure(&format!("{agent}\n{policy}")).unwrap();
+        scene.gateway.as_ref().unwrap().reload().unwrap();
     };
-    scene.shop.configure(&format!("{}\n{policy}", agent(""))).unwrap();
-    let gateway = scene.gateway.as_ref().unwrap();
-    gateway.reload().unwrap();
-    let refused = select();
-    assert!(refused.stderr.contains("holds CAP_NET_RAW") && refused.stderr.contains("accept_risk"), "{refused:?}");
-    assert!(scene.refused().iter().any(|message| message.contains("CAP_NET_RAW")));
-    scene.shop.configure(&format!("{}\n{policy}", agent("accept_risk = [\"CAP_NET_RAW\"]\n"))).unwrap();
-    gateway.reload().unwrap();
-    let served = select();
+    let select = |place: Place<'_>| {
+        let psql = shop.placed(place).args(["--no-psqlrc", "--command", "SELECT 'ser' || 'ved'"]);
+        psql.run().unwrap()
+    };
+    for (number, user) in [None, Some("games")].into_iter().enumerate() {
+        // A token is good for one user.
+        shop.give_token(&json!({ "sub": "box@shop.example", "groups": ["coders"], "jti": number.to_string() }))
+            .unwrap();
+        for capability in CAPABILITIES {
+            let held = format!("holds {},", name_of(capability));
+            let others: Vec<&str> = CAPABILITIES.into_iter().filter(|other| *other != capability).collect();
+            for accepted in [&[][..], &others] {
+                accept(accepted);
+                let before = scene.refused().len();
+                let refused = select(env.capable(user, capability, "psql"));
+                let told = refused.stderr.contains(&held) && refused.stderr.contains("accept_risk");
+                assert!(told && refused.stdout.is_empty(), "{user:?} {accepted:?}: {refused:?}");
+                // The newest come first. psql may try without TLS, too.
+                let mut recorded = scene.refused();
+                recorded.truncate(recorded.len() - before);
+                let all = !recorded.is_empty() && recorded.iter().all(|message| message.contains(&held));
+                assert!(all, "{user:?} {accepted:?}: {recorded:?}");
+            }
+            accept(&[capability]);
+            let served = select(env.capable(user, capability, "psql"));
+            assert!(served.stdout.contains("served"), "{user:?} {capability}: {served:?}");
+            let doctor = env.weir(["doctor", "--quick"]).unwrap();
+            let warning = format!("sessions with {} are accepted", name_of(capability));
+            assert!(doctor.stdout.contains(&warning), "{doctor:?}");
+        }
+    }
+    // What a runtime leaves a container's root has one of them in it.
+    shop.give_token(&json!({ "sub": "box@shop.example", "groups": ["coders"], "jti": "container" })).unwrap();
+    accept(&[]);
+    let refused = select(env.attacker(Attacker::Container, "psql"));
+    assert!(refused.stderr.contains("holds CAP_NET_RAW,"), "{refused:?}");
+    accept(&["net_raw"]);
+    let served = select(env.attacker(Attacker::Container, "psql"));
     assert!(served.stdout.contains("served"), "{served:?}");
-    let doctor = env.weir(["doctor", "--quick"]).unwrap();
-    assert!(doctor.stdout.contains("sessions with CAP_NET_RAW are accepted"), "{doctor:?}");
 }
 
 /// The oracle must be able to see: the gateway's own packets, and a leak.
@@ -490,11 +564,103 @@ fn the_oracle_sees(scene: &Scene) {
     let frames = scene.outside.take().unwrap();
     assert!(!frames.is_empty() && !frames.iter().any(|frame| scene.is_leak(frame)), "{frames:?}");
     // A neighbour is no agent: nothing stops it, and its packets are nobody's whom the oracle knows.
-    let free = scene.shop.env.bystander_as("games", scene.bypass.to_str().unwrap());
-    let free = free.arg("udp").args(scene.arguments(scene.answering)).run().unwrap();
-    assert_eq!(free.stdout, "done sent\n");
-    let leaks: Vec<Frame> = scene.outside.take().unwrap().into_iter().filter(|frame| scene.is_leak(frame)).collect();
-    assert!(leaks.len() == 1 && leaks[0].holds(SECRET), "{leaks:?}");
+    for technique in ["udp", "udp6"] {
+        let free = scene.shop.env.bystander_as("games", scene.bypass.to_str().unwrap());
+        let free = free.arg(technique).args(scene.arguments(scene.answering)).run().unwrap();
+        assert_eq!(free.stdout, "done sent\n");
+        let leaks = scene.leaks();
+        assert!(leaks.len() == 1 && leaks[0].holds(SECRET), "{technique}: {leaks:?}");
+    }
+}
+
+/// The tables are worth what the attempts in them are: while Weir lets agents pass, whoever tries gets out, and the oracle sees it.
+#[test]
+fn what_nothing_stops_gets_out_and_is_seen() {
+    let scene = Scene::new();
+    let detach = |time: &str| {
+        let detached = scene.shop.env.weir(["detach", "--for", time, "--reason", "a deliberate leak"]).unwrap();
+        detached.expect_success().unwrap();
+    };
+    let mut wrong = Vec::new();
+    for attacker in Attacker::ALL {
+        // Not longer than it takes, if this test is killed.
+        detach("5m");
+        for technique in LEAD_OUT {
+            let attempt = scene.attempt(Who::Agent(attacker), technique);
+            if attempt.leaks.is_empty() {
+                wrong.push(format!("{attacker:?}: {technique}: {} and no leak", attempt.said));
+            }
+        }
+        detach("0");
+        let closed = scene.attempt(Who::Agent(attacker), "udp");
+        assert!(closed.leaks.is_empty() && closed.said == "blocked ECONNREFUSED", "{}", closed.said);
+    }
+    assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Nobody takes the place of the next gateway, by its port or by what the one before it offers, and nothing passes meanwhile.
+#[test]
+fn nobody_takes_over_while_one_gateway_follows_another() {
+    let mut scene = Scene::new();
+    the_oracle_sees(&scene);
+    scene.gateway.take().unwrap().stop().unwrap();
+    let mut gateway = scene.shop.env.serve_replaceable().unwrap();
+    let mut psql = scene.shop.client("psql").args(["--no-psqlrc", "--tuples-only", "--no-align"]).start().unwrap();
+    let lives = |psql: &mut Running, word: &str| {
+        psql.write(&format!("SELECT 'session ' || '{word}';\n")).unwrap();
+        psql.wait_for(&format!("session {word}"), PATIENCE).unwrap();
+    };
+    lives(&mut psql, "begins");
+    let mut all_left: Vec<Left> = Vec::new();
+    let mut wrong = Vec::new();
+    for who in Attacker::ALL.map(Who::Agent).into_iter().chain([Who::Neighbour]) {
+        let left = gateway.leave().unwrap();
+        scene.pids = [left.serving_pid(), left.witness_pid().unwrap()];
+        let socket = scene.shop.env.runtime_dir().join("handover.sock");
+        wait_until("the offer", PATIENCE, || socket.exists()).unwrap();
+        wrong.extend(try_all(&scene, AT_A_RESTART, who, |row| match who {
+            Who::Agent(attacker) => Some(row.must(attacker, scene.lsm)),
+            _ => row.neighbour,
+        }));
+        // The right one gets what the others wanted.
+        gateway = scene.shop.env.serve_replaceable().unwrap();
+        lives(&mut psql, &format!("{who:?}"));
+        all_left.push(left);
+    }
+    assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(scene.shop.env.log().matches("panicked").count(), 0);
+}
+
+/// Whoever was in the agents' cgroup before the programs were attached for the first time has nothing of it.
+#[test]
+fn sockets_that_were_made_before_the_programs_were_attached_lead_nowhere() {
+    let mut scene = Scene::new();
+    the_oracle_sees(&scene);
+    let mut wrong = Vec::new();
+    for attacker in Attacker::ALL {
+        let who = Who::Agent(attacker);
+        scene.gateway.take().unwrap().stop().unwrap();
+        weir::witness::clean(&scene.shop.env.bpf_dir()).unwrap();
+        let begin = |row: &'static Row| {
+            let port = if row.technique == "before_tcp_connected" { scene.answering } else { next_port() };
+            let running = scene.place(who, row.technique).arg(row.technique).args(scene.arguments(port));
+            let running = running.start().unwrap();
+            running.wait_for("made", PATIENCE).unwrap_or_else(|error| panic!("{}: {error}", row.technique));
+            (row, port, running)
+        };
+        let begun: Vec<_> = BEFORE.iter().map(begin).collect();
+        scene.gateway = Some(scene.shop.serve().unwrap());
+        let before = scene.refused().len();
+        let go_on = |(row, port, mut running): (&'static Row, u16, Running)| {
+            scene.outside.take().unwrap();
+            running.write("attached\n").unwrap();
+            let entered = row.technique == "before_bind_shell" && scene.knock(row.technique, &running);
+            (row, row.must(attacker, scene.lsm), scene.end(running, entered, port))
+        };
+        let attempts: Vec<_> = begun.into_iter().map(go_on).collect();
+        wrong.extend(judge_all(&scene, who, &attempts, Some(before)));
+    }
+    assert!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// All of it, unless suite `kernels`, which is on an emulated machine, asks for less.

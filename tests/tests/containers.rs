@@ -2,6 +2,7 @@
 //! name and the labels that the runtime gave it. No image comes from anywhere: all have psql, what it is linked with, and cat.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::User;
 use serde_json::{Value, json};
-use system_tests::env::{AGENT, AGENT_USER, Gateway, Place};
+use system_tests::env::{AGENT, AGENT_USER, Attacker, Gateway, Place};
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 use system_tests::shop::{POLICY, Shop};
 use system_tests::{machine, postgres};
@@ -80,9 +81,12 @@ impl World {
         format!("/{}/agents/{AGENT}", self.shop.env.attach())
     }
 
-    /// The image as a file.
+    /// The image as a file, made once.
     fn archive(&self) -> PathBuf {
         let (root, archive) = (self.shop.env.dir().join("image"), self.shop.env.dir().join("image.tar"));
+        if archive.exists() {
+            return archive;
+        }
         make_root(&root);
         let tar = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").status().unwrap();
         assert!(tar.success());
@@ -150,6 +154,20 @@ impl Bundle {
         spec["annotations"] = annotations.clone();
         fs::write(&file, spec.to_string()).unwrap();
         Self { id, directory: bundle }
+    }
+
+    /// One that is to be in the host's network and outside every agent's cgroup: what an attacker asks an engine for.
+    fn outside(world: &World) -> Self {
+        let bundle = Self::new(world, &json!({}));
+        let file = bundle.directory.join("config.json");
+        let mut spec: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        spec["linux"]["cgroupsPath"] = json!(format!("{}/{}", outside_parent(world), bundle.id));
+        spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "network");
+        spec["process"]["env"] = json!(outside_variables(world));
+        // An agent's own user is intercepted wherever it runs.
+        spec["process"]["user"] = json!({ "uid": 0, "gid": 0 });
+        fs::write(&file, spec.to_string()).unwrap();
+        bundle
     }
 
     fn by_runc(&self, world: &World) -> Finished {
@@ -349,4 +367,218 @@ fn an_agent_in_a_container_of_its_own_is_still_that_agent() {
     world.assert_masked(&psql);
     let shown = world.last_session();
     assert!(shown.contains(&format!("agents/{AGENT}")) && shown.contains("/psql"), "{shown}");
+}
+
+/// A cgroup that is no agent's.
+fn outside_parent(world: &World) -> String {
+    format!("/{}/bystanders", world.shop.env.attach())
+}
+
+/// Nobody outside asks the gateway for names.
+fn outside_variables(world: &World) -> [String; 4] {
+    let [_, port, database] = world.variables();
+    [format!("PGHOST={}", world.shop.postgres.address()), port, database, "PGUSER=postgres".to_owned()]
+}
+
+/// Who runs what he is told by a socket in the file system.
+#[derive(Clone, Copy, Debug)]
+enum Engine {
+    Docker,
+    Containerd,
+    Podman,
+}
+
+impl Engine {
+    const ALL: [Self; 3] = [Self::Docker, Self::Containerd, Self::Podman];
+
+    /// Where packages have it.
+    const fn socket(self) -> &'static str {
+        match self {
+            Self::Docker => "/run/docker.sock",
+            Self::Containerd => Containerd::SOCKET,
+            Self::Podman => "/run/podman/podman.sock",
+        }
+    }
+
+    /// Where it is on this test's machine, whose `/run` is everybody's.
+    const fn real_socket(self) -> &'static str {
+        match self {
+            Self::Docker => Docker::SOCKET,
+            Self::Containerd | Self::Podman => self.socket(),
+        }
+    }
+
+    /// Its client, which asks for psql in a container outside; and the file for what psql says, if the client does not tell.
+    fn ask(self, world: &World) -> (Vec<String>, Option<PathBuf>) {
+        let url = format!("unix://{}", self.socket());
+        let mut words: Vec<String> = match self {
+            Self::Docker => [DOCKER, "--host", &url, "run"].map(str::to_owned).to_vec(),
+            Self::Podman => ["podman", "--remote", "--url", &url, "run"].map(str::to_owned).to_vec(),
+            Self::Containerd => {
+                let bundle = Bundle::outside(world);
+                let output = bundle.directory.join("output");
+                let log = format!("file://{}", output.display());
+                let config = bundle.directory.join("config.json").display().to_string();
+                let words = ["ctr", "run", "--rm", "--log-uri", &log, "--config", &config, &bundle.id];
+                return (words.map(str::to_owned).to_vec(), Some(output));
+            }
+        };
+        words.extend(["--rm", "--network", "host", "--cgroup-parent", &outside_parent(world)].map(str::to_owned));
+        words.extend(outside_variables(world).into_iter().flat_map(|variable| ["--env".to_owned(), variable]));
+        if matches!(self, Self::Podman) {
+            words.extend(PODMAN_LIMITS.map(str::to_owned));
+        }
+        words.push(IMAGE.to_owned());
+        words.extend(PSQL.map(str::to_owned));
+        (words, None)
+    }
+}
+
+/// `/run` as packages lay it out: with Docker's socket at its place, where there is no file on the machine itself.
+const WITH_DOCKER: [&str; 7] = [
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "sh",
+    "-c",
+    r#"mount -t tmpfs none /mnt || exit
+for kept in docker containerd podman; do mkdir -p /mnt/$kept && mount --bind /run/$kept /mnt/$kept || exit; done
+mount -t tmpfs none /run
+for kept in docker containerd podman; do mkdir /run/$kept && mount --bind /mnt/$kept /run/$kept || exit; done
+: >/run/docker.sock && mount --bind /mnt/docker/docker.sock /run/docker.sock || exit
+for hidden in $HIDE; do
+    if [ -d "$hidden" ]; then mount -t tmpfs -o mode=000 none "$hidden"; elif [ -e "$hidden" ]; then mount --bind "$CLOSED" "$hidden"; fi || exit
+done
+exec "$@""#,
+    "sh",
+];
+
+/// Whoever may talk to an engine has it run something outside, as real engines do: `weir doctor` fails, by name, while such an agent
+/// lives, and with what the drop-in hides there is no such socket.
+#[test]
+fn whoever_may_talk_to_an_engine_gets_out_and_is_found() {
+    const DROP_IN: &str = include_str!("../../systemd/weir-agent.conf");
+    let world = World::new();
+    let env = &world.shop.env;
+    let _docker = Docker::new(&world);
+    let archive = world.archive();
+    env.bystander("podman").arg("import").arg(archive).arg(IMAGE).run().unwrap().expect_success().unwrap();
+    let url = format!("unix://{}", Engine::Podman.socket());
+    let podman = env.bystander("podman").args(["system", "service", "--time=0", &url]).start().unwrap();
+    wait_until("Podman", PATIENCE, || UnixStream::connect(Engine::Podman.socket()).is_ok())
+        .unwrap_or_else(|error| panic!("{error}: {}", podman.stderr()));
+    // For a user that is in no group of theirs.
+    for engine in Engine::ALL {
+        fs::set_permissions(engine.real_socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    let hidden = DROP_IN.lines().filter_map(|line| line.strip_prefix("InaccessiblePaths="));
+    let hidden: Vec<&str> =
+        hidden.flat_map(|paths| paths.split(' ')).map(|path| path.trim_start_matches('-')).collect();
+    let closed = env.dir().join("closed");
+    fs::write(&closed, "").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut wrong = Vec::new();
+    for attacker in Attacker::ALL {
+        for (hide, is_open) in [(String::new(), true), (hidden.join(" "), false)] {
+            let place = |program: &str| {
+                let place = env.attacker_behind(&WITH_DOCKER, attacker, program);
+                place.env("HIDE", &hide).env("CLOSED", &closed)
+            };
+            let sleeper = place("sleep").arg("600").start().unwrap();
+            wait_until("the sleeper", PATIENCE, || is_called(&sleeper, "sleep")).unwrap();
+            let doctor = env.weir(["doctor", "--quick", "--json"]).unwrap();
+            let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
+            for engine in Engine::ALL {
+                let is_it = |finding: &Value| {
+                    let message = finding["message"].as_str().unwrap();
+                    finding["subject"] == "sockets"
+                        && finding["level"] == "fail"
+                        && message.contains(&format!("can talk to {}, ", engine.socket()))
+                        && message.contains("sleep (")
+                };
+                if findings.as_array().unwrap().iter().any(is_it) != is_open {
+                    wrong.push(format!("{attacker:?} {engine:?} open {is_open}: {doctor:?}"));
+                }
+                let (words, output) = engine.ask(&world);
+                // Root without capabilities may not look into the home of another.
+                let said = place(&words[0]).args(&words[1..]).env("HOME", "/").run().unwrap();
+                let told = output.and_then(|output| fs::read_to_string(output).ok()).unwrap_or_default();
+                // The server's own word: the gateway asks agents for no password.
+                let got_out = format!("{}{told}", said.stderr).contains("no password supplied");
+                if got_out != is_open {
+                    wrong.push(format!("{attacker:?} {engine:?} open {is_open}: {said:?} {told}"));
+                }
+            }
+            drop(sleeper);
+            for group in [AGENT, "root", "container"] {
+                fs::write(env.cgroup().join(format!("agents/{group}/cgroup.kill")), "1").unwrap();
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Root in a container of Docker's has one way out, the engine's socket, if somebody gave it that: nobody else who would run something
+/// for it is to be seen from there.
+#[test]
+fn root_in_a_container_has_no_way_out_but_the_socket_that_it_was_given() {
+    const ELSEWHERE: [&str; 8] = [
+        "/run/systemd",
+        "/run/dbus",
+        "/run/user",
+        "/run/containerd",
+        "/run/podman",
+        "/var/spool/cron",
+        "/etc/cron.d",
+        "/sys/fs/bpf/weir",
+    ];
+    const GIVEN: [&str; 2] = ["--volume", "/run/docker/docker.sock:/run/docker.sock"];
+    const LOCKED: [&str; 4] = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
+    let world = World::new();
+    let docker = Docker::new(&world);
+    for (number, (words, expected)) in [
+        (GIVEN.to_vec(), &["capabilities", "sockets"][..]),
+        ([&GIVEN[..], &LOCKED].concat(), &["sockets"]),
+        (LOCKED.to_vec(), &[]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("box-{number}");
+        let run =
+            docker.command("run").args(["--rm", "--interactive", "--name", &name, "--cgroup-parent", &world.parent()]);
+        let container = run.args(&words).args([IMAGE, "/cat"]).start().unwrap();
+        let pid = || {
+            let inspected = docker.command("inspect").args(["--format", "{{.State.Pid}}", &name]).run().unwrap();
+            inspected.stdout.trim().parse::<u32>().ok().filter(|pid| *pid != 0)
+        };
+        wait_until("the container", PATIENCE, || pid().is_some())
+            .unwrap_or_else(|error| panic!("{error}: {}", container.stderr()));
+        let root = PathBuf::from(format!("/proc/{}/root", pid().unwrap()));
+        for path in ELSEWHERE {
+            assert!(!root.join(&path[1..]).exists(), "{words:?} sees {path}");
+        }
+        let doctor = world.shop.env.weir(["doctor", "--quick", "--json"]).unwrap();
+        let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let about_it =
+            findings.as_array().unwrap().iter().filter(|it| it["message"].as_str().unwrap().contains("cat ("));
+        let subjects: Vec<&str> = about_it.map(|finding| finding["subject"].as_str().unwrap()).collect();
+        assert_eq!(subjects, expected, "{words:?}: {doctor:?}");
+    }
+    // What it does with the socket: Docker's own client, in the container, has another one run outside.
+    let (ask, _) = Engine::Docker.ask(&world);
+    let ask: Vec<&str> = ask.iter().map(|word| if word == DOCKER { "/docker" } else { word }).collect();
+    let client = ["--volume", "/usr/bin/docker:/docker:ro"];
+    for (words, gets_out) in [([&GIVEN[..], &client].concat(), true), (client.to_vec(), false)] {
+        let said = docker.run(&words, &ask);
+        assert_eq!(said.stderr.contains("no password supplied"), gets_out, "{words:?}: {said:?}");
+    }
+}
+
+/// It has become that program.
+fn is_called(process: &Running, name: &str) -> bool {
+    let below = Command::new("pgrep").args(["--parent", &process.pid().to_string()]).output().unwrap();
+    let below = String::from_utf8(below.stdout).unwrap();
+    let pids = below.lines().map(str::to_owned).chain([process.pid().to_string()]);
+    pids.map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()).any(|comm| comm.trim() == name)
 }

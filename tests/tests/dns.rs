@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use system_tests::ca::Ca;
 use system_tests::env::{AGENT, AGENT_USER, Env, Gateway, free_port};
 use system_tests::issuer::Issuer;
-use system_tests::named::Named;
+use system_tests::named::{Encrypted, Named};
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 use system_tests::recording;
 use weir::policy::Gate;
@@ -322,6 +322,180 @@ for name in sys.argv[1:]:
     assert_eq!(world.named.asked(), ["www.target.test A"]);
     // What was refused is recorded, some of it by number only.
     world.wait_for_refusal("c2VjcmV0.evil.example".to_lowercase().as_str(), "A", "no target has this name");
+}
+
+/// An address leads back to a name for who was told, and for nobody else whom policy lets go there. (How long it does is a
+/// unit test of `dns::memory`: ten minutes more than its TTL.)
+#[test]
+fn what_one_agent_was_told_leads_no_other_anywhere() {
+    let world = World::new();
+    let config = fs::read_to_string(world.env.config_path()).unwrap();
+    let both = config.replace("targets = [\"wages\"]", "targets = [\"wages\", \"chain\"]");
+    assert_ne!(both, config);
+    fs::write(world.env.config_path(), both).unwrap();
+    world.gateway.reload().unwrap();
+    // To the address at once, without asking anybody.
+    let port = world.port;
+    let words = ["-sSk", "--max-time", "20", "--resolve", &format!("chain.target.test:{port}:127.0.0.1")];
+    let url = format!("https://chain.target.test:{port}/");
+    let coder = || world.env.agent("curl").args(words).arg(&url).run().unwrap();
+    let clerk = || world.env.agent_in(CLERK, CLERK_USER, "curl").unwrap().args(words).arg(&url).run().unwrap();
+    let last_reason = |agent: &str| {
+        let list = world.env.weir(["denials", "--agent", agent, "--json"]).unwrap().expect_success().unwrap();
+        let denials: Vec<Denial> = serde_json::from_str(&list).unwrap();
+        denials.into_iter().find(|denial| denial.kind == Kind::Connection).unwrap().reason
+    };
+    let no_target = format!("no target is configured at 127.0.0.1:{port}");
+    assert!(!coder().success());
+    assert!(last_reason(AGENT).contains(&no_target), "{}", last_reason(AGENT));
+    assert_eq!(world.ask(&["chain.target.test", "A"]).0, "NOERROR");
+    assert!(coder().stdout.contains("s_server"));
+    assert!(!clerk().success());
+    assert!(last_reason(CLERK).contains(&no_target), "{}", last_reason(CLERK));
+    // Who has asked gets as far as its token, which is missing.
+    assert_eq!(world.clerk(&["chain.target.test"]), "NOERROR");
+    assert!(!clerk().success());
+    assert!(last_reason(CLERK).contains("token"), "{}", last_reason(CLERK));
+}
+
+/// A resolver of somebody else's that answers by TLS and HTTPS.
+struct Foreign {
+    named: Named,
+    over_https: u16,
+}
+
+impl Foreign {
+    /// The port that IANA registered for it.
+    const OVER_TLS: u16 = 853;
+    /// A name by which `weir doctor` knows one.
+    const KNOWN: &str = "dns.google";
+    /// What a library does that asks by TLS and says whom it asks (SNI), which dig does not: one question, and the code of the answer.
+    const OVER_TLS_BY_NAME: &str = r#"
+import socket, ssl, struct, sys
+address, server_name, name = sys.argv[1], sys.argv[2], sys.argv[3].split(".")
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.set_alpn_protocols(["dot"])
+question = b"".join(bytes([len(label)]) + label.encode() for label in name) + b"\0\0\1\0\1"
+query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + question
+with socket.create_connection((address, 853), timeout=10) as tcp:
+    with context.wrap_socket(tcp, server_hostname=server_name) as tls:
+        tls.sendall(struct.pack("!H", len(query)) + query)
+        print("code", tls.recv(512)[5] & 15)
+"#;
+
+    fn start(env: &Env) -> Self {
+        let leaf = Ca::new().unwrap().issue(&[Self::KNOWN, "dot.target.test"]).unwrap();
+        let (certificate, key) = (env.dir().join("foreign.pem"), env.dir().join("foreign.key"));
+        fs::write(&certificate, &leaf.certificate).unwrap();
+        fs::write(&key, &leaf.key).unwrap();
+        let over_https = free_port().unwrap();
+        let at = Encrypted { over_tls: Self::OVER_TLS, over_https, certificate: &certificate, key: &key };
+        Self { named: Named::start_encrypted(env, &at).unwrap(), over_https }
+    }
+
+    /// Clients that ask for `name` there by its address.
+    fn by_address(&self, name: &str) -> [Vec<String>; 3] {
+        let (tls, https) = (Self::OVER_TLS, self.over_https);
+        [
+            format!("dig +tls +tries=1 +timeout=10 +short -p {tls} @127.0.0.1 {name}"),
+            format!("dig +https +tries=1 +timeout=10 +short -p {https} @127.0.0.1 {name}"),
+            self.over_https_of("127.0.0.1", name),
+        ]
+        .map(|words| words.split(' ').map(str::to_owned).collect())
+    }
+
+    /// curl looks up by HTTPS whom it is to connect to; where that is it must not find out. The port is nobody's.
+    fn over_https_of(&self, host: &str, name: &str) -> String {
+        let port = self.over_https;
+        format!("curl -sS --max-time 6 --doh-insecure --doh-url https://{host}:{port}/dns-query https://{name}:9/")
+    }
+}
+
+/// DNS over TLS and HTTPS with clients and a server of others: what an agent may open there policy says, as of any other server, and
+/// what it asks then nobody sees. `weir doctor` does not let that stand.
+#[test]
+fn resolvers_behind_tls_are_judged_as_any_server_and_found() {
+    let world = World::new();
+    let (env, foreign) = (&world.env, Foreign::start(&world.env));
+    let asked = |name: &str| foreign.named.asked().iter().any(|query| query.starts_with(&format!("{name} A")));
+    let resolver_findings = || {
+        let doctor = env.weir(["doctor", "--quick", "--json"]).unwrap();
+        let findings: serde_json::Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let is_ours = |finding: &&serde_json::Value| {
+            finding["subject"] == "resolvers" && finding["message"].as_str().unwrap().starts_with("target ")
+        };
+        findings.as_array().unwrap().iter().filter(is_ours).cloned().collect::<Vec<_>>()
+    };
+    // They work for who is no agent.
+    for client in 0..3 {
+        let name = format!("free{client}.evil.example");
+        let words = &foreign.by_address(&name)[client];
+        env.bystander_as(CLERK_USER, &words[0]).args(&words[1..]).run().unwrap();
+        assert!(asked(&name), "{words:?}: {:?}", foreign.named.asked());
+    }
+    // No target: intercepted, refused, recorded.
+    let before = foreign.named.asked().len();
+    for words in foreign.by_address("secret.evil.example") {
+        let said = env.agent(&words[0]).args(&words[1..]).run().unwrap();
+        // dig ends with 0 whatever became of TLS.
+        assert!(words[0] == "dig" || !said.success(), "{words:?}: {said:?}");
+        assert!(!said.stdout.contains("192.0.2.66"), "{words:?}: {said:?}");
+    }
+    let denials = env.weir(["denials", "--json"]).unwrap().expect_success().unwrap();
+    let denials: Vec<Denial> = serde_json::from_str(&denials).unwrap();
+    for (port, times) in [(Foreign::OVER_TLS, 1), (foreign.over_https, 2)] {
+        let reason = format!("no target is configured at 127.0.0.1:{port}");
+        let refused =
+            denials.iter().filter(|denial| denial.kind == Kind::Connection && denial.reason.contains(&reason));
+        assert!(refused.count() >= times, "{reason}: {denials:?}");
+    }
+    assert_eq!(foreign.named.asked().len(), before, "{:?}", foreign.named.asked());
+
+    // Targets, and no rule that lets anybody go there: the same.
+    let config = fs::read_to_string(env.config_path()).unwrap();
+    let targets = format!(
+        "[[target]]\nname = \"dot\"\nprotocol = \"tls-passthrough\"\naddress = [\"dot.target.test:853\"]\nresolve = [\"127.0.0.1\"]\n\n\
+         [[target]]\nname = \"doh\"\nprotocol = \"tls-passthrough\"\naddress = [\"{}:{}\"]\nresolve = [\"127.0.0.1\"]\n",
+        Foreign::KNOWN,
+        foreign.over_https
+    );
+    fs::write(env.config_path(), format!("{config}\n{targets}")).unwrap();
+    world.gateway.reload().unwrap();
+    let by_tls = |server_name: &str, name: &str| {
+        let python = env.agent("python3").args(["-c", Foreign::OVER_TLS_BY_NAME]);
+        python.args(["dot.target.test", server_name, name]).run().unwrap()
+    };
+    let by_https = |name: &str| {
+        let words = foreign.over_https_of(Foreign::KNOWN, name);
+        let words: Vec<&str> = words.split(' ').collect();
+        env.agent(words[0]).args(&words[1..]).run().unwrap()
+    };
+    assert!(!by_tls("dot.target.test", "secret.evil.example").success());
+    assert!(!by_https("secret.evil.example").success());
+    assert_eq!(foreign.named.asked().len(), before, "{:?}", foreign.named.asked());
+    assert_eq!(resolver_findings(), Vec::<serde_json::Value>::new());
+
+    // A rule: then names leave, whatever they are, and that is no secret.
+    let rule = "[[rule]]\nname = \"resolvers\"\nagents = [\"coder\"]\ntargets = [\"dot\", \"doh\"]\nkinds = [\"connect\"]\nthen = \"allow\"\n";
+    fs::write(env.config_path(), format!("{config}\n{targets}\n{rule}")).unwrap();
+    world.gateway.reload().unwrap();
+    let told = by_tls("dot.target.test", "dot.evil.example").expect_success().unwrap();
+    assert_eq!((told.as_str(), asked("dot.evil.example")), ("code 0\n", true), "{:?}", foreign.named.asked());
+    by_https("doh.evil.example");
+    assert!(asked("doh.evil.example"), "{:?}", foreign.named.asked());
+    // Under another name, or none (dig gives none), nobody gets there.
+    assert!(!by_tls("www.target.test", "other.evil.example").success());
+    let dig = &foreign.by_address("nameless.evil.example")[0];
+    assert!(!env.agent(&dig[0]).args(&dig[1..]).run().unwrap().stdout.contains("192.0.2.66"));
+    assert!(!asked("other.evil.example") && !asked("nameless.evil.example"), "{:?}", foreign.named.asked());
+    let found = resolver_findings();
+    for why in ["dot.target.test:853, the port of DNS over TLS", "dns.google:", "coder may have any name looked up"] {
+        let named = |finding: &serde_json::Value| {
+            finding["level"] == "fail" && finding["message"].as_str().unwrap().contains(why)
+        };
+        assert!(found.len() == 2 && found.iter().any(named), "{why}: {found:?}");
+    }
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn the_static_binary_runs_where_nothing_is() {
     assert!(checked.contains("is fine"), "{checked}");
 }
 
-/// What `cargo xtask package --verify` proves by building twice, as far as one build shows it.
+/// What `cargo xtask package --verify-own` proves by building twice, as far as one build shows it.
 #[test]
 fn nothing_of_the_machine_that_built_it_is_inside() {
     let packages = Packages::of_this_run().unwrap();

@@ -1,10 +1,16 @@
 //! PostgreSQL on the real kernel: unmodified clients on the agent's side, a real server on the other, and between them
 //! policy, masks, approvals and the recording.
 
+#[path = "postgres/calls.rs"]
+mod calls;
 #[path = "postgres/copy.rs"]
 mod copy;
+#[path = "postgres/denials.rs"]
+mod denials;
 #[path = "postgres/facts.rs"]
 mod facts;
+#[path = "postgres/large.rs"]
+mod large;
 #[path = "postgres/pooler.rs"]
 mod pooler;
 #[path = "postgres/rds_iam.rs"]
@@ -313,7 +319,7 @@ s.sendall(struct.pack(">II", 8, 80877104))
 errors(until(messages(s), b"E"))
 "#,
     );
-    assert_eq!(said, "b'S' False\nb'N'\nFATAL 08P01 the client asked for the same encryption twice\n");
+    assert_eq!(said, "b'S' False\nb'N'\nFATAL 08P01 the client asked for encryption once more than it may\n");
 }
 
 #[test]

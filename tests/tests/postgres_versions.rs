@@ -1,6 +1,9 @@
 //! Servers of other versions than Debian's: the tree that tells where a result comes from differs from version to version, and so
 //! do the catalogs.
 
+#[path = "postgres_versions/startup.rs"]
+mod startup;
+
 use std::process::Command;
 
 use system_tests::env::Env;

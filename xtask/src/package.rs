@@ -3,8 +3,10 @@
 //! Both are reproducible: the same commit, built by the same compilers at the same place, has the same bytes, wherever the
 //! clone is. The build sees the clone and its output at fixed paths, in a mount namespace of its own (cargo puts the path of a
 //! crate outside its workspace into the names of symbols, which no compiler flag takes out again), the other paths of this
-//! machine are mapped to some that are the same everywhere, and every file's time is the commit's. `--verify` builds a second
-//! time, from another clone, and compares.
+//! machine are mapped to some that are the same everywhere, and every file's time is the commit's. `--verify` builds everything a second
+//! time, from another clone, and compares. `--verify-own`, which CI does, compiles Weir's own crates and the eBPF object
+//! for the package a second time, from another clone, over what the registry's crates became at the first time, and packs
+//! everything anew, the tarball with the static binary of the first time.
 //!
 //! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
 //! tarball's needs nothing of the system (musl), and knows the users and groups of /etc only.
@@ -20,17 +22,23 @@ const PRODUCT: &str = "weir";
 /// Where the build sees the clone and its output.
 const SOURCE: &str = "/mnt/weir";
 const OUTPUT: &str = "/mnt/target";
-/// Makes it so (`$1` is the clone, `$2` the output directory), and runs the rest. The two are opened first: they may lie
-/// below what the new mount hides.
+/// Makes it so (`$1` is the clone, `$2` the output directory), and runs the rest. They are opened first: they may lie
+/// below what the new mount hides. If `$3` is not empty, it is an earlier build's output, which is seen below this one's and is not
+/// changed; `$4` is a directory beside the output for what overlayfs needs.
 const AT_FIXED_PATHS: &str = r#"
 exec 3<"$1" 4<"$2"
+if test -n "$3"; then
+    mkdir -p "$4/work" "$4/seen"
+    mount -t overlay -o "lowerdir=$3,upperdir=$2,workdir=$4/work" weir "$4/seen"
+    exec 4<"$4/seen"
+fi
 mount -t tmpfs -o size=64k fixed /mnt
 mkdir /mnt/weir /mnt/target
 mount --no-canonicalize --bind /proc/self/fd/3 /mnt/weir
 mount --no-canonicalize --bind /proc/self/fd/4 /mnt/target
 exec 3<&- 4<&-
 cd /mnt/weir
-shift 2
+shift 4
 exec "$@""#;
 /// What compilers take for the time (`__DATE__`). Not the commit's: every new commit would have all C code compiled anew.
 const COMPILED: &str = "0";
@@ -41,12 +49,25 @@ pub(crate) struct Args {
     /// Build again from another clone and compare every byte; takes twice as long
     #[arg(long)]
     verify: bool,
+    /// The same for Weir's own crates and the eBPF object in the package alone: crates of the registry and the static binary are
+    /// compiled once
+    #[arg(long, conflicts_with = "verify")]
+    verify_own: bool,
+}
+
+impl Args {
+    pub(crate) fn ci() -> Self {
+        Self { verify: false, verify_own: true }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result {
     let made = ensure()?;
     if args.verify {
         shell::step("build again, elsewhere", || verify(&made))?;
+    }
+    if args.verify_own {
+        shell::step("build what is Weir's own again, elsewhere", || verify_own(&made))?;
     }
     print!("{}", read(&made.join(SUMS))?);
     println!("in {}", made.display());
@@ -71,22 +92,68 @@ fn verify(made: &Path) -> Result {
         return Err(format!("only a commit can be built again; these files differ from it:\n{changed}"));
     }
     let elsewhere = paths::cache()?.join("package-verify");
-    let clone = elsewhere.join("a-clone/with-another-path");
-    remove(&elsewhere)?;
-    shell::run(shell::command("git", ["clone", "--quiet"]).arg(paths::root()).arg(&clone))?;
-    let again = Build::new(&clone, &elsewhere.join("output"))?.all()?;
+    let again = Build::new(&clone_to(&elsewhere)?, &elsewhere.join("output"))?.all()?;
+    compare(made, &again)?;
+    remove(&elsewhere)
+}
+
+/// The work tree, copied to another path, and built with what the first build has of the registry's crates.
+fn verify_own(made: &Path) -> Result {
+    let elsewhere = paths::cache()?.join("package-verify");
+    let clone = clone_to(&elsewhere)?;
+    carry_changes_to(&clone)?;
+    let first = made.parent().map(Path::to_path_buf);
+    let build = Build { below: first, ..Build::new(&clone, &elsewhere.join("output"))? };
+    let again = build.all()?;
+    // It is up to cargo what is compiled: what was not has no file of its own here.
+    let binary = build.release(&build.target("gnu")).join(PRODUCT);
+    if !binary.exists() {
+        return Err(format!("{} was not built again", binary.display()));
+    }
+    compare(made, &again)?;
+    remove(&elsewhere)
+}
+
+fn compare(made: &Path, again: &Path) -> Result {
     let (first, second) = (read(&made.join(SUMS))?, read(&again.join(SUMS))?);
     if first != second {
         return Err(format!("not the same bytes.\n{}\n{first}{}\n{second}", made.display(), again.display()));
     }
     println!("    the same bytes, twice");
-    remove(&elsewhere)
+    Ok(())
+}
+
+/// The same commit at another path. What this makes of a directory is gone before.
+fn clone_to(elsewhere: &Path) -> Result<PathBuf> {
+    let clone = elsewhere.join("a-clone/with-another-path");
+    remove(elsewhere)?;
+    shell::run(shell::command("git", ["clone", "--quiet"]).arg(paths::root()).arg(&clone))?;
+    Ok(clone)
+}
+
+/// What the work tree has that is in no commit.
+fn carry_changes_to(clone: &Path) -> Result {
+    let git = |words: &[&str]| shell::output(shell::command("git", words).current_dir(paths::root()));
+    let (changed, new) =
+        (git(&["diff", "-z", "--name-only", "HEAD"])?, git(&["ls-files", "-z", "--others", "--exclude-standard"])?);
+    for path in (changed + &new).split('\0').filter(|path| !path.is_empty()) {
+        let (from, to) = (paths::root().join(path), clone.join(path));
+        if from.exists() {
+            to.parent().map_or(Ok(()), create)?;
+            fs::copy(&from, &to).map_err(|e| format!("{}: {e}", from.display()))?;
+        } else if to.exists() {
+            fs::remove_file(&to).map_err(|e| format!("{}: {e}", to.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// One build: where its sources are, and where its output goes.
 struct Build {
     source: PathBuf,
     output: PathBuf,
+    /// The output of an earlier build, which is good for what has not changed since.
+    below: Option<PathBuf>,
     /// The commit's time, in seconds: the time of everything that is made.
     epoch: String,
     version: String,
@@ -101,6 +168,7 @@ impl Build {
         Ok(Self {
             source: source.to_path_buf(),
             output: output.to_path_buf(),
+            below: None,
             epoch: git(&["log", "-1", "--format=%ct"])?.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             machine,
@@ -115,7 +183,13 @@ impl Build {
         shell::step("build: for the system's C library", || self.compile(&system))?;
         let generated = self.generate(&system)?;
         self.debian(&system, &made)?;
-        shell::step("build: static", || self.compile(&fixed))?;
+        match &self.below {
+            None => shell::step("build: static", || self.compile(&fixed))?,
+            Some(first) => {
+                let name = format!("{fixed}/release/{PRODUCT}");
+                copy(&first.join(&name), &self.output.join(&name), 0o755)?;
+            }
+        }
         self.tarball(&fixed, &generated, &made)?;
         copy(&generated.join("weir.cdx.json"), &made.join(format!("{PRODUCT}-{}.cdx.json", self.version)), 0o644)?;
         let sums = shell::output(shell::command("sh", ["-c", "sha256sum -- *"]).current_dir(&made))?;
@@ -151,7 +225,9 @@ impl Build {
             namespace.push("--map-root-user");
         }
         let mut command = shell::command("unshare", namespace);
+        let below = self.below.as_deref().unwrap_or(Path::new(""));
         command.args(["sh", "-ec", AT_FIXED_PATHS, "sh"]).args([&self.source, &self.output]);
+        command.arg(below).arg(self.output.with_extension("overlay"));
         command.arg(shell::cargo_program()).args(words);
         let sysroot = shell::output(&mut shell::command("rustc", ["--print", "sysroot"]))?;
         let cargo_home = setup::cargo_home()?.display().to_string();

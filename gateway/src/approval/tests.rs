@@ -66,6 +66,7 @@ fn ask(requirements: Vec<HoldRequirement>) -> Ask {
         database: Some("orders".into()),
         requirements,
         evidence: Evidence::default(),
+        understood: None,
         forecast: None,
     }
 }

@@ -155,13 +155,19 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     out.fields(&fields)?;
     out.line("")?;
     out.line(clean_lines(&view.text))?;
+    if let Some(understood) = &view.understood {
+        out.line("")?;
+        out.line("which is understood as")?;
+        out.line(clean_lines(understood))?;
+    }
     if let Some(parameters) = &view.parameters {
         out.line(format!("parameters {}", clean(parameters)))?;
     }
     if let Some(forecast) = &view.forecast {
         out.line("")?;
         let rows = forecast.rows.map_or_else(|| "an unknown number of rows".to_owned(), |it| plural(it, "row"));
-        out.line(format!("the target expects {rows}, by this plan"))?;
+        let by = if forecast.plan.is_empty() { "" } else { ", by this plan" };
+        out.line(format!("the target expects {rows}{by}"))?;
         for line in &forecast.plan {
             out.line(format!("  {}", clean(line)))?;
         }

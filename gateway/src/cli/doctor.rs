@@ -14,6 +14,7 @@ use crate::config::Config;
 
 mod agents;
 mod host;
+mod resolvers;
 mod targets;
 mod trial;
 mod ways;
@@ -108,6 +109,7 @@ impl Doctor {
         findings.extend(agents::users(config));
         findings.extend(agents::tokens(config));
         findings.extend(ways::accepted_risks(config));
+        findings.extend(resolvers::findings(config));
         findings.extend(agents::processes(config));
         findings.extend(host::namespaces());
         if !self.quick {

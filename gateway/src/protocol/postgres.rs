@@ -227,10 +227,7 @@ async fn deny(session: &Session, text: String, database: Option<String>, reason:
         refusal: Some(reason.clone()),
     };
     let judgement = session.judge(Arc::new(operation));
-    match session
-        .decide(&judgement, (), Exact { bytes: &[], parameters: None, forecast: None, is_revocable: false })
-        .await
-    {
+    match session.decide(&judgement, (), Exact::default()).await {
         Ok(Decision::Denial(denial)) => NotServed::Denied(denial),
         // Where policy only observes there is still nothing that could be forwarded.
         Ok(Decision::Permit(_) | Decision::Hold(_)) => NotServed::Unfit(reason),
@@ -242,7 +239,7 @@ async fn deny(session: &Session, text: String, database: Option<String>, reason:
 async fn connect_allowed(client: &mut Stream, session: &Session, database: &str, wish: &Wish) -> Result<(), NotServed> {
     let text = connection(database, wish);
     let judgement = session.judge_connect(text, Some(database.to_owned()));
-    let exact = Exact { bytes: &[database.as_bytes()], parameters: None, forecast: None, is_revocable: false };
+    let exact = Exact { bytes: &[database.as_bytes()], ..Exact::default() };
     let permit = match session.decide(&judgement, (), exact).await? {
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(NotServed::Denied(denial)),

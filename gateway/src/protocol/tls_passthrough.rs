@@ -109,7 +109,7 @@ async fn admit(client: &mut TcpStream, session: &Session) -> Result<Admitted, Re
         Err(refused) => {
             let operation = operation("TLS handshake".to_owned(), Some(refused.to_string()));
             let judgement = session.judge(Arc::new(operation));
-            let exact = Exact { bytes: &[], parameters: None, forecast: None, is_revocable: false };
+            let exact = Exact::default();
             // Denied by the refusal that the operation carries; here that is only recorded.
             drop(session.decide(&judgement, (), exact).await?);
             return Err(refused);
@@ -117,7 +117,7 @@ async fn admit(client: &mut TcpStream, session: &Session) -> Result<Admitted, Re
     };
     let judgement = session.judge(Arc::new(operation(opening.describe(), None)));
     let bytes = opening.name.clone();
-    let exact = Exact { bytes: &[bytes.as_bytes()], parameters: None, forecast: None, is_revocable: false };
+    let exact = Exact { bytes: &[bytes.as_bytes()], ..Exact::default() };
     let permit = match session.decide(&judgement, opening, exact).await? {
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(Refused::Denied(denial)),

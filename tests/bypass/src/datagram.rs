@@ -28,6 +28,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("udp_after_resolver", udp_after_resolver),
     ("udp_corked", udp_corked),
     ("udp_packet_info", udp_packet_info),
+    ("udp6_packet_info", udp6_packet_info),
     ("udp_source_route", udp_source_route),
     ("udp_broadcast", udp_broadcast),
     ("udp_multicast", |scene| send(SocketAddr::new(MDNS.into(), scene.port("port")), 0)),
@@ -40,11 +41,18 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("l2tp", |scene| other(scene, libc::AF_INET, libc::SOCK_DGRAM, IPPROTO_L2TP)),
     ("ping", |scene| ping(scene, libc::SOCK_DGRAM)),
     ("ping_raw", |scene| ping(scene, libc::SOCK_RAW)),
+    ("ping6", |scene| ping6(scene, libc::SOCK_DGRAM)),
+    ("ping6_raw", |scene| ping6(scene, libc::SOCK_RAW)),
     ("raw", |scene| other(scene, libc::AF_INET, libc::SOCK_RAW, 253)),
     ("raw_header", raw_header),
     ("raw6", |scene| {
         let fd = sys::socket(libc::AF_INET6, libc::SOCK_RAW, 253)?;
         sys::send_to(&fd, SECRET, 0, &sys::address(SocketAddr::new(scene.canary6().ip(), 0), 0))?;
+        Ok(Outcome::Done("sent"))
+    }),
+    ("raw6_header", |scene| {
+        let fd = sys::socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        sys::send_to(&fd, &ip6_packet(scene), 0, &sys::address(SocketAddr::new(scene.canary6().ip(), 0), 0))?;
         Ok(Outcome::Done("sent"))
     }),
     ("packet", |scene| packet(scene, libc::SOCK_RAW)),
@@ -54,6 +62,10 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         sys::socket(libc::AF_INET, 10, 0).map(|_| Outcome::Done("a packet socket"))
     }),
     ("xdp", xdp),
+    // Frames of a session that nobody opened, to whatever station; and networks of machines that the kernel is told of.
+    ("pppoe", |_| sys::socket(libc::AF_PPPOX, libc::SOCK_STREAM, 0).map(|_| Outcome::Done("a socket for frames"))),
+    ("tipc", |_| sys::socket(libc::AF_TIPC, libc::SOCK_RDM, 0).map(|_| Outcome::Done("a socket"))),
+    ("rds", |_| sys::socket(libc::AF_RDS, libc::SOCK_SEQPACKET, 0).map(|_| Outcome::Done("a socket"))),
 ];
 
 pub(crate) fn send(to: SocketAddr, scope: u32) -> Attempt<Outcome> {
@@ -125,6 +137,14 @@ fn udp_packet_info(scene: &Scene) -> Attempt<Outcome> {
     Ok(Outcome::Done("sent"))
 }
 
+fn udp6_packet_info(scene: &Scene) -> Attempt<Outcome> {
+    let fd = sys::udp(&scene.canary6())?;
+    let info = [&[0; 16][..], &scene.number("interface").to_ne_bytes()].concat();
+    let resolver = sys::address(SocketAddr::new(scene.canary6().ip(), 53), 0);
+    sys::send_with_control(&fd, SECRET, &resolver, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), &info)?;
+    Ok(Outcome::Done("sent"))
+}
+
 /// A query to a resolver that is to be routed by way of the canary: IP options in a control message, past setsockopt.
 fn udp_source_route(scene: &Scene) -> Attempt<Outcome> {
     let fd = sys::udp(&scene.canary())?;
@@ -174,6 +194,14 @@ fn ping(scene: &Scene, kind: i32) -> Attempt<Outcome> {
     Ok(Outcome::Done("sent"))
 }
 
+/// The same of ICMPv6, whose checksum is the kernel's work always.
+fn ping6(scene: &Scene, kind: i32) -> Attempt<Outcome> {
+    let fd = sys::socket(libc::AF_INET6, kind, libc::IPPROTO_ICMPV6)?;
+    let request = [&[128, 0, 0, 0, 0, 0, 0, 1][..], SECRET].concat();
+    sys::send_to(&fd, &request, 0, &sys::address(SocketAddr::new(scene.canary6().ip(), 0), 0))?;
+    Ok(Outcome::Done("sent"))
+}
+
 /// A whole datagram of the attacker's own making (raw(7), IP_HDRINCL).
 fn raw_header(scene: &Scene) -> Attempt<Outcome> {
     let fd = sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
@@ -193,6 +221,13 @@ fn ip_packet(scene: &Scene) -> Vec<u8> {
     header[10..12].copy_from_slice(&folded.to_be_bytes());
     header.extend(SECRET);
     header
+}
+
+/// With no next header.
+fn ip6_packet(scene: &Scene) -> Vec<u8> {
+    let octets = |key: &str| scene.text(key).parse::<std::net::Ipv6Addr>().expect("an IPv6 address").octets();
+    let length = u16::try_from(SECRET.len()).expect("short").to_be_bytes();
+    [&[0x60, 0, 0, 0, length[0], length[1], 59, 64][..], &octets("host6"), &octets("canary6"), SECRET].concat()
 }
 
 /// A frame past every hook that looks at sockets of the Internet's families.

@@ -50,6 +50,28 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         become_agent(scene);
         send_connected(&fd)
     }),
+    ("before_tcp", |scene| connect(&while_free(|| sys::tcp(&scene.canary()))?, scene)),
+    ("before_tcp_connected", |scene| {
+        let fd = while_free(|| Ok(made(scene, "tcp_connected")))?;
+        // What could not leave must not be sent by the kernel when the test is over and no program is attached any more.
+        sys::set(&fd, libc::SOL_SOCKET, libc::SO_LINGER, &[1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat())?;
+        talk(&fd)
+    }),
+    ("before_udp", |scene| send(&while_free(|| sys::udp(&scene.canary()))?, scene)),
+    ("before_udp_connected", |scene| send_connected(&while_free(|| Ok(made(scene, "udp_connected")))?)),
+    ("before_ping", |scene| {
+        ping(&while_free(|| sys::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP))?, scene)
+    }),
+    ("before_bind_shell", |scene| {
+        let own = std::net::SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), scene.port("port"));
+        let fd = while_free(|| {
+            let fd = sys::tcp(&own)?;
+            sys::bind(&fd, &sys::address(own, 0))?;
+            sys::listen(&fd)?;
+            Ok(fd)
+        })?;
+        crate::inbound::serve(&fd)
+    }),
     ("take_from_gateway", |scene| take_any(scene.number("gateway_pid"))),
     ("take_from_witness", |scene| take_any(scene.number("witness_pid"))),
     ("take_from_accomplice", |scene| take_any(scene.number("accomplice_pid"))),
@@ -85,6 +107,16 @@ pub(crate) fn bequeath(fd: &OwnedFd, scene: &Scene) -> ! {
     child.arg("inherited").arg(format!("fd={}", fd.as_raw_fd())).args(arguments);
     let status = child.status().expect("a child");
     std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Makes something while the programs are not attached yet; whoever started this one says when they are.
+fn while_free<T>(make: impl FnOnce() -> Attempt<T>) -> Attempt<T> {
+    let made = make()?;
+    println!("made");
+    std::io::stdout().flush().expect("standard output");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).expect("a word when the programs are attached");
+    Ok(made)
 }
 
 /// Any descriptor of the process will do.

@@ -45,7 +45,7 @@ fn bound(scene: &Scene, ip: IpAddr) -> Attempt<OwnedFd> {
     Ok(fd)
 }
 
-fn serve(fd: &OwnedFd) -> Attempt<Outcome> {
+pub(crate) fn serve(fd: &OwnedFd) -> Attempt<Outcome> {
     sys::listen(fd)?;
     wait(fd)?;
     let taken = nix::sys::socket::accept(fd.as_raw_fd())?;

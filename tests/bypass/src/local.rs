@@ -30,6 +30,20 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         child.kill().and_then(|()| child.wait()).expect("its end");
         traced.map(|()| Outcome::Done("traces its own child"))
     }),
+    ("memory_file_witness", |scene| {
+        let path = format!("/proc/{}/mem", scene.number("witness_pid"));
+        open(&path, "the witness's memory")
+    }),
+    // What the two say to each other goes over a pair of sockets, which have no names: only their descriptors lead there.
+    ("witness_socket", |scene| descriptors(scene.number("witness_pid"))),
+    ("witness_socket_gateway", |scene| descriptors(scene.number("gateway_pid"))),
+    ("handover_socket", |scene| inherit(scene.text("handover"))),
+    ("handover_socket_as_gateway", |scene| {
+        let id = scene.number("gateway_uid");
+        // The owner of the socket, where one may become that.
+        nix::unistd::setuid(id.into())?;
+        inherit(scene.text("handover"))
+    }),
     ("bpf_program", |_| {
         // A socket filter of two instructions (`r0 = 0; exit`).
         let instructions: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
@@ -50,11 +64,8 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         // The kernel asks /sbin/request-key, which looks the name up for it.
         sys::request_dns_key(c"secret.attacker.example").map(|()| Outcome::Done("the kernel looked a name up"))
     }),
-    ("tun", |_| {
-        let device =
-            std::fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(|error| errno(&error))?;
-        sys::make_tun(&device, b"weir-tun0").map(|()| Outcome::Done("a network device"))
-    }),
+    ("tun", |_| device(b"weir-tun0", sys::IFF_TUN)),
+    ("tap", |_| device(b"weir-tap0", sys::IFF_TAP)),
     ("vsock", |_| {
         sys::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0).map(|_| Outcome::Done("a socket to the hypervisor"))
     }),
@@ -75,6 +86,40 @@ fn memory_file(pid: u32) -> Attempt<Outcome> {
     match std::fs::File::options().write(true).open(format!("/proc/{pid}/mem")) {
         Ok(_) => Ok(Outcome::Done("another process's memory, open for writing")),
         Err(error) => Err(errno(&error)),
+    }
+}
+
+fn device(name: &[u8], kind: u16) -> Attempt<Outcome> {
+    let clone = std::fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(|error| errno(&error))?;
+    sys::make_device(&clone, name, kind).map(|()| Outcome::Done("a network device"))
+}
+
+/// Through `/proc`, any of the process's descriptors that there may be.
+fn descriptors(pid: u32) -> Attempt<Outcome> {
+    const TRIED: u32 = 64;
+    let mut last = Errno::ENOENT;
+    for fd in 0..TRIED {
+        let path = format!("/proc/{pid}/fd/{fd}");
+        match UnixStream::connect(&path) {
+            Ok(_) => return Ok(Outcome::Done("a socket that had no name")),
+            // That is a socket, or another file, and one may look at it.
+            Err(error) if errno(&error) == Errno::ECONNREFUSED => return Ok(Outcome::Done("sees its sockets")),
+            Err(error) => last = errno(&error),
+        }
+    }
+    Err(last)
+}
+
+/// Greets as the next gateway does (`{ protocol: 1 }` in MessagePack) and waits for what it gets.
+fn inherit(path: &str) -> Attempt<Outcome> {
+    let fd = sys::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0)?;
+    let family = u16::try_from(libc::AF_UNIX).expect("small");
+    sys::connect(&fd, &[&family.to_ne_bytes()[..], path.as_bytes(), &[0]].concat())?;
+    sys::send_to(&fd, &[0x91, 1], 0, &[])?;
+    let mut given = [0u8; 4096];
+    match sys::receive(&fd, &mut given)? {
+        0 => Ok(Outcome::Closed),
+        length => Ok(Outcome::Answer(format!("{length} bytes of what a gateway leaves"))),
     }
 }
 

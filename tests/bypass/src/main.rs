@@ -9,6 +9,7 @@ mod datagram;
 mod handed;
 mod inbound;
 mod local;
+mod names;
 mod options;
 mod privilege;
 mod stream;
@@ -70,9 +71,10 @@ impl Scene {
 
 type Technique = (&'static str, fn(&Scene) -> Attempt<Outcome>);
 
-const ALL: [&[Technique]; 9] = [
+const ALL: [&[Technique]; 10] = [
     stream::TECHNIQUES,
     datagram::TECHNIQUES,
+    names::TECHNIQUES,
     options::TECHNIQUES,
     uring::TECHNIQUES,
     handed::TECHNIQUES,

@@ -46,6 +46,14 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         Ok(Outcome::Done("bound to the device"))
     }),
     ("user_namespace_cgroup", user_namespace_cgroup),
+    ("mount_namespace", |scene| {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        reach(scene)
+    }),
+    ("cgroup_namespace", |scene| {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWCGROUP)?;
+        reach(scene)
+    }),
     ("network_namespace", |scene| {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
         sys::loopback_up()?;

@@ -23,11 +23,14 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     }),
     ("tcp_link_local", |scene| connect_and_talk(link_local(scene), scene.number("interface"))),
     ("tcp_broadcast", |scene| connect_and_talk(at(Ipv4Addr::BROADCAST.into(), scene.port("port")), 0)),
-    ("tcp_fast_open", tcp_fast_open),
-    ("tcp_fast_open_option", tcp_fast_open_option),
+    ("tcp_fast_open", |scene| fast_open(scene.canary())),
+    ("tcp6_fast_open", |scene| fast_open(scene.canary6())),
+    ("tcp_fast_open_option", |scene| fast_open_option(scene.canary())),
+    ("tcp6_fast_open_option", |scene| fast_open_option(scene.canary6())),
     ("tcp_reconnect", tcp_reconnect),
     ("tcp_reconnect_forked", tcp_reconnect_forked),
-    ("tcp_bound_outside", tcp_bound_outside),
+    ("tcp_bound_outside", |scene| bound_outside(scene, "host", scene.canary())),
+    ("tcp6_bound_outside", |scene| bound_outside(scene, "host6", scene.canary6())),
     ("tcp_bound_link_local", tcp_bound_link_local),
     ("tcp_from_listener", tcp_from_listener),
     ("mptcp", |scene| protocol(scene, libc::SOCK_STREAM, IPPROTO_MPTCP)),
@@ -83,18 +86,18 @@ fn protocol(scene: &Scene, kind: i32, protocol: i32) -> Attempt<Outcome> {
 }
 
 /// Data in the SYN, and no connect(2) at all.
-fn tcp_fast_open(scene: &Scene) -> Attempt<Outcome> {
-    let fd = sys::tcp(&scene.canary())?;
+fn fast_open(to: SocketAddr) -> Attempt<Outcome> {
+    let fd = sys::tcp(&to)?;
     sys::limit_waiting(&fd)?;
-    sys::send_to(&fd, crate::datagram::SECRET, libc::MSG_FASTOPEN, &sys::address(scene.canary(), 0))?;
+    sys::send_to(&fd, crate::datagram::SECRET, libc::MSG_FASTOPEN, &sys::address(to, 0))?;
     talk(&fd)
 }
 
 /// The SYN waits for the first write.
-fn tcp_fast_open_option(scene: &Scene) -> Attempt<Outcome> {
-    let fd = sys::tcp(&scene.canary())?;
+fn fast_open_option(to: SocketAddr) -> Attempt<Outcome> {
+    let fd = sys::tcp(&to)?;
     sys::set_int(&fd, libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)?;
-    talk_after_connect(&fd, scene.canary(), 0)
+    talk_after_connect(&fd, to, 0)
 }
 
 /// One descriptor: connected, disconnected by AF_UNSPEC, connected again elsewhere.
@@ -127,10 +130,10 @@ fn own_server(_: &Scene) -> SocketAddr {
 }
 
 /// With the host's outer address as its own.
-fn tcp_bound_outside(scene: &Scene) -> Attempt<Outcome> {
-    let fd = sys::tcp(&scene.canary())?;
-    sys::bind(&fd, &sys::address(at(scene.text("host").parse().expect("an address"), 0), 0))?;
-    talk_after_connect(&fd, scene.canary(), 0)
+fn bound_outside(scene: &Scene, own: &str, to: SocketAddr) -> Attempt<Outcome> {
+    let fd = sys::tcp(&to)?;
+    sys::bind(&fd, &sys::address(at(scene.text(own).parse().expect("an address"), 0), 0))?;
+    talk_after_connect(&fd, to, 0)
 }
 
 /// Binding to a link-local address ties a socket to that interface.

@@ -179,12 +179,17 @@ pub(crate) fn request_dns_key(name: &std::ffi::CStr) -> Attempt {
     check(unsafe { libc::syscall(libc::SYS_request_key, kind.as_ptr(), name.as_ptr(), info.as_ptr(), -3) }).map(drop)
 }
 
-/// TUNSETIFF: a TUN device by that name.
-pub(crate) fn make_tun(device: &std::fs::File, name: &[u8]) -> Attempt {
+/// What a device of one's own carries: packets, or frames.
+pub(crate) const IFF_TUN: u16 = 1;
+pub(crate) const IFF_TAP: u16 = 2;
+
+/// TUNSETIFF: a device of that kind by that name.
+pub(crate) fn make_device(device: &std::fs::File, name: &[u8], kind: u16) -> Attempt {
+    const IFF_NO_PI: u16 = 0x1000;
     const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
     let mut request = [0u8; 40];
     request[..name.len()].copy_from_slice(name);
-    request[16..18].copy_from_slice(&0x1001_u16.to_ne_bytes());
+    request[16..18].copy_from_slice(&(IFF_NO_PI | kind).to_ne_bytes());
     // SAFETY: `struct ifreq` has 40 bytes, which are there.
     check(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }.into()).map(drop)
 }

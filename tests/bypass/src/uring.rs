@@ -22,6 +22,11 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         let made = opcode::Socket::new(libc::AF_INET, libc::SOCK_RAW, 253).build();
         run(&mut ring(false)?, &made).map(|_| Outcome::Done("a raw socket"))
     }),
+    ("uring_option", |scene| {
+        let fd = sys::tcp(&scene.canary())?;
+        mark(&fd)?;
+        connect(scene, &mut ring(false)?, |_| Ok(fd))
+    }),
     ("uring_send_to", |scene| send_to(scene, &mut ring(false)?)),
     ("uring_send_to_polled", |scene| send_to(scene, &mut ring(true)?)),
     ("uring_send_message", |scene| {
@@ -38,6 +43,15 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         Ok(Outcome::Done("sent"))
     }),
 ];
+
+/// setsockopt(2) by a command of the ring (Linux 6.7; before, it is no command).
+fn mark(fd: &OwnedFd) -> Attempt {
+    let value = 1i32.to_ne_bytes();
+    let (level, name) = (libc::SOL_SOCKET.cast_unsigned(), libc::SO_MARK.cast_unsigned());
+    let length = u32::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
+    let set = opcode::SetSockOpt::new(Fd(fd.as_raw_fd()), level, name, value.as_ptr().cast(), length);
+    run(&mut ring(false)?, &set.build()).map(drop)
+}
 
 fn ring(polled: bool) -> Attempt<IoUring> {
     const ENTRIES: u32 = 4;

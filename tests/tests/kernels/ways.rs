@@ -1,6 +1,7 @@
 //! Who might run something for an agent outside its slice: one row for each function of `tests/vm/ways`, with what must come of
 //! it for an agent with a user of its own, for one that shares its user with people, and for one that is root without a
-//! capability; each as a bare unit, and with the drop-in that is shipped. A server that no target names says who got out.
+//! capability; each as a bare unit, and with the drop-in that is shipped. A server that no target names says who got out. Engines of
+//! containers are stand-ins here: suite `containers` asks the real ones, and looks at what root in a container of theirs sees.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

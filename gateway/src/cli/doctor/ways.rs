@@ -41,6 +41,16 @@ const JOBS: &str = "/var/spool/cron/crontabs";
 const DAC_OVERRIDE: u64 = 1 << 1;
 /// There where the machine is a guest with a line to its host, which no hook sees.
 const VSOCK: &str = "/dev/vsock";
+/// Families besides whose sockets anybody may make, which send what no hook sees: number, name, and where they lead.
+const UNSEEN_FAMILIES: &[(u32, &str, &str)] = &[
+    (21, "RDS", "other machines, by connections of the kernel's own"),
+    (24, "PPPoX", "whatever station of the network, frame by frame"),
+    (30, "TIPC", "the machines of a cluster"),
+];
+/// Names of socket protocols that the kernel has loaded; and, by release, of the modules that it may load (modprobe(8)).
+const LOADED_PROTOCOLS: &str = "/proc/net/protocols";
+const MODULES: &str = "/lib/modules";
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// Whom the kernel asks for keys: with the type `dns_resolver`, for names.
 const KEY_HELPER: &str = "/sbin/request-key";
 
@@ -90,11 +100,11 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
         "may rewrite the pinned maps",
         "InaccessiblePaths=-/sys/fs/bpf in the unit (weir-agent.conf), and a User=",
     );
-    if Path::new(VSOCK).exists() {
+    for (name, leads) in families() {
         add(
             "socket families",
             &which(&|process| !process.filtered),
-            "may make vsock sockets, which lead to this machine's own host",
+            &format!("may make {name} sockets, which lead to {leads}"),
             "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX in the unit (weir-agent.conf)",
         );
     }
@@ -121,6 +131,27 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
     add("sockets", &those, "as root, may have systemd run anything, by D-Bus", &advice);
     findings.extend(members.iter().copied().filter_map(|process| connections(cgroup, process)));
     findings
+}
+
+/// Families of sockets that no hook sees, and that this kernel has or would load for whoever asks.
+fn families() -> Vec<(&'static str, &'static str)> {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let release = read(Path::new(RELEASE));
+    let aliases = read(&Path::new(MODULES).join(release.trim()).join("modules.alias"));
+    let vsock = Path::new(VSOCK).exists().then_some(("vsock", "this machine's own host"));
+    vsock.into_iter().chain(unseen_families(&read(Path::new(LOADED_PROTOCOLS)), &aliases)).collect()
+}
+
+/// The same, from what the kernel has loaded and the aliases of what it may load.
+fn unseen_families(loaded: &str, aliases: &str) -> Vec<(&'static str, &'static str)> {
+    let is_loaded =
+        |name: &str| loaded.lines().any(|line| line.starts_with(if name == "PPPoX" { "PPPOE " } else { name }));
+    let is_offered = |number: u32| {
+        let alias = format!("alias net-pf-{number}");
+        aliases.lines().filter_map(|line| line.strip_prefix(&alias)).any(|rest| rest.starts_with([' ', '-']))
+    };
+    let there = UNSEEN_FAMILIES.iter().filter(|(number, name, _)| is_loaded(name) || is_offered(*number));
+    there.map(|(_, name, leads)| (*name, *leads)).collect()
 }
 
 /// Connections that lead out are not the gateway's: made before the process was an agent, or handed in.
@@ -302,6 +333,16 @@ mod tests {
         assert!(found(&quiet).iter().all(|subject| subject == "sockets" || subject == "resolvers"), "of this host");
         assert!(found(&Seen { capabilities: 1, ..quiet.clone() }).contains(&"capabilities".to_owned()));
         assert!(found(&Seen { no_new_privileges: false, ..quiet }).contains(&"new privileges".to_owned()));
+    }
+
+    #[test]
+    fn families_that_no_hook_sees_are_those_that_the_kernel_has_or_loads() {
+        let names = |loaded: &str, aliases: &str| {
+            unseen_families(loaded, aliases).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("TIPC   1 -1 -1\nTCP    1 2 3\n", "alias net-pf-24 pppox\n"), ["PPPoX", "TIPC"]);
+        assert_eq!(names("PPPOE  1\n", "alias net-pf-21-proto-0 rds\n"), ["RDS", "PPPoX"]);
+        assert!(names("AF_VSOCK  1\nTCPv6  1\n", "alias net-pf-38 af_alg\nalias net-pf-240 x\n").is_empty());
     }
 
     #[test]

@@ -109,6 +109,7 @@ pub struct TaggedSet {
     /// Of relations with tagged columns; see [`TaggedSet::key`].
     keys: HashMap<u32, Vec<i16>>,
     code: Arc<KnownCode>,
+    has_hidden_sequences: bool,
     fetched_at: SystemTime,
 }
 
@@ -190,6 +191,7 @@ impl TaggedSet {
             conflicts: HashMap::new(),
             keys: HashMap::new(),
             code: Arc::default(),
+            has_hidden_sequences: false,
             fetched_at,
         }
     }
@@ -287,6 +289,11 @@ impl TaggedSet {
     /// The columns of a relation's primary key, if the server goes by it, and by nothing tagged, where GROUP BY names all of it.
     pub(super) fn key(&self, relation: u32) -> Option<&[i16]> {
         self.keys.get(&relation).map(Vec::as_slice)
+    }
+
+    /// True if there are sequences that give values to tagged columns. As relations they are derived.
+    pub(super) fn has_hidden_sequences(&self) -> bool {
+        self.has_hidden_sequences
     }
 
     /// Functions, operators and casts by oid.
@@ -408,6 +415,9 @@ fn stands_for(written: &str, schema: &str) -> bool {
 fn is_system_schema(schema: &str) -> bool {
     schema.starts_with("pg_") || schema == "information_schema"
 }
+
+/// The view of all sequences, with what each has given last.
+const SEQUENCES: &str = "pg_sequences";
 
 fn is_value_catalog(schema: &str, name: &str) -> bool {
     // Extensions put theirs into any schema.

@@ -1,4 +1,4 @@
-//! What the server expects of a statement: its EXPLAIN, in lines for people, and what a DELETE does to other tables. No I/O.
+//! What the server expects of a statement: its EXPLAIN, in lines for people, and what it does to other tables by their keys. No I/O.
 //!
 //! Filters and other expressions are left out: they hold the statement's constants, which may be values of masked columns.
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::operation::is_harmless;
 use crate::approval::Forecast;
-use crate::policy::{Access, Action, Kind};
+use crate::policy::{Access, Action, Kind, TableUse};
 
 /// Lines of a plan, and its depth.
 const MAX_LINES: usize = 40;
 const MAX_DEPTH: usize = 20;
-/// Tables whose cascades are looked for, and others that are told.
+/// Tables whose cascades are looked for, and others that are told (the query brings a few more).
 const MAX_TABLES: usize = 16;
 const MAX_CASCADES: usize = 20;
 
@@ -24,40 +24,139 @@ pub(super) fn is_explainable(actions: &[Action]) -> bool {
     takes && actions.iter().flat_map(|it| &it.functions).all(is_known)
 }
 
-/// The query by which the server tells what deleting rows does to other tables. None: nothing is deleted.
-pub(super) fn cascades_query(actions: &[Action]) -> Option<String> {
-    let deleting = actions.iter().filter(|it| it.kind == Kind::Delete);
-    let tables = deleting.flat_map(|it| &it.tables).filter(|it| it.access == Access::Write).take(MAX_TABLES);
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let regclass = |table: &crate::policy::TableUse| {
-        let name = match &table.schema {
-            Some(schema) => format!("{}.{}", quoted(schema), quoted(&table.name)),
-            None => quoted(&table.name),
-        };
-        format!("pg_catalog.to_regclass('{}')", name.replace('\'', "''"))
-    };
-    let tables: Vec<String> = tables.map(regclass).collect();
-    if tables.is_empty() {
-        return None;
-    }
-    let key = "c.contype OPERATOR(pg_catalog.=) 'f' AND c.confdeltype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::\"char\"[])";
-    Some(format!(
-        "WITH RECURSIVE hit (rel, what, depth) AS (
-             SELECT c.conrelid, c.confdeltype, 1 FROM pg_catalog.pg_constraint c
-             WHERE {key} AND c.confrelid OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.oid[])
-             UNION
-             SELECT c.conrelid, c.confdeltype, hit.depth OPERATOR(pg_catalog.+) 1 FROM hit, pg_catalog.pg_constraint c
-             WHERE c.confrelid OPERATOR(pg_catalog.=) hit.rel AND hit.what OPERATOR(pg_catalog.=) 'c' AND {key}
-                 AND hit.depth OPERATOR(pg_catalog.<) 5)
-         SELECT pg_catalog.json_agg(DISTINCT CASE hit.what WHEN 'c' THEN 'deletes rows of ' WHEN 'n' THEN 'sets columns to NULL in '
-             ELSE 'sets columns to their defaults in ' END OPERATOR(pg_catalog.||) hit.rel::pg_catalog.regclass::text)::text FROM hit",
-        tables.join(", ")
-    ))
+/// Whether all that a statement does is to empty tables, of which there is no plan.
+pub(super) fn is_truncate(actions: &[Action]) -> bool {
+    !actions.is_empty() && actions.iter().all(|it| it.kind == Kind::Truncate)
 }
 
-/// What `EXPLAIN (VERBOSE, FORMAT JSON)` and [`cascades_query`] brought; None: the first is none. A rule of the table's may make more
+/// The query by which the server tells what a statement does to other tables, and, of one that empties tables, how many rows these
+/// have. None: it changes none that others could refer to.
+pub(super) fn effects_query(actions: &[Action], text: &str) -> Option<String> {
+    let begins = |action: &Action| match action.kind {
+        Kind::Delete => Some('d'),
+        Kind::Update => Some('u'),
+        // A word of the grammar is written as it is, wherever else it may stand too.
+        Kind::Truncate if text.to_ascii_uppercase().contains("CASCADE") => Some('t'),
+        Kind::Truncate => Some('o'),
+        _ => None,
+    };
+    let changed = actions.iter().filter_map(|it| Some((it, begins(it)?))).flat_map(|(action, begins)| {
+        let written = action.tables.iter().filter(|it| it.access == Access::Write);
+        written.map(move |it| format!("({}, '{begins}', {})", oid_of(it), columns(begins, it)))
+    });
+    let changed: Vec<String> = changed.take(MAX_TABLES).collect();
+    (!changed.is_empty()).then(|| EFFECTS.replace("$CHANGED", &changed.join(", ")))
+}
+
+/// From what is changed to what that changes: `d` deletes rows, `u` changes the named columns (NULL: any), `t` empties a table and
+/// all that refer to it, `o` it alone. What becomes of a table is so of its children. `what` is for people, NULL of what the statement
+/// names itself, and empty of children. A table has as many rows as its partitions; where some were never counted, nobody knows. (Before
+/// PostgreSQL 14 that looks like none.)
+const EFFECTS: &str = "\
+    WITH RECURSIVE hit (rel, op, keys, what) AS (
+        SELECT s.rel, s.op, s.keys, NULL::pg_catalog.text
+        FROM (VALUES $CHANGED) AS s (rel, op, keys)
+        UNION
+        SELECT n.rel, n.op, n.keys, n.what
+        FROM hit, LATERAL (
+            SELECT i.inhrelid, hit.op, hit.keys, CASE WHEN hit.what IS NOT NULL THEN '' END
+            FROM pg_catalog.pg_inherits i
+            WHERE i.inhparent OPERATOR(pg_catalog.=) hit.rel
+            UNION ALL
+            SELECT c.conrelid, f.op,
+                   CASE WHEN f.op OPERATOR(pg_catalog.=) 'u' THEN
+                       ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
+                             WHERE a.attrelid OPERATOR(pg_catalog.=) c.conrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (c.conkey)) END,
+                   f.what
+            FROM pg_catalog.pg_constraint c
+            JOIN (VALUES ('t', NULL, 't', 'empties '),
+                         ('d', 'c', 'd', 'deletes rows of '), ('u', 'c', 'u', 'changes keys in '),
+                         ('d', 'n', 'u', 'sets columns to NULL in '), ('u', 'n', 'u', 'sets columns to NULL in '),
+                         ('d', 'd', 'u', 'sets columns to their defaults in '),
+                         ('u', 'd', 'u', 'sets columns to their defaults in ')) AS f (cause, action, op, what)
+              ON f.cause OPERATOR(pg_catalog.=) hit.op
+             AND (f.action IS NULL
+                  OR f.action OPERATOR(pg_catalog.=) CASE WHEN hit.op OPERATOR(pg_catalog.=) 'd' THEN c.confdeltype::pg_catalog.text
+                                                          ELSE c.confupdtype::pg_catalog.text END)
+            WHERE c.contype OPERATOR(pg_catalog.=) 'f' AND c.confrelid OPERATOR(pg_catalog.=) hit.rel
+              AND (hit.op OPERATOR(pg_catalog.<>) 'u' OR hit.keys IS NULL OR hit.keys OPERATOR(pg_catalog.&&)
+                   ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
+                         WHERE a.attrelid OPERATOR(pg_catalog.=) hit.rel AND a.attnum OPERATOR(pg_catalog.=) ANY (c.confkey)))
+        ) AS n (rel, op, keys, what)),
+    counted (rel, rows) AS (
+        SELECT c.oid,
+               CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'p' THEN 0::pg_catalog.float8
+                    WHEN c.reltuples OPERATOR(pg_catalog.>) 0::pg_catalog.float4
+                         OR c.reltuples OPERATOR(pg_catalog.=) 0::pg_catalog.float4
+                            AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 140000
+                    THEN c.reltuples::pg_catalog.float8 END
+        FROM pg_catalog.pg_class c),
+    told (what) AS (
+        SELECT DISTINCT h.what OPERATOR(pg_catalog.||) h.rel::pg_catalog.regclass::pg_catalog.text OPERATOR(pg_catalog.||)
+               CASE WHEN k.rows OPERATOR(pg_catalog.=) 1::pg_catalog.float8 THEN ' (it has about 1 row)'
+                    WHEN k.rows IS NOT NULL THEN pg_catalog.concat(' (it has about ', k.rows::pg_catalog.int8, ' rows)')
+                    ELSE '' END
+        FROM hit h,
+             LATERAL (SELECT CASE WHEN pg_catalog.bool_and(c.rows IS NOT NULL) THEN pg_catalog.sum(c.rows) END
+                      FROM counted c
+                      WHERE c.rel OPERATOR(pg_catalog.=) h.rel
+                         OR c.rel OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT p.relid::pg_catalog.oid
+                                                                    FROM pg_catalog.pg_partition_tree(h.rel::pg_catalog.regclass) p))) AS k (rows)
+        WHERE h.what OPERATOR(pg_catalog.<>) ''
+          AND NOT (h.op OPERATOR(pg_catalog.=) 't'
+                   AND h.rel OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT o.rel FROM hit o WHERE o.what IS NULL)))
+          -- Keys of a partitioned table are its partitions' as well.
+          AND NOT EXISTS (SELECT FROM hit o JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) o.rel
+                          WHERE i.inhrelid OPERATOR(pg_catalog.=) h.rel AND o.what OPERATOR(pg_catalog.=) h.what)
+        LIMIT 100)
+    SELECT pg_catalog.json_build_object(
+        'rows', (SELECT CASE WHEN pg_catalog.bool_and(c.rows IS NOT NULL) THEN pg_catalog.sum(c.rows)::pg_catalog.int8 END
+                 FROM counted c
+                 WHERE c.rel OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT h.rel FROM hit h WHERE h.what IS NULL))),
+        'cascades', (SELECT pg_catalog.json_agg(t.what ORDER BY t.what) FROM told t))::pg_catalog.text";
+
+fn oid_of(table: &TableUse) -> String {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let name = match &table.schema {
+        Some(schema) => format!("{}.{}", quoted(schema), quoted(&table.name)),
+        None => quoted(&table.name),
+    };
+    format!("pg_catalog.to_regclass({})::pg_catalog.oid", literal(&name))
+}
+
+/// The columns that a change of rows is about.
+fn columns(begins: char, table: &TableUse) -> String {
+    if begins != 'u' || table.columns.contains("*") {
+        return "NULL::pg_catalog.name[]".to_owned();
+    }
+    let names: Vec<String> = table.columns.iter().map(|it| literal(it)).collect();
+    format!("ARRAY[{}]::pg_catalog.name[]", names.join(", "))
+}
+
+/// Whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// What [`effects_query`] brought of a statement without a plan.
+pub(super) fn read_effects(effects: &[u8]) -> Option<Forecast> {
+    let effects: Value = serde_json::from_slice(effects).ok()?;
+    Some(Forecast { rows: effects["rows"].as_u64(), plan: Vec::new(), cascades: cascades(&effects) })
+}
+
+fn cascades(effects: &Value) -> Vec<String> {
+    let told = effects["cascades"].as_array().into_iter().flatten();
+    let mut cascades: Vec<String> = told.filter_map(Value::as_str).map(str::to_owned).collect();
+    if cascades.len() > MAX_CASCADES {
+        cascades.truncate(MAX_CASCADES);
+        cascades.push("does more to others (cut here)".to_owned());
+    }
+    cascades
+}
+
+/// What `EXPLAIN (VERBOSE, FORMAT JSON)` and [`effects_query`] brought; None: the first is none. A rule of the table's may make more
 /// plans than one.
-pub(super) fn read(plans: &[u8], cascades: Option<&[u8]>) -> Option<Forecast> {
+pub(super) fn read(plans: &[u8], effects: Option<&[u8]>) -> Option<Forecast> {
     let explained: Value = serde_json::from_slice(plans).ok()?;
     let tops: Vec<&Value> = explained.as_array()?.iter().filter_map(|it| it.get("Plan")).collect();
     let (mut lines, mut changes) = (Vec::new(), Vec::new());
@@ -68,12 +167,8 @@ pub(super) fn read(plans: &[u8], cascades: Option<&[u8]>) -> Option<Forecast> {
         lines.truncate(MAX_LINES);
         lines.push("... (cut here)".to_owned());
     }
-    let cascades: Option<Vec<String>> = cascades.and_then(|it| serde_json::from_slice(it).ok());
-    let mut cascades = cascades.unwrap_or_default();
-    if cascades.len() > MAX_CASCADES {
-        cascades.truncate(MAX_CASCADES);
-        cascades.push("does more to others (cut here)".to_owned());
-    }
+    let effects: Option<Value> = effects.and_then(|it| serde_json::from_slice(it).ok());
+    let cascades = effects.as_ref().map(cascades).unwrap_or_default();
     let rows = match changes.as_slice() {
         [] => estimate(tops.first()?),
         changes => changes.iter().try_fold(0_u64, |sum, rows| Some(sum.saturating_add((*rows)?))),
@@ -149,7 +244,7 @@ mod tests {
             {"Node Type": "Seq Scan", "Parent Relationship": "InitPlan", "Schema": "public", "Relation Name": "limits", "Plan Rows": 5},
             {"Node Type": "Index Scan", "Parent Relationship": "Outer", "Schema": "a b", "Relation Name": "orders", "Index Name": "by_ssn",
              "Index Cond": "(ssn = '900-11-1002')", "Plan Rows": 1}]}}]"#;
-        let forecast = read(plan, Some(br#"["deletes rows of notes"]"#)).unwrap();
+        let forecast = read(plan, Some(br#"{"rows": 2, "cascades": ["deletes rows of notes"]}"#)).unwrap();
         assert_eq!(forecast.rows, Some(1));
         let lines = [
             "Delete on public.orders",

@@ -25,13 +25,13 @@ use std::time::Duration;
 use std::{io, thread};
 
 use pg_query::protobuf::{ObjectType, RawStmt, ScanToken, Token};
-use pg_query::{Node, NodeEnum};
+use pg_query::{DeparseOptions, FingerprintOptions, Node, NodeEnum};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub(super) use self::functions::{
-    COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, reads_beyond_arguments, total,
+    COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, reads_beyond_arguments, total,
 };
 pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};
 
@@ -50,6 +50,8 @@ pub const MAX_STATEMENT_BYTES: usize = 1 << 20;
 pub const MAX_TOKENS: usize = 250_000;
 /// Texts whose trees could be deeper, counted in tokens, are not parsed.
 pub const MAX_NESTING: usize = 8_000;
+/// Deeper texts are not written out anew for approvers: that recurses without a bound of its own.
+const WRITTEN_NESTING: usize = 500;
 /// Steps of the walk that grow with columns times tables, for all statements of a text; with more it is not understood. A
 /// statement of a hundred tables and a thousand columns takes 100,000.
 const MAX_STEPS: usize = 500_000;
@@ -608,10 +610,9 @@ pub struct Analyser {
 }
 
 #[derive(Debug)]
-struct Job {
-    sql: Arc<str>,
-    set: Arc<TaggedSet>,
-    reply: oneshot::Sender<Parsed>,
+enum Job {
+    Understand { sql: Arc<str>, set: Arc<TaggedSet>, reply: oneshot::Sender<Parsed> },
+    WriteOut { sql: String, reply: oneshot::Sender<Option<String>> },
 }
 
 impl Analyser {
@@ -643,9 +644,19 @@ impl Analyser {
 
     async fn on_a_thread(&self, sql: &Arc<str>, set: &Arc<TaggedSet>) -> Option<Parsed> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { sql: Arc::clone(sql), set: Arc::clone(set), reply };
-        self.queue.send(job).await.ok()?;
+        self.queue.send(Job::Understand { sql: Arc::clone(sql), set: Arc::clone(set), reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// A text as the parser understood it, written out anew: without comments, with every name as it is meant. None where that is
+    /// what the text says already, but for white space and case, or where it cannot be told in time.
+    pub(super) async fn written_out(&self, sql: &str) -> Option<String> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.queue.send(Job::WriteOut { sql: sql.to_owned(), reply }).await.ok()?;
+            answer.await.ok()?
+        };
+        timeout(self.patience, asked).await.ok()?
     }
 }
 
@@ -670,17 +681,36 @@ fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
         let Ok(mut waiting) = jobs.lock() else { return };
         let Some(job) = waiting.blocking_recv() else { return };
         drop(waiting);
-        // Whoever asked has left, or waited for too long: nothing is done for nobody.
-        if job.reply.is_closed() {
-            continue;
-        }
-        // A panic drops the reply, and the one who waits gets "the parser failed".
-        let parsed = catch_unwind(AssertUnwindSafe(|| analyse(&job.sql, &job.set)));
-        if let Ok(parsed) = parsed {
-            // Nobody waits any more if the session has ended.
-            let _ = job.reply.send(parsed);
+        match job {
+            Job::Understand { sql, set, reply } => answer(reply, || analyse(&sql, &set)),
+            Job::WriteOut { sql, reply } => answer(reply, || written_out(&sql)),
         }
     }
+}
+
+fn answer<T>(reply: oneshot::Sender<T>, find: impl FnOnce() -> T) {
+    // Whoever asked has left, or waited for too long: nothing is done for nobody.
+    if reply.is_closed() {
+        return;
+    }
+    // A panic drops the reply, and the one who waits hears of that.
+    if let Ok(found) = catch_unwind(AssertUnwindSafe(find)) {
+        // Nobody waits any more if the session has ended.
+        let _ = reply.send(found);
+    }
+}
+
+/// See [`Analyser::written_out`]. What is written out must be understood as the text is.
+fn written_out(sql: &str) -> Option<String> {
+    let plain = |sql: &str| {
+        sql.chars().filter(|it| !it.is_whitespace() && *it != ';').flat_map(char::to_lowercase).collect::<String>()
+    };
+    let lexed = Lexed::new(sql).ok().filter(|it| !it.tokens.is_empty() && it.nesting <= WRITTEN_NESTING)?;
+    let in_lines = DeparseOptions { pretty_print: true, ..DeparseOptions::default() };
+    let written = pg_query::parse(lexed.sql, 0).ok()?.deparse(in_lines).ok()?;
+    let meaning = |sql: &str| Some(pg_query::fingerprint(sql, 0, FingerprintOptions::FULL_RELNAME).ok()?.value);
+    let is_same = meaning(&written)? == meaning(sql)?;
+    (is_same && !written.is_empty() && plain(&written) != plain(sql)).then_some(written)
 }
 
 /// Understands a text on a thread made for it: for the command line and for tests.

@@ -28,9 +28,7 @@ use super::catalog::TaggedSet;
 use super::copy::CopyForm;
 use super::lineage::Lineage;
 use super::statement::{Closed, Columns, Description, Judged, Names, Portal, Prepared, size_of_columns};
-use super::wire::{
-    self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, Report, Severity, TransactionState,
-};
+use super::wire::{self, Column, Fields, HEADER, Handling, Inbox, Malformed, Piece, TransactionState};
 use crate::limit::{Allowance, Amount};
 use crate::mask::{Hits, Masked, MaskedBuffer, Masker, NeedsMasking};
 use crate::session::{Forwarded, ReplySummary};
@@ -354,12 +352,9 @@ impl<'s> Replies<'s> {
     }
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
-        // Where no mask applies, what is too large to be held passes in parts.
-        let unmasked = self.masker.rules().is_empty();
-        let handling =
-            move |tag, _| if unmasked && matches!(tag, b'D' | b'd') { Handling::Stream } else { Handling::Whole };
         while out.len() + run.range.len() < HIGH_WATER {
-            match inbox.next(handling)? {
+            // What nobody has to look at passes in parts, where it is too large to be held.
+            match inbox.next(|tag, _| if self.passes_unseen(tag) { Handling::Stream } else { Handling::Whole })? {
                 Piece::Incomplete => break,
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
@@ -676,7 +671,30 @@ impl<'s> Replies<'s> {
         Ok(())
     }
 
-    /// A part of a message too large to be held, on a target without masks.
+    /// Whether rows, or what a COPY sends, need no look at what is in them.
+    fn passes_unseen(&mut self, tag: u8) -> bool {
+        if !matches!(tag, b'D' | b'd') || self.masker.rules().is_empty() {
+            return matches!(tag, b'D' | b'd');
+        }
+        if self.masker.detects() || self.own.is_some() {
+            return false;
+        }
+        let (masker, limit) = (self.masker, self.content_limit);
+        match (tag, self.expected.front_mut()) {
+            (b'd', Some(Expected::Query(running) | Expected::Execute(running))) => match &running.copying {
+                Some(copying) => copying.passes_unseen(),
+                None => !running.tagged,
+            },
+            (b'D', Some(Expected::Query(running))) => running.described && running.passes_rows(),
+            (b'D', Some(Expected::Execute(running))) => {
+                // A portal without a plan is found out with its row.
+                (running.plan.is_some() || running.plan_portal(masker, limit).is_ok()) && running.passes_rows()
+            }
+            _ => false,
+        }
+    }
+
+    /// A part of a message too large to be held, which needs no look.
     fn part(&mut self, tag: u8, bytes: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
         if self.running().is_none() || self.own.is_some() {
             return Err(Fault::Unexpected(char::from(tag)));
@@ -689,7 +707,11 @@ impl<'s> Replies<'s> {
             (b'd', _) if self.running().is_none_or(|running| !running.copying_out) => {
                 return Err(Fault::Unexpected('d'));
             }
-            (b'D', Some((_, length))) if matches!(self.row(length)?, Row::Dropped) => return Ok(()),
+            (b'D', Some((_, length))) => match self.row(length)? {
+                Row::Dropped => return Ok(()),
+                Row::Passes(_) => {}
+                Row::ByCell(_) => return Err(Fault::Row),
+            },
             (b'd', Some((_, length))) if !self.takes(length) => return Ok(()),
             _ => {}
         }
@@ -738,9 +760,9 @@ impl<'s> Replies<'s> {
             // Code at the target set it, and may have put anything into it.
             return Ok(());
         }
-        let why = if tag == b'N' { self.why_withheld(message)? } else { None };
+        let is_withheld = tag == b'N' && self.why_withheld(message)?.is_some();
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
-        let tagged = why.is_some() || tag == b'A' && self.columns_are_masked();
+        let tagged = is_withheld || tag == b'A' && self.columns_are_masked();
         match self.masker.pass_text(tagged, message) {
             Ok(passed) => self.send(&passed, out),
             Err(NeedsMasking::Columns) if tag == b'A' => {
@@ -748,12 +770,8 @@ impl<'s> Replies<'s> {
                 wire::withheld_notification(&mut notification, message)?;
                 self.send(&Masked::from_gateway(&notification), out);
             }
-            Err(NeedsMasking::Columns) => {
-                let mut notice = Vec::new();
-                let text = format!("a notice of the target's is withheld: {}", why.unwrap_or(BY_STATEMENT));
-                Report::new(Severity::Notice, "00000", text).write(&mut notice);
-                self.send(&Masked::from_gateway(&notice), out);
-            }
+            // Whether code says anything may be up to a masked value: the client does not hear that there was a notice.
+            Err(NeedsMasking::Columns) => {}
             Err(NeedsMasking::Finding) => {
                 let start = out.len();
                 let hits = mask_strings(self.masker, tag, message, out)?;

@@ -5,9 +5,11 @@
 //! have told already. See the PostgreSQL manual, "Message Flow", sections "Start-up" and "SSL Session Encryption".
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -84,8 +86,10 @@ pub(super) enum StartupError {
     Late,
     #[error("the client does not speak PostgreSQL's protocol: {0}")]
     Malformed(#[from] Malformed),
-    #[error("the client asked for the same encryption twice")]
-    Twice,
+    #[error("the client asked for encryption once more than it may")]
+    Again,
+    #[error("the client sent more behind a request for encryption, before it was answered")]
+    Ahead,
     #[error("the client's TLS handshake failed: {0}; does it trust the gateway's CA? (`weir trust`)")]
     Tls(#[source] io::Error),
     #[error("the client's TLS does not name the protocol \"postgresql\"")]
@@ -196,7 +200,8 @@ async fn until_closed(stream: &mut Stream, scratch: &mut [u8], mut left: usize) 
 
 /// The client's requests for encryption, then what it is here for. `stream` is taken while a handshake owns it.
 async fn negotiate(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Result<Request, StartupError> {
-    let mut gss_refused = false;
+    // Each is asked for once, and nothing more once a handshake has been asked for, as at the server (`ProcessStartupPacket`).
+    let (mut may_ask_tls, mut may_ask_gss) = (true, true);
     if direct_tls(stream.as_ref()).await? {
         encrypt(stream, tls).await?;
         require_alpn(stream.as_ref())?;
@@ -205,15 +210,21 @@ async fn negotiate(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Resu
         let Some(open) = stream.as_mut() else { return Err(StartupError::Gone(io::ErrorKind::NotConnected.into())) };
         let packet = read_packet(open).await?;
         match wire::startup(&packet)? {
-            Startup::GssEncryption if !gss_refused => {
-                gss_refused = true;
-                open.write_all(b"N").await.map_err(StartupError::Gone)?;
+            Startup::GssEncryption if may_ask_gss => {
+                may_ask_gss = false;
+                refuse_encryption(open).await?;
             }
-            Startup::Tls if !open.is_tls() => {
+            // It came in TLS, which it began without a request.
+            Startup::Tls if may_ask_tls && open.is_tls() => {
+                may_ask_tls = false;
+                refuse_encryption(open).await?;
+            }
+            Startup::Tls if may_ask_tls => {
+                (may_ask_tls, may_ask_gss) = (false, false);
                 open.write_all(b"S").await.map_err(StartupError::Gone)?;
                 encrypt(stream, tls).await?;
             }
-            Startup::GssEncryption | Startup::Tls => return Err(StartupError::Twice),
+            Startup::GssEncryption | Startup::Tls => return Err(StartupError::Again),
             Startup::Cancel { process, key } => return Ok(Request::Cancel { process, key: key.to_vec() }),
             Startup::Session { minor, parameters } => {
                 let user = parameters.iter().find(|(name, _)| *name == "user").map_or("", |(_, user)| user);
@@ -234,8 +245,19 @@ async fn direct_tls(stream: Option<&Stream>) -> Result<bool, StartupError> {
     }
 }
 
+/// Says no to a request for encryption. Nothing can be behind it yet: it would be somebody else's who wants it taken for the
+/// client's (CVE-2021-23214). Where the answer is yes, what is there is taken for the handshake, and fails as that.
+async fn refuse_encryption(stream: &mut Stream) -> Result<(), StartupError> {
+    if let Stream::Plain(tcp) = stream
+        && recv(tcp.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|bytes| bytes > 0)
+    {
+        return Err(StartupError::Ahead);
+    }
+    stream.write_all(b"N").await.map_err(StartupError::Gone)
+}
+
 async fn encrypt(stream: &mut Option<Stream>, tls: &Arc<ServerConfig>) -> Result<(), StartupError> {
-    let Some(Stream::Plain(tcp)) = stream.take() else { return Err(StartupError::Twice) };
+    let Some(Stream::Plain(tcp)) = stream.take() else { return Err(StartupError::Again) };
     let encrypted = TlsAcceptor::from(Arc::clone(tls)).accept(tcp).await.map_err(StartupError::Tls)?;
     *stream = Some(Stream::Tls(Box::new(encrypted.into())));
     Ok(())

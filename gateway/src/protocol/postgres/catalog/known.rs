@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::FIRST_USER_OID;
-use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total, total};
+use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total, is_of_sequences, total};
 
 /// Operators that compare any two values of their types. On rows they may fail, but by the types alone.
 pub(super) const COMPARISONS: &[&str] = &["=", "<>", "<", ">", "<=", ">="];
@@ -21,10 +21,12 @@ const COLLATIONS: &[u32] = &[100, 950, 951];
 const WIDENINGS: &[u32] = &[235, 313, 316, 481, 482, 754, 1740, 1781, 1782];
 
 /// What is known of code by oid.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct KnownCode {
     /// Those that are known to be harmless.
     pub(super) functions: HashMap<u32, Function>,
+    /// Of these, those that show what a sequence has given.
+    of_sequences: Vec<u32>,
     /// Comparisons of plain values that came with the server, and whether by a collation.
     pub(super) comparisons: HashMap<u32, bool>,
     /// `=`, of the server's own types and of extensions'.
@@ -74,7 +76,10 @@ impl KnownCode {
             (it.oid, Function { total, by_collation: it.types.iter().any(|it| COLLATABLE.contains(it)) })
         };
         let tells = |it: &&FunctionRow| !STORAGE.contains(&it.name.as_str());
+        // What it gives next is a row's that is written.
+        let shows_sequence = |it: &&FunctionRow| is_of_sequences(&it.name) && it.name != "nextval";
         let mut known = Self {
+            of_sequences: functions.iter().filter(shows_sequence).map(|it| it.oid).collect(),
             functions: functions.iter().filter(tells).map(function).collect(),
             extension_casts: extension_casts.into_iter().collect(),
             ..Self::default()
@@ -90,6 +95,13 @@ impl KnownCode {
                 known.comparisons.insert(operator.oid, by_collation);
             }
         }
+        known
+    }
+
+    /// The same where sequences are to be hidden.
+    pub(super) fn without_sequences(&self) -> Self {
+        let mut known = self.clone();
+        known.functions.retain(|oid, _| !self.of_sequences.contains(oid));
         known
     }
 

@@ -55,6 +55,10 @@ pub(crate) struct Snapshot {
     /// Columns that are computed when they are read.
     pub(crate) computed: Vec<(u32, i16)>,
     pub(crate) unique: Vec<UniqueRow>,
+    /// Sequences, and columns that have their values of them.
+    pub(crate) sequences: Vec<(u32, (u32, i16))>,
+    /// Relations whose view definition or rule calls a function of sequences.
+    pub(crate) by_sequences: Vec<u32>,
     /// Columns of the system's own that are covered ([`COVERED`](super::COVERED)).
     pub(crate) covered: Vec<(u32, i16)>,
 }
@@ -568,6 +572,31 @@ const COVERED_COLUMNS: &str = "\
     WHERE c.relnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
     LIMIT $1";
 
+/// By ownership, which an identity column has too, and by a default's expression, of a domain's too. A default that takes a
+/// sequence by a text that it computes is not known.
+const SEQUENCES: &str = "\
+    WITH uses AS (
+        SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid::int2 AS column
+        FROM pg_catalog.pg_depend d
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+          AND d.deptype OPERATOR(pg_catalog.=) ANY (ARRAY['a', 'i']::\"char\"[])
+        UNION ALL
+        SELECT d.refobjid, e.adrelid, e.adnum
+        FROM pg_catalog.pg_attrdef e JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) e.oid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+          AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+        UNION ALL
+        SELECT d.refobjid, a.attrelid, a.attnum
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) a.atttypid
+        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+          AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass)
+    SELECT DISTINCT u.sequence, u.relation, u.column
+    FROM uses u JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) u.sequence
+    WHERE c.relkind OPERATOR(pg_catalog.=) 'S'
+    LIMIT $1";
+
 /// (PostgreSQL 18 and later.)
 const COMPUTED: &str = "\
     SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a WHERE a.attgenerated OPERATOR(pg_catalog.=) 'v' LIMIT $1";
@@ -656,7 +685,8 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let named: [&(dyn ToSql + Sync); 2] = [&all, &names];
     let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
     let (catalogs, columns_of_these): (Vec<&str>, Vec<&str>) = COVERED.iter().copied().unzip();
-    let values: [&(dyn ToSql + Sync); 4] = [&FIRST_USER_OID, &VALUE_CATALOGS, &catalogs, &columns_of_these];
+    let value_catalogs: Vec<&str> = VALUE_CATALOGS.iter().copied().chain([super::SEQUENCES]).collect();
+    let values: [&(dyn ToSql + Sync); 4] = [&FIRST_USER_OID, &value_catalogs, &catalogs, &columns_of_these];
     let covered: [&(dyn ToSql + Sync); 2] = [&catalogs, &columns_of_these];
     let harmless: Vec<&str> = operation::harmless_functions().collect();
     let by_name: [&(dyn ToSql + Sync); 2] = [&FIRST_USER_OID, &harmless];
@@ -691,6 +721,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         kin_columns,
         computed,
         unique,
+        sequences,
         covered,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
@@ -721,6 +752,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "columns of partitions", KIN_COLUMNS, &[]),
         rows(client, "columns that are computed when read", COMPUTED, &[]),
         rows(client, "unique indexes", UNIQUE, &users),
+        rows(client, "sequences", SEQUENCES, &[]),
         rows(client, "columns of the catalog", COVERED_COLUMNS, &covered),
     )?;
     let known = KnownCode::new(
@@ -758,7 +790,11 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     made_of.extend(generated);
     let mut opaque: Vec<u32> = read(&opaque, |row| row.try_get(0))?;
     opaque.extend(read(&value_readers, |row| row.try_get::<_, u32>(0))?);
+    let mut by_sequences = Vec::new();
     for (relation, function) in read(&view_functions, |row| Ok((row.try_get(0)?, row.try_get::<_, String>(1)?)))? {
+        if operation::is_of_sequences(&function) {
+            by_sequences.push(relation);
+        }
         if !operation::is_harmless(&function) {
             opaque.push(relation);
         }
@@ -806,6 +842,8 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         unique: read(&unique, |row| {
             Ok(UniqueRow { relation: row.try_get(0)?, columns: row.try_get(1)?, is_key: row.try_get(2)? })
         })?,
+        sequences: read(&sequences, |row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))))?,
+        by_sequences,
         covered: read(&covered, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
     })
 }

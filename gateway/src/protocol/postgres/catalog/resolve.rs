@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use super::code::{self, Sensitive};
 use super::read::{ANY_CHANGE, ColumnRow, RelationRow, Snapshot, UniqueRow, WHOLE_ROW};
 use super::{
-    CatalogError, Conflict, Exposure, FIRST_USER_OID, Relation, TaggedSet, UserFunction, is_ordinary, is_system_schema,
-    is_value_catalog,
+    CatalogError, Conflict, Exposure, FIRST_USER_OID, Relation, SEQUENCES, TaggedSet, UserFunction, is_ordinary,
+    is_system_schema, is_value_catalog,
 };
 use crate::mask::{ColumnPattern, MaskKind, MaskRule};
 use crate::policy::Glob;
@@ -73,7 +73,9 @@ impl TaggedSet {
         let is_tagged = |it: &&ColumnRow| tags.contains_key(&(it.relation, it.number));
         let names = columns.iter().filter(is_tagged).map(called).collect();
         let tagged_columns = tagged_names.values().flatten().cloned().collect();
-        let derived = derived(&tags, &tagged_names, &by_oid, snapshot);
+        let gives = |(_, column): &&(u32, (u32, i16))| tags.contains_key(column);
+        let hidden: HashSet<u32> = snapshot.sequences.iter().filter(gives).map(|(sequence, _)| *sequence).collect();
+        let derived = derived(&tags, &tagged_names, &by_oid, &hidden, snapshot);
         let masked_less = masked_less(&tags, &derived, &columns, snapshot);
         let runs_code = !snapshot.policy_code.is_empty() || !snapshot.type_code.is_empty();
         let by_code = if !runs_code || tags.is_empty() {
@@ -88,7 +90,9 @@ impl TaggedSet {
         let row_counts = row_counts(snapshot);
         let mut relations: HashMap<String, Vec<Relation>> = HashMap::new();
         for row in &snapshot.relations {
-            let exposure = if derived.contains(&row.oid) || is_value_catalog(&row.schema, &row.name) {
+            let shows_sequences = !hidden.is_empty() && row.name == SEQUENCES && is_system_schema(&row.schema);
+            let exposure = if derived.contains(&row.oid) || is_value_catalog(&row.schema, &row.name) || shows_sequences
+            {
                 Exposure::Derived
             } else {
                 tagged_names.remove(&row.oid).map_or(Exposure::Clear, Exposure::Tagged)
@@ -131,7 +135,12 @@ impl TaggedSet {
             referred_to,
             above,
             computed,
-            code: Arc::clone(&snapshot.known),
+            code: if hidden.is_empty() {
+                Arc::clone(&snapshot.known)
+            } else {
+                Arc::new(snapshot.known.without_sequences())
+            },
+            has_hidden_sequences: !hidden.is_empty(),
             fetched_at,
         })
     }
@@ -434,12 +443,13 @@ fn spread_over_parts(tags: &mut Tags, made_of: &[(ColumnRow, (u32, i16))]) -> bo
 }
 
 /// Relations that show tagged values under names of their own: views, materialized views, tables with rules, tagged
-/// relations that are no ordinary table, foreign tables (which may lead back here), tables into whose rows the database's own
-/// code puts what it reads elsewhere, and all that builds on these.
+/// relations that are no ordinary table, foreign tables (which may lead back here), sequences that give tagged columns their
+/// values, tables into whose rows the database's own code puts what it reads elsewhere, and all that builds on these.
 fn derived(
     tags: &Tags,
     tagged: &HashMap<u32, BTreeSet<String>>,
     relations: &HashMap<u32, &RelationRow>,
+    sequences: &HashSet<u32>,
     snapshot: &Snapshot,
 ) -> HashSet<u32> {
     if tags.is_empty() {
@@ -465,7 +475,10 @@ fn derived(
     let foreign = snapshot.relations.iter().filter(|it| it.kind == 'f').map(|it| it.oid);
     let opaque = snapshot.opaque.iter().copied().filter(|it| *it >= FIRST_USER_OID);
     let unordinary = tagged.keys().copied().filter(|it| relations.get(it).is_none_or(|row| !is_ordinary(row.kind)));
-    let mut derived: HashSet<u32> = foreign.chain(opaque).chain(unordinary).collect();
+    let mut derived: HashSet<u32> = foreign.chain(opaque).chain(unordinary).chain(sequences.iter().copied()).collect();
+    if !sequences.is_empty() {
+        derived.extend(&snapshot.by_sequences);
+    }
     let mut todo: Vec<u32> = derived.iter().copied().chain(tagged.keys().copied()).chain(values).collect();
     loop {
         while let Some(relation) = todo.pop() {

@@ -58,6 +58,14 @@ pub(in crate::protocol::postgres) fn is_harmless(name: &str) -> bool {
     nature(&[name]) != Nature::Unknown
 }
 
+/// True for a function that shows what a sequence has given, or takes something of it.
+pub(in crate::protocol::postgres) fn is_of_sequences(name: &str) -> bool {
+    has(SEQUENCE, name)
+}
+
+const SEQUENCE: &str = "\
+    currval lastval nextval pg_get_sequence_data pg_sequence_last_value setval";
+
 /// Their names.
 pub(in crate::protocol::postgres) fn harmless_functions() -> impl Iterator<Item = &'static str> {
     PURE.iter().chain(EFFECT.iter()).copied()
@@ -254,8 +262,7 @@ const PURE_WORDS: &str = "\
     pg_get_partkeydef pg_get_publication_tables pg_get_ruledef pg_get_serial_sequence pg_get_statisticsobjdef \
     pg_get_statisticsobjdef_columns pg_get_statisticsobjdef_expressions pg_get_triggerdef pg_get_userbyid \
     pg_get_viewdef pg_has_role pg_identify_object pg_identify_object_as_address pg_index_column_has_property \
-    pg_index_has_property pg_indexam_has_property pg_indexes_size pg_input_error_info pg_input_is_valid \
-    pg_is_in_recovery pg_is_other_temp_schema pg_jit_available pg_listening_channels pg_my_temp_schema \
+    pg_index_has_property pg_indexam_has_property pg_indexes_size pg_is_in_recovery pg_is_other_temp_schema pg_jit_available pg_listening_channels pg_my_temp_schema \
     pg_opclass_is_visible pg_operator_is_visible pg_opfamily_is_visible pg_options_to_table pg_partition_ancestors \
     pg_partition_root pg_partition_tree pg_postmaster_start_time pg_relation_filenode pg_relation_filepath \
     pg_relation_is_publishable pg_relation_is_updatable pg_relation_size pg_sequence_parameters \

@@ -603,7 +603,8 @@ async fn who_waits_too_long_goes_on_without() {
         let given_up = analyser.analyse(&large, &set).await.expect_err("nobody takes it");
         assert!(matches!(&*given_up, Parsed::Unparsed { reason, .. } if reason.contains("busy")));
     }
-    assert!(jobs.try_recv().expect("the first one").reply.is_closed(), "nobody works for it any more");
+    let Ok(Job::Understand { reply, .. }) = jobs.try_recv() else { panic!("the first one") };
+    assert!(reply.is_closed(), "nobody works for it any more");
     assert!(jobs.try_recv().is_err(), "the second one did not get into the queue");
 }
 
@@ -780,4 +781,20 @@ fn columns_are_all_that_a_statement_may_read_or_write() {
         let actions = only(analyse_blocking(sql, &nothing_tagged())).actions;
         assert_eq!(actions.iter().map(one).collect::<Vec<_>>().join("; "), expected, "{sql}");
     }
+}
+
+#[test]
+fn what_is_disguised_is_written_out_and_what_is_plain_is_not() {
+    for (text, written) in [
+        ("select 1", None),
+        ("SELECT  a\nFROM t;", None),
+        ("", None),
+        ("  -- nothing", None),
+        ("SELECT 1 FROM", None),
+        ("/* SELECT 1 */ delete from U&\"\\0074\"", Some("DELETE FROM t")),
+        ("select 1;/**/ drop table \"T\"", Some("SELECT 1; DROP TABLE \"T\"")),
+    ] {
+        assert_eq!(written_out(text).as_deref(), written, "{text}");
+    }
+    assert_eq!(written_out(&format!("select /**/ {}1{}", "(".repeat(501), ")".repeat(501))), None);
 }

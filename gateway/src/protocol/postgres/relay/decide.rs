@@ -191,6 +191,10 @@ impl Relay<'_> {
             all = shown_parameters(&wire::bound(&[], &[], values)?, approval::MAX_TEXT);
             parameters = all.as_deref();
         }
+        let understood = match judgement.gate() {
+            Gate::Hold { .. } => self.state.analyser.written_out(&judgement.operation().text).await,
+            Gate::Allow { .. } | Gate::Deny { .. } => None,
+        };
         let forecast = match portal {
             Some(portal) => portal.forecast.clone(),
             None if matches!(judgement.gate(), Gate::Hold { .. }) => {
@@ -201,7 +205,8 @@ impl Relay<'_> {
         };
         let bytes: &[&[u8]] = &[judged.text.as_bytes(), values];
         let is_revocable = self.is_revocable(judged, answer);
-        let exact = Exact { bytes, parameters, forecast: forecast.as_deref(), is_revocable };
+        let exact =
+            Exact { bytes, parameters, understood: understood.as_deref(), forecast: forecast.as_deref(), is_revocable };
         match self.session.decide(judgement, range, exact).await? {
             Decision::Permit(permit) => Ok(Outcome::Permit(permit)),
             Decision::Denial(denial) => {

@@ -4,7 +4,7 @@
 use super::trace::{NO_TYPES, WITHIN, command, name, prepare};
 use super::{End, PROBE, Relay};
 use crate::approval::Forecast;
-use crate::protocol::postgres::forecast::{cascades_query, is_explainable, read};
+use crate::protocol::postgres::forecast::{effects_query, is_explainable, is_truncate, read, read_effects};
 use crate::protocol::postgres::reply::Until;
 use crate::protocol::postgres::statement::Judged;
 use crate::protocol::postgres::wire::{self, Fields, Malformed, TransactionState};
@@ -25,7 +25,8 @@ impl Relay<'_> {
         values: &[u8],
     ) -> Result<Option<Forecast>, End> {
         let [statement] = judged.statements() else { return Ok(None) };
-        if !is_explainable(&statement.actions) || self.forwarded.any {
+        let has_plan = is_explainable(&statement.actions);
+        if !has_plan && !is_truncate(&statement.actions) || self.forwarded.any {
             return Ok(None);
         }
         let state = self.replies.state;
@@ -39,23 +40,24 @@ impl Relay<'_> {
         for text in before.iter().chain(&BOUNDS) {
             command(&mut out, text);
         }
-        let text = format!("EXPLAIN (VERBOSE, FORMAT JSON) {}", judged.source(statement));
-        prepare(&mut out, &text, types.unwrap_or(NO_TYPES));
-        let parameters = parameters(values)?;
-        wire::message(&mut out, b'B', |out| {
-            wire::put_string(out, PROBE);
-            wire::put_string(out, PROBE);
-            out.extend_from_slice(&parameters);
-            out.extend_from_slice(&[0, 0]);
-        });
-        wire::message(&mut out, b'E', |out| {
-            wire::put_string(out, PROBE);
-            out.extend_from_slice(&[0; 4]);
-        });
-        name(&mut out, b'C', b'P');
-        name(&mut out, b'C', b'S');
-        let cascades = cascades_query(&statement.actions);
-        if let Some(text) = cascades {
+        let source = judged.source(statement);
+        if has_plan {
+            let parameters = parameters(values)?;
+            prepare(&mut out, &format!("EXPLAIN (VERBOSE, FORMAT JSON) {source}"), types.unwrap_or(NO_TYPES));
+            wire::message(&mut out, b'B', |out| {
+                wire::put_string(out, PROBE);
+                wire::put_string(out, PROBE);
+                out.extend_from_slice(&parameters);
+                out.extend_from_slice(&[0, 0]);
+            });
+            wire::message(&mut out, b'E', |out| {
+                wire::put_string(out, PROBE);
+                out.extend_from_slice(&[0; 4]);
+            });
+            name(&mut out, b'C', b'P');
+            name(&mut out, b'C', b'S');
+        }
+        if let Some(text) = effects_query(&statement.actions, source) {
             command(&mut out, &text);
         }
         wire::message(&mut out, b'S', |_| {});
@@ -76,8 +78,8 @@ impl Relay<'_> {
         };
         let values: Result<Vec<_>, Malformed> = answer.rows.iter().map(value).collect();
         let mut values = values?.into_iter();
-        let Some(Some(plan)) = values.next() else { return Ok(None) };
-        Ok(read(&plan, values.next().flatten().as_deref()))
+        let Some(Some(first)) = values.next() else { return Ok(None) };
+        Ok(if has_plan { read(&first, values.next().flatten().as_deref()) } else { read_effects(&first) })
     }
 }
 

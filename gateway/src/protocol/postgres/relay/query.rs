@@ -109,7 +109,7 @@ impl Relay<'_> {
         };
         let judgement = self.session.judge(Arc::new(operation));
         let bytes = self.client.inbox.bytes(range.clone()).to_vec();
-        let exact = Exact { bytes: &[&bytes], parameters: None, forecast: None, is_revocable: false };
+        let exact = Exact { bytes: &[&bytes], ..Exact::default() };
         match self.session.decide(&judgement, range, exact).await? {
             Decision::Permit(permit) => {
                 let forwarded = self.to_target.permitted(permit, &self.client.inbox);

@@ -18,6 +18,14 @@ pub(super) struct Copying {
     at_start: bool,
 }
 
+impl Copying {
+    /// Whether the next row needs no look.
+    pub(super) fn passes_unseen(&self) -> bool {
+        let is_header = self.at_start && self.form.has_header();
+        !is_header && !self.plan.rows.by_cell() && !self.form.is_binary()
+    }
+}
+
 impl From<NotInForm> for Fault {
     fn from(_: NotInForm) -> Self {
         Self::Row

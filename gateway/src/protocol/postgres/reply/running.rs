@@ -23,6 +23,11 @@ impl Running {
         self.copying = None;
     }
 
+    /// Whether its rows have no masked column, as far as they were described.
+    pub(super) fn passes_rows(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| !plan.rows.by_cell())
+    }
+
     pub(super) fn completed(&mut self, message: &[u8]) -> Result<(), Fault> {
         let tag = wire::command_tag(message)?;
         if !self.summary.outcome.starts_with("ERROR") {

@@ -5,8 +5,10 @@ use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
 use super::{Walk, name_parts, string};
 use crate::policy::Kind;
+use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
 use crate::protocol::postgres::operation::{functions, utility};
+use crate::protocol::postgres::wire::MAX_NAME;
 
 /// The setting by which pg_dump restricts its own queries (CVE-2024-7348), where the server has it, and its value.
 const RESTRICTION: &str = "restrict_nonsystem_relation_kind";
@@ -60,6 +62,33 @@ fn plain_string(node: &Node) -> Option<&str> {
     matches!(node.node, Some(NodeEnum::AConst(_))).then(|| string(node)).flatten()
 }
 
+/// The same with casts that do not cut it.
+fn plain_name(node: &Node) -> Option<&str> {
+    let Some(NodeEnum::TypeCast(cast)) = &node.node else { return plain_string(node) };
+    let parts = name_parts(&cast.type_name.as_ref()?.names).ok()?;
+    let keeps = matches!(parts.as_slice(), ["regclass" | "text"] | ["pg_catalog", "regclass" | "text"]);
+    keeps.then(|| cast.arg.as_deref().and_then(plain_name)).flatten()
+}
+
+/// What the server takes a text for that is to name a relation, with its schema if it has one. None: that is not certain here.
+fn relation_name(text: &str) -> Option<(Option<String>, String)> {
+    let part = |part: &str| {
+        let name = match part.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {
+            Some(quoted) if !quoted.contains('"') => quoted.to_owned(),
+            Some(_) => return None,
+            None => part.to_ascii_lowercase(),
+        };
+        let is_word = |it: &str| it.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+        let begins = name.bytes().next().is_some_and(|it| !it.is_ascii_digit());
+        (begins && is_word(&name) && name.len() <= MAX_NAME).then_some(name)
+    };
+    match text.split('.').map(part).collect::<Option<Vec<_>>>()?.as_mut_slice() {
+        [name] => Some((None, std::mem::take(name))),
+        [schema, name] => Some((Some(std::mem::take(schema)), std::mem::take(name))),
+        _ => None,
+    }
+}
+
 /// The plain column `name`.
 fn is_name(node: &Node) -> bool {
     let Some(NodeEnum::ColumnRef(column)) = &node.node else { return false };
@@ -102,6 +131,7 @@ impl<'a> Walk<'a> {
         if parts.last() == Some(&"set_config") {
             self.set_config(args);
         }
+        self.sequence(parts.last().copied().unwrap_or_default(), args);
         self.all(args)?;
         self.all(agg_order)?;
         self.maybe(agg_filter.as_deref())?;
@@ -109,6 +139,25 @@ impl<'a> Walk<'a> {
             Some(over) => self.children(NodeRef::WindowDef(over)),
             None => Ok(()),
         }
+    }
+
+    /// Where a sequence gives values to a masked column, functions of sequences say plainly which one they are about, and it is not that.
+    fn sequence(&mut self, function: &str, args: &[Node]) {
+        if !functions::is_of_sequences(function) || !self.set.has_hidden_sequences() {
+            return;
+        }
+        let why = match args.first().and_then(plain_name).and_then(relation_name) {
+            None => "it may be about a sequence that a masked column has its values of; name one by a plain literal",
+            Some((schema, name)) => match self.set.exposure(schema.as_deref(), &name) {
+                Exposure::Clear => return,
+                Exposure::Unknown => {
+                    self.seen.unknown.insert((schema, name));
+                    "it is not known what its sequence is for"
+                }
+                Exposure::Tagged(_) | Exposure::Derived => "a masked column has its values of the sequence",
+            },
+        };
+        self.hazard(why.to_owned());
     }
 
     pub(super) fn function(&mut self, parts: &[&str]) -> Walked {
@@ -240,5 +289,36 @@ impl<'a> Walk<'a> {
         }
         self.maybe(sides.0)?;
         self.maybe(sides.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::relation_name;
+
+    #[test]
+    fn a_relations_name_is_taken_as_the_server_takes_it() {
+        let name = |schema: Option<&str>, name: &str| Some((schema.map(str::to_owned), name.to_owned()));
+        assert_eq!(relation_name("orders_id_seq"), name(None, "orders_id_seq"));
+        assert_eq!(relation_name("Public.ORDERS"), name(Some("public"), "orders"));
+        assert_eq!(relation_name("public.\"Orders\""), name(Some("public"), "Orders"));
+        for uncertain in [
+            "",
+            ".",
+            "a.",
+            "16384",
+            "1a",
+            "a b",
+            " a",
+            "a.b.c",
+            "\"a\"\"b\"",
+            "\"a.b\"",
+            "\"a",
+            "-",
+            "é",
+            &"a".repeat(64),
+        ] {
+            assert_eq!(relation_name(uncertain), None, "{uncertain}");
+        }
     }
 }

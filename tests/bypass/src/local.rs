@@ -30,10 +30,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         child.kill().and_then(|()| child.wait()).expect("its end");
         traced.map(|()| Outcome::Done("traces its own child"))
     }),
-    ("memory_file_witness", |scene| {
-        let path = format!("/proc/{}/mem", scene.number("witness_pid"));
-        open(&path, "the witness's memory")
-    }),
+    ("memory_file_witness", |scene| memory_file(scene.number("witness_pid"))),
     // What the two say to each other goes over a pair of sockets, which have no names: only their descriptors lead there.
     ("witness_socket", |scene| descriptors(scene.number("witness_pid"))),
     ("witness_socket_gateway", |scene| descriptors(scene.number("gateway_pid"))),

@@ -41,6 +41,8 @@ pub type CgroupPath = [u8; MAX_CGROUP_PATH];
 /// cgroups of agents and of the gateway lie at most this deep below the cgroup2 root (which is level 0).
 pub const MAX_LEVELS: u32 = 16;
 pub const MAX_AGENT_CGROUPS: usize = 1024;
+/// Numbers of those: the one that the witness found under a path, and the one that was made there since.
+pub const MAX_AGENT_IDS: usize = 2 * MAX_AGENT_CGROUPS;
 pub const MAX_AGENT_UIDS: usize = 1024;
 pub const MAX_NETNS: usize = 1024;
 /// Values of the map of network namespaces: the gateway listens there; it cannot, and says so. A namespace that is not in

@@ -15,13 +15,17 @@ pub fn cgroup_mkdir(ctx: &RawTracePointContext) -> i32 {
     let cgroup = Cgroup::new(cgroup);
     let mut key: CgroupPath = [0; MAX_CGROUP_PATH];
     // SAFETY: the helper itself checks what it reads.
-    if unsafe { bpf_probe_read_kernel_str_bytes(path, &mut key) }.is_err() || AGENT_PATHS.get_ptr(key).is_none() {
+    if unsafe { bpf_probe_read_kernel_str_bytes(path, &mut key) }.is_err() {
         return 0;
     }
+    let Some(last) = AGENT_PATHS.get_ptr_mut(key) else { return 0 };
     if cgroup.is_of_cgroup2()
         && let Some(id) = cgroup.id()
     {
-        // Without room the witness finds it, a moment later, and says so.
+        // The one before is gone: so there is room, however often that happens while no witness tidies up. An error means that
+        // one did.
+        // SAFETY: a value of the map; the kernel makes one cgroup at a time.
+        let _ = AGENT_CGROUPS.remove(unsafe { last.replace(id) });
         let _ = AGENT_CGROUPS.insert(id, 1, 0);
     }
     0

@@ -11,14 +11,27 @@ use crate::Result;
 
 /// As `bpftool link detach pinned PATH` (bpf(2): BPF_OBJ_GET, BPF_LINK_DETACH).
 pub fn detach_link(pin: &Path) -> Result {
-    const OBJ_GET: libc::c_long = 7;
     const LINK_DETACH: libc::c_long = 34;
+    let link = open_pin(pin)?;
+    bpf(LINK_DETACH, [u64::from(link.as_raw_fd().unsigned_abs()), 0])?;
+    Ok(())
+}
+
+/// As `bpftool link pin pinned FROM TO`: somebody else holds it, too.
+pub fn pin_link_again(from: &Path, to: &Path) -> Result {
+    const OBJ_PIN: libc::c_long = 6;
+    let link = open_pin(from)?;
+    let path = CString::new(to.as_os_str().as_bytes())?;
+    bpf(OBJ_PIN, [path.as_ptr() as u64, u64::from(link.as_raw_fd().unsigned_abs())])?;
+    Ok(())
+}
+
+fn open_pin(pin: &Path) -> Result<OwnedFd> {
+    const OBJ_GET: libc::c_long = 7;
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let link = bpf(OBJ_GET, [path.as_ptr() as u64, 0]).map_err(|error| format!("{}: {error}", pin.display()))?;
     // SAFETY: the kernel has just returned it to us alone.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    bpf(LINK_DETACH, [u64::from(link.as_raw_fd().unsigned_abs()), 0])?;
-    Ok(())
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
 fn bpf(command: libc::c_long, attribute: [u64; 2]) -> io::Result<i32> {

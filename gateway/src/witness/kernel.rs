@@ -102,7 +102,7 @@ const MAPS: [PinnedMap; 12] = [
     pinned("DNS_FLOWS", size_of::<common::DnsFlow>(), size_of::<common::Note>(), common::MAX_DNS_FLOWS),
     pinned("SETTINGS", 4, size_of::<Settings>(), 1),
     pinned("DETACH", 4, size_of::<Detach>(), 1),
-    pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_CGROUPS),
+    pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_IDS),
     pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
     pinned("NETNS", 8, 4, common::MAX_NETNS),
     pinned("LISTEN", size_of::<common::Listen>(), 4, common::MAX_LISTEN),
@@ -258,18 +258,26 @@ impl Kernel {
         self.put_pins_back(&pins)
     }
 
-    /// Whether another witness takes care of the kernel half by now: its links are there, and this one's are of no use. What is
-    /// pinned stays.
+    /// Whether another witness takes care of the kernel half by now: its links are there, and this one's are of no use.
     pub(super) fn let_go_if_succeeded(&mut self, retired: bool) {
+        if self.links.is_empty() {
+            return;
+        }
         let own = Pins::new(&self.config).base;
-        let layouts = fs::read_dir(&self.config.bpf_dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        let is_kept = |base: PathBuf| {
+        let layouts = fs::read_dir(&self.config.bpf_dir).into_iter().flatten().flatten();
+        // Not those that were set aside, of this very layout maybe.
+        let mut layouts = layouts.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"v"));
+        let is_kept = |base: &Path| {
             let links = base.join("links");
-            (retired || base != own)
+            (retired || *base != *own)
                 && HOOKS.iter().all(|hook| is_attached(&links.join(hook.name), self.attached_to.id))
         };
-        if !self.links.is_empty() && layouts.into_iter().any(is_kept) {
+        if let Some(successor) = layouts.find_map(|entry| Some(entry.path()).filter(|path| is_kept(path))) {
             self.links.clear();
+            if successor != own {
+                // The other one has removed them, or this one put them back at that moment. An error means the former.
+                let _ = fs::remove_dir_all(own);
+            }
         }
     }
 
@@ -489,7 +497,7 @@ impl Kernel {
         }
         let stale_paths = self.fill_paths()?;
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
-        let stale_users = fill(&mut users, &uids).map_err(map_error("AGENT_UIDS"))?;
+        let stale_users = fill(&mut users, &uids, 1).map_err(map_error("AGENT_UIDS"))?;
         self.write_settings(levels, &uids)?;
         self.write_listen()?;
         // What is an agent no longer goes last: until then there are too many agents, never too few.
@@ -497,7 +505,7 @@ impl Kernel {
         remove_all(&mut self.agent_ids()?, &stale);
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
         remove_all(&mut users, &stale_users);
-        let mut paths: HashMap<_, CgroupPath, u32> =
+        let mut paths: HashMap<_, CgroupPath, u64> =
             self.map("AGENT_PATHS")?.try_into().map_err(map_error("AGENT_PATHS"))?;
         remove_all(&mut paths, &stale_paths);
         Ok(())
@@ -510,9 +518,9 @@ impl Kernel {
     /// By which agents' cgroups are known as they are made; those that are agents' no longer.
     fn fill_paths(&mut self) -> Result<Vec<CgroupPath>, WitnessError> {
         let wanted: BTreeSet<CgroupPath> = self.config.agents.iter().filter_map(|path| cgroup_path(path)).collect();
-        let mut paths: HashMap<_, CgroupPath, u32> =
+        let mut paths: HashMap<_, CgroupPath, u64> =
             self.map("AGENT_PATHS")?.try_into().map_err(map_error("AGENT_PATHS"))?;
-        fill(&mut paths, &wanted).map_err(map_error("AGENT_PATHS"))
+        fill(&mut paths, &wanted, 0).map_err(map_error("AGENT_PATHS"))
     }
 
     /// Who may be reached no longer goes first.
@@ -524,7 +532,7 @@ impl Kernel {
         for stale in present.iter().filter(|listen| !wanted.contains(listen)) {
             map.remove(stale).map_err(map_error("LISTEN"))?;
         }
-        fill(&mut map, &wanted).map(drop).map_err(map_error("LISTEN"))
+        fill(&mut map, &wanted, 1).map(drop).map_err(map_error("LISTEN"))
     }
 
     fn write_settings(&mut self, agent_levels: u32, uids: &BTreeSet<u32>) -> Result<(), WitnessError> {
@@ -846,18 +854,19 @@ fn gateway_cgroup(config: &KernelConfig) -> Result<Option<Cgroup>, WitnessError>
     cgroup::look_up(&config.cgroup_mount, path).map(Some).map_err(at(path))
 }
 
-fn fill<K: aya::Pod + Ord>(
-    map: &mut HashMap<&mut MapData, K, u32>,
+fn fill<K: aya::Pod + Ord, V: aya::Pod>(
+    map: &mut HashMap<&mut MapData, K, V>,
     wanted: &BTreeSet<K>,
+    value: V,
 ) -> Result<Vec<K>, aya::maps::MapError> {
     let present: BTreeSet<K> = map.keys().collect::<Result<_, _>>()?;
     for key in wanted.difference(&present) {
-        map.insert(key, 1, 0)?;
+        map.insert(key, value, 0)?;
     }
     Ok(present.difference(wanted).copied().collect())
 }
 
-fn remove_all<K: aya::Pod>(map: &mut HashMap<&mut MapData, K, u32>, keys: &[K]) {
+fn remove_all<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<&mut MapData, K, V>, keys: &[K]) {
     for key in keys {
         // Gone already is as good.
         let _ = map.remove(key);

@@ -31,8 +31,8 @@ pub struct Places {
     pub root_hierarchy: u32,
 }
 
-/// Longest path of an agent's cgroup that the kernel half recognises as it is made, with the zero at its end; a longer one is
-/// found by the witness a moment later.
+/// Longest path of an agent's cgroup, with the slash that it begins with and the zero at its end: by it the kernel half knows one that is
+/// being made.
 pub const MAX_CGROUP_PATH: usize = 192;
 
 /// Path of an agent's cgroup below the cgroup2 mount, with a leading slash, and zeros behind.

@@ -10,8 +10,8 @@ use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
     COUNTERS, CgroupPath, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event, EventRate, Flow,
-    Listen, MAX_AGENT_CGROUPS, MAX_AGENT_IDS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_LISTEN, MAX_NETNS, MAX_PENDING,
-    Note, Resolvers, Settings,
+    Listen, MAX_AGENT_CGROUPS, MAX_AGENT_IDS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_LISTEN, MAX_NETNS,
+    MAX_PENDING, Note, Resolvers, Settings,
 };
 
 use crate::agent::Task;

@@ -382,6 +382,11 @@ impl AttachmentReport {
             && self.detached.is_none()
             && self.hooks.iter().chain(&self.lsm).all(|hook| hook.effective)
     }
+
+    /// The BPF LSM keeps agents from tracing processes that are not their own.
+    pub fn keeps_tracers_out(&self) -> bool {
+        self.lsm.iter().any(|hook| hook.name == lsm::TRACING && hook.effective)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,7 +93,7 @@ pub(super) struct RawGateway {
     /// How long open sessions go on in a gateway that was replaced, by a restart or an upgrade of weir.service. Default: `10m`.
     pub(super) drain: Option<At<String>>,
     /// What becomes of agents' new connections and DNS queries while no gateway runs, after a crash, say. `refuse` (the default):
-    /// they are refused at once. `wait`: they wait for the next gateway, for 25 seconds at most. Nothing passes either way.
+    /// they are refused at once. `wait`: they wait for one that is back within 12 seconds, and fail after 25. Nothing passes either way.
     pub(super) without_gateway: Option<RawWithoutGateway>,
 }
 

@@ -780,7 +780,7 @@ fn pin_anew(pins: &Pins, name: &str, link: BorrowedFd<'_>) -> Result<(), Witness
     fs::rename(&fresh, pins.link(name)).map_err(at(name))
 }
 
-/// The path of an agent's cgroup as the kernel says it, if it is short enough.
+/// The path of an agent's cgroup as the kernel says it, if it is short enough to be known by it.
 fn cgroup_path(path: &str) -> Option<CgroupPath> {
     let mut bytes = [0; common::MAX_CGROUP_PATH];
     let text = format!("/{path}");
@@ -834,6 +834,9 @@ fn agent_cgroups(config: &KernelConfig) -> Result<Vec<Cgroup>, WitnessError> {
         let inside = config.attach.is_empty() || Path::new(path).starts_with(&config.attach);
         if path.is_empty() || !cgroup::is_plain(path) || !inside {
             return Err(io_error(path, "an agent's cgroup is a path below the attach point"));
+        }
+        if cgroup_path(path).is_none() {
+            return Err(io_error(path, &format!("longer than {} bytes", common::MAX_CGROUP_PATH - 2)));
         }
         let directory = config.cgroup_mount.join(path);
         fs::create_dir_all(&directory).map_err(at(directory.display()))?;

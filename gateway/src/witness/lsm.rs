@@ -22,11 +22,14 @@ const fn hook(name: &'static str, program: &'static str) -> LsmHook {
     LsmHook { name, program }
 }
 
+/// The hook that is asked before one process lays hands on another.
+pub(super) const TRACING: &str = "ptrace_access_check";
+
 pub(super) const HOOKS: [LsmHook; 4] = [
     hook("file_receive", "weir_file_receive"),
     hook("socket_sendmsg", "weir_socket_sendmsg"),
     hook("socket_create", "weir_socket_create"),
-    hook("ptrace_access_check", "weir_ptrace_access_check"),
+    hook(TRACING, "weir_ptrace_access_check"),
 ];
 
 /// What the absence costs.

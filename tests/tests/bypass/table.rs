@@ -62,7 +62,9 @@ const CGROUP_FILES: Door =
     Door { finding: "cgroup files", settings: &["ProtectControlGroups=yes", "RestrictNamespaces=yes"], leaks: true };
 const FAMILIES: Door = Door { finding: "socket families", settings: &["RestrictAddressFamilies="], leaks: false };
 /// Whose user's processes outside are in its hands is as good as they are. The agents' own user's are agents themselves; root's are not.
-const TRACED: Door = Door { finding: "root", settings: &["SystemCallFilter="], leaks: false };
+const TRACED: Door = Door { finding: "traced", settings: &["SystemCallFilter="], leaks: false };
+/// The same by a file, which no filter of system calls tells from others: the unit's User= closes that.
+const TRACED_BY_FILE: Door = Door { finding: "traced", settings: &[], leaks: false };
 const PRIVILEGES: Door = Door { finding: "new privileges", settings: &["NoNewPrivileges=yes"], leaks: true };
 
 #[derive(Clone, Copy, Debug)]
@@ -272,7 +274,7 @@ pub(crate) const TABLE: &[Row] = &[
     for_neighbours_too(all("memory_file_gateway", HIDDEN), HIDDEN),
     row("ptrace_kin", Harmless, Open(&TRACED), HIDDEN),
     row("memory_kin", Harmless, Open(&TRACED), HIDDEN),
-    row("memory_file_kin", Harmless, Open(&TRACED), HIDDEN),
+    row("memory_file_kin", Harmless, Open(&TRACED_BY_FILE), HIDDEN),
     row("take_from_kin", Harmless, Open(&TRACED), HIDDEN),
     all("ptrace_child", Harmless),
     for_neighbours_too(all("memory_file_witness", HIDDEN), HIDDEN),

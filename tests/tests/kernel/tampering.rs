@@ -224,9 +224,7 @@ fn nothing_passes_while_a_program_is_missing() {
         detach_link(&link).unwrap();
         assert!(!witness::kernel_status(&siege.scene.config).unwrap().enforcing(), "{}", link.display());
         std::thread::sleep(A_WHILE);
-        times.push(
-            siege.healed_after(|| nix::sys::signal::kill(witness, nix::sys::signal::Signal::SIGCONT).unwrap()),
-        );
+        times.push(siege.healed_after(|| nix::sys::signal::kill(witness, nix::sys::signal::Signal::SIGCONT).unwrap()));
     }
     report("a program missing, and a witness that goes on", &times);
     siege.end();

@@ -967,3 +967,17 @@ pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroups_path_is_the_kernels_or_is_refused() {
+        let bytes = cgroup_path("agents.slice/x").unwrap();
+        assert_eq!((&bytes[..16], bytes[16..].iter().all(|byte| *byte == 0)), (&b"/agents.slice/x\0"[..], true));
+        let longest = "x".repeat(common::MAX_CGROUP_PATH - 2);
+        assert_eq!(cgroup_path(&longest).map(|bytes| bytes[common::MAX_CGROUP_PATH - 2..] == *b"x\0"), Some(true));
+        assert_eq!(cgroup_path(&format!("{longest}x")), None);
+    }
+}

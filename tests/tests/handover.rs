@@ -248,6 +248,8 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
         assert!(tried > restarts() / 2, "{said}");
     }
     assert!(lasting.finish(PATIENCE).unwrap().success());
+    // Those that were replaced, of which one is left, know that others take care.
+    assert!(!world.log().contains("agents are not intercepted"), "{}", world.log());
     drop(gateway);
     world.assert_verifies();
 }

@@ -387,10 +387,11 @@ impl Kernel {
     }
 
     pub(super) fn report(&self) -> Result<AttachmentReport, WitnessError> {
-        let mut report = status_by(&self.config, |name| {
-            let link = self.links.get(name).ok_or(io::ErrorKind::NotFound)?;
-            link.try_clone()
-        })?;
+        let mut report = if self.has_let_go() {
+            status(&self.config)?
+        } else {
+            status_by(&self.config, |name| self.links.get(name).ok_or(io::ErrorKind::NotFound)?.try_clone())?
+        };
         if let Some(reason) = &self.without_lsm {
             report.warnings.push(reason.clone());
         }

@@ -139,7 +139,8 @@ pub fn setsockopt(ctx: &SockoptContext) -> i32 {
     let Some(settings) = settings() else { return 0 };
     if is_error_option(level, name) {
         // A resolver that hears of a held query gives the name up; one that hears nothing asks again.
-        if agent::is_current(settings) && netns(netns_cookie(ctx)).is_none() {
+        let is_held = || settings.hold_without_gateway != 0 || netns(netns_cookie(ctx)).is_none();
+        if agent::is_current(settings) && is_held() {
             // SAFETY: the kernel hands the program a valid context, and takes -1 for "it is done".
             unsafe { (*ctx.sockopt).optlen = -1 };
         }

@@ -194,7 +194,7 @@ fn report(what: &str, times: &[Duration]) {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let (median, longest) = (sorted[sorted.len() / 2], sorted[sorted.len() - 1]);
-    println!("{what}: {} times, whole again after {median:?} (median), {longest:?} (at most)", times.len());
+    println!("{what}: {} times, answered after {median:?} (median), {longest:?} (at most)", times.len());
     for time in times {
         assert!(*time <= WITHIN, "{what}: {times:?}");
     }

@@ -235,10 +235,6 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
     }
     lasting.write(SSN).unwrap();
     wait_until("the lasting session", PATIENCE, || lasting.stdout().matches(MASKED).count() == 2).unwrap();
-    // The one session that lasts: a probe goes no further than the gateway.
-    let log = world.shop.postgres.log();
-    let received: Vec<&str> = log.lines().filter(|line| line.contains("connection received")).collect();
-    assert_eq!(received.len(), before + 1, "somebody else was there: {:#?}\n{log}", &received[before..]);
     for prober in [&mut prober, &mut elsewhere, &mut thief] {
         prober.write("\n").unwrap();
         prober.wait_for("tried", PATIENCE).unwrap();
@@ -249,6 +245,10 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
         // A connect waits as long as a restart takes.
         assert!(tried > restarts() / 2, "{said}");
     }
+    // The one session that lasts: a probe goes no further than the gateway.
+    let log = world.shop.postgres.log();
+    let received: Vec<&str> = log.lines().filter(|line| line.contains("connection received")).collect();
+    assert_eq!(received.len(), before + 1, "somebody else was there: {:#?}\n{log}", &received[before..]);
     assert!(lasting.finish(PATIENCE).unwrap().success());
     // Those that were replaced, of which one is left, know that others take care.
     assert!(!world.log().contains("agents are not intercepted"), "{}", world.log());

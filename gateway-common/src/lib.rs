@@ -4,7 +4,7 @@
 #![no_std]
 
 /// Version of the maps' layout; names the pin directory, so that programs never meet maps of another shape.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Where the BPF LSM's programs read: `struct socket`'s `file` and `sk`, and `struct sock_common`'s `skc_family`, in bytes. A kernel
 /// that has them elsewhere gets none of these programs.
@@ -12,9 +12,37 @@ pub const SOCKET_FILE: usize = 16;
 pub const SOCKET_SK: usize = 24;
 pub const SOCK_FAMILY: usize = 16;
 
+/// Where programs find their way through kernel structures whose layout differs from kernel to kernel, in bytes. The witness reads
+/// it from the running kernel's BTF; all zero where that does not tell.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// `struct task_struct`'s `cgroups`, and `struct css_set`'s `dfl_cgrp`: a task's cgroup.
+    pub task_cgroups: u32,
+    pub css_set_cgroup: u32,
+    /// `struct cgroup`'s `kn`, and `struct kernfs_node`'s `id`: a cgroup's number.
+    pub cgroup_node: u32,
+    pub node_id: u32,
+    /// `struct cgroup_subsys_state`'s `parent` and `cgroup`: the cgroup above. A cgroup begins with its own.
+    pub css_parent: u32,
+    pub css_cgroup: u32,
+    /// `struct cgroup`'s `root`, and `struct cgroup_root`'s `hierarchy_id`: 0 is cgroup2's.
+    pub cgroup_root: u32,
+    pub root_hierarchy: u32,
+}
+
+/// Longest path of an agent's cgroup, with the slash that it begins with and the zero at its end: by it the kernel half knows one that is
+/// being made.
+pub const MAX_CGROUP_PATH: usize = 192;
+
+/// Path of an agent's cgroup below the cgroup2 mount, with a leading slash, and zeros behind.
+pub type CgroupPath = [u8; MAX_CGROUP_PATH];
+
 /// cgroups of agents and of the gateway lie at most this deep below the cgroup2 root (which is level 0).
 pub const MAX_LEVELS: u32 = 16;
 pub const MAX_AGENT_CGROUPS: usize = 1024;
+/// Numbers of those: the one that the witness found under a path, and the one that was made there since.
+pub const MAX_AGENT_IDS: usize = 2 * MAX_AGENT_CGROUPS;
 pub const MAX_AGENT_UIDS: usize = 1024;
 pub const MAX_NETNS: usize = 1024;
 /// Values of the map of network namespaces: the gateway listens there; it cannot, and says so. A namespace that is not in
@@ -89,6 +117,8 @@ pub const NOTE_LISTENING: u32 = 2;
 pub const NOTE_ACCEPTED: u32 = 4;
 /// `destination` is a resolver.
 pub const NOTE_DNS: u32 = 8;
+/// `destination` is a server of the same agent, to which it may connect by itself.
+pub const NOTE_OWN: u32 = 16;
 
 /// A connect under way, as both ends see it: the client's address first.
 #[repr(C)]
@@ -125,6 +155,9 @@ pub struct Settings {
     pub agent_uids: u32,
     pub port: u16,
     pub dns_port: u16,
+    /// Not 0: what an agent sends first waits while nobody listens at these ports.
+    pub hold_without_gateway: u32,
+    pub reserved: u32,
 }
 
 /// Longest reason that a detach keeps.
@@ -209,6 +242,8 @@ counters! {
     DeniedProtocol = "denied_protocol",
     /// Connects and queries that wait until the gateway listens in their network namespace.
     HeldNetns = "held_netns",
+    /// Connects and queries that wait until there is a gateway again.
+    HeldDown = "held_down",
     /// The gateway does not listen in that network namespace.
     DeniedNetns = "denied_netns",
     /// The note could not be made.
@@ -217,6 +252,8 @@ counters! {
     DeniedSocketOption = "denied_socket_option",
     /// A socket that no agent made was handed to one, or used by one.
     DeniedForeign = "denied_foreign",
+    /// An agent wanted to trace a process that is not its own, or to reach into its memory or descriptors.
+    DeniedTrace = "denied_trace",
     /// The second gate dropped a packet.
     DeniedEgress = "denied_egress",
     /// Somebody tried to get in to an agent.
@@ -233,7 +270,7 @@ pub const COUNTERS: usize = COUNTER_NAMES.len();
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Detach, DnsFlow, Event, EventRate, Flow, Listen, Note, Resolvers, Settings};
+    use super::{Detach, DnsFlow, Event, EventRate, Flow, Listen, Note, Places, Resolvers, Settings};
 
     macro_rules! pod {
         ($($t:ty),+) => {
@@ -244,7 +281,7 @@ mod pod {
         };
     }
 
-    pod!(Note, Flow, Listen, Settings, Resolvers, Detach, DnsFlow, Event, EventRate);
+    pod!(Note, Flow, Listen, Settings, Resolvers, Detach, DnsFlow, Event, EventRate, Places);
 }
 
 // No padding, so that no uninitialised byte is hashed or handed to user space.
@@ -253,7 +290,7 @@ const _: () = {
     assert!(size_of::<Note>() == 72);
     assert!(size_of::<Flow>() == 48);
     assert!(size_of::<Listen>() == 8);
-    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Settings>() == 32);
     assert!(size_of::<Detach>() == 16 + DETACH_REASON);
     assert!(size_of::<DnsFlow>() == 32);
     assert!(size_of::<Resolvers>() == 4 * MAX_RESOLVERS + 8);

@@ -5,9 +5,11 @@
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_ops};
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use gateway_common::{Address, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_REDIRECTED, Settings};
+use gateway_common::{
+    Address, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_OWN, NOTE_REDIRECTED, Note, Settings,
+};
 
-use crate::connect::v4;
+use crate::connect::{is_loopback, v4};
 use crate::maps::{NOTES, PENDING, count, field, netns, netns_cookie, settings};
 
 const TIMEOUT_INIT: u32 = 1;
@@ -32,8 +34,8 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
         return 1;
     }
     match op {
-        TIMEOUT_INIT => hold_briefly(ctx, sk),
-        TCP_CONNECT => connecting(ctx, sk),
+        TIMEOUT_INIT => hold(ctx, settings, sk),
+        TCP_CONNECT => connecting(ctx, settings, sk),
         PASSIVE_ESTABLISHED => accepted(ctx, settings, sk),
         STATE => state_changed(ctx),
         _ => listening(sk),
@@ -41,24 +43,40 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     1
 }
 
-/// A held SYN is sent again soon, and not after the usual second: in 20 ms, 40 ms and so on, 2.5 s in all, where the kernel
-/// has 250 ticks a second.
+/// A held SYN is sent again soon, and not after the usual second; each time it takes twice as long. In a namespace that nobody has
+/// looked at that is after 20 ms, and given up after 2.5 s, where the kernel has 250 ticks a second. Who waits for a gateway
+/// waits for a process to start: after 200 ms, and given up after 25 s.
 #[inline(always)]
-fn hold_briefly(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+fn hold(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
     const TICKS: u32 = 5;
-    if NOTES.get(sk).is_some_and(|note| note.flags & NOTE_REDIRECTED != 0 && netns(note.netns_cookie).is_none()) {
+    const TICKS_WITHOUT_GATEWAY: u32 = 50;
+    let Some(note) = NOTES.get(sk) else { return };
+    if note.flags & NOTE_REDIRECTED == 0 {
+        return;
+    }
+    if netns(note.netns_cookie).is_none() && settings.gateway_cgroup != 0 {
         ctx.set_reply(TICKS);
+    } else if settings.hold_without_gateway != 0 {
+        ctx.set_reply(TICKS_WITHOUT_GATEWAY);
     }
 }
 
 /// Process context, just before the SYN.
 #[inline(always)]
-fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
     let Some(note) = NOTES.get(sk) else { return };
-    if note.flags & NOTE_REDIRECTED == 0 {
+    if note.flags & (NOTE_REDIRECTED | NOTE_OWN) == 0 {
         return;
     }
     let (local, remote) = addresses(ctx.ops);
+    if !leads_there(settings, note, &remote, remote_port(ctx.ops)) {
+        // The note is an earlier connect's, and nobody looked at this one: the second gate must not take it for that.
+        note.flags = 0;
+        return;
+    }
+    if note.flags & NOTE_REDIRECTED == 0 {
+        return;
+    }
     let flow = Flow {
         client: local,
         server: remote,
@@ -74,6 +92,20 @@ fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock) {
         return;
     }
     let _ = ctx.set_cb_flags(field!(ctx.ops, bpf_sock_ops_cb_flags) as i32 | STATE_CALLBACK);
+}
+
+/// What the connect hook let this socket do is what it does.
+#[inline(always)]
+fn leads_there(settings: &Settings, note: &Note, address: &Address, port: u16) -> bool {
+    if note.flags & NOTE_REDIRECTED != 0 {
+        return port == settings.port && is_loopback(address);
+    }
+    let wanted = &note.destination;
+    port == wanted.port
+        && address[0] == wanted.address[0]
+        && address[1] == wanted.address[1]
+        && address[2] == wanted.address[2]
+        && address[3] == wanted.address[3]
 }
 
 #[inline(always)]

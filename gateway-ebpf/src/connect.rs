@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_prandom_u32, bpf_sk_lookup_
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::error;
 use gateway_common::{
-    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_REDIRECTED,
+    Address, Counter, DNS_PORT, Endpoint, MAPPED, NETNS_SERVED, NOTE_DNS, NOTE_LISTENING, NOTE_OWN, NOTE_REDIRECTED,
     SOURCE_NETWORK, SOURCES, Settings,
 };
 
@@ -48,7 +48,7 @@ pub fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
     match u32::from(destination.protocol) {
         IPPROTO_TCP => {
             if is_loopback(&destination.address) && is_own_server(ctx, settings, &task, &destination) {
-                return leave_alone(sk, Counter::OwnServer);
+                return let_to_own_server(ctx, sk, &task, cookie, destination);
             }
             if !is_served_or_held(settings, &task, cookie, destination) {
                 return refuse_loudly(Counter::DeniedNetns, ECONNREFUSED, &task, cookie, destination);
@@ -93,7 +93,7 @@ pub fn is_served_or_held(settings: &Settings, task: &Task, netns_cookie: u64, de
     match netns(netns_cookie) {
         Some(state) => state == NETNS_SERVED,
         // Before the first gateway nobody would listen.
-        None if settings.gateway_cgroup == 0 => false,
+        None if settings.gateway_cgroup == 0 => settings.hold_without_gateway != 0,
         None => {
             report(Counter::HeldNetns, task, netns_cookie, destination);
             count(Counter::HeldNetns);
@@ -116,6 +116,17 @@ pub fn take_note(sk: *mut bpf_sock, task: &Task, netns_cookie: u64, destination:
     note.flags = flags;
     note.destination = destination;
     true
+}
+
+/// A connect to a server of the same agent goes there; the second gate sees by the note that it may.
+#[inline(always)]
+fn let_to_own_server(ctx: &SockAddrContext, sk: *mut bpf_sock, task: &Task, cookie: u64, destination: Endpoint) -> i32 {
+    if !take_note(sk, task, cookie, destination, NOTE_OWN) {
+        error!(ctx, "no note could be made for pid {}: connect refused", task.pid);
+        return refuse(Counter::DeniedNote, ECONNREFUSED);
+    }
+    count(Counter::OwnServer);
+    ALLOW
 }
 
 /// A direct connect: nothing of an earlier, redirected one may stay.

@@ -5,12 +5,13 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
-    bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes,
+    bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_ancestor_cgroup_id,
+    bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockoptContext};
 use gateway_common::{
     Address, Counter, DNS_NETMASK, DNS_NETWORK, DnsFlow, Endpoint, Listen, NETNS_SERVED, NOTE_ACCEPTED, NOTE_DNS,
-    NOTE_LISTENING, NOTE_REDIRECTED, Note, Settings,
+    NOTE_LISTENING, NOTE_OWN, NOTE_REDIRECTED, Note, Settings,
 };
 
 use crate::agent::{self, Task};
@@ -23,6 +24,7 @@ use crate::maps::{
 const EPERM: i32 = 1;
 const EPROTONOSUPPORT: i32 = 93;
 
+const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 const SOCK_RAW: u32 = 3;
 const SOCK_PACKET: u32 = 10;
@@ -137,7 +139,8 @@ pub fn setsockopt(ctx: &SockoptContext) -> i32 {
     let Some(settings) = settings() else { return 0 };
     if is_error_option(level, name) {
         // A resolver that hears of a held query gives the name up; one that hears nothing asks again.
-        if agent::is_current(settings) && netns(netns_cookie(ctx)).is_none() {
+        let is_held = || settings.hold_without_gateway != 0 || netns(netns_cookie(ctx)).is_none();
+        if agent::is_current(settings) && is_held() {
             // SAFETY: the kernel hands the program a valid context, and takes -1 for "it is done".
             unsafe { (*ctx.sockopt).optlen = -1 };
         }
@@ -179,8 +182,19 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     if on_loopback && note.as_ref().is_some_and(|note| is_held(sk, note, packet.protocol)) {
         return DROP_UNHEARD;
     }
+    if on_loopback
+        && settings.hold_without_gateway != 0
+        && note.as_ref().is_some_and(|note| is_sent_first(sk, note, packet.protocol))
+        && !is_anybody_there(ctx, &packet)
+    {
+        count(Counter::HeldDown);
+        return DROP_UNHEARD;
+    }
     let pass = match packet.protocol {
-        IPPROTO_TCP => on_loopback || note.is_some_and(|note| answers_others(note, packet.source_port)),
+        IPPROTO_TCP => match note {
+            Some(note) => on_loopback && may_be_on_loopback(note) || answers_others(note, packet.source_port),
+            None => on_loopback && was_connected_before(sk),
+        },
         IPPROTO_UDP => on_loopback && note.is_some_and(|note| is_query(settings, &packet, note)),
         _ => false,
     };
@@ -191,12 +205,57 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
 /// and resolvers send it again.
 #[inline(always)]
 fn is_held(sk: *mut bpf_sock, note: &Note, protocol: u32) -> bool {
-    let sent_first = match protocol {
+    is_sent_first(sk, note, protocol) && netns(note.netns_cookie) != Some(NETNS_SERVED)
+}
+
+/// What somebody sends again who hears nothing.
+#[inline(always)]
+fn is_sent_first(sk: *mut bpf_sock, note: &Note, protocol: u32) -> bool {
+    match protocol {
         IPPROTO_TCP => note.flags & NOTE_REDIRECTED != 0 && field!(sk, state) == TCP_SYN_SENT,
         IPPROTO_UDP => note.flags & NOTE_DNS != 0,
         _ => false,
+    }
+}
+
+/// Somebody listens where the packet goes. It can be nobody but the gateway: these ports are nobody else's to bind.
+#[inline(always)]
+fn is_anybody_there(ctx: &SkBuffContext, packet: &Packet) -> bool {
+    // SAFETY: a union of integers.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = if is_v4(&packet.destination) {
+        tuple.__bindgen_anon_1.ipv4.daddr = packet.destination[3];
+        tuple.__bindgen_anon_1.ipv4.dport = packet.destination_port.to_be();
+        // SAFETY: the union's field was just written.
+        size_of_val(unsafe { &tuple.__bindgen_anon_1.ipv4 })
+    } else {
+        tuple.__bindgen_anon_1.ipv6.daddr = packet.destination;
+        tuple.__bindgen_anon_1.ipv6.dport = packet.destination_port.to_be();
+        // SAFETY: as above.
+        size_of_val(unsafe { &tuple.__bindgen_anon_1.ipv6 })
     };
-    sent_first && netns(note.netns_cookie) != Some(NETNS_SERVED)
+    let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+    // SAFETY: the verifier checks that the reference is released on every path.
+    let found = unsafe {
+        if packet.protocol == IPPROTO_TCP {
+            bpf_sk_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, netns, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.as_ptr(), &raw mut tuple, size as u32, netns, 0)
+        }
+    };
+    if found.is_null() {
+        return false;
+    }
+    // SAFETY: not null, and not used afterwards.
+    unsafe { bpf_sk_release(found.cast()) };
+    true
+}
+
+/// The connect hook let it, or an agent's server answers. What has neither in its note was connected past the hook, or by nobody
+/// knows whom.
+#[inline(always)]
+fn may_be_on_loopback(note: &Note) -> bool {
+    note.flags & (NOTE_REDIRECTED | NOTE_OWN | NOTE_LISTENING) != 0
 }
 
 /// An agent's socket, and not the gateway's end of an agent's connection, which has a copy of the note.
@@ -210,6 +269,18 @@ fn is_agents(note: &Note) -> bool {
 fn in_agent_cgroup(ctx: &SkBuffContext, settings: &Settings) -> bool {
     // SAFETY: the kernel hands the program a valid context.
     agent::in_agent_cgroup(settings, |level| unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level as i32) })
+}
+
+/// A connection from before the programs were attached: at the first start, or by maps of another layout, in which its note is. A new
+/// one has its note, or does not come about.
+#[inline(always)]
+fn was_connected_before(sk: *mut bpf_sock) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: not null; the verifier checks what comes back.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    !sk.is_null() && field!(sk, type_) == SOCK_STREAM && field!(sk, state) != TCP_SYN_SENT
 }
 
 /// UDP, ping and what else is made of datagrams, and raw sockets, apart from the protocols for which the kernel has raw sockets of

@@ -1,7 +1,10 @@
 //! The layer for kernels with the BPF LSM: what no cgroup hook sees. An agent gets no socket of somebody outside, sends
-//! nothing by one that it had before it was an agent, and makes none of a family that cannot be redirected.
+//! nothing by one that it had before it was an agent, makes none of a family that cannot be redirected, and lays hands on no
+//! process but its own.
 //!
 //! A socket is an agent's if it has a note: every IP socket of an agent has one from `socket()` on.
+
+use core::ffi::c_void;
 
 use aya_ebpf::bindings::{bpf_sock, socket};
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
@@ -10,6 +13,7 @@ use gateway_common::{Counter, Endpoint, SOCK_FAMILY, SOCKET_FILE, SOCKET_SK};
 
 use crate::agent::{self, Task};
 use crate::maps::{NOTES, count, detached, report, settings};
+use crate::structures::Cgroup;
 
 const EPERM: i32 = 1;
 const EAFNOSUPPORT: i32 = 97;
@@ -52,6 +56,23 @@ pub fn socket_create(ctx: &LsmContext) -> i32 {
         return ALLOW;
     }
     refuse(Counter::DeniedProtocol, EAFNOSUPPORT)
+}
+
+/// ptrace(2), process_vm_writev(2), pidfd_getfd(2), /proc/PID/mem: an agent may do so to its own processes, those of its cgroup and
+/// below it, and to nobody else's. What only looks (`PTRACE_MODE_READ`) is left to the kernel's own rules.
+#[inline(always)]
+pub fn ptrace_access_check(ctx: &LsmContext) -> i32 {
+    const PTRACE_MODE_ATTACH: u32 = 2;
+    let task: *const c_void = ctx.arg(0);
+    let mode: u32 = ctx.arg(1);
+    if mode & PTRACE_MODE_ATTACH == 0 || !is_agent() {
+        return ALLOW;
+    }
+    let own = Task::current().cgroup_id;
+    if Cgroup::of_task(task as u64).is_some_and(|cgroup| cgroup.is_within(own)) {
+        return ALLOW;
+    }
+    refuse(Counter::DeniedTrace, EPERM)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! says who asked for what; what cannot be rewritten is refused. The entry points are here, thin; the work is in the
 //! modules: [`agent`] tells agents from everybody else, [`connect`] rewrites, [`carry`] brings the note over to the
 //! socket that the gateway accepts, [`dns`] does the same for resolvers, [`gate`] refuses the ways around, and [`mod@lsm`] those
-//! that no cgroup hook sees, where the kernel has the BPF LSM.
+//! that no cgroup hook sees, where the kernel has the BPF LSM. [`made`] knows agents' cgroups as they are made.
 //!
 //! Every program runs for every process below the attach point, so all of them let non-agents go first of all. All
 //! failures refuse.
@@ -15,10 +15,14 @@ mod connect;
 mod dns;
 mod gate;
 mod lsm;
+mod made;
 mod maps;
+mod structures;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm, sock_ops};
-use aya_ebpf::programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm, raw_tracepoint, sock_ops};
+use aya_ebpf::programs::{
+    LsmContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+};
 
 use crate::connect::Hook;
 
@@ -116,6 +120,16 @@ pub fn weir_socket_sendmsg(ctx: LsmContext) -> i32 {
 #[lsm(hook = "socket_create")]
 pub fn weir_socket_create(ctx: LsmContext) -> i32 {
     lsm::socket_create(&ctx)
+}
+
+#[lsm(hook = "ptrace_access_check")]
+pub fn weir_ptrace_access_check(ctx: LsmContext) -> i32 {
+    lsm::ptrace_access_check(&ctx)
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+pub fn weir_cgroup_made(ctx: RawTracePointContext) -> i32 {
+    made::cgroup_mkdir(&ctx)
 }
 
 // The plain deny: attached before anything else on a first start, so that agents are closed in even if one of the programs

@@ -9,9 +9,9 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    COUNTERS, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event, EventRate, Flow, Listen,
-    MAX_AGENT_CGROUPS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_LISTEN, MAX_NETNS, MAX_PENDING, Note,
-    Resolvers, Settings,
+    COUNTERS, CgroupPath, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event, EventRate, Flow,
+    Listen, MAX_AGENT_CGROUPS, MAX_AGENT_IDS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_LISTEN, MAX_NETNS,
+    MAX_PENDING, Note, Resolvers, Settings,
 };
 
 use crate::agent::Task;
@@ -79,7 +79,10 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static DETACH: Array<Detach, 1> = Array::new();
 #[btf_map]
-pub static AGENT_CGROUPS: HashMap<u64, u32, MAX_AGENT_CGROUPS> = HashMap::new();
+pub static AGENT_CGROUPS: HashMap<u64, u32, MAX_AGENT_IDS> = HashMap::new();
+/// Paths of the same, for those that are made later; the number of the last that was, or 0.
+#[btf_map]
+pub static AGENT_PATHS: HashMap<CgroupPath, u64, MAX_AGENT_CGROUPS> = HashMap::new();
 #[btf_map]
 pub static AGENT_UIDS: HashMap<u32, u32, MAX_AGENT_UIDS> = HashMap::new();
 /// Cookies of network namespaces: `NETNS_*`.

@@ -50,6 +50,15 @@ pub enum Mode {
     Observe,
 }
 
+/// What becomes of agents' connects while there is no gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutGateway {
+    /// Refused at once.
+    Refuse,
+    /// They wait for the next one.
+    Wait,
+}
+
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
     /// cgroups of agents, as paths below the cgroup2 mount, without a leading slash.
@@ -74,6 +83,8 @@ pub struct GatewayConfig {
     pub max_sessions_per_agent: usize,
     /// How long sessions go on in a gateway that was replaced.
     pub drain: Duration,
+    /// What becomes of agents' connects while there is no gateway.
+    pub without_gateway: WithoutGateway,
 }
 
 /// Who may use the admin socket: names of unix groups.

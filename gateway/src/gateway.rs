@@ -38,8 +38,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const CLOSING_TIME: Duration = Duration::from_secs(6);
 /// How often the attachments are compared with what the kernel says is effective.
 const ATTACHMENT_CHECK_EVERY: Duration = Duration::from_secs(5);
-/// A witness that has said nothing for so long is hung, and the watchdog is left to bite.
-const WITNESS_PATIENCE: Duration = Duration::from_secs(15);
+/// How often the recorder is asked whether it still writes.
+const RECORDER_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// A witness or a recorder that has said nothing for so long is hung, and the watchdog is left to bite.
+const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// How often recordings are held against the configured age and size.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// Who ends the sessions that are open then.
@@ -233,7 +235,7 @@ impl Control<'_> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (hints, hinted) = Hints::new();
         let ears = shards.ears().clone();
-        let witness_spoke = Cell::new(Instant::now());
+        let (witness_spoke, recorder_spoke) = (Cell::new(Instant::now()), Cell::new(Instant::now()));
         let background = async {
             tokio::join!(
                 engine.dns().serve_udp(dns4, interceptor.clone(), witness.clone()),
@@ -244,6 +246,7 @@ impl Control<'_> {
                 record_refused_names(engine),
                 sweep(engine),
                 watch_attachments(witness, &witness_spoke),
+                watch_recorder(engine, &recorder_spoke),
             )
         };
         tokio::pin!(background);
@@ -259,10 +262,15 @@ impl Control<'_> {
                     if shards.any_ended() {
                         return Err(ServeError::ShardLost);
                     }
-                    match (shards.all_beat(), witness_spoke.get().elapsed() < WITNESS_PATIENCE) {
-                        (true, true) => notifier.tell(&[NotifyState::Watchdog]),
-                        (false, _) => tracing::error!("a serving thread stands still"),
-                        (true, false) => tracing::error!("the witness stands still"),
+                    let is_hung = |spoke: &Cell<Instant>| spoke.get().elapsed() >= HUNG_AFTER;
+                    if !shards.all_beat() {
+                        tracing::error!("a serving thread stands still");
+                    } else if is_hung(&witness_spoke) {
+                        tracing::error!("the witness stands still");
+                    } else if is_hung(&recorder_spoke) {
+                        tracing::error!("the recorder stands still");
+                    } else {
+                        notifier.tell(&[NotifyState::Watchdog]);
                     }
                 }
                 _ = &mut background => return Err(ServeError::ShardLost),
@@ -370,6 +378,18 @@ async fn watch_attachments(witness: &Witness, spoke: &Cell<Instant>) {
             }
             Err(error) => tracing::error!(%error, "the attachments cannot be checked"),
         }
+    }
+}
+
+/// Without the recorder nothing that must be recorded passes, and nobody is told why: a disk that does not answer, say. One that has
+/// failed answers that it has.
+async fn watch_recorder(engine: &Engine, spoke: &Cell<Instant>) {
+    let mut tick = interval(RECORDER_CHECK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let _ = engine.recorder().flush().await;
+        spoke.set(Instant::now());
     }
 }
 

@@ -21,6 +21,7 @@ mod redact;
 mod removal;
 mod requirements;
 mod serve;
+mod structures;
 mod usher;
 mod wire;
 
@@ -38,7 +39,7 @@ pub(crate) use self::peer::own_cgroup;
 #[cfg(test)]
 pub(crate) use self::peer::peer as read_peer;
 use self::wire::{Answer, Question, SecretBytes};
-use crate::config::{AgentMatch, Config, TokenSource};
+use crate::config::{AgentMatch, Config, TokenSource, WithoutGateway};
 use crate::intercept::{Doors, Interceptor};
 use crate::origin::{Evidence, Origin};
 use crate::packets;
@@ -78,6 +79,8 @@ pub struct KernelConfig {
     pub port: u16,
     pub dns_port: u16,
     pub bpf_dir: PathBuf,
+    /// What agents send first waits while there is no gateway; else it is refused at once.
+    pub hold_without_gateway: bool,
 }
 
 /// `target::CredentialSource` as it crosses the socket pair.
@@ -141,6 +144,7 @@ impl WitnessConfig {
             port: config.gateway.port,
             dns_port: config.gateway.dns_port,
             bpf_dir: config.gateway.bpf_dir.clone(),
+            hold_without_gateway: config.gateway.without_gateway == WithoutGateway::Wait,
         };
         if kernel.agent_uids.contains(&0) {
             return Err(WitnessError::Refused("root cannot be an agent's user".to_owned()));
@@ -377,6 +381,11 @@ impl AttachmentReport {
         !self.hooks.is_empty()
             && self.detached.is_none()
             && self.hooks.iter().chain(&self.lsm).all(|hook| hook.effective)
+    }
+
+    /// The BPF LSM keeps agents from tracing processes that are not their own.
+    pub fn keeps_tracers_out(&self) -> bool {
+        self.lsm.iter().any(|hook| hook.name == lsm::TRACING && hook.effective)
     }
 }
 

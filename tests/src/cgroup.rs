@@ -59,6 +59,7 @@ impl Ground {
             port: self.port,
             dns_port: self.dns_port,
             bpf_dir: self.bpf_dir.clone(),
+            hold_without_gateway: false,
         }
     }
 

@@ -396,7 +396,8 @@ impl Drop for Env {
             eprintln!("--- the gateway's log\n{}---", self.log());
         }
         // Best effort: what stays is named, and the next run tries again.
-        for failed in [remove_dir(&self.bpf_dir()), remove_cgroups(&self.cgroup), remove_dir(&self.dir)] {
+        // The cgroups first: a witness that lives would put the pins back.
+        for failed in [remove_cgroups(&self.cgroup), remove_dir(&self.bpf_dir()), remove_dir(&self.dir)] {
             if let Err(e) = failed {
                 eprintln!("left behind: {e}");
             }

@@ -32,6 +32,7 @@ pub mod postgres;
 pub mod process;
 pub mod rds;
 pub mod recording;
+pub mod sabotage;
 pub mod shop;
 pub mod storm;
 pub mod vm;

@@ -39,6 +39,8 @@ struct Scene {
     /// Of the gateway and its witness, alive or dead.
     pids: [u32; 2],
     accomplice: Running,
+    /// Processes of the attackers' users that are in no agent's cgroup: the agent's user's, and root's without capabilities.
+    kin: [Running; 2],
     /// A server of a bystander on loopback, which is no agent's.
     bystander: u16,
     shop: Shop,
@@ -96,12 +98,19 @@ impl Scene {
             .start()
             .unwrap();
         accomplice.wait_for("ready", PATIENCE).unwrap();
+        let kin = [
+            env.bystander_as(AGENT_USER, "sleep").arg("infinity").start().unwrap(),
+            env.bystander("setpriv")
+                .args(["--inh-caps=-all", "--bounding-set=-all", "--", "sleep", "infinity"])
+                .start()
+                .unwrap(),
+        ];
         let answering = outside.answer_at(outside::CANARY).unwrap();
         let status = env.weir(["kernel", "status", "--json"]).unwrap();
         let status: Value = serde_json::from_str(&status.stdout).unwrap();
         let lsm = !status["lsm"].as_array().unwrap().is_empty();
         println!("the BPF LSM: {}", if lsm { "in effect" } else { "absent" });
-        Self { gateway: Some(gateway), pids, accomplice, bystander, shop, bypass, setuid, outside, answering, lsm }
+        Self { gateway: Some(gateway), pids, accomplice, kin, bystander, shop, bypass, setuid, outside, answering, lsm }
     }
 
     fn arguments(&self, port: u16) -> Vec<String> {
@@ -131,6 +140,8 @@ impl Scene {
             ("handover", env.runtime_dir().join("handover.sock").display().to_string()),
             ("gateway_pid", self.pids[0].to_string()),
             ("witness_pid", self.pids[1].to_string()),
+            ("kin_user", self.kin[0].pid().to_string()),
+            ("kin_root", self.kin[1].pid().to_string()),
             ("accomplice_pid", self.accomplice.pid().to_string()),
             ("accomplice_address", outside::ACCOMPLICE.to_string()),
             ("accomplice", env.dir().join("accomplice").display().to_string()),
@@ -421,6 +432,9 @@ fn under_weir_run_nothing_is_open() {
     the_oracle_sees(&scene);
     let wrong = try_all(&scene, TABLE, Who::Sealed, |row| match row.must(Attacker::User, scene.lsm) {
         _ if row.technique.starts_with("moved_") => None,
+        // Its user's own, which is an agent's wherever it runs.
+        _ if row.technique == "memory_file_kin" => None,
+        _ if row.technique.ends_with("_kin") || row.technique == "ptrace_child" => Some(Must::Shut),
         Must::Open(door) if door.settings.is_empty() => None,
         heard @ (Must::Harmless | Must::Turned) => Some(heard),
         _ => Some(Must::Shut),

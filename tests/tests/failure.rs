@@ -21,6 +21,9 @@ use system_tests::postgres::{NAME, PASSWORD};
 use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 use system_tests::shop::{POLICY, Shop};
 
+#[path = "failure/absence.rs"]
+mod absence;
+
 /// Clients that misbehave in many ways one after the other, on a busy machine.
 const LONG: Duration = Duration::from_mins(3);
 /// What is said to be noticed at once.
@@ -690,20 +693,6 @@ fn a_killed_witness_takes_the_gateway_along() {
     let world = World::of(shop, Shop::serve);
     let outcomes = world.unharmed();
     assert!(outcomes.iter().any(|it| it.contains("ended by the gateway")), "{outcomes:#?}");
-}
-
-#[test]
-fn a_gateway_that_stands_still_lets_nothing_pass() {
-    let mut world = World::new();
-    let before = reached(&world.shop);
-    world.gateway.signal(Signal::SIGSTOP).unwrap();
-    // psql gives up by itself; nothing must have reached the database by then.
-    let psql = world.shop.psql("SELECT 1").env("PGCONNECT_TIMEOUT", "3").run().unwrap();
-    assert!(!psql.success(), "{psql:?}");
-    world.told(psql);
-    assert_eq!(reached(&world.shop), before, "a connection went around the gateway");
-    world.gateway.signal(Signal::SIGCONT).unwrap();
-    world.unharmed();
 }
 
 #[test]

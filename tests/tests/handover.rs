@@ -131,11 +131,15 @@ fn a_session_outlives_its_gateway_and_the_next_one_records_it() {
     world.assert_verifies();
 }
 
-/// Connects without end, by an address that it looked up once, and says how many were not served.
+/// Connects without end, by an address that it looked up once, and says how many were not served, and how many reached somebody else
+/// than the gateway: who answers proves by a certificate who it is.
 const PROBER: &str = r#"
-import os, socket, struct, sys, threading
+import os, socket, ssl, struct, sys, threading
 address = (socket.gethostbyname(os.environ["PGHOST"]), int(os.environ["PGPORT"]))
-tried, failed, going = 0, [], True
+gateways = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+gateways.check_hostname = False
+gateways.load_verify_locations(os.environ["GATEWAY_CA"])
+tried, failed, free, going = 0, [], [], True
 def stop():
     global going
     sys.stdin.readline()
@@ -150,9 +154,13 @@ while going:
             answer = s.recv(1)
             if answer != b"S":
                 failed.append(repr(answer))
+            else:
+                gateways.wrap_socket(s, server_hostname=os.environ["PGHOST"]).close()
+    except ssl.SSLCertVerificationError as error:
+        free.append(str(error))
     except OSError as error:
         failed.append(str(error))
-print(tried, "tried", len(failed), "failed", failed[:5], flush=True)
+print(tried, "tried", len(failed), "failed", len(free), "free", failed[:5], free[:5], flush=True)
 "#;
 
 /// Wants the gateway's ports, and says how often it got one.
@@ -176,8 +184,24 @@ while going:
                 got += 1
             except OSError:
                 pass
-print(tried, "tried", got, "failed", flush=True)
+print(tried, "tried", got, "failed", 0, "free", flush=True)
 "#;
+
+impl World {
+    /// Somebody who is no agent reaches the database itself, and the prober sees that: else it would show nothing.
+    fn the_prober_tells_who_answers(&self) {
+        let env = &self.shop.env;
+        let free = self.shop.placed(env.bystander("python3")).env("PGHOST", self.shop.postgres.address().to_string());
+        let free = free.env("GATEWAY_CA", env.runtime_dir().join("ca.pem")).args(["-u", "-c", PROBER]);
+        let mut free = free.start().unwrap();
+        free.wait_for("begun", PATIENCE).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        free.write("\n").unwrap();
+        free.wait_for("tried", PATIENCE).unwrap();
+        let said = free.stdout();
+        assert!(said.contains(" 0 failed") && !said.contains(" 0 free"), "{said}");
+    }
+}
 
 /// Restarts in a row; in the long form with `cargo xtask test handover --all`.
 fn restarts() -> usize {
@@ -189,7 +213,10 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
     let world = World::new();
     world.drain_for("1h");
     let mut gateway = world.serve();
-    let python = |script: &str| world.shop.client("python3").args(["-u", "-c", script]).start().unwrap();
+    let ca = world.shop.env.runtime_dir().join("ca.pem");
+    let python =
+        |script: &str| world.shop.client("python3").env("GATEWAY_CA", &ca).args(["-u", "-c", script]).start().unwrap();
+    world.the_prober_tells_who_answers();
     let mut prober = python(PROBER);
     // The same from a network namespace, where the gateway has listeners of its own.
     let inside = format!("import ctypes, os\nassert ctypes.CDLL(None).unshare(0x50000000) == 0\n{UP}\n{PROBER}");
@@ -201,6 +228,7 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
     for running in [&prober, &elsewhere, &thief] {
         running.wait_for("begun", PATIENCE).unwrap();
     }
+    let before = world.shop.postgres.log().matches("connection received").count();
     let mut lasting = world.session();
     for _ in 0..restarts() {
         (_, gateway) = world.replace(gateway);
@@ -212,12 +240,18 @@ fn no_connect_is_lost_however_often_the_gateway_is_replaced() {
         prober.wait_for("tried", PATIENCE).unwrap();
         let said = prober.stdout();
         println!("{said}");
-        assert!(said.contains(" 0 failed"), "{said}\n{}", world.log());
+        assert!(said.contains(" 0 failed") && said.contains(" 0 free"), "{said}\n{}", world.log());
         let tried: usize = said.split_whitespace().nth(1).unwrap().parse().unwrap();
         // A connect waits as long as a restart takes.
         assert!(tried > restarts() / 2, "{said}");
     }
+    // The one session that lasts: a probe goes no further than the gateway.
+    let log = world.shop.postgres.log();
+    let received: Vec<&str> = log.lines().filter(|line| line.contains("connection received")).collect();
+    assert_eq!(received.len(), before + 1, "somebody else was there: {:#?}\n{log}", &received[before..]);
     assert!(lasting.finish(PATIENCE).unwrap().success());
+    // Those that were replaced, of which one is left, know that others take care.
+    assert!(!world.log().contains("agents are not intercepted"), "{}", world.log());
     drop(gateway);
     world.assert_verifies();
 }

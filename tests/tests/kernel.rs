@@ -18,6 +18,11 @@ use weir::origin::Origin;
 use weir::target::CredentialSource;
 use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
 
+#[path = "kernel/tampering.rs"]
+mod tampering;
+#[path = "kernel/waiting.rs"]
+mod waiting;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 

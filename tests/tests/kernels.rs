@@ -66,7 +66,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
         first.all.lines().filter_map(|line| line.strip_prefix("BENCH ")).for_each(|line| println!("{line}"));
         assert!(first.all.contains("beside 50000 sessions"), "{}", first.all);
     }
-    first.assert_verdict("lsm", "3");
+    first.assert_verdict("lsm", "4");
     first.assert_verdict("gateway", "active");
     first.assert_verdict("status", "0");
     first.assert_verdict("up.started", "0");

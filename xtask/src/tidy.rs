@@ -25,6 +25,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway/src/packets.rs", "descriptors that arrive with a message"),
     ("tests/bypass/", "tries the system calls that an agent must not succeed with"),
     ("tests/src/bin/probe.rs", "tries the system calls that an agent must not succeed with"),
+    ("tests/src/sabotage.rs", "bpf(2) and ptrace(2), against the gateway"),
     ("gateway-common/src/lib.rs", "marks the shared structs as plain data for aya"),
     ("gateway/src/cli/time.rs", "localtime_r"),
     ("gateway/src/cli/run/seal.rs", "a system call filter"),

@@ -178,6 +178,7 @@ pub(super) mod tests {
                 shards: 1,
                 max_sessions_per_agent: 1,
                 drain: Duration::ZERO,
+                without_gateway: crate::config::WithoutGateway::Refuse,
             },
             access: Access::default(),
             recording: RecordingConfig { directory: PathBuf::new(), keep: Duration::ZERO, max_size: 0, reply_limit: 0 },

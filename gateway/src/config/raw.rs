@@ -92,6 +92,16 @@ pub(super) struct RawGateway {
     pub(super) max_sessions_per_agent: Option<At<u32>>,
     /// How long open sessions go on in a gateway that was replaced, by a restart or an upgrade of weir.service. Default: `10m`.
     pub(super) drain: Option<At<String>>,
+    /// What becomes of agents' new connections and DNS queries while no gateway runs, after a crash, say. `refuse` (the default):
+    /// they are refused at once. `wait`: they wait for one that is back within 12 seconds, and fail after 25. Nothing passes either way.
+    pub(super) without_gateway: Option<RawWithoutGateway>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawWithoutGateway {
+    Refuse,
+    Wait,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -15,9 +15,10 @@ use toml::de::DeTable;
 
 use super::raw::{
     At, RawAccess, RawConfig, RawCredential, RawDns, RawGateway, RawIdentity, RawMode, RawRecording, RawUnlisted,
+    RawWithoutGateway,
 };
 use super::schema::{Fault, did_you_mean, key_part};
-use super::{Access, Config, GatewayConfig, IdentityConfig, Mode, RecordingConfig, text};
+use super::{Access, Config, GatewayConfig, IdentityConfig, Mode, RecordingConfig, WithoutGateway, text};
 use crate::target::CredentialSource;
 
 const DEFAULT_AGENTS: &str = "agents.slice";
@@ -351,6 +352,10 @@ impl<'a> Resolver<'a> {
             shards,
             max_sessions_per_agent,
             drain: out.read_or(&scope, "drain", raw.drain.as_ref(), DEFAULT_DRAIN, drain),
+            without_gateway: match raw.without_gateway {
+                Some(RawWithoutGateway::Wait) => WithoutGateway::Wait,
+                Some(RawWithoutGateway::Refuse) | None => WithoutGateway::Refuse,
+            },
         }
     }
 

@@ -698,3 +698,16 @@ fn a_hash_names_the_place_of_its_key() {
     let key = CredentialSource::Credential("mask-key".to_owned());
     assert_eq!(mask("{ credential = \"mask-key\" }"), MaskKind::Hash { key });
 }
+
+#[test]
+fn without_a_gateway_agents_are_refused_unless_they_are_to_wait() {
+    let with = |line: &str| parse_one(&WHOLE.replacen("[gateway]\n", &format!("[gateway]\n{line}\n"), 1));
+    for (line, expected) in [
+        ("", WithoutGateway::Refuse),
+        ("without_gateway = \"refuse\"", WithoutGateway::Refuse),
+        ("without_gateway = \"wait\"", WithoutGateway::Wait),
+    ] {
+        assert_eq!(with(line).unwrap().0.gateway.without_gateway, expected, "{line}");
+    }
+    assert!(with("without_gateway = \"pass\"").is_err());
+}

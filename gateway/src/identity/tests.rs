@@ -194,6 +194,7 @@ pub(crate) fn config(identity: IdentityConfig, agents: Vec<AgentConfig>) -> Conf
             shards: 1,
             max_sessions_per_agent: 1,
             drain: std::time::Duration::ZERO,
+            without_gateway: crate::config::WithoutGateway::Refuse,
         },
         access: Access::default(),
         recording: RecordingConfig {

@@ -217,6 +217,7 @@ pub(super) mod tests {
             port: 0,
             dns_port: 0,
             bpf_dir: std::path::PathBuf::new(),
+            hold_without_gateway: false,
         };
         let config = WitnessConfig {
             kernel,

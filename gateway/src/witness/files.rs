@@ -165,6 +165,7 @@ mod tests {
                 port: 0,
                 dns_port: 0,
                 bpf_dir: PathBuf::new(),
+                hold_without_gateway: false,
             },
             token_files: templates.to_vec(),
             token_variables: Vec::new(),

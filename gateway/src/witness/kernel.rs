@@ -3,6 +3,8 @@
 //! Everything is pinned below `bpf_dir/v<LAYOUT>`: maps in `maps/`, one link a hook in `links/`. The pins outlive every
 //! process of Weir, so that agents stay closed in whatever dies. A start that finds pins adopts them: the maps are used
 //! again and each link's program is swapped in one step. A start that finds none attaches a plain deny first.
+//!
+//! The witness holds each link besides, so that nothing is detached when somebody removes the pins, and puts the pins back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -17,13 +19,14 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 use gateway_common as common;
-use gateway_common::{COUNTER_NAMES, DETACH_REASON, Detach, LAYOUT, NETNS_SERVED, Settings};
+use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, LAYOUT, NETNS_SERVED, Settings};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::bpf::{self, Access};
 use super::cgroup::{self, Cgroup};
 use super::lsm::{self, LsmHook};
+use super::structures;
 use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
 
 /// Aligned, since the ELF reader wants it.
@@ -99,7 +102,7 @@ const MAPS: [PinnedMap; 12] = [
     pinned("DNS_FLOWS", size_of::<common::DnsFlow>(), size_of::<common::Note>(), common::MAX_DNS_FLOWS),
     pinned("SETTINGS", 4, size_of::<Settings>(), 1),
     pinned("DETACH", 4, size_of::<Detach>(), 1),
-    pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_CGROUPS),
+    pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_IDS),
     pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
     pinned("NETNS", 8, 4, common::MAX_NETNS),
     pinned("LISTEN", size_of::<common::Listen>(), 4, common::MAX_LISTEN),
@@ -107,11 +110,18 @@ const MAPS: [PinnedMap; 12] = [
     pinned("EVENTS", 0, 0, common::EVENT_BYTES),
 ];
 
+/// The program that knows agents' cgroups as they are made, and its link.
+const CGROUP_MADE: &str = "weir_cgroup_made";
+
 /// The loaded and attached kernel half. Dropping it leaves everything pinned and attached.
 pub(super) struct Kernel {
     ebpf: Ebpf,
     config: KernelConfig,
     attached_to: Cgroup,
+    /// Every link, under the name of its pin.
+    links: BTreeMap<String, OwnedFd>,
+    /// Why a new cgroup of agents is known only a moment after it was made.
+    slow_to_see: Option<String>,
     /// Programs that this kernel did not take.
     substituted: Vec<&'static Substitute>,
     /// Why this kernel did not take the programs of the BPF LSM, though it has that.
@@ -143,10 +153,11 @@ impl Pins {
     fn link(&self, name: &str) -> PathBuf {
         self.links().join(name)
     }
+}
 
-    fn lsm_link(&self, name: &str) -> PathBuf {
-        self.links().join(format!("lsm-{name}"))
-    }
+/// What a link to a hook of the BPF LSM is called.
+fn lsm_name(hook: &str) -> String {
+    format!("lsm-{hook}")
 }
 
 impl Kernel {
@@ -160,11 +171,23 @@ impl Kernel {
         let pins = Pins::new(&config);
         set_foreign_pins_aside(&pins)?;
         create_directories(&pins)?;
-        let ebpf = load_maps(&pins)?;
+        let places = structures::places();
+        let ebpf = load_maps(&pins, places.as_ref().ok())?;
         let root = open_cgroup(&config)?;
         let attached_to = cgroup::look_up(&config.cgroup_mount, &config.attach).map_err(at(&config.attach))?;
-        let mut kernel = Self { ebpf, config, attached_to, substituted: Vec::new(), without_lsm: None };
+        let mut kernel = Self {
+            ebpf,
+            config,
+            attached_to,
+            links: BTreeMap::new(),
+            slow_to_see: places.err(),
+            substituted: Vec::new(),
+            without_lsm: None,
+        };
         kernel.apply_settings()?;
+        if kernel.slow_to_see.is_none() {
+            kernel.slow_to_see = kernel.watch_cgroups(&pins).err();
+        }
         if HOOKS.iter().any(|hook| !is_attached(&pins.link(hook.name), attached_to.id)) {
             for hook in &DENY_HOOKS {
                 kernel.attach_hook(&pins, hook, root.as_fd())?;
@@ -174,7 +197,8 @@ impl Kernel {
             kernel.load_hook(hook)?;
         }
         for hook in &HOOKS {
-            kernel.attach_hook(&pins, hook, root.as_fd())?;
+            let link = kernel.attach_hook(&pins, hook, root.as_fd())?;
+            kernel.links.insert(hook.name.to_owned(), link);
         }
         if lsm::available().is_ok() {
             kernel.without_lsm = kernel.attach_lsm(&pins).err();
@@ -204,21 +228,108 @@ impl Kernel {
     /// Looks after what may change under us: cgroups that were removed and made again, attachments that somebody took away.
     /// Errors are for the log and for the report; the next round tries again.
     pub(super) fn look_after(&mut self) -> Result<(), WitnessError> {
-        self.apply_settings()?;
+        // Each whatever became of the other: under weir.service, a cgroup of agents that is gone is for others to make.
+        let settings = self.apply_settings();
+        let attachments = self.look_after_attachments();
+        settings.and(attachments)
+    }
+
+    fn look_after_attachments(&mut self) -> Result<(), WitnessError> {
         let attach_point =
             cgroup::look_up(&self.config.cgroup_mount, &self.config.attach).map_err(at(&self.config.attach))?;
         self.attached_to = attach_point;
         let pins = Pins::new(&self.config);
         let root = open_cgroup(&self.config)?;
         for hook in &HOOKS {
-            if !is_effective(&pins, hook, root.as_fd()) {
-                self.attach_hook(&pins, hook, root.as_fd())?;
+            if !self.is_in_effect(hook, root.as_fd()) {
+                let link = self.new_link(hook, root.as_fd())?;
+                tracing::warn!(hook = hook.name, "somebody had detached a program; it is attached again");
+                // The pin is the old link's, if there is one.
+                remove_if_there(&pins.link(hook.name))?;
+                self.links.insert(hook.name.to_owned(), link);
             }
         }
-        let is_there = |hook: &LsmHook| bpf::open_pin(&pins.lsm_link(hook.name), Access::ReadWrite).is_ok();
-        if self.without_lsm.is_none() && lsm::available().is_ok() && !lsm::HOOKS.iter().all(is_there) {
-            self.attach_lsm(&pins).map_err(|error| io_error("the BPF LSM", &error))?;
+        if !is_bpffs(&self.config.bpf_dir) {
+            return Err(io_error(
+                &self.config.bpf_dir.display().to_string(),
+                "no bpffs is mounted there any more: agents stay behind the gateway only as long as this witness runs; mount it again",
+            ));
         }
+        self.put_pins_back(&pins)
+    }
+
+    /// Whether another witness takes care of the kernel half by now: its links are there, and this one's are of no use.
+    pub(super) fn let_go_if_succeeded(&mut self, retired: bool) {
+        if self.links.is_empty() {
+            return;
+        }
+        let own = Pins::new(&self.config).base;
+        let layouts = fs::read_dir(&self.config.bpf_dir).into_iter().flatten().flatten();
+        // Not those that were set aside, of this very layout maybe.
+        let mut layouts = layouts.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"v"));
+        let is_kept = |base: &Path| {
+            let links = base.join("links");
+            (retired || *base != *own)
+                && HOOKS.iter().all(|hook| is_attached(&links.join(hook.name), self.attached_to.id))
+        };
+        if let Some(successor) = layouts.find_map(|entry| Some(entry.path()).filter(|path| is_kept(path))) {
+            self.links.clear();
+            if successor != own {
+                // The other one has removed them, or this one put them back at that moment. An error means the former.
+                let _ = fs::remove_dir_all(own);
+            }
+        }
+    }
+
+    /// Holds no link any more: they are another witness's affair.
+    pub(super) fn has_let_go(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// The link that is held is attached to the cgroup that is there now, and its program among those that run.
+    fn is_in_effect(&self, hook: &Hook, root: BorrowedFd<'_>) -> bool {
+        let Some(link) = self.links.get(hook.name) else { return false };
+        bpf::link_info(link.as_fd()).is_ok_and(|info| {
+            info.cgroup_id == self.attached_to.id
+                && bpf::effective_programs(root, hook.attach_type).is_ok_and(|ids| ids.contains(&info.program_id))
+        })
+    }
+
+    /// Maps and links whose pins somebody has removed: the very same ones, which the programs and the gateway use.
+    fn put_pins_back(&self, pins: &Pins) -> Result<(), WitnessError> {
+        let is_missing = |path: &Path| fs::symlink_metadata(path).is_err();
+        let links = self.links.iter().map(|(name, link)| (pins.link(name), link.as_fd()));
+        let lost: Vec<_> = links.filter(|(path, _)| is_missing(path)).collect();
+        let maps = MAPS.iter().map(|map| (pins.map(map.name), map.name));
+        let lost_maps: Vec<_> = maps.filter(|(path, _)| is_missing(path)).collect();
+        if lost.is_empty() && lost_maps.is_empty() {
+            return Ok(());
+        }
+        create_directories(pins)?;
+        // Links last: with all of them there, everything is.
+        for (path, name) in &lost_maps {
+            let map = self.map_ref(name)?;
+            bpf::pin(map, path).map_err(at(name))?;
+        }
+        for (path, link) in &lost {
+            bpf::pin(*link, path).map_err(at(path.display()))?;
+        }
+        tracing::warn!(pins = lost.len() + lost_maps.len(), "somebody had removed pins; they are there again");
+        Ok(())
+    }
+
+    /// Agents' cgroups are known from the moment on in which they are made. Such a link cannot change its program: the new one is in
+    /// effect beside the old one before that goes.
+    fn watch_cgroups(&mut self, pins: &Pins) -> Result<(), String> {
+        let program = self.load_program(CGROUP_MADE).map_err(|error| first_line(&error.to_string()).to_owned())?;
+        let link = bpf::create_tracepoint_link(c"cgroup_mkdir", program.as_fd()).map_err(|error| error.to_string())?;
+        self.replace_pin(pins, CGROUP_MADE, link).map_err(|error| error.to_string())
+    }
+
+    /// Puts the pin of a new link in the place of an old one, which goes with it.
+    fn replace_pin(&mut self, pins: &Pins, name: &str, link: OwnedFd) -> Result<(), WitnessError> {
+        pin_anew(pins, name, link.as_fd())?;
+        self.links.insert(name.to_owned(), link);
         Ok(())
     }
 
@@ -231,13 +342,10 @@ impl Kernel {
         for hook in &lsm::HOOKS {
             let program = self.load_lsm(hook, &btf)?;
             let link = bpf::create_lsm_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))?;
-            links.push((hook.name, link));
+            links.push((lsm_name(hook.name), link));
         }
         for (name, link) in links {
-            let (path, fresh) = (pins.lsm_link(name), pins.lsm_link(&format!("new-{name}")));
-            remove_if_there(&fresh).map_err(|error| error.to_string())?;
-            let pinned = bpf::pin(link.as_fd(), &fresh).and_then(|()| fs::rename(&fresh, &path));
-            pinned.map_err(|error| format!("{name}: {error}"))?;
+            self.replace_pin(pins, &name, link).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
@@ -279,9 +387,18 @@ impl Kernel {
     }
 
     pub(super) fn report(&self) -> Result<AttachmentReport, WitnessError> {
-        let mut report = status(&self.config)?;
+        let mut report = if self.has_let_go() {
+            status(&self.config)?
+        } else {
+            status_by(&self.config, |name| self.links.get(name).ok_or(io::ErrorKind::NotFound)?.try_clone())?
+        };
         if let Some(reason) = &self.without_lsm {
             report.warnings.push(reason.clone());
+        }
+        if let Some(reason) = &self.slow_to_see {
+            report.warnings.push(format!(
+                "what is started in a cgroup of agents within a moment of its making is free until that is noticed: {reason}"
+            ));
         }
         report.warnings.extend(self.substituted.iter().map(|substitute| substitute.warning.to_owned()));
         Ok(report)
@@ -296,6 +413,19 @@ impl Kernel {
         let pins = Pins::new(&self.config);
         let open = |name, access| bpf::open_pin(&pins.map(name), access).map_err(at(name));
         Ok([open("NOTES", Access::ReadOnly)?, open("DNS_FLOWS", Access::ReadOnly)?, open("EVENTS", Access::ReadWrite)?])
+    }
+
+    fn map_ref(&self, name: &str) -> Result<BorrowedFd<'_>, WitnessError> {
+        let map = self.ebpf.map(name).ok_or_else(|| io_error(name, "the object has no such map"))?;
+        match map {
+            Map::Array(map)
+            | Map::HashMap(map)
+            | Map::LruHashMap(map)
+            | Map::PerCpuArray(map)
+            | Map::RingBuf(map)
+            | Map::SkStorage(map) => Ok(map.fd().as_fd()),
+            _ => Err(io_error(name, "not a kind of map that is pinned")),
+        }
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map, WitnessError> {
@@ -323,7 +453,8 @@ impl Kernel {
                 Program::CgroupSockopt(program) => program.load(),
                 Program::CgroupSkb(program) => program.load(),
                 Program::SockOps(program) => program.load(),
-                _ => return Err(io_error(name, "not a kind of program that is attached to a cgroup")),
+                Program::RawTracePoint(program) => program.load(),
+                _ => return Err(io_error(name, "not a kind of program that is loaded so")),
             };
             loaded.map_err(|error| io_error(name, &chain(&error)))?;
         }
@@ -333,42 +464,64 @@ impl Kernel {
 
     /// Swaps the program of the pinned link; makes a new link where there is none, or where it belongs to a cgroup that is
     /// no more, and lets the old one go only then.
-    fn attach_hook(&mut self, pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> Result<(), WitnessError> {
-        let program = self.load_hook(hook)?;
+    fn attach_hook(&mut self, pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> Result<OwnedFd, WitnessError> {
         let path = pins.link(hook.name);
         if is_attached(&path, self.attached_to.id) {
+            let program = self.load_hook(hook)?;
             let link = bpf::open_pin(&path, Access::ReadWrite).map_err(at(hook.name))?;
             if bpf::update_link(link.as_fd(), program.as_fd()).is_ok() {
-                return Ok(());
+                return Ok(link);
             }
         }
-        let link = bpf::create_link(program.as_fd(), root, hook.attach_type).map_err(at(hook.name))?;
-        let fresh = pins.link(&format!("new-{}", hook.name));
-        remove_if_there(&fresh)?;
-        bpf::pin(link.as_fd(), &fresh).map_err(at(hook.name))?;
-        fs::rename(&fresh, &path).map_err(at(hook.name))
+        let link = self.new_link(hook, root)?;
+        pin_anew(pins, hook.name, link.as_fd())?;
+        Ok(link)
+    }
+
+    fn new_link(&mut self, hook: &Hook, root: BorrowedFd<'_>) -> Result<OwnedFd, WitnessError> {
+        let program = self.load_hook(hook)?;
+        bpf::create_link(program.as_fd(), root, hook.attach_type).map_err(at(hook.name))
     }
 
     /// Agents' cgroups (made where they are missing), agents' users, the gateway's cgroup and ports.
     fn apply_settings(&mut self) -> Result<(), WitnessError> {
+        // Read before the cgroups are looked up: one that is made in between, and that the kernel half knows already, is not stale.
+        let known: BTreeSet<u64> =
+            self.agent_ids()?.keys().collect::<Result<_, _>>().map_err(map_error("AGENT_CGROUPS"))?;
         let agents = agent_cgroups(&self.config)?;
         let levels = agents.iter().fold(0, |levels, agent| levels | 1 << agent.level);
         let ids: BTreeSet<u64> = agents.iter().map(|agent| agent.id).collect();
         let uids: BTreeSet<u32> = self.config.agent_uids.iter().copied().collect();
-        let mut cgroups: HashMap<_, u64, u32> =
-            self.map("AGENT_CGROUPS")?.try_into().map_err(map_error("AGENT_CGROUPS"))?;
-        let stale = fill(&mut cgroups, &ids).map_err(map_error("AGENT_CGROUPS"))?;
+        let mut cgroups = self.agent_ids()?;
+        for id in ids.difference(&known) {
+            cgroups.insert(id, 1, 0).map_err(map_error("AGENT_CGROUPS"))?;
+        }
+        let stale_paths = self.fill_paths()?;
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
-        let stale_users = fill(&mut users, &uids).map_err(map_error("AGENT_UIDS"))?;
+        let stale_users = fill(&mut users, &uids, 1).map_err(map_error("AGENT_UIDS"))?;
         self.write_settings(levels, &uids)?;
         self.write_listen()?;
         // What is an agent no longer goes last: until then there are too many agents, never too few.
-        let mut cgroups: HashMap<_, u64, u32> =
-            self.map("AGENT_CGROUPS")?.try_into().map_err(map_error("AGENT_CGROUPS"))?;
-        remove_all(&mut cgroups, &stale);
+        let stale: Vec<u64> = known.difference(&ids).copied().collect();
+        remove_all(&mut self.agent_ids()?, &stale);
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
         remove_all(&mut users, &stale_users);
+        let mut paths: HashMap<_, CgroupPath, u64> =
+            self.map("AGENT_PATHS")?.try_into().map_err(map_error("AGENT_PATHS"))?;
+        remove_all(&mut paths, &stale_paths);
         Ok(())
+    }
+
+    fn agent_ids(&mut self) -> Result<HashMap<&mut MapData, u64, u32>, WitnessError> {
+        self.map("AGENT_CGROUPS")?.try_into().map_err(map_error("AGENT_CGROUPS"))
+    }
+
+    /// By which agents' cgroups are known as they are made; those that are agents' no longer.
+    fn fill_paths(&mut self) -> Result<Vec<CgroupPath>, WitnessError> {
+        let wanted: BTreeSet<CgroupPath> = self.config.agents.iter().filter_map(|path| cgroup_path(path)).collect();
+        let mut paths: HashMap<_, CgroupPath, u64> =
+            self.map("AGENT_PATHS")?.try_into().map_err(map_error("AGENT_PATHS"))?;
+        fill(&mut paths, &wanted, 0).map_err(map_error("AGENT_PATHS"))
     }
 
     /// Who may be reached no longer goes first.
@@ -380,19 +533,29 @@ impl Kernel {
         for stale in present.iter().filter(|listen| !wanted.contains(listen)) {
             map.remove(stale).map_err(map_error("LISTEN"))?;
         }
-        fill(&mut map, &wanted).map(drop).map_err(map_error("LISTEN"))
+        fill(&mut map, &wanted, 1).map(drop).map_err(map_error("LISTEN"))
     }
 
     fn write_settings(&mut self, agent_levels: u32, uids: &BTreeSet<u32>) -> Result<(), WitnessError> {
         let gateway = gateway_cgroup(&self.config)?;
         let (port, dns_port) = (self.config.port, self.config.dns_port);
+        let hold_without_gateway = self.config.hold_without_gateway.into();
         let mut map: Array<_, Settings> = self.map("SETTINGS")?.try_into().map_err(map_error("SETTINGS"))?;
         let before = map.get(&0, 0).map_err(map_error("SETTINGS"))?;
         // `weir kernel attach` knows no gateway; one that already runs keeps its ports.
         let (gateway_cgroup, gateway_level) =
             gateway.map_or((before.gateway_cgroup, before.gateway_level), |gateway| (gateway.id, gateway.level));
         let agent_uids = u32::try_from(uids.len()).unwrap_or(u32::MAX);
-        let settings = Settings { gateway_cgroup, gateway_level, agent_levels, agent_uids, port, dns_port };
+        let settings = Settings {
+            gateway_cgroup,
+            gateway_level,
+            agent_levels,
+            agent_uids,
+            port,
+            dns_port,
+            hold_without_gateway,
+            reserved: 0,
+        };
         if settings == before {
             return Ok(());
         }
@@ -403,15 +566,27 @@ impl Kernel {
 /// What is attached and counted, from the pins alone.
 pub(super) fn status(config: &KernelConfig) -> Result<AttachmentReport, WitnessError> {
     let pins = Pins::new(config);
+    status_by(config, |name| bpf::open_pin(&pins.link(name), Access::ReadWrite))
+}
+
+/// The same by links that are found by the names of their pins.
+fn status_by(
+    config: &KernelConfig,
+    link: impl Fn(&str) -> io::Result<OwnedFd>,
+) -> Result<AttachmentReport, WitnessError> {
+    let pins = Pins::new(config);
     let root = open_cgroup(config)?;
     let hooks = HOOKS
         .iter()
-        .map(|hook| HookReport { name: hook.name.to_owned(), effective: is_effective(&pins, hook, root.as_fd()) })
+        .map(|hook| HookReport {
+            name: hook.name.to_owned(),
+            effective: is_effective(link(hook.name), hook, root.as_fd()),
+        })
         .collect();
     let mut report = AttachmentReport {
         attach: format!("/{}", config.attach),
         hooks,
-        lsm: lsm_reports(&pins),
+        lsm: lsm_reports(&link),
         warnings: warnings(config),
         ..AttachmentReport::default()
     };
@@ -428,16 +603,16 @@ pub(super) fn status(config: &KernelConfig) -> Result<AttachmentReport, WitnessE
 }
 
 /// The layer on the BPF LSM, if any of it was attached.
-fn lsm_reports(pins: &Pins) -> Vec<HookReport> {
-    let is_pinned = |hook: &LsmHook| bpf::open_pin(&pins.lsm_link(hook.name), Access::ReadWrite).is_ok();
-    let pinned: Vec<bool> = lsm::HOOKS.iter().map(is_pinned).collect();
-    if !pinned.contains(&true) {
+fn lsm_reports(link: impl Fn(&str) -> io::Result<OwnedFd>) -> Vec<HookReport> {
+    let is_there = |hook: &LsmHook| link(&lsm_name(hook.name)).is_ok();
+    let there: Vec<bool> = lsm::HOOKS.iter().map(is_there).collect();
+    if !there.contains(&true) {
         return Vec::new();
     }
     let active = lsm::available().is_ok();
     let report =
-        |(hook, pinned): (&LsmHook, bool)| HookReport { name: hook.name.to_owned(), effective: pinned && active };
-    lsm::HOOKS.iter().zip(pinned).map(report).collect()
+        |(hook, there): (&LsmHook, bool)| HookReport { name: hook.name.to_owned(), effective: there && active };
+    lsm::HOOKS.iter().zip(there).map(report).collect()
 }
 
 /// Lets agents pass for a time; zero ends it.
@@ -511,13 +686,18 @@ fn first_line(text: &str) -> &str {
 fn mount_bpffs(bpf_dir: &Path) -> Result<(), WitnessError> {
     let parent = bpf_dir.parent().unwrap_or(bpf_dir);
     fs::create_dir_all(parent).map_err(at(parent.display()))?;
-    let is_bpffs = |path: &Path| statfs(path).is_ok_and(|info| info.filesystem_type() == BPF_FS_MAGIC);
     if !is_bpffs(parent) {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("bpf"), parent, Some("bpf"), flags, Some("mode=700"))
             .map_err(|error| io_error(&format!("mounting bpffs on {}", parent.display()), error.desc()))?;
     }
     Ok(())
+}
+
+/// It is on a bpffs, or would be if it were there.
+fn is_bpffs(path: &Path) -> bool {
+    let nearest = path.ancestors().find(|path| path.exists());
+    nearest.is_some_and(|path| statfs(path).is_ok_and(|info| info.filesystem_type() == BPF_FS_MAGIC))
 }
 
 fn create_directories(pins: &Pins) -> Result<(), WitnessError> {
@@ -593,8 +773,28 @@ fn remove_if_there(path: &Path) -> Result<(), WitnessError> {
     }
 }
 
-fn load_maps(pins: &Pins) -> Result<Ebpf, WitnessError> {
+/// Pins a link; where another one is pinned, that goes.
+fn pin_anew(pins: &Pins, name: &str, link: BorrowedFd<'_>) -> Result<(), WitnessError> {
+    let fresh = pins.link(&format!("new-{name}"));
+    remove_if_there(&fresh)?;
+    bpf::pin(link, &fresh).map_err(at(name))?;
+    fs::rename(&fresh, pins.link(name)).map_err(at(name))
+}
+
+/// The path of an agent's cgroup as the kernel says it, if it is short enough to be known by it.
+fn cgroup_path(path: &str) -> Option<CgroupPath> {
+    let mut bytes = [0; common::MAX_CGROUP_PATH];
+    let text = format!("/{path}");
+    // The last byte stays zero.
+    bytes[..common::MAX_CGROUP_PATH - 1].get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+    Some(bytes)
+}
+
+/// `places`: where programs find the fields of kernel structures; what needs them does nothing without.
+fn load_maps(pins: &Pins, places: Option<&common::Places>) -> Result<Ebpf, WitnessError> {
     let mut loader = EbpfLoader::new();
+    let nowhere = common::Places::default();
+    loader.override_global("PLACES", places.unwrap_or(&nowhere), true);
     for map in &MAPS {
         loader.map_pin_path(map.name, pins.map(map.name));
     }
@@ -621,11 +821,9 @@ fn is_attached(path: &Path, cgroup_id: u64) -> bool {
         .is_ok_and(|info| info.cgroup_id == cgroup_id)
 }
 
-/// The pinned link's program is among those that run.
-fn is_effective(pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> bool {
-    let program = bpf::open_pin(&pins.link(hook.name), Access::ReadWrite)
-        .and_then(|link| bpf::link_info(link.as_fd()))
-        .map(|info| info.program_id);
+/// The link's program is among those that run.
+fn is_effective(link: io::Result<OwnedFd>, hook: &Hook, root: BorrowedFd<'_>) -> bool {
+    let program = link.and_then(|link| bpf::link_info(link.as_fd())).map(|info| info.program_id);
     let effective = bpf::effective_programs(root, hook.attach_type);
     matches!((program, effective), (Ok(program), Ok(effective)) if effective.contains(&program))
 }
@@ -637,6 +835,9 @@ fn agent_cgroups(config: &KernelConfig) -> Result<Vec<Cgroup>, WitnessError> {
         let inside = config.attach.is_empty() || Path::new(path).starts_with(&config.attach);
         if path.is_empty() || !cgroup::is_plain(path) || !inside {
             return Err(io_error(path, "an agent's cgroup is a path below the attach point"));
+        }
+        if cgroup_path(path).is_none() {
+            return Err(io_error(path, &format!("longer than {} bytes", common::MAX_CGROUP_PATH - 2)));
         }
         let directory = config.cgroup_mount.join(path);
         fs::create_dir_all(&directory).map_err(at(directory.display()))?;
@@ -657,18 +858,19 @@ fn gateway_cgroup(config: &KernelConfig) -> Result<Option<Cgroup>, WitnessError>
     cgroup::look_up(&config.cgroup_mount, path).map(Some).map_err(at(path))
 }
 
-fn fill<K: aya::Pod + Ord>(
-    map: &mut HashMap<&mut MapData, K, u32>,
+fn fill<K: aya::Pod + Ord, V: aya::Pod>(
+    map: &mut HashMap<&mut MapData, K, V>,
     wanted: &BTreeSet<K>,
+    value: V,
 ) -> Result<Vec<K>, aya::maps::MapError> {
     let present: BTreeSet<K> = map.keys().collect::<Result<_, _>>()?;
     for key in wanted.difference(&present) {
-        map.insert(key, 1, 0)?;
+        map.insert(key, value, 0)?;
     }
     Ok(present.difference(wanted).copied().collect())
 }
 
-fn remove_all<K: aya::Pod>(map: &mut HashMap<&mut MapData, K, u32>, keys: &[K]) {
+fn remove_all<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<&mut MapData, K, V>, keys: &[K]) {
     for key in keys {
         // Gone already is as good.
         let _ = map.remove(key);
@@ -765,4 +967,18 @@ pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
         )
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroups_path_is_the_kernels_or_is_refused() {
+        let bytes = cgroup_path("agents.slice/x").unwrap();
+        assert_eq!((&bytes[..16], bytes[16..].iter().all(|byte| *byte == 0)), (&b"/agents.slice/x\0"[..], true));
+        let longest = "x".repeat(common::MAX_CGROUP_PATH - 2);
+        assert_eq!(cgroup_path(&longest).map(|bytes| bytes[common::MAX_CGROUP_PATH - 2..] == *b"x\0"), Some(true));
+        assert_eq!(cgroup_path(&format!("{longest}x")), None);
+    }
 }

@@ -1,4 +1,4 @@
-//! The witness process: one thread, one question after the other, and once a second a look at the attachments.
+//! The witness process: one thread, one question after the other, and five times a second a look at the attachments.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,12 +20,13 @@ use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
 use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files, peer};
 use crate::packets;
 
-/// Between two looks at the attachments.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks at the attachments. What somebody has taken away is back within a second, on a busy machine too.
+const LOOK_AFTER: Duration = Duration::from_millis(200);
 /// Questions that are answered between two looks at what else is to be done.
 const AT_ONCE: usize = 64;
-/// Messages of the eBPF programs that are logged in that time.
+/// Messages of the eBPF programs that are logged in a time.
 const MAX_MESSAGES: u32 = 10;
+const MESSAGES_WITHIN: Duration = Duration::from_secs(1);
 
 const KEPT: [Capability; 4] = [Capability::Bpf, Capability::NetAdmin, Capability::SysPtrace, Capability::DacReadSearch];
 
@@ -204,7 +205,8 @@ impl Witness {
 
     fn look_after(&mut self) {
         self.recent.make_room(Instant::now());
-        if self.retired {
+        self.kernel.let_go_if_succeeded(self.retired);
+        if self.retired || self.kernel.has_let_go() {
             return;
         }
         let complaint = self.kernel.look_after().err();
@@ -248,7 +250,7 @@ impl log::Log for Limited {
 
     fn log(&self, record: &log::Record<'_>) {
         let mut since = self.since.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if since.is_none_or(|since| since.elapsed() >= LOOK_AFTER) {
+        if since.is_none_or(|since| since.elapsed() >= MESSAGES_WITHIN) {
             *since = Some(Instant::now());
             self.count.store(0, Ordering::Relaxed);
         }

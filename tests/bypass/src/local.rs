@@ -19,14 +19,18 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     }),
     ("memory_gateway", |scene| memory(scene.number("gateway_pid"))),
     ("memory_witness", |scene| memory(scene.number("witness_pid"))),
-    ("memory_file_gateway", |scene| {
-        let path = format!("/proc/{}/mem", scene.number("gateway_pid"));
-        open(&path, "the gateway's memory")
+    ("memory_file_gateway", |scene| memory_file(scene.number("gateway_pid"))),
+    ("ptrace_kin", |scene| sys::ptrace_seize(kin(scene)).map(|()| Outcome::Done("traces a process outside"))),
+    ("memory_kin", |scene| memory(kin(scene))),
+    ("memory_file_kin", |scene| memory_file(kin(scene))),
+    ("take_from_kin", |scene| sys::steal(kin(scene), 0).map(|_| Outcome::Done("a descriptor of a process outside"))),
+    ("ptrace_child", |_| {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a child");
+        let traced = sys::ptrace_seize(child.id());
+        child.kill().and_then(|()| child.wait()).expect("its end");
+        traced.map(|()| Outcome::Done("traces its own child"))
     }),
-    ("memory_file_witness", |scene| {
-        let path = format!("/proc/{}/mem", scene.number("witness_pid"));
-        open(&path, "the witness's memory")
-    }),
+    ("memory_file_witness", |scene| memory_file(scene.number("witness_pid"))),
     // What the two say to each other goes over a pair of sockets, which have no names: only their descriptors lead there.
     ("witness_socket", |scene| descriptors(scene.number("witness_pid"))),
     ("witness_socket_gateway", |scene| descriptors(scene.number("gateway_pid"))),
@@ -70,9 +74,14 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
 
-fn open(path: &str, what: &'static str) -> Attempt<Outcome> {
-    match std::fs::File::options().write(true).open(path) {
-        Ok(_) => Ok(Outcome::Done(what)),
+/// A process of the attacker's own user, with no more capabilities, and in no agent's cgroup.
+fn kin(scene: &Scene) -> u32 {
+    scene.number(if nix::unistd::getuid().is_root() { "kin_root" } else { "kin_user" })
+}
+
+fn memory_file(pid: u32) -> Attempt<Outcome> {
+    match std::fs::File::options().write(true).open(format!("/proc/{pid}/mem")) {
+        Ok(_) => Ok(Outcome::Done("another process's memory, open for writing")),
         Err(error) => Err(errno(&error)),
     }
 }

@@ -61,6 +61,10 @@ const CAPABILITIES: Door = Door { finding: "capabilities", settings: &["Capabili
 const CGROUP_FILES: Door =
     Door { finding: "cgroup files", settings: &["ProtectControlGroups=yes", "RestrictNamespaces=yes"], leaks: true };
 const FAMILIES: Door = Door { finding: "socket families", settings: &["RestrictAddressFamilies="], leaks: false };
+/// Whose user's processes outside are in its hands is as good as they are. The agents' own user's are agents themselves; root's are not.
+const TRACED: Door = Door { finding: "traced", settings: &["SystemCallFilter="], leaks: false };
+/// The same by a file, which no filter of system calls tells from others: the unit's User= closes that.
+const TRACED_BY_FILE: Door = Door { finding: "traced", settings: &[], leaks: false };
 const PRIVILEGES: Door = Door { finding: "new privileges", settings: &["NoNewPrivileges=yes"], leaks: true };
 
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +108,10 @@ const CLOSED_BY_LSM: &[(&str, Must)] = &[
     ("handed_reconnect", NOT_HANDED),
     ("moved_tcp_connected", FORBIDDEN),
     ("moved_udp", FORBIDDEN),
+    ("ptrace_kin", HIDDEN),
+    ("memory_kin", HIDDEN),
+    ("memory_file_kin", HIDDEN),
+    ("take_from_kin", HIDDEN),
     ("packet", NO_FAMILY),
     ("packet_cooked", NO_FAMILY),
     ("packet_old", NO_FAMILY),
@@ -264,6 +272,11 @@ pub(crate) const TABLE: &[Row] = &[
     for_neighbours_too(all("memory_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_witness", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_file_gateway", HIDDEN), HIDDEN),
+    row("ptrace_kin", Harmless, Open(&TRACED), HIDDEN),
+    row("memory_kin", Harmless, Open(&TRACED), HIDDEN),
+    row("memory_file_kin", Harmless, Open(&TRACED_BY_FILE), HIDDEN),
+    row("take_from_kin", Harmless, Open(&TRACED), HIDDEN),
+    all("ptrace_child", Harmless),
     for_neighbours_too(all("memory_file_witness", HIDDEN), HIDDEN),
     for_neighbours_too(all("witness_socket", HIDDEN), HIDDEN),
     for_neighbours_too(all("witness_socket_gateway", HIDDEN), HIDDEN),

@@ -9,6 +9,7 @@ use nix::unistd::{Group, User};
 use super::{Finding, ways};
 use crate::cli::procfs::{self, Seen};
 use crate::config::{Config, TokenSource};
+use crate::witness::{self, WitnessConfig};
 
 /// Groups that are as good as root, or read what others keep to themselves.
 const POWERFUL_GROUPS: &[&str] = &[
@@ -208,6 +209,10 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
         findings.extend(ways::findings(config, cgroup, &members));
     }
     findings.extend(ways::shared_users(config, &agents, &processes));
+    let kernel_half = WitnessConfig::new(config).and_then(|witness| witness::kernel_status(&witness));
+    if !kernel_half.is_ok_and(|report| report.keeps_tracers_out()) {
+        findings.extend(ways::traced(&agents, &processes));
+    }
     let is_agent_user = |process: &&Seen| config.agents.iter().any(|agent| agent.uid == Some(process.uid));
     let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
     if !outside.is_empty() {

@@ -197,6 +197,28 @@ pub(super) fn shared_users(config: &Config, agents: &[&Seen], all: &[Seen]) -> V
     uids.into_iter().filter_map(finding).collect()
 }
 
+/// Root without capabilities is master of what else of root's has none (ptrace(2), "Ptrace access mode checking"). Other users are
+/// their own agents, or shared ones.
+pub(super) fn traced(agents: &[&Seen], all: &[Seen]) -> Vec<Finding> {
+    let namespace = |process: &Seen| std::fs::read_link(format!("/proc/{}/ns/pid", process.pid)).ok();
+    let inside = |process: &Seen| agents.iter().any(|agent| agent.pid == process.pid);
+    let outside: Vec<&Seen> = all.iter().filter(|process| process.uid == 0 && !inside(process)).collect();
+    let finding = |agent: &&Seen| {
+        let is_weaker = |process: &&Seen| process.capabilities & !agent.capabilities == 0;
+        let weaker: Vec<&Seen> = outside.iter().copied().filter(is_weaker).collect();
+        // Looked up for few.
+        let reached: Vec<&Seen> = weaker.into_iter().filter(|process| namespace(process) == namespace(agent)).collect();
+        (!reached.is_empty()).then(|| {
+            Finding::fail(
+                "traced",
+                format!("{} may have these do what it wants, outside its cgroup: {}", named(&[*agent]), named(&reached)),
+                "User= in the unit, and user = \"...\" in weir.toml; or the BPF LSM (lsm=...,bpf on the kernel's command line)",
+            )
+        })
+    };
+    agents.iter().filter(|agent| agent.uid == 0).filter_map(finding).collect()
+}
+
 /// What will run as this user, and finds what an agent left behind for it.
 fn later(config: &Config, user: &User) -> Vec<String> {
     let mut found = Vec::new();
@@ -333,6 +355,19 @@ mod tests {
         assert!(found(&quiet).iter().all(|subject| subject == "sockets" || subject == "resolvers"), "of this host");
         assert!(found(&Seen { capabilities: 1, ..quiet.clone() }).contains(&"capabilities".to_owned()));
         assert!(found(&Seen { no_new_privileges: false, ..quiet }).contains(&"new privileges".to_owned()));
+    }
+
+    #[test]
+    fn root_is_master_of_roots_processes_that_have_no_more_capabilities() {
+        let agent = Seen { uid: 0, ..myself() };
+        let outside = Seen { pid: nix::unistd::getppid().as_raw(), ..agent.clone() };
+        let found = |agent: &Seen, outside: &Seen| traced(&[agent], &[agent.clone(), outside.clone()]).len();
+        assert_eq!(found(&agent, &outside), 1);
+        assert_eq!(found(&agent, &Seen { capabilities: 1, ..outside.clone() }), 0);
+        assert_eq!(found(&Seen { capabilities: 1, ..agent.clone() }, &Seen { capabilities: 1, ..outside.clone() }), 1);
+        assert_eq!(found(&agent, &Seen { uid: 1, ..outside.clone() }), 0);
+        assert_eq!(found(&Seen { uid: 1, ..agent.clone() }, &outside), 0);
+        assert_eq!(traced(&[&agent], std::slice::from_ref(&agent)).len(), 0, "its own");
     }
 
     #[test]

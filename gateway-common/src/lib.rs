@@ -43,6 +43,13 @@ pub const MAX_LEVELS: u32 = 16;
 pub const MAX_AGENT_CGROUPS: usize = 1024;
 /// Numbers of those: the one that the witness found under a path, and the one that was made there since.
 pub const MAX_AGENT_IDS: usize = 2 * MAX_AGENT_CGROUPS;
+/// Slots of the map that says of most cgroups, for less than a look into a hash map costs, that they are no agent's.
+pub const AGENT_SLOTS: usize = 1024;
+
+/// A cgroup's slot there. It is taken before the cgroup's number becomes an agent's, and never given back.
+pub const fn agent_slot(cgroup_id: u64) -> u32 {
+    (cgroup_id % AGENT_SLOTS as u64) as u32
+}
 pub const MAX_AGENT_UIDS: usize = 1024;
 pub const MAX_NETNS: usize = 1024;
 /// Values of the map of network namespaces: the gateway listens there; it cannot, and says so. A namespace that is not in

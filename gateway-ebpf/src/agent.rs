@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_c
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use gateway_common::{MAX_LEVELS, Note, Settings};
 
-use crate::maps::{AGENT_CGROUPS, AGENT_UIDS, NOTES};
+use crate::maps::{AGENT_UIDS, NOTES, is_agents};
 
 /// The current task, in the host's namespaces.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ pub fn in_agent_cgroup(settings: &Settings, ancestor: impl Fn(u32) -> u64) -> bo
     for level in 0..MAX_LEVELS {
         if settings.agent_levels & (1 << level) != 0 {
             let id = ancestor(level);
-            if id != 0 && AGENT_CGROUPS.get_ptr(id).is_some() {
+            if id != 0 && is_agents(id) {
                 return true;
             }
         }

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes;
 use aya_ebpf::programs::RawTracePointContext;
 use gateway_common::{CgroupPath, MAX_CGROUP_PATH};
 
-use crate::maps::{AGENT_CGROUPS, AGENT_PATHS};
+use crate::maps::{AGENT_CGROUPS, AGENT_PATHS, becomes_agents};
 use crate::structures::Cgroup;
 
 /// `cgroup_mkdir(struct cgroup *, const char *path)`.
@@ -26,7 +26,7 @@ pub fn cgroup_mkdir(ctx: &RawTracePointContext) -> i32 {
         // one did.
         // SAFETY: a value of the map; the kernel makes one cgroup at a time.
         let _ = AGENT_CGROUPS.remove(unsafe { last.replace(id) });
-        let _ = AGENT_CGROUPS.insert(id, 1, 0);
+        becomes_agents(id);
     }
     0
 }

@@ -9,9 +9,9 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    COUNTERS, CgroupPath, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event, EventRate, Flow,
-    Listen, MAX_AGENT_CGROUPS, MAX_AGENT_IDS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES, MAX_LISTEN, MAX_NETNS,
-    MAX_PENDING, Note, Resolvers, Settings,
+    AGENT_SLOTS, COUNTERS, CgroupPath, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event,
+    EventRate, Flow, Listen, MAX_AGENT_CGROUPS, MAX_AGENT_IDS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES,
+    MAX_LISTEN, MAX_NETNS, MAX_PENDING, Note, Resolvers, Settings, agent_slot,
 };
 
 use crate::agent::Task;
@@ -80,6 +80,9 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 pub static DETACH: Array<Detach, 1> = Array::new();
 #[btf_map]
 pub static AGENT_CGROUPS: HashMap<u64, u32, MAX_AGENT_IDS> = HashMap::new();
+/// By [`agent_slot`]: 0 where no cgroup with that slot is an agent's.
+#[btf_map]
+pub static AGENT_FILTER: Array<u32, AGENT_SLOTS> = Array::new();
 /// Paths of the same, for those that are made later; the number of the last that was, or 0.
 #[btf_map]
 pub static AGENT_PATHS: HashMap<CgroupPath, u64, MAX_AGENT_CGROUPS> = HashMap::new();
@@ -117,6 +120,23 @@ pub fn settings() -> Option<&'static Settings> {
 pub fn detached() -> bool {
     // SAFETY: a helper without arguments.
     DETACH.get(0).is_some_and(|detach| detach.until != 0 && unsafe { bpf_ktime_get_boot_ns() } < detach.until)
+}
+
+/// The cgroup is an agent's. Most are none, and found out without a call.
+#[inline(always)]
+pub fn is_agents(cgroup_id: u64) -> bool {
+    let may_be = AGENT_FILTER.get(agent_slot(cgroup_id)).is_some_and(|slot| *slot != 0);
+    may_be && AGENT_CGROUPS.get_ptr(cgroup_id).is_some()
+}
+
+/// From now on it is, until the witness says otherwise.
+#[inline(always)]
+pub fn becomes_agents(cgroup_id: u64) {
+    if let Some(slot) = AGENT_FILTER.get_ptr_mut(agent_slot(cgroup_id)) {
+        // SAFETY: a value of the map, which nobody ever makes 0.
+        unsafe { *slot = 1 };
+    }
+    let _ = AGENT_CGROUPS.insert(cgroup_id, 1, 0);
 }
 
 #[inline(always)]

@@ -95,7 +95,7 @@ const fn pinned(name: &'static str, key: usize, value: usize, entries: usize) ->
     PinnedMap { name, key, value, entries }
 }
 
-const MAPS: [PinnedMap; 12] = [
+const MAPS: [PinnedMap; 13] = [
     pinned("NOTES", 4, size_of::<common::Note>(), 0),
     pinned("RESOLVERS", 4, size_of::<common::Resolvers>(), 0),
     pinned("PENDING", size_of::<common::Flow>(), size_of::<common::Note>(), common::MAX_PENDING),
@@ -103,6 +103,7 @@ const MAPS: [PinnedMap; 12] = [
     pinned("SETTINGS", 4, size_of::<Settings>(), 1),
     pinned("DETACH", 4, size_of::<Detach>(), 1),
     pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_IDS),
+    pinned("AGENT_FILTER", 4, 4, common::AGENT_SLOTS),
     pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
     pinned("NETNS", 8, 4, common::MAX_NETNS),
     pinned("LISTEN", size_of::<common::Listen>(), 4, common::MAX_LISTEN),
@@ -492,6 +493,10 @@ impl Kernel {
         let levels = agents.iter().fold(0, |levels, agent| levels | 1 << agent.level);
         let ids: BTreeSet<u64> = agents.iter().map(|agent| agent.id).collect();
         let uids: BTreeSet<u32> = self.config.agent_uids.iter().copied().collect();
+        let mut filter: Array<_, u32> = self.map("AGENT_FILTER")?.try_into().map_err(map_error("AGENT_FILTER"))?;
+        for id in ids.union(&known) {
+            filter.set(common::agent_slot(*id), 1, 0).map_err(map_error("AGENT_FILTER"))?;
+        }
         let mut cgroups = self.agent_ids()?;
         for id in ids.difference(&known) {
             cgroups.insert(id, 1, 0).map_err(map_error("AGENT_CGROUPS"))?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 
+use system_tests::postgres::NAME;
 use system_tests::sabotage::Stuck;
 
 use super::*;
@@ -132,11 +133,14 @@ fn assert_held(came: &BTreeMap<String, u64>) {
 }
 
 impl World {
-    /// With this line in the configuration's `[gateway]`.
+    /// With this line in the configuration's `[gateway]`, and the target by its address, too: what names agents were told, a gateway
+    /// that is killed takes with it.
     fn set_up(line: &str) -> Self {
         let shop = Shop::new().unwrap();
         let path = shop.env.config_path();
         let text = fs::read_to_string(&path).unwrap().replacen("[gateway]\n", &format!("[gateway]\n{line}\n"), 1);
+        let (named, address) = (format!("[\"{NAME}:"), shop.postgres.address());
+        let text = text.replacen(&named, &format!("[\"{address}:{}\", \"{NAME}:", shop.postgres.port()), 1);
         fs::write(&path, text).unwrap();
         Self::of(shop, Shop::serve)
     }

@@ -291,7 +291,8 @@ def move(cgroup): open(cgroup + "/cgroup.procs", "w").write("0")
 counts = {}
 for n in range(rounds):
     os.rmdir(agents)
-    os.mkdir(agents)
+    # Unless the witness was faster.
+    os.makedirs(agents, exist_ok=True)
     place = agents
     if n % 2:
         place = agents + "/unit"

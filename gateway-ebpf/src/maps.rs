@@ -125,7 +125,7 @@ pub fn detached() -> bool {
 /// The cgroup is an agent's. Most are none, and found out without a call.
 #[inline(always)]
 pub fn is_agents(cgroup_id: u64) -> bool {
-    let may_be = AGENT_FILTER.get(agent_slot(cgroup_id)).is_some_and(|slot| *slot != 0);
+    let may_be = AGENT_FILTER.get(agent_slot(cgroup_id)).is_none_or(|slot| *slot != 0);
     may_be && AGENT_CGROUPS.get_ptr(cgroup_id).is_some()
 }
 

@@ -337,7 +337,12 @@ impl<'s> Relay<'s> {
     /// Stops a statement of which the client gets no more. What still comes of it is dropped.
     fn cancel_at_target(&mut self) {
         let (canceller, session) = (self.canceller.clone(), self.session.id);
+        let earlier = self.cancelling.take();
         self.cancelling = Some(tokio::spawn(async move {
+            if let Some(earlier) = earlier {
+                // Whatever became of it, it is done with.
+                let _ = earlier.await;
+            }
             if let Err(error) = canceller.cancel().await {
                 tracing::warn!(%session, %error, "a statement beyond a limit goes on at the target");
             }
@@ -502,7 +507,8 @@ impl<'s> Relay<'s> {
         }
         loop {
             self.receive().await?;
-            if self.replies.is_idle() {
+            // A request to cancel that comes late would meet what is sent next.
+            if self.replies.is_idle() && self.cancelling.is_none() {
                 self.undo_beyond().await?;
                 self.replies.names.all_answered();
                 return Ok(());

@@ -24,7 +24,7 @@ pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
 use self::taken::Over;
-pub(super) use self::taken::Undo;
+pub(super) use self::taken::{Undo, Undoing};
 use self::texts::{Setting, check_setting, mask_strings, withheld};
 use super::catalog::TaggedSet;
 use super::copy::CopyForm;
@@ -95,8 +95,7 @@ pub(super) struct Running {
     pub(super) copies: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
-    /// It is one query, or sends the rows of one.
-    pub(super) only_reads: bool,
+    pub(super) undoing: Undoing,
     /// What was found out of each statement of a simple query, or of the one of an Execute, before it ran; None: it had to be
     /// of none.
     pub(super) checked: Vec<Option<Checked>>,
@@ -159,7 +158,7 @@ impl Running {
             tagged: false,
             copies: false,
             ends_transaction: false,
-            only_reads: false,
+            undoing: Undoing::Never,
             checked: Vec::new(),
             portal: None,
             makes_names: None,
@@ -362,6 +361,7 @@ impl<'s> Replies<'s> {
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
         while out.len() + run.range.len() < HIGH_WATER {
             // What nobody has to look at passes in parts, where it is too large to be held, and what cannot be looked at is dropped so.
+            let begins = !inbox.is_within_message();
             let handling = |tag, length| {
                 let in_parts = self.passes_unseen(tag) || self.is_too_large(tag, length);
                 if in_parts { Handling::Stream } else { Handling::Whole }
@@ -371,7 +371,7 @@ impl<'s> Replies<'s> {
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
                     self.flush(run, inbox, out)?;
-                    self.part(tag, inbox.bytes(range), out)?;
+                    self.part(tag, begins, inbox.bytes(range), out)?;
                 }
             }
         }
@@ -401,7 +401,9 @@ impl<'s> Replies<'s> {
                 Row::Dropped => self.flush(run, inbox, out)?,
                 Row::ByCell(plan) => {
                     self.flush(run, inbox, out)?;
+                    let start = out.len();
                     self.mask_row(&plan, inbox.bytes(range), out)?;
+                    self.took(out.len() - start);
                 }
             },
             b'N' if self.own.as_ref().is_some_and(Own::hears_notices) => {
@@ -430,6 +432,12 @@ impl<'s> Replies<'s> {
             b'V' => {
                 self.flush(run, inbox, out)?;
                 self.function_result(inbox.bytes(range), out)?;
+            }
+            // The client is told of the limit, and not that its data is complete.
+            b'c' if self.is_over() => {
+                wire::check_form(tag, inbox.bytes(range))?;
+                self.flush(run, inbox, out)?;
+                self.copied_beyond()?;
             }
             b'C' | b's' if self.is_over() => {
                 wire::check_form(tag, inbox.bytes(range))?;
@@ -604,7 +612,7 @@ impl<'s> Replies<'s> {
 
     /// What to do with a row, by the plan of the statement that runs.
     fn row(&mut self, bytes: usize) -> Result<Row, Fault> {
-        if !self.takes(bytes) {
+        if self.is_over() {
             return Ok(Row::Dropped);
         }
         let (masker, limit) = (self.masker, self.content_limit);
@@ -620,8 +628,16 @@ impl<'s> Replies<'s> {
             _ => return Err(Fault::Unexpected('D')),
         };
         let plan = running.plan.as_ref().ok_or(Fault::Unexpected('D'))?;
-        running.summary.rows += 1;
-        Ok(if plan.rows.by_cell() { Row::ByCell(Arc::clone(plan)) } else { Row::Passes(plan.columns) })
+        let row = if plan.rows.by_cell() { Row::ByCell(Arc::clone(plan)) } else { Row::Passes(plan.columns) };
+        // How long masked values are is told by no limit: of these rows what is left counts, when it is there.
+        let bytes = if matches!(row, Row::ByCell(_)) { 0 } else { bytes };
+        if !self.takes(bytes) {
+            return Ok(Row::Dropped);
+        }
+        if let Some(running) = self.running_mut() {
+            running.summary.rows += 1;
+        }
+        Ok(row)
     }
 
     /// Passes a run on, or, where a detector may find something in it, looks at each row.
@@ -713,16 +729,16 @@ impl<'s> Replies<'s> {
         }
     }
 
-    /// A part of a message too large to be held, which needs no look.
-    fn part(&mut self, tag: u8, bytes: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+    /// A part of a message too large to be held, which needs no look. `begins`: the first one, with the header.
+    fn part(&mut self, tag: u8, begins: bool, bytes: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
         if self.running().is_none() || self.own.is_some() {
             return Err(Fault::Unexpected(char::from(tag)));
         }
         if self.is_over() {
             return Ok(());
         }
-        let begins = wire::header(bytes).ok().flatten().filter(|(first, _)| *first == tag);
-        match (tag, begins) {
+        let header = if begins { wire::header(bytes)? } else { None };
+        match (tag, header) {
             (b'd', _) if self.running().is_none_or(|running| !running.copying_out) => {
                 return Err(Fault::Unexpected('d'));
             }

@@ -283,6 +283,9 @@ impl Relay<'_> {
         let mut running = running(self.session, &judged, forwarded, tagged);
         running.portal = Some(portal);
         running.checked = traced;
+        if self.forwarded.reached == Reached::Executed {
+            running.follows_work();
+        }
         self.replies.execute(running);
         self.in_batch();
         self.forwarded.reached = Reached::Executed;

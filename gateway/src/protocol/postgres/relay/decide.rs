@@ -12,7 +12,7 @@ use super::{Encoding, End, Front, Reached, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
 use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed, Statement};
-use crate::protocol::postgres::reply::{Checked, Running};
+use crate::protocol::postgres::reply::{Checked, Running, Undoing};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
@@ -506,12 +506,24 @@ pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwar
     let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = actions.iter().any(ends);
-    let reads = |action: &Action| matches!(action.kind, Kind::Select | Kind::CopyOut);
-    running.only_reads = judged.statements().len() == 1 && actions.iter().all(reads);
+    running.undoing = undoing(judged);
     // What cannot be parsed runs where policy only observes.
     let copies = [Kind::CopyIn, Kind::CopyOut, Kind::CopyProgram, Kind::Unparsed];
     running.copies = actions.iter().any(|action| copies.contains(&action.kind));
     running
+}
+
+/// What undoes it, as far as its text tells.
+fn undoing(judged: &Judged) -> Undoing {
+    let reads = |action: &Action| matches!(action.kind, Kind::Select | Kind::CopyOut);
+    // A procedure may commit, and what cannot be parsed may be anything.
+    let commits = |action: &Action| matches!(action.kind, Kind::Call | Kind::Unparsed);
+    let actions = &judged.judgement.operation().actions;
+    match judged.statements() {
+        [only] if actions.iter().all(reads) && only.only_computes() => Undoing::Nothing,
+        _ if actions.iter().any(commits) => Undoing::Never,
+        _ => Undoing::Rollback,
+    }
 }
 
 /// The result of what a name stands for, as the target describes it by that name.

@@ -187,6 +187,9 @@ impl Relay<'_> {
         let mut running = running(self.session, judged, forwarded, tagged);
         running.checked = checked;
         running.batch = self.batch;
+        if answer == Answer::QueryInBatch {
+            running.follows_work();
+        }
         self.replies.query(running);
         self.went(judged);
         Ok(())

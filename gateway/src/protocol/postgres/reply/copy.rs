@@ -37,14 +37,18 @@ impl Replies<'_> {
     }
 
     pub(super) fn copy_data(&mut self, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        if !self.takes(message.len()) {
+        let by_cell = self.running().is_some_and(|running| running.copying.is_some());
+        if !self.takes(if by_cell { 0 } else { message.len() }) {
             return Ok(());
         }
         let Some(running) = self.running_mut().filter(|running| running.copying_out) else {
             return Err(Fault::Unexpected('d'));
         };
         if running.copying.is_some() {
-            return self.copied_rows(message, out);
+            let start = out.len();
+            self.copied_rows(message, out)?;
+            self.took(out.len() - start);
+            return Ok(());
         }
         running.summary.rows += 1;
         let tagged = running.tagged;

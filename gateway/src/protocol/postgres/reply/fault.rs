@@ -9,10 +9,10 @@ pub(in crate::protocol::postgres) enum Fault {
     #[error("the target does not speak PostgreSQL's protocol: {0}")]
     Malformed(Malformed),
     #[error(
-        "{} has {length} bytes; on a target with masks each is checked as a whole, and the limit is {most}",
+        "{} is too large: on a target with masks each is checked as a whole, and the limit is {most} bytes",
         if *tag == b'D' { "a row of the result" } else { "a message of the target's" }
     )]
-    TooLarge { tag: u8, length: usize, most: usize },
+    TooLarge { tag: u8, most: usize },
     #[error("the target sent a message of type {0:?} where none can be")]
     Unexpected(char),
     #[error("the target sent a row that does not have the columns that it described")]
@@ -41,7 +41,7 @@ impl From<Malformed> for Fault {
     fn from(malformed: Malformed) -> Self {
         match malformed {
             // It keeps to the protocol, but not within the gateway's bounds.
-            Malformed::TooLarge { tag, length, most } => Self::TooLarge { tag, length, most },
+            Malformed::TooLarge { tag, most, .. } => Self::TooLarge { tag, most },
             other => Self::Malformed(other),
         }
     }

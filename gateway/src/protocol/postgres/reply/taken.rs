@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Expected, Fault, Replies, transaction_state};
+use super::{Expected, Fault, Replies, Running, transaction_state};
 use crate::mask::{Masked, MaskedBuffer};
 use crate::protocol::postgres::wire::{MAX_HELD, Report, Severity, TransactionState};
 
@@ -16,17 +16,17 @@ const HINT: &str =
 pub(super) enum Over {
     /// In the words of the rule.
     Limit(String),
-    /// A message of the result has so many bytes, and must be looked at as a whole.
-    Large(usize),
+    /// A message of the result must be looked at as a whole, and is too large for that. How large is not told: a part of it is masked.
+    Large,
 }
 
 impl fmt::Display for Over {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(why) => f.write_str(why),
-            Self::Large(length) => write!(
+            Self::Large => write!(
                 f,
-                "a row of the result has {length} bytes; on a target with masks each is checked as a whole, and the limit is {MAX_HELD}"
+                "a row of the result is too large: on a target with masks each is checked as a whole, and the limit is {MAX_HELD} bytes"
             ),
         }
     }
@@ -36,7 +36,7 @@ impl Over {
     fn code(&self) -> &'static str {
         match self {
             Self::Limit(_) => "42501",
-            Self::Large(_) => "54000",
+            Self::Large => "54000",
         }
     }
 
@@ -45,7 +45,7 @@ impl Over {
             Self::Limit(why) => {
                 format!("denied by policy: {why}, and the result has more; what came so far is not all of it")
             }
-            Self::Large(_) => format!("{self}; what came so far is not all of the result"),
+            Self::Large => format!("{self}; what came so far is not all of the result"),
         };
         Report::new(Severity::Error, self.code(), text).with_hint(HINT)
     }
@@ -60,6 +60,24 @@ pub(in crate::protocol::postgres) enum Undo {
     Batch,
     /// An open transaction must fail, and then the client be told that it has.
     Transaction,
+}
+
+/// What makes it true that a statement has failed which the target has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::postgres) enum Undoing {
+    /// It only read.
+    Nothing,
+    Rollback,
+    Never,
+}
+
+impl Running {
+    /// What ran before it in its batch is undone with it or not at all.
+    pub(in crate::protocol::postgres) fn follows_work(&mut self) {
+        if self.undoing == Undoing::Nothing {
+            self.undoing = Undoing::Rollback;
+        }
+    }
 }
 
 impl Replies<'_> {
@@ -78,6 +96,14 @@ impl Replies<'_> {
         running.over.is_none()
     }
 
+    /// Counts so many bytes more of a row that was taken.
+    pub(super) fn took(&mut self, bytes: usize) {
+        let Some(running) = super::running_mut(&mut self.expected) else { return };
+        for taken in [&mut running.taken, &mut self.taken] {
+            taken.bytes += bytes as u64;
+        }
+    }
+
     /// A message of the result is too large to be looked at. False: nothing runs that has results.
     pub(super) fn is_too_large(&mut self, tag: u8, length: usize) -> bool {
         if length <= MAX_HELD || !matches!(tag, b'D' | b'd') || self.own.is_some() {
@@ -86,8 +112,10 @@ impl Replies<'_> {
         let Some(Expected::Query(running) | Expected::Execute(running)) = self.expected.front_mut() else {
             return false;
         };
-        running.over.get_or_insert(Over::Large(length));
-        self.wants_cancel = true;
+        if running.over.is_none() {
+            running.over = Some(Over::Large);
+            self.wants_cancel = true;
+        }
         true
     }
 
@@ -112,10 +140,12 @@ impl Replies<'_> {
     pub(super) fn done_beyond(&mut self, out: &mut MaskedBuffer) -> Result<(), Fault> {
         let mut expected = self.expected.iter();
         match (expected.next(), expected.next(), expected.next()) {
-            (Some(Expected::Execute(_)), None, None) => self.undo = Some(Undo::Batch),
+            (Some(Expected::Execute(running)), None, None) if running.undoing != Undoing::Never => {
+                self.undo = Some(Undo::Batch);
+            }
             (Some(Expected::Execute(running)), Some(Expected::Sync { .. }), None)
             | (Some(Expected::Query(running)), None, None)
-                if running.only_reads =>
+                if running.undoing == Undoing::Nothing =>
             {
                 self.undo = Some(Undo::IfOpen);
             }
@@ -130,6 +160,17 @@ impl Replies<'_> {
             self.fail_batch();
         }
         Ok(())
+    }
+
+    /// All that a COPY sends was sent, some of it in vain.
+    pub(super) fn copied_beyond(&mut self) -> Result<(), Fault> {
+        match self.expected.front_mut() {
+            Some(Expected::Query(running) | Expected::Execute(running)) if running.copying_out => {
+                running.copying_out = false;
+                Ok(())
+            }
+            _ => Err(Fault::Unexpected('c')),
+        }
     }
 
     /// The target is ready after a statement that has failed for the client alone. True: in an open transaction, so that the

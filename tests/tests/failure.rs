@@ -700,6 +700,7 @@ fn a_row_that_is_too_large_to_be_checked_is_told_as_that() {
     let shop = Shop::new().unwrap();
     let _gateway = shop.serve().unwrap();
     let told = shop.psql("SELECT repeat('x', 17 << 20)").run().unwrap();
-    assert!(told.stderr.contains("a row of the result has 17825803 bytes"), "{told:?}");
+    // Not how long it is: that may be a masked value's length.
+    assert!(told.stderr.contains("a row of the result is too large") && !told.stderr.contains("178258"), "{told:?}");
     assert!(told.stderr.contains("the limit is 16777216") && !told.stderr.contains("does not speak"), "{told:?}");
 }

@@ -1,6 +1,6 @@
 //! One of Debian's kernels, with a real systemd as PID 1: the package installed, the attack corpus, a round trip to
-//! PostgreSQL, `weir doctor`, everybody who might run something for an agent, a reboot. `cargo xtask test kernels` runs this once
-//! for each kernel; on one that is too old everything has to stay closed, and say why.
+//! PostgreSQL, `weir doctor`, everybody who might run something for an agent, a reboot, an upgrade. `cargo xtask test kernels`
+//! runs this once for each kernel; on one that is too old everything has to stay closed, and say why.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +39,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
     tree.put("usr/lib/systemd/system/smoke.service.d/kernels.conf", 0o644, SCRIPT_LIMIT).unwrap();
     tree.put("usr/lib/systemd/system/usr-lib-modules.mount", 0o644, MODULES).unwrap();
     tree.enable("sysinit.target", &["usr-lib-modules.mount"]).unwrap();
+    tree.add_upgrade(&env).unwrap();
     add_corpus(&tree);
     if all {
         add_bench(&tree);
@@ -79,6 +80,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
 
     let second = machine.boot(BOOT_LIMIT).unwrap();
     second.assert_reboot_stays_closed();
+    second.assert_upgrade();
     for finding in findings(&first).iter().filter(|finding| finding["level"] == "warn") {
         println!("warning: {}: {}", finding["subject"], finding["message"]);
     }

@@ -76,7 +76,7 @@ pub(crate) struct Args {
     /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy, Django and pgx
     #[arg(long)]
     all: bool,
-    /// A Debian package from which vm-smoke upgrades; without it, this very build under another version
+    /// A Debian package from which vm-smoke and kernels upgrade; without it, this very build under another version
     #[arg(long, value_name = "DEB")]
     previous: Option<PathBuf>,
     /// How long noninterference goes on after its usual sessions
@@ -200,6 +200,23 @@ fn program(message: &Value) -> Option<Program> {
     })
 }
 
+impl Args {
+    /// What suites read of them.
+    fn add_to(&self, environment: &mut BTreeMap<&str, PathBuf>) -> Result {
+        if self.all {
+            environment.insert("WEIR_ALL", PathBuf::from("yes"));
+        }
+        for (name, number) in [("WEIR_MINUTES", self.minutes), ("WEIR_SEED", self.seed)] {
+            number.and_then(|it| environment.insert(name, PathBuf::from(it.to_string())));
+        }
+        if let Some(previous) = &self.previous {
+            let path = std::path::absolute(previous).map_err(|e| format!("{}: {e}", previous.display()))?;
+            environment.insert("WEIR_PREVIOUS", path);
+        }
+        Ok(())
+    }
+}
+
 impl Program {
     fn run(&self, args: &Args) -> Result<Outcome> {
         let mut command = self.command(args)?;
@@ -220,9 +237,7 @@ impl Program {
             ("WEIR_VM_ATTACKERS", PathBuf::from(if args.all { "all" } else { "user" })),
         ];
         let mut environment = BTreeMap::from(environment);
-        if args.all {
-            environment.insert("WEIR_ALL", PathBuf::from("yes"));
-        }
+        args.add_to(&mut environment)?;
         let mut command = self.system_command(args, environment)?;
         command.args(&args.rest).current_dir(&self.package);
         run_counted(&format!("{} {}", self.name, kernel.name), true, &mut command)
@@ -235,9 +250,7 @@ impl Program {
             return Ok(command);
         }
         let mut environment = BTreeMap::new();
-        if args.all {
-            environment.insert("WEIR_ALL", PathBuf::from("yes"));
-        }
+        args.add_to(&mut environment)?;
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_PACKAGES", package::ensure()?);
         }
@@ -258,13 +271,6 @@ impl Program {
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {
             environment.insert("WEIR_VM_IMAGE", vm_image::ensure()?);
-        }
-        for (name, number) in [("WEIR_MINUTES", args.minutes), ("WEIR_SEED", args.seed)] {
-            number.and_then(|it| environment.insert(name, PathBuf::from(it.to_string())));
-        }
-        if let Some(previous) = &args.previous {
-            let path = std::path::absolute(previous).map_err(|e| format!("{}: {e}", previous.display()))?;
-            environment.insert("WEIR_PREVIOUS", path);
         }
         self.system_command(args, environment)
     }

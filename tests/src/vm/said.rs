@@ -50,6 +50,21 @@ impl Said {
         self.assert_masked("late");
     }
 
+    /// Another version, with an agent that tried to get by all the while, and one with a session: nothing stopped, nothing passed.
+    pub fn assert_upgrade(&self) {
+        self.assert_verdict("upgrade", "0");
+        self.assert_verdict("upgrade.gateway", "active");
+        self.assert_verdict("upgrade.enforcing", "0");
+        self.assert_verdict("upgrade.restarted", "yes");
+        self.assert_verdict("upgrade.swapped", "yes");
+        self.assert_verdict("upgrade.agent-lives", "yes");
+        self.assert_verdict("upgrade.session", "*******1002 *******1002 psql: 0");
+        self.assert_verdict("upgrade.configuration", "kept");
+        self.assert_masked("upgraded");
+        assert!(self.number("prober.tries") > 20, "{}", self.all);
+        self.assert_verdict("prober.free", "0");
+    }
+
     pub fn number(&self, name: &str) -> u64 {
         let said = self.verdicts().get(name).and_then(|text| text.parse().ok());
         said.unwrap_or_else(|| panic!("no number {name}\n{}", self.all))

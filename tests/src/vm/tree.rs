@@ -49,6 +49,17 @@ impl Tree {
         Ok(tree)
     }
 
+    /// The script that upgrades the package, and to what: this build under a later version.
+    pub fn add_upgrade(&self, env: &Env) -> Result {
+        // From an older build, where one is named; the rest of its life is that one's own.
+        if let Some(previous) = std::env::var_os("WEIR_PREVIOUS") {
+            fs::copy(previous, self.path("opt/smoke/weir.deb")?)?;
+        }
+        Packages::of_this_run()?.later_debian(&env.dir().join("later"), &self.path("opt/smoke/later.deb")?)?;
+        self.put("opt/smoke/upgrade", 0o755, include_str!("../../vm/upgrade"))?;
+        self.put("opt/smoke/lasting", 0o755, include_str!("../../vm/lasting"))
+    }
+
     fn servers(&self) -> Result {
         let (ca, issuer) = (Ca::new()?, Issuer::start()?);
         let leaf = ca.issue(&[postgres::NAME])?;

@@ -19,6 +19,7 @@
 //! Fixtures return errors that say what is missing; tests unwrap them. Nothing here skips.
 
 pub mod ca;
+pub mod canary;
 pub mod cgroup;
 pub mod env;
 pub mod issuer;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
 
+use system_tests::canary::Canary;
 use system_tests::postgres::NAME;
 use system_tests::sabotage::Stuck;
 
@@ -36,7 +36,7 @@ def connect(address):
     try:
         with socket.create_connection(address, timeout=0.5) as s:
             s.sendall(struct.pack("!ii", 8, 80877103))
-            return {b"S": "served", b"D": "direct", b"": "closed"}[s.recv(1)]
+            return {b"S": "served", b"d": "direct", b"": "closed"}[s.recv(1)]
     except TimeoutError:
         return "held"
     except OSError as error:
@@ -53,28 +53,10 @@ while True:
     print("came of it", json.dumps(counts), flush=True)
 "#;
 
-/// A server on the loopback device, where no device guards it. Nobody but an agent that is free reaches it.
-struct Canary {
-    port: u16,
-    reached: Arc<AtomicUsize>,
-}
-
-impl Canary {
-    fn start() -> Self {
-        let reached = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&reached);
-        let port = serve(move |mut client| {
-            count.fetch_add(1, Ordering::SeqCst);
-            drop(client.write_all(b"D"));
-        });
-        Self { port, reached }
-    }
-}
-
 impl Agents {
     fn send(shop: &Shop) -> Self {
-        let canary = Canary::start();
-        let prober = shop.client("python3").args(["-u", "-c", PROBER, &canary.port.to_string()]).start().unwrap();
+        let canary = Canary::start().unwrap();
+        let prober = shop.client("python3").args(["-u", "-c", PROBER, &canary.port().to_string()]).start().unwrap();
         prober.wait_for("begun", PATIENCE).unwrap();
         let mut agents = Self { prober, canary };
         agents.are_served(shop);
@@ -89,7 +71,7 @@ impl Agents {
         let came = self.ask();
         assert!(!came.is_empty());
         assert!(!came.keys().any(|result| result.ends_with("direct")), "{came:?}");
-        assert_eq!(self.canary.reached.load(Ordering::SeqCst), 0, "an agent reached a server: {came:?}");
+        assert_eq!(self.canary.reached(), 0, "an agent reached a server: {came:?}");
         assert_eq!(reached(shop), before, "an agent reached the database: {came:?}");
         came
     }

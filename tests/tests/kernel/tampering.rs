@@ -7,9 +7,9 @@
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::atomic::AtomicUsize;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use system_tests::canary::Canary;
 use system_tests::outside::{CANARY, Outside};
 use system_tests::sabotage::{detach_link, pin_link_again};
 
@@ -44,7 +44,7 @@ impl Siege {
         datagrams.set_nonblocking(true).unwrap();
         let stop = std::env::temp_dir().join(format!("weir-siege-{}", std::process::id()));
         let _ = std::fs::remove_file(&stop);
-        let loopback = Canary::start();
+        let loopback = Canary::start().unwrap();
         outside.take().unwrap();
         let mut siege = Self { probers: Vec::new(), stop, loopback, datagrams, outside, _gateway: gateway, scene };
         siege.send_agents();
@@ -53,7 +53,7 @@ impl Siege {
 
     /// One that connects, and one that sends datagrams, to each of the two hosts.
     fn send_agents(&mut self) {
-        let (outside, local) = (self.outside.answer_at(CANARY).unwrap(), self.loopback.port);
+        let (outside, local) = (self.outside.answer_at(CANARY).unwrap(), self.loopback.port());
         let datagrams = self.datagrams.local_addr().unwrap().port();
         for (kind, host, port) in [
             ("tcp", CANARY.to_string(), outside),
@@ -94,14 +94,14 @@ impl Siege {
             .collect();
         let _ = std::fs::remove_file(&self.stop);
         let tries: u64 = said.iter().flat_map(HashMap::values).sum();
-        let passed = self.loopback.reached.load(Ordering::SeqCst);
+        let passed = self.loopback.reached();
         println!("agents tried {tries} times meanwhile, {passed} passed: {said:?}");
         for counts in &said {
             assert_eq!(counts.get("direct"), None, "{said:?}");
             assert!(counts.values().sum::<u64>() > 5, "{said:?}");
         }
         assert!(said[..2].iter().all(|counts| counts.contains_key("gateway")), "{said:?}");
-        assert_eq!(self.loopback.reached.load(Ordering::SeqCst), 0, "an agent reached a server on loopback: {said:?}");
+        assert_eq!(self.loopback.reached(), 0, "an agent reached a server on loopback: {said:?}");
         assert!(self.datagrams.recv(&mut [0; 16]).is_err(), "a datagram arrived on loopback: {said:?}");
         let frames = self.outside.take().unwrap();
         let frames: Vec<_> = frames.iter().map(|frame| (frame.source, frame.destination, frame.port)).collect();
@@ -161,28 +161,6 @@ while not os.path.exists(stop) and time.time() < end:
     counts[result] = counts.get(result, 0) + 1
 print(json.dumps(counts))
 "#;
-
-/// A server that no agent may reach.
-struct Canary {
-    port: u16,
-    reached: Arc<AtomicUsize>,
-}
-
-impl Canary {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let reached = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&reached);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::SeqCst);
-                answer(stream, "direct");
-            }
-        });
-        Self { port, reached }
-    }
-}
 
 fn names_in(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -315,18 +293,18 @@ print(json.dumps(counts))
     let outside = Outside::enter().unwrap();
     let scene = Scene::new();
     let _gateway = scene.gateway();
-    let canary = Canary::start();
-    let port = canary.port.to_string();
+    let canary = Canary::start().unwrap();
+    let port = canary.port().to_string();
     let (agents, home) = (scene.ground.directory("agents"), scene.ground.directory("bystanders"));
     outside.take().unwrap();
     let words = [agents.to_str().unwrap(), home.to_str().unwrap(), "127.0.0.1", &port, &ROUNDS.to_string()];
     let output = scene.python("bystanders", REMAKE, &words);
     assert!(output.status.success(), "{output:?}");
     let counts: HashMap<String, usize> = serde_json::from_slice(&output.stdout).unwrap();
-    let passed = canary.reached.load(Ordering::SeqCst);
+    let passed = canary.reached();
     println!("an agents' cgroup made anew and entered at once: {ROUNDS} times, {passed} passed: {counts:?}");
     assert_eq!(counts, HashMap::from([("gateway".to_owned(), ROUNDS)]));
-    assert_eq!(canary.reached.load(Ordering::SeqCst), 0);
+    assert_eq!(canary.reached(), 0);
 }
 
 /// More often than the map of agents' cgroups has room for: the kernel half tidies up by itself.

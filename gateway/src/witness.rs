@@ -12,6 +12,7 @@ mod container;
 mod evidence;
 mod files;
 mod kernel;
+mod looks;
 mod lsm;
 mod namespaces;
 mod peer;
@@ -240,7 +241,7 @@ impl WitnessProcess {
     /// The client and the interceptor. Starts the thread that reads answers: call it after
     /// [`crate::intercept::drop_privileges`]. Needs no runtime, works on any number of them.
     pub fn into_parts(self) -> io::Result<(Witness, Interceptor)> {
-        Ok((Witness { shared: client::start(self.socket)? }, self.interceptor))
+        Ok((Witness { shared: client::start(self.socket)?, looks: Arc::default() }, self.interceptor))
     }
 }
 
@@ -249,15 +250,18 @@ impl WitnessProcess {
 #[derive(Clone, Debug)]
 pub struct Witness {
     shared: Arc<client::Shared>,
+    looks: Arc<looks::Looks>,
 }
 
 impl Witness {
     /// What procfs and cgroupfs say about the process behind an origin.
     pub async fn evidence(&self, origin: &Origin) -> Result<Evidence, WitnessError> {
-        match self.shared.ask(Question::Evidence(origin.clone())).await? {
+        let look = async || match self.shared.ask(Question::Evidence(origin.clone())).await? {
             Answer::Evidence(evidence) => Ok(evidence),
             _ => Err(WitnessError::Lost),
-        }
+        };
+        // Not this limit for each of those who wait for each other.
+        tokio::time::timeout(TIMEOUT, self.looks.evidence(origin, look)).await.unwrap_or(Err(WitnessError::Timeout))
     }
 
     /// Reads a token file whose path matches a configured template.

@@ -188,6 +188,8 @@ impl Kernel {
         kernel.apply_settings()?;
         if kernel.slow_to_see.is_none() {
             kernel.slow_to_see = kernel.watch_cgroups(&pins).err();
+            // Once more: of cgroups that were made in between, the program before told the filter before, whose pin may be gone.
+            kernel.apply_settings()?;
         }
         if HOOKS.iter().any(|hook| !is_attached(&pins.link(hook.name), attached_to.id)) {
             for hook in &DENY_HOOKS {

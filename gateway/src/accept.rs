@@ -4,11 +4,12 @@
 //! of its kind (see [`crate::admission`]); the origin becomes a target and a principal, and these a session, which the target's protocol serves. Whatever fails on the way is a refusal: it is
 //! recorded, told to the client in the protocol's own words where there are any, and the socket is closed.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as Accepted};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::admission::Place;
@@ -27,6 +28,7 @@ use crate::target::{Target, Upstream};
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
+const UNREGISTERED: &str = "the accepted connection cannot be served, and was closed";
 
 /// Why a connection gets no session.
 #[derive(Debug)]
@@ -81,8 +83,9 @@ struct Known {
     agent: Option<String>,
 }
 
-/// Serves one accepted connection to its end.
-pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: TcpStream, peer: SocketAddr) {
+/// Serves one accepted connection, which does not block, to its end. It is registered with the thread's runtime only when there
+/// is something to read or to write: many a refused one never needs it.
+pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: Accepted, peer: SocketAddr) {
     let id = engine.new_session_id();
     let origin = match interceptor.origin(stream.as_fd(), peer) {
         Ok(origin) => origin,
@@ -93,7 +96,8 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: T
         Err(crowded) => return reset(&engine, id, stream, Some(origin), Reason::Gateway, &crowded.to_string()).await,
     };
     if origin.destination.port() == DNS_PORT {
-        return engine.dns().serve_tcp(stream, &origin, engine.witness()).await;
+        let Some(stream) = registered(stream) else { return };
+        return Box::pin(engine.dns().serve_tcp(stream, &origin, engine.witness())).await;
     }
     let mut known = Known::default();
     let Some(turn) = place.turn().await else { return };
@@ -102,7 +106,11 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: T
     match admitted {
         Ok(session) => {
             drop(place);
-            let outcome = protocol::serve(stream, &session).await;
+            let outcome = match registered(stream) {
+                // Boxed, so that what is refused does not take its room.
+                Some(stream) => Box::pin(protocol::serve(stream, &session)).await,
+                None => UNREGISTERED.to_owned(),
+            };
             session.close(&outcome).await;
         }
         Err(refusal) => refuse(&engine, id, stream, origin, known, refusal, place).await,
@@ -124,7 +132,7 @@ async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut
 async fn refuse(
     engine: &Engine,
     id: SessionId,
-    stream: TcpStream,
+    stream: Accepted,
     origin: Origin,
     known: Known,
     refusal: Refusal,
@@ -151,17 +159,19 @@ async fn refuse(
         message = format!("the gateway cannot record, and lets nobody in until it can: {error}");
     } else if observed {
         drop(place);
-        return observe(engine, id, stream, destination).await;
+        return Box::pin(observe(engine, id, stream, destination)).await;
     }
     let Some(target) = target else { return close_hard(&stream) };
-    let told = protocol::refuse(stream, &target, engine, &message);
+    let Some(stream) = registered(stream) else { return };
+    let told = Box::pin(protocol::refuse(stream, &target, engine, &message));
     if tokio::time::timeout(REFUSAL_TIMEOUT, told).await.is_err() {
         tracing::debug!(session = %id, "the refused client did not read why");
     }
 }
 
 /// What policy would refuse is passed through where it says to observe only: bytes both ways, unread and counted.
-async fn observe(engine: &Engine, id: SessionId, client: TcpStream, destination: SocketAddr) {
+async fn observe(engine: &Engine, id: SessionId, client: Accepted, destination: SocketAddr) {
+    let Some(client) = registered(client) else { return };
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(destination)).await;
     let Ok(Ok(target)) = connected else {
         tracing::info!(session = %id, %destination, "an observed destination cannot be reached");
@@ -184,7 +194,7 @@ async fn observe(engine: &Engine, id: SessionId, client: TcpStream, destination:
 
 /// Resets a connection without a word: one without the kernel's note, for nobody may reach the gateway but through
 /// interception, or one more of an origin that has too many. There may be any number of them, so not each has its record.
-async fn reset(engine: &Engine, id: SessionId, stream: TcpStream, origin: Option<Origin>, reason: Reason, error: &str) {
+async fn reset(engine: &Engine, id: SessionId, stream: Accepted, origin: Option<Origin>, reason: Reason, error: &str) {
     close_hard(&stream);
     drop(stream);
     let Some(passed_over) = engine.admission().may_record(Instant::now()) else { return };
@@ -210,9 +220,14 @@ async fn reset(engine: &Engine, id: SessionId, stream: TcpStream, origin: Option
     }
 }
 
+/// For the runtime of this thread; None: it was closed.
+fn registered(stream: Accepted) -> Option<TcpStream> {
+    TcpStream::from_std(stream).inspect_err(|error| tracing::error!(%error, "{UNREGISTERED}")).ok()
+}
+
 /// Closes with a reset, so that the client's next call fails at once.
-fn close_hard(stream: &TcpStream) {
-    if let Err(error) = stream.set_zero_linger() {
+fn close_hard(stream: &impl AsFd) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "no reset; the socket closes in the ordinary way");
     }
 }

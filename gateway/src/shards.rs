@@ -176,10 +176,7 @@ async fn serve(
     while let Some(Accepted { stream, peer, load }) = queue.recv().await {
         let (engine, interceptor) = (Arc::clone(&engine), interceptor.clone());
         tokio::spawn(async move {
-            match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => Box::pin(accept::connection(engine, interceptor, stream, peer)).await,
-                Err(error) => tracing::error!(%error, "an accepted connection cannot be served, and was closed"),
-            }
+            accept::connection(engine, interceptor, stream, peer).await;
             drop(load);
         });
     }

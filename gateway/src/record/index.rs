@@ -340,25 +340,26 @@ struct Batch<'a> {
 impl Batch<'_> {
     fn add(&mut self, frame: &Placed<'_>) -> Result<(), RecordError> {
         self.read += 1;
+        let record = frame.prefix.notable.then(|| frame.decode()).transpose().unwrap_or_else(|error| {
+            tracing::warn!(sequence = frame.prefix.sequence, %error, "a record is not indexed");
+            None
+        });
         if frame.prefix.session != 0 {
             let entry = match self.sessions.entry(frame.prefix.session) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
-                    expect(&self.transaction, SessionId::from_u64(frame.prefix.session))?;
+                    if !record.as_ref().is_some_and(is_first) {
+                        expect(&self.transaction, SessionId::from_u64(frame.prefix.session))?;
+                    }
                     entry.insert((frame.offset, frame.offset, 0))
                 }
             };
             entry.1 = frame.offset;
             entry.2 += u64::from(frame.prefix.operation);
         }
-        if frame.prefix.notable {
-            match frame.decode() {
-                Ok(record) => {
-                    self.note(&record)?;
-                    denials::note(&self.transaction, self.segment, &record)?;
-                }
-                Err(error) => tracing::warn!(sequence = frame.prefix.sequence, %error, "a record is not indexed"),
-            }
+        if let Some(record) = &record {
+            self.note(record)?;
+            denials::note(&self.transaction, self.segment, record)?;
         }
         Ok(())
     }
@@ -489,6 +490,11 @@ impl Batch<'_> {
         self.transaction.execute("DELETE FROM extents WHERE segment <= ?1", [segment])?;
         Ok(())
     }
+}
+
+/// Whether the record makes the session's row.
+fn is_first(record: &Record) -> bool {
+    matches!(record.event, Event::SessionOpened(_) | Event::ConnectionRefused(_))
 }
 
 /// Makes a session's row, if it has none: of one whose beginning retention has deleted there will be no more.

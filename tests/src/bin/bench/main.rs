@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::Backlog;
 use serde_json::{Value, json};
 use system_tests::Result;
 use system_tests::env::{Env, Place};
@@ -23,7 +24,7 @@ mod open;
 const CONNECTS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Threads that connect at once: enough that no wait for the disk leaves a core idle.
-const FLOODERS: usize = 64;
+const FLOODERS: usize = 256;
 /// Starts of psql in one measurement.
 const STARTS: usize = 15;
 /// Rows of pgbench's accounts: 100,000 a scale.
@@ -282,6 +283,8 @@ fn flooded(place: Place<'_>, address: SocketAddr, plan: &Plan) -> Result<f64> {
 /// A server that closes what it has accepted.
 fn closing_server() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
+    // Room for all that connect at once: the standard library's listeners have less.
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || listener.incoming().for_each(drop));
     Ok(address)

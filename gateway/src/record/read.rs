@@ -62,7 +62,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The next frame; None at the end. With `previous`, it must continue that chain. After the end, or an incomplete
+    /// The next frame; None at the end, be it that of the file or where zeros begin that were written ahead. With `previous`, it must continue that chain. After the end, or an incomplete
     /// frame, it may be called again: what was appended meanwhile is read.
     pub fn next(&mut self, previous: Option<&Hash>) -> Result<Option<Placed<'_>>, ReadError> {
         loop {
@@ -84,10 +84,47 @@ impl Reader {
                     if self.fill()? {
                         continue;
                     }
-                    let torn = ReadError::Frame { offset: self.offset, error: FrameError::Incomplete };
-                    return if is_empty { Ok(None) } else { Err(torn) };
+                    return if is_empty { Ok(None) } else { self.end_in_zeros(FrameError::Incomplete) };
                 }
-                Err(error) => return Err(ReadError::Frame { offset: self.offset, error }),
+                Err(error) => return self.end_in_zeros(error),
+            }
+        }
+    }
+
+    /// What is no frame may be where writing has come to: there, nothing but zeros lies behind the last record, or behind the
+    /// beginning of one. The same as the end of the file then.
+    fn end_in_zeros(&mut self, error: FrameError) -> Result<Option<Placed<'_>>, ReadError> {
+        let rest = &self.buffer[self.consumed..];
+        let len = segment::frame_len(rest).unwrap_or(FRAME_HEADER_LEN).min(rest.len());
+        let begun = rest[..len].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let is_cut = matches!(error, FrameError::Incomplete | FrameError::Malformed | FrameError::Checksum)
+            && begun < len
+            && is_zero(&rest[len..])
+            && self.zeros_follow()?;
+        let offset = self.offset;
+        match (is_cut, begun) {
+            (false, _) => Err(ReadError::Frame { offset, error }),
+            (true, 0) => {
+                self.seek(offset)?;
+                Ok(None)
+            }
+            (true, _) => {
+                self.seek(offset)?;
+                Err(ReadError::Frame { offset, error: FrameError::Incomplete })
+            }
+        }
+    }
+
+    /// Whether there is nothing else behind the buffer.
+    fn zeros_follow(&mut self) -> io::Result<bool> {
+        let mut chunk = Vec::new();
+        loop {
+            chunk.clear();
+            if (&mut self.file).take(CHUNK as u64).read_to_end(&mut chunk)? == 0 {
+                return Ok(true);
+            }
+            if !is_zero(&chunk) {
+                return Ok(false);
             }
         }
     }
@@ -103,6 +140,10 @@ impl Reader {
         let read = (&mut self.file).take(CHUNK as u64).read_to_end(&mut self.buffer)?;
         Ok(read > 0)
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
 }
 
 impl Placed<'_> {

@@ -183,14 +183,16 @@ pub fn append_frame(out: &mut Vec<u8>, previous: &Hash, payload: &[u8]) -> Hash 
     hash
 }
 
+/// How long the frame at the start of `bytes` says it is, if that can be.
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+    (PREFIX_LEN..=MAX_PAYLOAD).contains(&length).then_some(FRAME_HEADER_LEN + length)
+}
+
 /// Reads the frame at the start of `bytes` without proving that it continues a chain.
 pub fn read_frame(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     let header = bytes.first_chunk::<FRAME_HEADER_LEN>().ok_or(FrameError::Incomplete)?;
-    let length = u32_at(header, 0) as usize;
-    if !(PREFIX_LEN..=MAX_PAYLOAD).contains(&length) {
-        return Err(FrameError::Malformed);
-    }
-    let len = FRAME_HEADER_LEN + length;
+    let len = frame_len(header).ok_or(FrameError::Malformed)?;
     let payload = bytes.get(FRAME_HEADER_LEN..len).ok_or(FrameError::Incomplete)?;
     let mut hash = [0; 32];
     hash.copy_from_slice(&header[8..]);

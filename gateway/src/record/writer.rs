@@ -18,7 +18,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use tokio::sync::{Notify, oneshot};
 
 use super::event::{self, Event, Recordable};
@@ -41,8 +40,10 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A producer's buffer that had to grow beyond this is not kept.
 const KEPT_BUFFER: usize = 256 << 10;
-/// Space that a segment takes ahead of what is written: `fdatasync` then waits for less of the file system's own.
-const AHEAD: u64 = 128 << 10;
+/// Zeros that are written ahead of records: `fdatasync` of what is written over them has neither a length nor blocks to tell
+/// the file system of.
+const AHEAD: usize = 512 << 10;
+static ZEROS: [u8; AHEAD] = [0; AHEAD];
 /// File that only takes space; see [`Limits::reserve_bytes`].
 const RESERVE: &str = "reserve";
 
@@ -360,8 +361,8 @@ struct Segment {
     /// Bytes and chain so far, and what of it is durable.
     written: End,
     synced: End,
-    /// Up to where space is taken.
-    taken: u64,
+    /// Up to where the file goes; behind what is written there are zeros.
+    zeroed: u64,
     /// Then nobody knows what of the difference reached the disk, and no later `fdatasync` tells.
     sync_failed: bool,
 }
@@ -395,7 +396,7 @@ impl Segment {
         }
         let tail = Tail { next_segment: tail.next_segment + 1, hash: header.hash(), ..tail };
         let end = End { len: HEADER_LEN as u64, tail };
-        Ok(Self { file, opened: Instant::now(), written: end, synced: end, taken: end.len, sync_failed: false })
+        Ok(Self { file, opened: Instant::now(), written: end, synced: end, zeroed: end.len, sync_failed: false })
     }
 
     fn is_due(&self, limits: &Limits) -> bool {
@@ -429,14 +430,12 @@ impl Segment {
     }
 
     fn write(&mut self, frames: &[u8], end: End) -> io::Result<()> {
-        if end.len > self.taken {
-            self.taken = end.len + AHEAD;
-            let ahead = i64::try_from(self.taken - self.written.len).unwrap_or(i64::MAX);
-            let offset = i64::try_from(self.written.len).unwrap_or(i64::MAX);
-            // Only a help: not every file system can, and on a full disk the write itself has the last word.
-            let _ = fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, ahead);
-        }
         self.file.write_all_at(frames, self.written.len)?;
+        if end.len > self.zeroed {
+            // Only a help: on a full disk what is written has the last word.
+            let zeroed = self.file.write_all_at(&ZEROS, end.len).map(|()| end.len + AHEAD as u64);
+            self.zeroed = zeroed.unwrap_or(end.len);
+        }
         self.written = end;
         Ok(())
     }
@@ -447,10 +446,10 @@ impl Segment {
         synced.map(|()| self.synced = self.written)
     }
 
-    /// Gives back the space that nothing was written to. All of it is durable.
+    /// Gives back the space that nothing was written to. What was written is durable.
     fn give_back(&self) {
         if let Err(error) = self.file.set_len(self.written.len) {
-            tracing::debug!(%error, "up to {AHEAD} bytes behind a segment's end stay taken");
+            tracing::debug!(%error, "up to {AHEAD} zeros stay behind a segment's end");
         }
     }
 
@@ -460,7 +459,7 @@ impl Segment {
         self.file.set_len(kept.len)?;
         let synced = self.file.sync_all();
         self.sync_failed = synced.is_err();
-        self.taken = kept.len;
+        self.zeroed = kept.len;
         synced.map(|()| (self.written, self.synced) = (kept, kept))
     }
 }

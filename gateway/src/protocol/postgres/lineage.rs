@@ -49,6 +49,8 @@ pub(super) struct Lineage {
     pub(super) by_code: bool,
     /// Something in it reads a tagged column, be it shown or not.
     pub(super) reads_tagged: bool,
+    /// A table in it has columns that were made after the catalog was read.
+    pub(super) has_news: bool,
 }
 
 /// A column of a result.

@@ -7,6 +7,7 @@
 
 mod copied;
 mod copy;
+mod doubt;
 mod fault;
 mod own;
 mod parts;
@@ -20,6 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::copied::Copying;
+pub(super) use self::doubt::Doubt;
 pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
@@ -110,6 +112,8 @@ pub(super) struct Running {
     over: Option<Over>,
     statement: usize,
     plan: Option<Arc<Plan>>,
+    /// Why its rows wait.
+    doubt: Option<Arc<Doubt>>,
     /// The rows that a COPY sends.
     copying: Option<Copying>,
     /// Of a simple query: the plan is that of the statement at hand.
@@ -168,6 +172,7 @@ impl Running {
             over: None,
             statement: 0,
             plan: None,
+            doubt: None,
             copying: None,
             described: false,
             copying_out: false,
@@ -228,6 +233,8 @@ pub(super) struct Replies<'s> {
     known: Option<Known>,
     /// Bytes of each reply that are kept for the record.
     content_limit: usize,
+    /// A row that waits; see [`Doubt`].
+    waiting: Option<Range<usize>>,
 }
 
 impl<'s> Replies<'s> {
@@ -249,6 +256,7 @@ impl<'s> Replies<'s> {
             finished: Vec::new(),
             known: None,
             content_limit,
+            waiting: None,
         }
     }
 
@@ -360,7 +368,10 @@ impl<'s> Replies<'s> {
     }
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
-        while out.len() + run.range.len() < HIGH_WATER {
+        if let Some(range) = self.waiting.take() {
+            self.message(b'D', range, inbox, out, run)?;
+        }
+        while out.len() + run.range.len() < HIGH_WATER && self.doubt().is_none() {
             // What nobody has to look at passes in parts, where it is too large to be held, and what cannot be looked at is dropped so.
             let begins = !inbox.is_within_message();
             let handling = |tag, length| {
@@ -369,6 +380,14 @@ impl<'s> Replies<'s> {
             };
             match inbox.next(handling)? {
                 Piece::Incomplete => break,
+                Piece::Message(b'D', range) => {
+                    self.plan_rows()?;
+                    if self.doubt().is_some() {
+                        self.waiting = Some(range);
+                        break;
+                    }
+                    self.message(b'D', range, inbox, out, run)?;
+                }
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
                     self.flush(run, inbox, out)?;
@@ -592,6 +611,7 @@ impl<'s> Replies<'s> {
                     plan
                 };
                 running.tagged |= plan.tagged;
+                running.doubt.clone_from(&plan.doubt);
                 running.plan = Some(plan);
                 running.described = true;
             }
@@ -616,16 +636,10 @@ impl<'s> Replies<'s> {
         if self.is_over() {
             return Ok(Row::Dropped);
         }
-        let (masker, limit) = (self.masker, self.content_limit);
         let running = match self.expected.front_mut() {
             // The description of an earlier statement of the text is not this one's.
             Some(Expected::Query(running)) if running.described => running,
-            Some(Expected::Execute(running)) => {
-                if running.plan.is_none() {
-                    running.plan_portal(masker, limit)?;
-                }
-                running
-            }
+            Some(Expected::Execute(running)) => running,
             _ => return Err(Fault::Unexpected('D')),
         };
         let plan = running.plan.as_ref().ok_or(Fault::Unexpected('D'))?;

@@ -102,6 +102,8 @@ pub(crate) struct RelationRow {
     pub(crate) kind: char,
     /// How many rows the server takes it to have; not what others add to it, such as partitions.
     pub(crate) rows: Option<u64>,
+    /// `pg_class.relnatts`: the number of its last column.
+    pub(crate) columns: i16,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +125,8 @@ const RELATIONS: &str = "\
                 WHEN c.reltuples OPERATOR(pg_catalog.>) 0
                      OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 140000
                 THEN c.reltuples::pg_catalog.float8
-                ELSE -1::pg_catalog.float8 END
+                ELSE -1::pg_catalog.float8 END,
+           c.relnatts
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f', 'S']::\"char\"[])
     LIMIT $1";
@@ -872,7 +875,8 @@ fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres
     )]
     let rows = (rows >= 0.0).then_some(rows as u64);
     let kind = kind.chars().next().unwrap_or(' ');
-    Ok(RelationRow { oid: row.try_get(0)?, schema: row.try_get(1)?, name: row.try_get(2)?, kind, rows })
+    let (schema, name, columns) = (row.try_get(1)?, row.try_get(2)?, row.try_get(5)?);
+    Ok(RelationRow { oid: row.try_get(0)?, schema, name, kind, rows, columns })
 }
 
 /// Functions whose texts are read, of [`code::MAX_TEXT`] each.

@@ -5,7 +5,7 @@ use crate::mask::ColumnPattern;
 use crate::mask::MaskKind;
 
 fn relation(oid: u32, schema: &str, name: &str, kind: char) -> RelationRow {
-    RelationRow { oid, schema: schema.to_owned(), name: name.to_owned(), kind, rows: None }
+    RelationRow { oid, schema: schema.to_owned(), name: name.to_owned(), kind, rows: None, columns: 100 }
 }
 
 fn column(relation: u32, number: i16, name: &str) -> ColumnRow {

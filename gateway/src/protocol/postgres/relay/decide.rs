@@ -127,7 +127,10 @@ impl Relay<'_> {
 
     /// The catalog that statements are understood under. The inner error is why everything is denied without it.
     pub(super) async fn catalog(&mut self, freshness: Freshness) -> Result<Result<Arc<Catalog>, String>, End> {
-        let freshness = self.after_changes(freshness).await?;
+        let mut freshness = self.after_changes(freshness).await?;
+        if std::mem::take(&mut self.is_outdated) {
+            freshness = Freshness::AsNewAs(Instant::now());
+        }
         if freshness == Freshness::Usual
             && let Some(catalog) = &self.catalog
             && catalog.is_fresh()
@@ -148,6 +151,34 @@ impl Relay<'_> {
                 ))
             }
         })
+    }
+
+    /// Whether this session may see changes of the catalog that nobody else sees.
+    pub(super) fn sees_its_own(&self) -> bool {
+        self.catalog_changed || self.change_unseen
+    }
+
+    /// A result has columns that the catalog does not know, or may know by another name: a newer one says whether it may be shown.
+    /// What is shown once under a name that only could be a masked one's is not asked about again.
+    pub(super) async fn settle(&mut self) {
+        let Some(doubt) = self.replies.doubt().cloned() else { return };
+        let own = self.sees_its_own() || self.replies.state != TransactionState::Idle;
+        let is_known = self.catalog.as_ref().is_some_and(|it| it.has_vouched(&doubt));
+        let shows = is_known || {
+            let newer = self.state.catalog(self.session, self.way, Freshness::AsNewAs(Instant::now())).await;
+            let shows = newer.as_ref().is_ok_and(|it| doubt.is_settled_by(&it.set, own));
+            match newer {
+                Ok(newer) => {
+                    if shows {
+                        newer.vouch(&doubt);
+                    }
+                    self.catalog = Some(newer);
+                }
+                Err(_) => self.is_outdated = true,
+            }
+            shows
+        };
+        self.replies.settled(shows);
     }
 
     /// How new the catalog must be after what this session has changed: read when that was done, and, where that was in a

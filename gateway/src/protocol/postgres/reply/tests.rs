@@ -35,6 +35,7 @@ fn set() -> Arc<TaggedSet> {
         name: "customers".to_owned(),
         kind: 'r',
         rows: None,
+        columns: 100,
     };
     let columns = vec![ColumnRow { relation: CUSTOMERS, number: SSN.1, name: "ssn".to_owned() }];
     let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };

@@ -947,6 +947,97 @@ fn code_of_the_database_that_puts_masked_values_elsewhere_makes_a_table_derived(
 }
 
 #[test]
+fn settings_that_code_sets_tell_no_masked_values() {
+    let world = World::allowing(r#""set_role", "discard""#);
+    // `hidden` says what it does where no text tells: then what the target reports of it is what must not be passed on.
+    let tells = "PERFORM set_config('application_name', (SELECT ssn FROM customers WHERE id = 1), false)";
+    let hides = "EXECUTE 'SELECT set_' || 'config(''application_name'', (SELECT s' || 'sn FROM customers WHERE id = 1), false)'";
+    let function = |name: &str, does: &str| {
+        format!(
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN {does}; RETURN NULL; END $f$"
+        )
+    };
+    for setup in [
+        function("tells", tells),
+        function("hides", hides),
+        function("says", "EXECUTE format('SET application_name = %L', (SELECT max(ssn) FROM customers))"),
+        function("guards", "PERFORM set_config('app.guard', '1', true)"),
+        "CREATE FUNCTION put(text) RETURNS text LANGUAGE sql AS $f$ SELECT set_config('app.last', $1, false) $f$".to_owned(),
+        function("through", "PERFORM put(min(email)) FROM customers"),
+        "SET ROLE orders_rw; CREATE TABLE told (id int); CREATE TRIGGER t AFTER INSERT ON told FOR EACH ROW EXECUTE FUNCTION tells()".to_owned(),
+        "SET ROLE orders_rw; CREATE TABLE said (id int); CREATE TRIGGER t AFTER INSERT ON said FOR EACH STATEMENT EXECUTE FUNCTION says()".to_owned(),
+        "SET ROLE orders_rw; CREATE TABLE passed (id int); CREATE TRIGGER t AFTER INSERT ON passed FOR EACH ROW EXECUTE FUNCTION through()".to_owned(),
+        "SET ROLE orders_rw; CREATE TABLE hidden (id int); CREATE TRIGGER t AFTER INSERT ON hidden FOR EACH ROW EXECUTE FUNCTION hides()".to_owned(),
+        "SET ROLE orders_rw; CREATE TABLE late (id int);
+         CREATE CONSTRAINT TRIGGER t AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hides()".to_owned(),
+        "SET ROLE orders_rw; CREATE TABLE plain (id int)".to_owned(),
+        "SET ROLE orders_rw; CREATE TRIGGER t AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION guards();
+         CREATE TRIGGER t AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION guards()".to_owned(),
+    ] {
+        world.shop.postgres.sql(&setup).unwrap();
+    }
+    let said = world
+        .shop
+        .raw(
+            r#"
+def all_of(messages, ready=1):
+    s.sendall(messages)
+    for _ in range(ready):
+        seen = until(stream, b"Z")
+        errors(seen)
+        print([(tag, body) for tag, body in seen if tag in b"SDC"])
+def run(sql): all_of(query(sql))
+def ahead(*texts): all_of(b"".join(parse(b"", it) + bind(b"", b"") + execute(b"") for it in texts) + sync)
+s, stream = session()
+for sql in (b"INSERT INTO told VALUES (1)", b"INSERT INTO said VALUES (1)", b"INSERT INTO passed VALUES (1)"):
+    run(sql), ahead(sql)
+run(b"SHOW application_name")
+for table in (b"hidden", b"late"):
+    insert = b"INSERT INTO " + table + b" VALUES (1)"
+    for texts in ((b"BEGIN", insert, b"COMMIT"), (insert, b"SET work_mem = '5MB'"), (insert, b"BEGIN", b"SET application_name = 'between'", b"ROLLBACK"),
+                  (b"BEGIN", insert, b"SET application_name = 'between'", b"ROLLBACK"), (insert, b"BEGIN", b"SET LOCAL application_name = 'local'", b"COMMIT")):
+        for way in ("one by one", "in one text", "ahead"):
+            s, stream = session()
+            if way == "one by one":
+                for text in texts:
+                    run(text)
+            elif way == "in one text":
+                run(b"; ".join(texts))
+            else:
+                ahead(*texts)
+            s.close()
+print("--- its own", flush=True)
+s, stream = session()
+run(b"SET application_name = 'own 1'")
+run(b"BEGIN; SET application_name = 'own 2'; COMMIT")
+run(b"SELECT set_config('application_name', 'own 3', false)")
+ahead(b"SET application_name = 'own 4'")
+run(b"BEGIN"), run(b"INSERT INTO plain VALUES (1)"), run(b"SET application_name = 'own 5'"), run(b"COMMIT")
+run(b"BEGIN"), run(b"SET application_name = 'own 6'"), run(b"ROLLBACK")
+run(b"UPDATE orders SET item = item WHERE id = 1"), run(b"UPDATE customers SET phone = phone WHERE id = 1")
+"#,
+        )
+        .unwrap();
+    let (code, own) = said.split_once("--- its own").unwrap();
+    assert!(!said.contains("900-") && !said.contains("@shop"), "{said}");
+    assert_eq!(code.matches("42501").count(), 6, "{said}");
+    for number in 1..=6 {
+        assert!(own.contains(&format!("own {number}")), "{number}: {said}");
+    }
+    assert_eq!(own.matches("own 5\\x00").count(), 2, "what is taken back is told: {said}");
+    assert!(own.matches("UPDATE 1").count() == 2 && !own.contains("ERROR"), "{said}");
+    // With a trigger of its own that keeps a masked value where it can be read, the table is closed.
+    let keeps = function("keeps", "PERFORM set_config('app.last', NEW.ssn, false)");
+    let closes = "SET ROLE orders_rw; CREATE TRIGGER u AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION keeps()";
+    world.shop.postgres.sql(&keeps).unwrap();
+    world.shop.postgres.sql(closes).unwrap();
+    drop(world.gateway);
+    let _gateway = world.shop.serve().unwrap();
+    let said = world.shop.psql("UPDATE customers SET phone = phone WHERE id = 1").run().unwrap();
+    assert!(said.stderr.contains("denied by policy"), "{said:?}");
+}
+
+#[test]
 fn the_errors_of_a_row_security_policy_tell_no_masked_values() {
     let world = World::allowing(r#""prepare", "execute", "declare", "fetch", "explain""#);
     let setup = "SET ROLE orders_rw; CREATE TABLE guarded (id int, x text); INSERT INTO guarded VALUES (1, 'a');

@@ -13,6 +13,7 @@ mod own;
 mod parts;
 mod plan;
 mod running;
+mod settings;
 mod taken;
 mod texts;
 
@@ -25,7 +26,9 @@ pub(super) use self::doubt::Doubt;
 pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
+pub(super) use self::settings::Sets;
 use self::plan::{Plan, plan};
+use self::settings::Settings;
 use self::taken::Over;
 pub(super) use self::taken::{Undo, Undoing};
 use self::texts::{Setting, check_setting, mask_strings, withheld};
@@ -98,6 +101,7 @@ pub(super) struct Running {
     pub(super) copies: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
+    pub(super) sets: Sets,
     pub(super) undoing: Undoing,
     /// What was found out of each statement of a simple query, or of the one of an Execute, before it ran; None: it had to be
     /// of none.
@@ -163,6 +167,7 @@ impl Running {
             tagged: false,
             copies: false,
             ends_transaction: false,
+            sets: Sets::Anything,
             undoing: Undoing::Never,
             checked: Vec::new(),
             portal: None,
@@ -218,9 +223,7 @@ pub(super) struct Replies<'s> {
     pub(super) ended: bool,
     /// Some statement of this transaction, of those that are answered, touches a tagged table.
     transaction_tagged: bool,
-    /// A statement of the batch, of those that are answered, sets something or ends a transaction, which takes settings back:
-    /// those that the target reports behind it are the client's own words.
-    may_set: bool,
+    settings: Settings,
     /// What of all results of the session was passed on.
     taken: Amount<u64>,
     /// The statement that runs has to be cancelled at the target.
@@ -249,7 +252,7 @@ impl<'s> Replies<'s> {
             copying_in: false,
             ended: false,
             transaction_tagged: false,
-            may_set: false,
+            settings: Settings::default(),
             taken: Amount::default(),
             wants_cancel: false,
             undo: None,
@@ -493,7 +496,7 @@ impl<'s> Replies<'s> {
             (b'C', Some(Expected::Query(running))) => {
                 running.completed(message)?;
                 running.next_statement();
-                self.may_set |= running.ends_transaction && !running.tagged;
+                self.settings.ran(running);
                 self.copying_in = false;
             }
             (b'I', Some(Expected::Query(running))) => running.next_statement(),
@@ -504,7 +507,7 @@ impl<'s> Replies<'s> {
                 self.copying_in = false;
                 self.flush(run, inbox, out)?;
                 if let Some(Expected::Execute(running)) = self.answered_one() {
-                    self.may_set |= running.ends_transaction && !running.tagged;
+                    self.settings.ran(&running);
                     self.finish(running, (tag == b's').then_some("suspended"));
                 }
             }
@@ -548,7 +551,7 @@ impl<'s> Replies<'s> {
 
     fn ready(&mut self, message: &[u8]) -> Result<(), Fault> {
         self.state = transaction_state(message)?;
-        self.may_set = false;
+        self.settings.ready(self.state == TransactionState::Idle);
         let batch = match self.answered_one() {
             Some(Expected::Query(running) | Expected::FunctionCall(running)) => {
                 let batch = running.batch;
@@ -757,9 +760,13 @@ impl<'s> Replies<'s> {
 
     /// What a target may send at any time: notices, settings, notifications.
     fn aside(&mut self, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        if tag == b'S' && check_setting(message)? == Setting::Free && self.columns_are_masked() && !self.may_set {
-            // Code at the target set it, and may have put anything into it.
-            return Ok(());
+        if tag == b'S' && check_setting(message)? == Setting::Free && self.columns_are_masked() {
+            let name = Fields::of(message).string()?;
+            let running = running(&self.expected);
+            if !self.settings.are_own(name, running) {
+                // Code at the target may have put anything into it.
+                return Ok(());
+            }
         }
         let is_withheld = tag == b'N' && self.why_withheld(message)?.is_some();
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
@@ -872,12 +879,7 @@ impl<'s> Replies<'s> {
     }
 
     fn running(&self) -> Option<&Running> {
-        match self.expected.front() {
-            Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
-                Some(running)
-            }
-            _ => None,
-        }
+        running(&self.expected)
     }
 
     fn running_mut(&mut self) -> Option<&mut Running> {
@@ -898,6 +900,13 @@ impl<'s> Replies<'s> {
         let written = masked.get().get(start..).unwrap_or_default();
         running.summary.bytes += written.len() as u64;
         running.keep(written, limit);
+    }
+}
+
+fn running(expected: &VecDeque<Expected>) -> Option<&Running> {
+    match expected.front() {
+        Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => Some(running),
+        _ => None,
     }
 }
 

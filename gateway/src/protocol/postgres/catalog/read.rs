@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::code::{self, Body, CodeRow};
+use super::code::{self, Body, CodeRow, Runs};
 use super::known::{COMPARISONS, FunctionRow, KnownCode, OperatorRow};
 use super::{COVERED, CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
 use crate::mask::MaskRule;
@@ -369,51 +369,52 @@ const TYPE_CODE: &str = concat!(
     "LIMIT $1"
 );
 
-/// Functions of defaults, checks and generated columns (a domain's too, and those behind operators), and of triggers that come before
-/// the row is written, with their conditions: these choose what is in it. (Before PostgreSQL 15 it is the generated column itself that
+/// Functions of defaults, checks and generated columns (a domain's too, and those behind operators; `v`), and of triggers that come before
+/// the row is written (`b`), with their conditions: these choose what is in it; and of those that come after it (`a`). (Before PostgreSQL 15 it is the generated column itself that
 /// depends.)
 const CODE: &str = concat!(
     code_of_types!(),
     ",
     uses AS (
-        SELECT e.adrelid AS relation, false AS by_trigger, d.refclassid, d.refobjid
+        SELECT e.adrelid AS relation, 'v'::text AS runs, d.refclassid, d.refobjid
         FROM pg_catalog.pg_attrdef e JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) e.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
         UNION ALL
-        SELECT a.attrelid, false, d.refclassid, d.refobjid
+        SELECT a.attrelid, 'v', d.refclassid, d.refobjid
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) a.atttypid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
           AND EXISTS (SELECT FROM pg_catalog.pg_type t
                       WHERE t.oid OPERATOR(pg_catalog.=) a.atttypid AND t.typtype OPERATOR(pg_catalog.=) 'd')
         UNION ALL
-        SELECT a.attrelid, false, d.refclassid, d.refobjid
+        SELECT a.attrelid, 'v', d.refclassid, d.refobjid
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_depend d
           ON d.objid OPERATOR(pg_catalog.=) a.attrelid AND d.objsubid OPERATOR(pg_catalog.=) a.attnum
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
           AND a.attgenerated OPERATOR(pg_catalog.<>) ''
         UNION ALL
-        SELECT a.attrelid, false, c.refclassid, c.refobjid
+        SELECT a.attrelid, 'v', c.refclassid, c.refobjid
         FROM pg_catalog.pg_attribute a JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) a.atttypid
         WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0
         UNION ALL
-        SELECT k.conrelid, false, d.refclassid, d.refobjid
+        SELECT k.conrelid, 'v', d.refclassid, d.refobjid
         FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) k.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
           AND k.contype OPERATOR(pg_catalog.=) 'c' AND k.conrelid OPERATOR(pg_catalog.<>) 0
         UNION ALL
-        SELECT g.tgrelid, true, 'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
+        SELECT g.tgrelid, CASE WHEN (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2 THEN 'b' ELSE 'a' END,
+               'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
         FROM pg_catalog.pg_trigger g
-        WHERE NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2
+        WHERE NOT g.tgisinternal
         UNION ALL
-        SELECT g.tgrelid, true, d.refclassid, d.refobjid
+        SELECT g.tgrelid, 'b', d.refclassid, d.refobjid
         FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) g.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass
           AND NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
-    SELECT DISTINCT u.relation, f.oid, u.by_trigger
-    FROM (SELECT relation, by_trigger, refclassid, refobjid FROM uses
+    SELECT DISTINCT u.relation, f.oid, u.runs
+    FROM (SELECT relation, runs, refclassid, refobjid FROM uses
           UNION ALL
-          SELECT u.relation, u.by_trigger, c.refclassid, c.refobjid
+          SELECT u.relation, u.runs, c.refclassid, c.refobjid
           FROM uses u JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) u.refobjid
           WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u",
     functions_of_u!(),
@@ -773,7 +774,12 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         read(&extension_casts, |row| row.try_get(0))?,
     );
     let code = read(&code, |row| {
-        Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, by_trigger: row.try_get(2)? })
+        let runs = match row.try_get::<_, &str>(2)? {
+            "a" => Runs::TriggerAfter,
+            "b" => Runs::TriggerBefore,
+            _ => Runs::Value,
+        };
+        Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, runs })
     })?;
     let functions = read(&functions, |row| {
         Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))

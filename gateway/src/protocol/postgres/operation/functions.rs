@@ -49,7 +49,7 @@ pub(super) fn gives_one_value(parts: &[&str]) -> bool {
 }
 
 /// True for a function, by its written name, that gives a value and does nothing else.
-pub(super) fn only_computes(written: &str) -> bool {
+pub(in crate::protocol::postgres) fn only_computes(written: &str) -> bool {
     nature(&written.split('.').collect::<Vec<_>>()) == Nature::Pure
 }
 

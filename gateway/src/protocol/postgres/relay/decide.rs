@@ -12,7 +12,7 @@ use super::{Encoding, End, Front, Reached, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
 use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed, Statement};
-use crate::protocol::postgres::reply::{Checked, Running, Undoing};
+use crate::protocol::postgres::reply::{Checked, Running, Sets, Undoing};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
@@ -537,11 +537,28 @@ pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwar
     let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = actions.iter().any(ends);
+    running.sets = sets(judged, tagged);
     running.undoing = undoing(judged);
     // What cannot be parsed runs where policy only observes.
     let copies = [Kind::CopyIn, Kind::CopyOut, Kind::CopyProgram, Kind::Unparsed];
     running.copies = actions.iter().any(|action| copies.contains(&action.kind));
     running
+}
+
+/// What it can have set, as far as its text tells. Reading a table may run a policy's code.
+fn sets(judged: &Judged, tagged: bool) -> Sets {
+    let is_set = |it: &Action| matches!(it.kind, Kind::Set | Kind::Show);
+    let reads_nothing = |it: &Action| {
+        let computes = |it: &String| operation::only_computes(it) || it.ends_with("set_config");
+        it.kind == Kind::Select && it.tables.is_empty() && it.functions.iter().all(computes)
+    };
+    let actions = &judged.judgement.operation().actions;
+    match () {
+        () if tagged => Sets::Anything,
+        () if actions.iter().all(|it| is_set(it) || reads_nothing(it)) => Sets::Own,
+        () if actions.iter().all(|it| is_set(it) || it.kind == Kind::Transaction || reads_nothing(it)) => Sets::Back,
+        () => Sets::Anything,
+    }
 }
 
 /// What undoes it, as far as its text tells.

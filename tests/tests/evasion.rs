@@ -1037,6 +1037,58 @@ run(b"UPDATE orders SET item = item WHERE id = 1"), run(b"UPDATE customers SET p
     assert!(said.stderr.contains("denied by policy"), "{said:?}");
 }
 
+/// How much the log has grown behind a change of a row says how long the row is, and there is a lot that counts bytes or pages.
+#[test]
+fn how_much_a_change_takes_is_not_told() {
+    let world = World::with(POLICY);
+    let sql = |text: &str| world.shop.postgres.sql(text).unwrap();
+    sql("ALTER SYSTEM SET full_page_writes = on");
+    sql("SELECT pg_reload_conf()");
+    let position = || sql("SELECT pg_current_wal_insert_lsn() - '0/0'").trim().parse::<u64>().unwrap();
+    let grown = |length: u32| {
+        sql(&format!("UPDATE customers SET ssn = repeat('9', {length}) WHERE id = 2"));
+        sql("CHECKPOINT");
+        let before = position();
+        // The first change of a page since then takes the page.
+        sql("UPDATE customers SET phone = phone WHERE id = 1");
+        position() - before
+    };
+    let (short, long) = (grown(10), grown(2010));
+    // (The server has compressed it.)
+    assert!(long > short + 100, "{short} {long}");
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+for name in ("pg_current_wal_lsn()", "pg_current_wal_insert_lsn()", "pg_current_wal_flush_lsn()", "pg_last_wal_receive_lsn()", "pg_last_wal_replay_lsn()",
+             "pg_stat_get_blocks_fetched('customers'::regclass)", "pg_stat_get_blocks_hit('customers'::regclass)", "pg_get_wal_stats('0/0', '0/1')",
+             "(pg_control_checkpoint()).redo_lsn", "pg_stat_get_wal_senders()", "pg_ls_waldir()", "pg_get_backend_memory_contexts()", "pg_stat_get_wal()",
+             "pg_stat_get_io()", "pg_stat_get_slru()", "pg_stat_get_progress_info('COPY')", "pg_stat_get_db_blocks_hit(1)", "pg_switch_wal()",
+             "pg_stat_get_archiver()", "pg_show_replication_origin_status()", "pg_stat_get_bgwriter_buf_written_clean()"):
+    print(name, end=" ")
+    show(s, stream, f"SELECT {name}".encode())
+for view in ("pg_stat_wal", "pg_stat_io", "pg_stat_slru", "pg_stat_database", "pg_stat_bgwriter", "pg_stat_checkpointer", "pg_stat_archiver", "pg_stat_replication",
+             "pg_stat_wal_receiver", "pg_stat_subscription", "pg_stat_progress_copy", "pg_stat_progress_vacuum", "pg_stat_progress_create_index",
+             "pg_stat_progress_analyze", "pg_stat_progress_cluster", "pg_stat_progress_basebackup", "pg_statio_all_tables", "pg_statio_user_tables",
+             "pg_statio_user_indexes", "pg_statio_all_indexes", "pg_statio_user_sequences", "pg_backend_memory_contexts", "pg_replication_origin_status",
+             "pg_shmem_allocations", "pg_stat_recovery_prefetch"):
+    print(view, end=" ")
+    show(s, stream, f"SELECT * FROM {view}".encode())
+print("--- harmless", flush=True)
+for sql in (b"SELECT pg_wal_lsn_diff('0/2', '0/1')", b"SELECT n_live_tup >= 0 FROM pg_stat_user_tables WHERE relname = 'orders'", b"SELECT pg_relation_size('orders') > 0"):
+    show(s, stream, sql)
+"#,
+        )
+        .unwrap();
+    let (told, harmless) = said.split_once("--- harmless").unwrap();
+    let refused = told.lines().filter(|it| it.contains("ERROR 42501")).count();
+    // Two are of newer servers.
+    assert_eq!(refused + told.matches("ERROR 42P01").count(), 21 + 25, "{said}");
+    assert!(refused >= 44, "{said}");
+    assert!(!harmless.contains("ERROR") && harmless.matches("SELECT 1").count() == 3, "{said}");
+}
+
 #[test]
 fn the_errors_of_a_row_security_policy_tell_no_masked_values() {
     let world = World::allowing(r#""prepare", "execute", "declare", "fetch", "explain""#);

@@ -22,7 +22,8 @@ use crate::mask::MaskRule;
 pub(crate) use known::KnownCode;
 pub use read::load;
 #[cfg(test)]
-pub(crate) use read::{ColumnRow, RelationRow, Snapshot, UniqueRow};
+pub(crate) use read::UniqueRow;
+pub use read::{ColumnRow, RelationRow, Snapshot};
 
 /// More rows than this in any one catalog query deny the target, with an error that says so.
 const MAX_CATALOG_ROWS: usize = 500_000;

@@ -169,9 +169,11 @@ impl Lineage {
     }
 }
 
-/// Whether what a server printed is a statement that can be traced: for the fuzz target.
-pub fn is_traced(printed: &str, set: &TaggedSet) -> bool {
-    trace(printed, set, false, StandsFor::Itself).is_ok()
+/// The tagged columns (by their table's oid and their number) from which each column comes of what a server printed, if that can be
+/// traced: for the fuzz target.
+pub fn sources(printed: &str, set: &TaggedSet) -> Option<Vec<BTreeSet<(u32, i16)>>> {
+    let lineage = trace(printed, set, false, StandsFor::Itself).ok()?;
+    Some(lineage.columns.into_iter().map(|it| it.flow.sources).collect())
 }
 
 /// Reads what the server printed of one statement: the list of its queries after rewriting. `qualified`: it writes a schema before

@@ -16,19 +16,19 @@ use crate::protocol::postgres::operation;
 
 /// What [`load`] reads, before any thinking.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshot {
-    pub(crate) relations: Vec<RelationRow>,
+pub struct Snapshot {
+    pub relations: Vec<RelationRow>,
     /// Columns that some mask's pattern names, or that are called as a generated one.
-    pub(crate) columns: Vec<ColumnRow>,
+    pub columns: Vec<ColumnRow>,
     /// (relation with a view definition or rule, relation it reads or writes)
-    pub(crate) rewrites: Vec<(u32, u32)>,
+    pub rewrites: Vec<(u32, u32)>,
     /// (relation with a row security policy, relation that the policy reads)
     pub(crate) policies: Vec<(u32, u32)>,
     /// Relations whose view definition or rule calls a function or an operator that did not come with the server, or one that
     /// did and is not known to be harmless; and those whose defaults call one that runs a text or reads files.
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
-    pub(crate) inherits: Vec<(u32, u32)>,
+    pub inherits: Vec<(u32, u32)>,
     /// Columns that show another one, as (relation, number): generated ones what they are computed from, and those with a row
     /// of a relation in them that ([`WHOLE_ROW`]).
     pub(crate) made_of: Vec<(ColumnRow, (u32, i16))>,
@@ -94,23 +94,23 @@ pub(crate) const ANY_CHANGE: i16 = i16::MIN;
 pub(crate) const WHOLE_ROW: i16 = 0;
 
 #[derive(Debug)]
-pub(crate) struct RelationRow {
-    pub(crate) oid: u32,
-    pub(crate) schema: String,
-    pub(crate) name: String,
+pub struct RelationRow {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
     /// `pg_class.relkind`
-    pub(crate) kind: char,
+    pub kind: char,
     /// How many rows the server takes it to have; not what others add to it, such as partitions.
-    pub(crate) rows: Option<u64>,
+    pub rows: Option<u64>,
     /// `pg_class.relnatts`: the number of its last column.
-    pub(crate) columns: i16,
+    pub columns: i16,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct ColumnRow {
-    pub(crate) relation: u32,
-    pub(crate) number: i16,
-    pub(crate) name: String,
+pub struct ColumnRow {
+    pub relation: u32,
+    pub number: i16,
+    pub name: String,
 }
 
 /// The server expects more of these queries than there is, and would compile what runs for milliseconds for ten times as long.

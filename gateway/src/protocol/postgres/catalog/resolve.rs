@@ -15,7 +15,11 @@ use crate::policy::Glob;
 
 impl TaggedSet {
     /// From a catalog's rows to the set. A pattern that names no column is an error.
-    pub(crate) fn resolve(
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Unresolved`].
+    pub fn resolve(
         snapshot: &Snapshot,
         masks: &[Arc<MaskRule>],
         fetched_at: SystemTime,

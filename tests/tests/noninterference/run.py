@@ -140,41 +140,42 @@ class Witness:
             s.close()
 
 
-# Runs steps at both ends; where they differ, or what a witness sees does: the step's number and what either said. Counts what became
-# of them.
-def run(steps, count):
+# Runs steps at both ends; where they differ first, or what a witness sees does: the step's number and what either said. Counts what
+# became of them. `goes_on`: behind a difference, too.
+def run(steps, count, goes_on=False):
     witness = Witness()
     try:
-        found = run_before(witness, steps, count)
-        if found is None:
+        found = run_before(witness, steps, count, goes_on)
+        if found is None or goes_on:
             mine, theirs = witness.ends_with()
-            found = (len(steps) - 1, mine, theirs) if mine != theirs else None
+            count.others += mine != theirs
+            found = found or ((len(steps) - 1, mine, theirs) if mine != theirs else None)
         return found
     finally:
         witness.close()
 
 
-def run_before(witness, steps, count):
-    ends = opened()
+def run_before(witness, steps, count, goes_on):
+    ends, found = opened(), None
     try:
         for number, step in enumerate(steps):
             mine, theirs = both(ends, step)
             count(step, mine)
             if mine != theirs:
-                return number, mine, theirs
-            if look := witness.looks(step):
-                mine_is_seen, theirs_is_seen = witness.sees(look)
-                if mine_is_seen != theirs_is_seen:
-                    return number, [look.text, mine_is_seen], [look.text, theirs_is_seen]
-                count.looked(look, mine_is_seen)
-            if state(mine) is None:
-                return None
+                found = found or (number, mine, theirs)
+            if (goes_on or not found) and (look := witness.looks(step)):
+                seen = witness.sees(look)
+                count.looked(look, seen)
+                if seen[0] != seen[1]:
+                    found = found or (number, *([look.text, it] for it in seen))
+            if found and not goes_on or None in (state(mine), state(theirs)):
+                return found
             if state(mine) == b"E" and rolls_back(step):
                 for mend in ("ROLLBACK", "BEGIN"):
                     mine, theirs = both(ends, Step("Q", mend, None, frozenset()))
-                    if mine != theirs:
+                    if mine != theirs and not goes_on:
                         return number, mine, theirs
-        return None
+        return found
     finally:
         for s, _ in ends:
             s.close()
@@ -192,6 +193,8 @@ def fill():
 class Coverage:
     def __init__(self):
         self.steps, self.made, self.through, self.done, self.rows, self.covered, self.looks = (Counter() for _ in range(7))
+        # How often what others see differed.
+        self.others = 0
         # What becomes of a tour's steps says nothing of the others': much of it is refused on purpose.
         self.on_tour, self.of_tour = False, Counter()
 
@@ -210,9 +213,10 @@ class Coverage:
             self.rows.update(step.used if rows else ())
             self.covered.update(step.used if covered else ())
 
-    def looked(self, look, said):
-        denied = b"denied by policy" in b" ".join(body for _, body in said)
+    def looked(self, look, seen):
+        denied = b"denied by policy" in b" ".join(body for _, body in seen[0])
         self.looks.update([look.text] * (not denied))
+        self.others += seen[0] != seen[1]
 
     def share(self, what):
         return self.steps[what] / max(sum(self.steps[it] for it in ("done", "failed", "denied", "in a failed transaction")), 1)
@@ -274,7 +278,7 @@ def main():
         coverage.on_tour = number < len(planned)
         steps = planned[number] if coverage.on_tour else session(seed * 1_000_003 + number)
         number += 1
-        found = run(steps, coverage)
+        found = run(steps, coverage, goes_on=counting)
         if found is None:
             continue
         differ += 1
@@ -296,7 +300,9 @@ def main():
             break
         fill()
     seconds = time.monotonic() - started
-    if not counting:
+    if counting:
+        print(f"what others see differed {coverage.others} times")
+    else:
         coverage.print()
     print(f"{number} sessions, {differ} differ, in {seconds:.0f} s; steps: {dict(coverage.steps)}, of the {len(planned)} that have everything: {dict(coverage.of_tour)}")
     # Sessions that are refused throughout would be no proof.

@@ -63,6 +63,8 @@ const VIEWS: &str = "
     CREATE TABLE holders (email text PRIMARY KEY); INSERT INTO holders VALUES ('h@x.example');
     CREATE TABLE refers (id int, who text REFERENCES holders (email) ON UPDATE CASCADE); INSERT INTO refers VALUES (2, 'h@x.example');
     INSERT INTO people VALUES (1, 'p@x.example', '1980-02-03', 7, '{a,b}');
+    CREATE TABLE \"Mixed\" (\"Id\" int PRIMARY KEY, \"createdAt\" date, email text, \"Email\" text, \"isOpen\" boolean);
+    INSERT INTO \"Mixed\" VALUES (1, '2020-01-02', 'mixed@x.example', 'its own', true);
     CREATE TABLE members (id int PRIMARY KEY, email text NOT NULL, city text);
     CREATE FUNCTION stamped() RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN ''stamp''; END'; CREATE SEQUENCE tickets;
     CREATE TABLE fresh (id int GENERATED ALWAYS AS IDENTITY, name varchar(20) DEFAULT stamped(), email text, at timestamptz DEFAULT now(),
@@ -155,6 +157,22 @@ const CASES: &[(&str, Outcome)] = &[
     // Masked as they are, or covered as what was computed.
     ("SELECT ssn FROM customers ORDER BY id", Masked),
     ("SELECT * FROM customers ORDER BY id", Masked),
+    ("SELECT since, * FROM customers ORDER BY id", Masked),
+    ("SELECT \"since\", c.* FROM customers c ORDER BY id", Masked),
+    ("SELECT c.*, ssn, c.* FROM customers c ORDER BY id", Masked),
+    ("SELECT o.*, c.*, o.id, ssn FROM orders o JOIN customers c ON c.id = o.customer_id ORDER BY o.id", Masked),
+    ("SELECT * FROM orders o JOIN customers c USING (id) ORDER BY id", Masked),
+    ("SELECT \"createdAt\", * FROM \"Mixed\"", Masked),
+    ("SELECT m.\"createdAt\", m.*, m.\"isOpen\", m.* FROM \"Mixed\" m", Masked),
+    ("SELECT \"createdAt\", \"Email\", \"isOpen\" FROM \"Mixed\"", Clear),
+    ("SELECT \"theId\", * FROM \"Mixed\" AS m (\"theId\")", Masked),
+    ("SELECT * FROM (SELECT \"createdAt\" AS \"madeAt\", * FROM \"Mixed\") AS q (a, \"b\", \"C\")", Masked),
+    ("SELECT \"C\" FROM (SELECT \"createdAt\" AS \"madeAt\", * FROM \"Mixed\") AS q (a, \"b\", \"C\")", Clear),
+    ("SELECT d FROM (SELECT \"createdAt\" AS \"madeAt\", * FROM \"Mixed\") AS q (a, \"b\", \"C\", d)", Masked),
+    ("WITH \"Q\" AS (TABLE \"Mixed\") SELECT \"createdAt\", \"Q\".*, * FROM \"Q\"", Masked),
+    ("SELECT \"createdAt\", * FROM \"Mixed\" UNION ALL SELECT \"createdAt\", * FROM \"Mixed\"", Masked),
+    ("COPY (SELECT \"createdAt\", * FROM \"Mixed\") TO STDOUT", Masked),
+    ("UPDATE \"Mixed\" SET \"isOpen\" = true WHERE \"Id\" = 1 RETURNING \"createdAt\", *", Masked),
     ("SELECT s FROM (SELECT ssn AS s FROM customers ORDER BY id) q", Masked),
     ("SELECT ssn || '' FROM customers ORDER BY id", Masked),
     ("SELECT upper(email), left(ssn, 3), reverse(ssn) FROM customers ORDER BY id", Masked),
@@ -838,7 +856,7 @@ pub fn hold(shop: &Shop) -> Result {
 
     // Other values in all masked columns, in another order.
     let others = "UPDATE customers SET ssn = '111-' || (90 - id) || '-7777', email = (9 - id) || '@else.example';
-                  UPDATE people SET email = NULL; UPDATE shares SET email = id || '@b.example', pin = '1984-01-01' WHERE id < 9;
+                  UPDATE people SET email = NULL; UPDATE \"Mixed\" SET email = 'other@x.example'; UPDATE shares SET email = id || '@b.example', pin = '1984-01-01' WHERE id < 9;
                   UPDATE keyed SET email = CASE id WHEN 2 THEN 'guess@x.example' END; UPDATE lowered SET email = 'l@x.example' WHERE ctid = '(0,1)';
                   INSERT INTO derived_from (email) VALUES ('m@x.example'); INSERT INTO kept_apart (email) VALUES ('m@x.example');
                   INSERT INTO numbered SELECT FROM generate_series(1, 50); INSERT INTO handed_out SELECT FROM generate_series(1, 50);

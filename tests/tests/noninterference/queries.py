@@ -141,7 +141,11 @@ def stars(m, width, depth):
     table = m.one(*OFTEN, *m.tables)
     alias = m.name("a")
     scope = [(alias, m.tables[table], table)]
-    return finished(m, f"SELECT {m.one('*', alias + '.*')} FROM {table} AS {alias}", scope, [], depth), m.tables[table]
+    first, star, names = m.r.choice(m.tables[table])[0], m.one("*", alias + ".*"), ""
+    listed = m.one(star, star, star, f'{alias}.{first} AS "firstOne", {star}', f'{star}, {first} AS "lastOne"', f'"someName", {star}', f"{alias}.*, {first}, {alias}.*")
+    if "someName" in listed:
+        names = '("someName")'
+    return finished(m, f"SELECT {listed} FROM {table} AS {alias}{names}", scope, [], depth), m.tables[table]
 
 
 @makes("plain query", "SELECT", 3)

@@ -100,23 +100,82 @@ def rolls_back(step):
     return zlib.crc32(repr(step.text).encode()) % 4 > 0
 
 
-# Runs steps at both ends; where they differ: the step's number and what either said. Counts what became of them.
-def run(steps, count):
-    ends = opened()
+# What somebody else of the same agent sees meanwhile, who does nothing but listen and look. Nobody waits for a lock for long.
+LISTENS = [Step("Q", it, None, frozenset()) for it in ("SET lock_timeout = '200ms'", "LISTEN c", "LISTEN x")]
+LOOKS = [Step("Q", it, None, frozenset()) for it in (
+    "SELECT last_value, is_called FROM s", "SELECT sequencename, last_value FROM pg_sequences WHERE sequencename NOT LIKE 'made%' ORDER BY 1", "SELECT last_value FROM orders_id_seq",
+    "SELECT last_value FROM customers_id_seq", "SELECT count(*), max(id) FROM log", "SELECT id, xmin = xmin, ctid FROM orders ORDER BY id", "SELECT name, city, score FROM customers ORDER BY id",
+    """SELECT locktype, relation::regclass::text, page, tuple, mode, granted FROM pg_locks
+       WHERE pid <> pg_backend_pid() AND relation::regclass::text ~ '^[a-oq-z]' ORDER BY 1, 2, 3, 4, 5, 6""",
+    "SELECT classid, objid, objsubid, mode, granted FROM pg_locks WHERE locktype = 'advisory' ORDER BY 1, 2, 3, 4", "SELECT count(*) FROM pg_locks WHERE NOT granted",
+    "SELECT state, query FROM pg_stat_activity", "SELECT count(*) FROM pg_stat_activity", "SELECT name, statement FROM pg_cursors", "SELECT gid FROM pg_prepared_xacts",
+    "SELECT relname, relkind, reltuples FROM pg_class WHERE relname LIKE 'made%' ORDER BY 1", "SELECT current_setting('application_name')", "SELECT pg_notification_queue_usage()",
+    "SELECT pg_snapshot_xmax(pg_current_snapshot())", "SELECT lo_get(oid) FROM pg_largeobject_metadata")]
+NOTHING = Step("Q", "SELECT 1", None, frozenset())
+
+
+class Witness:
+    def __init__(self):
+        self.ends, self.heard = opened(), [[], []]
+        for step in LISTENS:
+            self.sees(step)
+
+    # What is said at both ends. Notifications may come a little earlier or later: what there is of them counts at the end.
+    def sees(self, step):
+        said = both(self.ends, step)
+        for heard, it in zip(self.heard, said):
+            heard += [message for message in it if message[0] == b"A"]
+        return [[message for message in it if message[0] != b"A"] for it in said]
+
+    def looks(self, step):
+        which = zlib.crc32(repr(step.text).encode())
+        return LOOKS[which // 8 % len(LOOKS)] if which % 8 < 2 else None
+
+    def ends_with(self):
+        self.sees(NOTHING), self.sees(NOTHING)
+        return self.heard
+
+    def close(self):
+        for s, _ in self.ends:
+            s.close()
+
+
+# Runs steps at both ends; where they differ first, or what a witness sees does: the step's number and what either said. Counts what
+# became of them. `goes_on`: behind a difference, too.
+def run(steps, count, goes_on=False):
+    witness = Witness()
+    try:
+        found = run_before(witness, steps, count, goes_on)
+        if found is None or goes_on:
+            mine, theirs = witness.ends_with()
+            count.others += mine != theirs
+            found = found or ((len(steps) - 1, mine, theirs) if mine != theirs else None)
+        return found
+    finally:
+        witness.close()
+
+
+def run_before(witness, steps, count, goes_on):
+    ends, found = opened(), None
     try:
         for number, step in enumerate(steps):
             mine, theirs = both(ends, step)
             count(step, mine)
             if mine != theirs:
-                return number, mine, theirs
-            if state(mine) is None:
-                return None
+                found = found or (number, mine, theirs)
+            if (goes_on or not found) and (look := witness.looks(step)):
+                seen = witness.sees(look)
+                count.looked(look, seen)
+                if seen[0] != seen[1]:
+                    found = found or (number, *([look.text, it] for it in seen))
+            if found and not goes_on or None in (state(mine), state(theirs)):
+                return found
             if state(mine) == b"E" and rolls_back(step):
                 for mend in ("ROLLBACK", "BEGIN"):
                     mine, theirs = both(ends, Step("Q", mend, None, frozenset()))
-                    if mine != theirs:
+                    if mine != theirs and not goes_on:
                         return number, mine, theirs
-        return None
+        return found
     finally:
         for s, _ in ends:
             s.close()
@@ -133,7 +192,9 @@ def fill():
 
 class Coverage:
     def __init__(self):
-        self.steps, self.made, self.through, self.done, self.rows, self.covered = (Counter() for _ in range(6))
+        self.steps, self.made, self.through, self.done, self.rows, self.covered, self.looks = (Counter() for _ in range(7))
+        # How often what others see differed.
+        self.others = 0
         # What becomes of a tour's steps says nothing of the others': much of it is refused on purpose.
         self.on_tour, self.of_tour = False, Counter()
 
@@ -152,6 +213,11 @@ class Coverage:
             self.rows.update(step.used if rows else ())
             self.covered.update(step.used if covered else ())
 
+    def looked(self, look, seen):
+        denied = b"denied by policy" in b" ".join(body for _, body in seen[0])
+        self.looks.update([look.text] * (not denied))
+        self.others += seen[0] != seen[1]
+
     def share(self, what):
         return self.steps[what] / max(sum(self.steps[it] for it in ("done", "failed", "denied", "in a failed transaction")), 1)
 
@@ -163,6 +229,7 @@ class Coverage:
         for family, names in sorted(families.items()):
             sums = [sum(counter[it] for it in set(names)) for counter in (self.made, self.through, self.rows, self.covered)]
             print(f"{family:32} {len(set(names)):>10} {sums[0]:>7} {sums[1]:>7} {sums[2]:>7} {sums[3]:>7}")
+        print(f"looked at by others: {sum(self.looks.values())} times, {len(self.looks)} of {len(LOOKS)} ways were let through")
         for what, names in (("never made", self.never_made()), ("made twenty times and more, and always refused", self.never_through()), ("got through though they are never let through", self.surprising())):
             print(f"{what}: {len(names)}")
             for it in names:
@@ -185,7 +252,7 @@ def known():
 def shrink(steps):
     def differs(fewer):
         fill()
-        return run(fewer, lambda *_: None) is not None
+        return run(fewer, Coverage()) is not None
     size = max(len(steps) // 2, 1)
     while True:
         at = 0
@@ -211,7 +278,7 @@ def main():
         coverage.on_tour = number < len(planned)
         steps = planned[number] if coverage.on_tour else session(seed * 1_000_003 + number)
         number += 1
-        found = run(steps, coverage)
+        found = run(steps, coverage, goes_on=counting)
         if found is None:
             continue
         differ += 1
@@ -222,7 +289,7 @@ def main():
         print(f"DIFFERS: seed {seed}, session {number - 1}, step {at} of {len(steps)}: {steps[at]}\n    one:   {mine}\n    other: {theirs}", flush=True)
         shorter = shrink(steps[: at + 1])
         fill()
-        again = run(shorter, lambda *_: None)
+        again = run(shorter, Coverage())
         print("Shrunk:" if again else "Not so on tables that are filled anew:")
         for step in shorter:
             print("   ", tuple(step)[:3])
@@ -233,7 +300,9 @@ def main():
             break
         fill()
     seconds = time.monotonic() - started
-    if not counting:
+    if counting:
+        print(f"what others see differed {coverage.others} times")
+    else:
         coverage.print()
     print(f"{number} sessions, {differ} differ, in {seconds:.0f} s; steps: {dict(coverage.steps)}, of the {len(planned)} that have everything: {dict(coverage.of_tour)}")
     # Sessions that are refused throughout would be no proof.

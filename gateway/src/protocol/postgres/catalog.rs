@@ -16,12 +16,14 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 
+use super::wire::Column;
 use crate::mask::MaskRule;
 
 pub(crate) use known::KnownCode;
 pub use read::load;
 #[cfg(test)]
-pub(crate) use read::{ColumnRow, RelationRow, Snapshot, UniqueRow};
+pub(crate) use read::UniqueRow;
+pub use read::{ColumnRow, RelationRow, Snapshot};
 
 /// More rows than this in any one catalog query deny the target, with an error that says so.
 const MAX_CATALOG_ROWS: usize = 500_000;
@@ -29,19 +31,47 @@ const MAX_CATALOG_ROWS: usize = 500_000;
 /// Objects below this oid came with the server (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16_384;
 
-/// System relations that hold values of user columns or texts of other sessions' statements.
+/// System relations that hold values of user columns or texts of other sessions' statements, or that count the bytes or the pages which
+/// these take.
 const VALUE_CATALOGS: &[&str] = &[
+    "pg_aios",
+    "pg_backend_memory_contexts",
     "pg_cursors",
     "pg_largeobject",
     "pg_prepared_statements",
+    "pg_replication_origin_status",
     "pg_replication_slots",
+    "pg_shmem_allocations",
     "pg_stat_activity",
+    "pg_stat_archiver",
+    "pg_stat_bgwriter",
+    "pg_stat_checkpointer",
     "pg_stat_database",
     "pg_stat_io",
+    "pg_stat_progress_analyze",
+    "pg_stat_progress_basebackup",
+    "pg_stat_progress_cluster",
+    "pg_stat_progress_copy",
+    "pg_stat_progress_create_index",
+    "pg_stat_progress_vacuum",
+    "pg_stat_recovery_prefetch",
     "pg_stat_replication",
+    "pg_stat_replication_slots",
+    "pg_stat_slru",
     "pg_stat_statements",
     "pg_stat_statements_info",
+    "pg_stat_subscription",
     "pg_stat_wal",
+    "pg_stat_wal_receiver",
+    "pg_statio_all_indexes",
+    "pg_statio_all_sequences",
+    "pg_statio_all_tables",
+    "pg_statio_sys_indexes",
+    "pg_statio_sys_sequences",
+    "pg_statio_sys_tables",
+    "pg_statio_user_indexes",
+    "pg_statio_user_sequences",
+    "pg_statio_user_tables",
     "pg_statistic",
     "pg_statistic_ext_data",
     "pg_stats",
@@ -95,8 +125,10 @@ pub struct TaggedSet {
     names: HashMap<(u32, i16), String>,
     /// Relations that show tagged values under names of their own, by oid.
     derived: HashSet<u32>,
-    /// All relations that there were.
-    known: HashSet<u32>,
+    /// All relations that there were, and the number of the last column of each.
+    known: HashMap<u32, i16>,
+    /// What masks call columns. (`*` is a name that says nothing, and so it stands for none.)
+    masked_names: HashSet<String>,
     /// Relations of whose name there is another one that is masked more.
     masked_less: HashSet<u32>,
     tagged: HashSet<u32>,
@@ -181,7 +213,8 @@ impl TaggedSet {
             reading_types: HashSet::new(),
             names: HashMap::new(),
             derived: HashSet::new(),
-            known: HashSet::new(),
+            known: HashMap::new(),
+            masked_names: HashSet::new(),
             masked_less: HashSet::new(),
             tagged: HashSet::new(),
             referred_to: HashSet::new(),
@@ -249,6 +282,33 @@ impl TaggedSet {
         tagged.is_some_and(|it| it.contains(name)) && self.masks(relation, column).is_empty()
     }
 
+    /// False for a column that was made after the catalog was read, be it with its relation.
+    pub(super) fn has_column(&self, (relation, column): (u32, i16)) -> bool {
+        self.is_empty() || relation < FIRST_USER_OID || self.known.get(&relation).is_some_and(|last| column <= *last)
+    }
+
+    /// True for a column of a result of which this may not be up to date: it was made since, or has no mask, and a name by which it could
+    /// have one. (That may be another one's, or nobody's.)
+    pub(super) fn doubts(&self, column: &Column) -> bool {
+        let origin = (column.table, column.attribute);
+        let is_named = || {
+            self.masks(column.table, column.attribute).is_empty()
+                && std::str::from_utf8(&column.name).is_ok_and(|it| self.masked_names.contains(it))
+        };
+        !self.is_empty() && (!self.has_column(origin) || is_named())
+    }
+
+    /// Whether a newer reading has nothing to say against showing a column of a result as it is, which this one doubts. `own`: the session
+    /// may see what is not committed.
+    pub(super) fn is_settled_by(&self, newer: &Self, column: &Column, own: bool) -> bool {
+        if column.table == 0 {
+            // From where it comes nobody has said.
+            return newer.masks.keys().all(|it| self.masks.contains_key(it));
+        }
+        let masks = |set: &Self| set.masks(column.table, column.attribute).len();
+        masks(newer) <= masks(self) && (own || newer.has_column((column.table, column.attribute)))
+    }
+
     /// True for a relation with a tagged column that foreign keys refer to.
     pub(super) fn is_referred_to(&self, relation: u32) -> bool {
         self.referred_to.contains(&relation)
@@ -264,7 +324,7 @@ impl TaggedSet {
         if oid < FIRST_USER_OID {
             return Named::Itself;
         }
-        match (self.known.contains(&oid), self.masked_less.contains(&oid)) {
+        match (self.known.contains_key(&oid), self.masked_less.contains(&oid)) {
             (false, _) => Named::Unknown,
             (true, true) => Named::LikeAMaskedOne,
             (true, false) => Named::Itself,

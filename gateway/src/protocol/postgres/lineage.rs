@@ -49,6 +49,8 @@ pub(super) struct Lineage {
     pub(super) by_code: bool,
     /// Something in it reads a tagged column, be it shown or not.
     pub(super) reads_tagged: bool,
+    /// A table in it has columns that were made after the catalog was read.
+    pub(super) has_news: bool,
 }
 
 /// A column of a result.
@@ -167,9 +169,11 @@ impl Lineage {
     }
 }
 
-/// Whether what a server printed is a statement that can be traced: for the fuzz target.
-pub fn is_traced(printed: &str, set: &TaggedSet) -> bool {
-    trace(printed, set, false, StandsFor::Itself).is_ok()
+/// The tagged columns (by their table's oid and their number) from which each column comes of what a server printed, if that can be
+/// traced: for the fuzz target.
+pub fn sources(printed: &str, set: &TaggedSet) -> Option<Vec<BTreeSet<(u32, i16)>>> {
+    let lineage = trace(printed, set, false, StandsFor::Itself).ok()?;
+    Some(lineage.columns.into_iter().map(|it| it.flow.sources).collect())
 }
 
 /// Reads what the server printed of one statement: the list of its queries after rewriting. `qualified`: it writes a schema before

@@ -124,6 +124,8 @@ pub(super) struct Relay<'s> {
     catalog_changed: bool,
     /// It was read, but while the transaction of that statement was open: nobody but this session sees the change.
     change_unseen: bool,
+    /// Others have changed something since the catalog was read.
+    is_outdated: bool,
     memory: Memory,
     /// Where the results of statements come from that are prepared.
     traces: Traces,
@@ -254,6 +256,7 @@ impl<'s> Relay<'s> {
             catalog: None,
             catalog_changed: false,
             change_unseen: false,
+            is_outdated: false,
             memory: Memory::default(),
             traces: Traces::default(),
             missing: HashMap::new(),
@@ -324,6 +327,11 @@ impl<'s> Relay<'s> {
     /// Handles what the target sent, and records the replies that are complete.
     async fn receive(&mut self) -> Result<(), End> {
         self.replies.receive(&mut self.target.inbox, &mut self.to_client)?;
+        while self.replies.doubt().is_some() {
+            // Seldom, and not in the way of all that a session takes.
+            Box::pin(self.settle()).await;
+            self.replies.receive(&mut self.target.inbox, &mut self.to_client)?;
+        }
         self.target.inbox.compact();
         if std::mem::take(&mut self.replies.wants_cancel) {
             self.cancel_at_target();

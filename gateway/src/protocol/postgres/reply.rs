@@ -7,11 +7,13 @@
 
 mod copied;
 mod copy;
+mod doubt;
 mod fault;
 mod own;
 mod parts;
 mod plan;
 mod running;
+mod settings;
 mod taken;
 mod texts;
 
@@ -20,10 +22,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::copied::Copying;
+pub(super) use self::doubt::Doubt;
 pub(super) use self::fault::Fault;
 pub(super) use self::own::{BY_COMMAND, Own, Until};
 pub(super) use self::plan::unfit;
+pub(super) use self::settings::Sets;
 use self::plan::{Plan, plan};
+use self::settings::Settings;
 use self::taken::Over;
 pub(super) use self::taken::{Undo, Undoing};
 use self::texts::{Setting, check_setting, mask_strings, withheld};
@@ -96,6 +101,7 @@ pub(super) struct Running {
     pub(super) copies: bool,
     /// It may end a transaction, and with that bring up errors of statements before it.
     pub(super) ends_transaction: bool,
+    pub(super) sets: Sets,
     pub(super) undoing: Undoing,
     /// What was found out of each statement of a simple query, or of the one of an Execute, before it ran; None: it had to be
     /// of none.
@@ -110,6 +116,8 @@ pub(super) struct Running {
     over: Option<Over>,
     statement: usize,
     plan: Option<Arc<Plan>>,
+    /// Why its rows wait.
+    doubt: Option<Arc<Doubt>>,
     /// The rows that a COPY sends.
     copying: Option<Copying>,
     /// Of a simple query: the plan is that of the statement at hand.
@@ -159,6 +167,7 @@ impl Running {
             tagged: false,
             copies: false,
             ends_transaction: false,
+            sets: Sets::Anything,
             undoing: Undoing::Never,
             checked: Vec::new(),
             portal: None,
@@ -168,6 +177,7 @@ impl Running {
             over: None,
             statement: 0,
             plan: None,
+            doubt: None,
             copying: None,
             described: false,
             copying_out: false,
@@ -213,9 +223,7 @@ pub(super) struct Replies<'s> {
     pub(super) ended: bool,
     /// Some statement of this transaction, of those that are answered, touches a tagged table.
     transaction_tagged: bool,
-    /// A statement of the batch, of those that are answered, sets something or ends a transaction, which takes settings back:
-    /// those that the target reports behind it are the client's own words.
-    may_set: bool,
+    settings: Settings,
     /// What of all results of the session was passed on.
     taken: Amount<u64>,
     /// The statement that runs has to be cancelled at the target.
@@ -228,6 +236,8 @@ pub(super) struct Replies<'s> {
     known: Option<Known>,
     /// Bytes of each reply that are kept for the record.
     content_limit: usize,
+    /// A row that waits; see [`Doubt`].
+    waiting: Option<Range<usize>>,
 }
 
 impl<'s> Replies<'s> {
@@ -242,13 +252,14 @@ impl<'s> Replies<'s> {
             copying_in: false,
             ended: false,
             transaction_tagged: false,
-            may_set: false,
+            settings: Settings::default(),
             taken: Amount::default(),
             wants_cancel: false,
             undo: None,
             finished: Vec::new(),
             known: None,
             content_limit,
+            waiting: None,
         }
     }
 
@@ -360,7 +371,10 @@ impl<'s> Replies<'s> {
     }
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
-        while out.len() + run.range.len() < HIGH_WATER {
+        if let Some(range) = self.waiting.take() {
+            self.message(b'D', range, inbox, out, run)?;
+        }
+        while out.len() + run.range.len() < HIGH_WATER && self.doubt().is_none() {
             // What nobody has to look at passes in parts, where it is too large to be held, and what cannot be looked at is dropped so.
             let begins = !inbox.is_within_message();
             let handling = |tag, length| {
@@ -369,6 +383,14 @@ impl<'s> Replies<'s> {
             };
             match inbox.next(handling)? {
                 Piece::Incomplete => break,
+                Piece::Message(b'D', range) => {
+                    self.plan_rows()?;
+                    if self.doubt().is_some() {
+                        self.waiting = Some(range);
+                        break;
+                    }
+                    self.message(b'D', range, inbox, out, run)?;
+                }
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
                     self.flush(run, inbox, out)?;
@@ -474,7 +496,7 @@ impl<'s> Replies<'s> {
             (b'C', Some(Expected::Query(running))) => {
                 running.completed(message)?;
                 running.next_statement();
-                self.may_set |= running.ends_transaction && !running.tagged;
+                self.settings.ran(running);
                 self.copying_in = false;
             }
             (b'I', Some(Expected::Query(running))) => running.next_statement(),
@@ -485,7 +507,7 @@ impl<'s> Replies<'s> {
                 self.copying_in = false;
                 self.flush(run, inbox, out)?;
                 if let Some(Expected::Execute(running)) = self.answered_one() {
-                    self.may_set |= running.ends_transaction && !running.tagged;
+                    self.settings.ran(&running);
                     self.finish(running, (tag == b's').then_some("suspended"));
                 }
             }
@@ -529,7 +551,7 @@ impl<'s> Replies<'s> {
 
     fn ready(&mut self, message: &[u8]) -> Result<(), Fault> {
         self.state = transaction_state(message)?;
-        self.may_set = false;
+        self.settings.ready(self.state == TransactionState::Idle);
         let batch = match self.answered_one() {
             Some(Expected::Query(running) | Expected::FunctionCall(running)) => {
                 let batch = running.batch;
@@ -592,6 +614,7 @@ impl<'s> Replies<'s> {
                     plan
                 };
                 running.tagged |= plan.tagged;
+                running.doubt.clone_from(&plan.doubt);
                 running.plan = Some(plan);
                 running.described = true;
             }
@@ -616,16 +639,10 @@ impl<'s> Replies<'s> {
         if self.is_over() {
             return Ok(Row::Dropped);
         }
-        let (masker, limit) = (self.masker, self.content_limit);
         let running = match self.expected.front_mut() {
             // The description of an earlier statement of the text is not this one's.
             Some(Expected::Query(running)) if running.described => running,
-            Some(Expected::Execute(running)) => {
-                if running.plan.is_none() {
-                    running.plan_portal(masker, limit)?;
-                }
-                running
-            }
+            Some(Expected::Execute(running)) => running,
             _ => return Err(Fault::Unexpected('D')),
         };
         let plan = running.plan.as_ref().ok_or(Fault::Unexpected('D'))?;
@@ -743,9 +760,13 @@ impl<'s> Replies<'s> {
 
     /// What a target may send at any time: notices, settings, notifications.
     fn aside(&mut self, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        if tag == b'S' && check_setting(message)? == Setting::Free && self.columns_are_masked() && !self.may_set {
-            // Code at the target set it, and may have put anything into it.
-            return Ok(());
+        if tag == b'S' && check_setting(message)? == Setting::Free && self.columns_are_masked() {
+            let name = Fields::of(message).string()?;
+            let running = running(&self.expected);
+            if !self.settings.are_own(name, running) {
+                // Code at the target may have put anything into it.
+                return Ok(());
+            }
         }
         let is_withheld = tag == b'N' && self.why_withheld(message)?.is_some();
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
@@ -858,12 +879,7 @@ impl<'s> Replies<'s> {
     }
 
     fn running(&self) -> Option<&Running> {
-        match self.expected.front() {
-            Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => {
-                Some(running)
-            }
-            _ => None,
-        }
+        running(&self.expected)
     }
 
     fn running_mut(&mut self) -> Option<&mut Running> {
@@ -884,6 +900,13 @@ impl<'s> Replies<'s> {
         let written = masked.get().get(start..).unwrap_or_default();
         running.summary.bytes += written.len() as u64;
         running.keep(written, limit);
+    }
+}
+
+fn running(expected: &VecDeque<Expected>) -> Option<&Running> {
+    match expected.front() {
+        Some(Expected::Query(running) | Expected::Execute(running) | Expected::FunctionCall(running)) => Some(running),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! [`REFRESH_AFTER`], while sessions go on with the one at hand; one older than [`MAX_AGE`] serves nobody: statements are denied
 //! until it can be read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::future::poll_fn;
 use std::hash::Hash;
@@ -26,6 +26,7 @@ use super::cancel::Keys;
 use super::catalog::{self, CatalogError, TaggedSet};
 use super::lookups::Lookups;
 use super::operation::{Analyser, Parsed};
+use super::reply::Doubt;
 use super::stream::Stream;
 use super::upstream::{self, Endpoint, Login, Proof, Upstream};
 use super::wire::{self, Room};
@@ -56,6 +57,8 @@ const MAX_CATALOGS: usize = 256;
 /// Statements that are remembered under one catalog, and how much memory they may take: twice this at most.
 const REMEMBERED: usize = 2_000;
 const REMEMBERED_BYTES: usize = 4 << 20;
+/// Descriptions of results that are remembered for their names.
+const MAX_VOUCHED: usize = 2_000;
 const PARSER_THREADS: usize = 2;
 
 /// What the sessions of PostgreSQL targets share.
@@ -86,6 +89,9 @@ pub(super) struct Catalog {
     /// It says how many rows tables have.
     has_counts: bool,
     known: Mutex<Remembered<Arc<str>, Arc<Parsed>>>,
+    /// Descriptions with names that masked columns could have, of which a reading has said that they are nobody's: passed on from
+    /// reading to reading.
+    vouched: Arc<Mutex<HashSet<Arc<[u8]>>>>,
 }
 
 /// The place of one database's catalog.
@@ -210,7 +216,7 @@ impl Catalog {
     /// In the place of one that cannot be had: it understands nothing.
     pub(super) fn unknown() -> Self {
         let set = Arc::new(TaggedSet::empty(std::time::SystemTime::now()));
-        Self { set, read_at: Instant::now(), masks_version: 0, has_counts: false, known: Mutex::default() }
+        Self { set, read_at: Instant::now(), masks_version: 0, has_counts: false, known: Mutex::default(), vouched: Arc::default() }
     }
 
     /// What a text does, from memory or by reading it.
@@ -225,6 +231,21 @@ impl Catalog {
             }
             Err(given_up) => given_up,
         }
+    }
+
+    /// Whether somebody was shown a result of this description, which is doubted for its names alone, after a reading.
+    pub(super) fn has_vouched(&self, doubt: &Doubt) -> bool {
+        let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt.key.as_ref().is_some_and(|it| vouched.contains(it))
+    }
+
+    pub(super) fn vouch(&self, doubt: &Doubt) {
+        let Some(key) = &doubt.key else { return };
+        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        if vouched.len() >= MAX_VOUCHED {
+            vouched.clear();
+        }
+        vouched.insert(Arc::clone(key));
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Remembered<Arc<str>, Arc<Parsed>>> {
@@ -272,8 +293,13 @@ impl Slot {
     /// Takes in what was read under the masks of that number. What a session that began before a reload has still read is
     /// its own: it never takes the place of what the new masks gave.
     fn set(&self, read: Result<Catalog, String>, masks_version: u64) -> Result<Arc<Catalog>, Arc<str>> {
-        let read = read.map(Arc::new).map_err(Arc::from);
         let mut current = self.current();
+        let vouched = match &*current {
+            Current::Read(known) if known.masks_version == masks_version => Some(Arc::clone(&known.vouched)),
+            _ => None,
+        };
+        let keep = |read: Catalog| Catalog { vouched: vouched.unwrap_or_default(), ..read };
+        let read = read.map(|it| Arc::new(keep(it))).map_err(Arc::from);
         let newest = match &*current {
             Current::None => 0,
             Current::Read(catalog) => catalog.masks_version,
@@ -399,7 +425,7 @@ pub(super) async fn load(way: &Way, wanted: Wanted<'_>, masks_version: u64) -> R
     } else {
         TaggedSet::empty(std::time::SystemTime::now())
     };
-    Ok(Catalog { set: Arc::new(set), read_at, masks_version, has_counts, known: Mutex::default() })
+    Ok(Catalog { set: Arc::new(set), read_at, masks_version, has_counts, known: Mutex::default(), vouched: Arc::default() })
 }
 
 async fn read_catalog(way: &Way, Wanted { masks, target, counts }: Wanted<'_>) -> Result<TaggedSet, String> {
@@ -623,12 +649,12 @@ mod tests {
 
     fn catalog(masks_version: u64, read_at: Instant) -> Catalog {
         let set = Arc::new(TaggedSet::empty(std::time::SystemTime::UNIX_EPOCH));
-        Catalog { set, read_at, masks_version, has_counts: true, known: Mutex::default() }
+        Catalog { set, read_at, masks_version, has_counts: true, known: Mutex::default(), vouched: Arc::default() }
     }
 
     fn tagged() -> TaggedSet {
         let relation =
-            RelationRow { oid: 1, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r', rows: None };
+            RelationRow { oid: 1, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r', rows: None, columns: 1 };
         let columns = vec![ColumnRow { relation: 1, number: 1, name: "ssn".to_owned() }];
         let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
         let pattern = ColumnPattern { schema: None, table: None, column: "ssn".to_owned() };

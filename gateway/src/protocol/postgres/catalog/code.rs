@@ -10,13 +10,23 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// A function's text is read up to here; a longer one may read anything.
 pub(super) const MAX_TEXT: i32 = 32 * 1024;
 
-/// A function that runs when a row of the relation is written and that can choose what is in it.
+/// A function that runs when a row of the relation is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CodeRow {
     pub(crate) relation: u32,
     pub(crate) function: u32,
-    /// A trigger's; otherwise a default's or a generated column's.
-    pub(crate) by_trigger: bool,
+    pub(crate) runs: Runs,
+}
+
+/// As what a function runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// A default, a check, a generated column: it chooses what is in the row.
+    Value,
+    /// A trigger before the row, which may do so, too.
+    TriggerBefore,
+    /// It may put what it reads anywhere else.
+    TriggerAfter,
 }
 
 /// A function's text, as the words that are in it.
@@ -31,7 +41,12 @@ pub(crate) struct Body {
     /// Those that stand where a value may, of an alias the relation's name: rows may be among them.
     values: HashSet<String>,
     takes_rows: bool,
+    /// It may put a value where the session reads it.
+    keeps: bool,
 }
+
+/// Functions by which values come to be where the session that has called them can read them, or where others can.
+const KEEPERS: &[&str] = &["set_config", "setval"];
 
 impl Body {
     /// Of a function by its definition; without one, or with one that is too long, it may read anything. `of_rows`: the
@@ -42,7 +57,14 @@ impl Body {
         let takes_rows = definition.is_some_and(|it| it.contains('*')) || words.iter().flatten().any(whole);
         let called = definition.map(|it| called(it, of_rows)).unwrap_or_default();
         let values = definition.map(values).unwrap_or_default();
-        Self { name: last_word(name), words, called, values, takes_rows }
+        let by_text = definition.is_some_and(has_set_in_a_string);
+        let keeps = by_text || words.iter().flatten().any(|it| KEEPERS.contains(&it.as_str()));
+        Self { name: last_word(name), words, called, values, takes_rows, keeps }
+    }
+
+    /// Whether a trigger may read these columns of the row that it runs for.
+    pub(super) fn reads_own(&self, columns: &BTreeSet<String>) -> bool {
+        self.takes_rows || columns.iter().any(|it| self.mentions(it))
     }
 
     /// What it may call, by name.
@@ -69,6 +91,17 @@ impl Body {
         });
         tagged || self.words.is_none() || sensitive.derived.iter().any(|relation| self.mentions(relation))
     }
+}
+
+/// Whether a string in it begins as a SET does, which runs by EXECUTE.
+fn has_set_in_a_string(text: &str) -> bool {
+    let begins = |it: &str| {
+        let it = it.trim_start();
+        it.get(..3).is_some_and(|it| it.eq_ignore_ascii_case("set")) && it[3..].starts_with(char::is_whitespace)
+    };
+    // Before its body stand the settings that a function itself runs under, which go with it.
+    let body = text.split_once("AS $").map_or(text, |(_, body)| body);
+    body.split(['\'', '$']).skip(1).any(begins)
 }
 
 /// The words of a text as an unquoted name would be compared. A quoted name may be several, and so is one with a `$`, which
@@ -199,16 +232,25 @@ pub(super) struct Sensitive<'a> {
 
 /// The functions that read one of the relations, or use one that does.
 pub(super) fn readers(bodies: &HashMap<u32, Body>, sensitive: &Sensitive<'_>) -> HashSet<u32> {
-    let mut readers: HashSet<u32> = bodies.iter().filter(|(_, it)| it.reads(sensitive)).map(|(oid, _)| *oid).collect();
-    let mut todo: Vec<u32> = readers.iter().copied().collect();
+    with_callers(bodies, |it| it.reads(sensitive))
+}
+
+/// The functions that may put values where the session reads them, or use one that does.
+pub(super) fn keepers(bodies: &HashMap<u32, Body>) -> HashSet<u32> {
+    with_callers(bodies, |it| it.keeps)
+}
+
+fn with_callers(bodies: &HashMap<u32, Body>, is_one: impl Fn(&Body) -> bool) -> HashSet<u32> {
+    let mut found: HashSet<u32> = bodies.iter().filter(|(_, it)| is_one(it)).map(|(oid, _)| *oid).collect();
+    let mut todo: Vec<u32> = found.iter().copied().collect();
     while let Some(name) = todo.pop().and_then(|it| bodies.get(&it)).map(|it| &it.name) {
         for (oid, body) in bodies {
-            if body.called.contains(name) && readers.insert(*oid) {
+            if body.called.contains(name) && found.insert(*oid) {
                 todo.push(*oid);
             }
         }
     }
-    readers
+    found
 }
 
 #[cfg(test)]
@@ -280,6 +322,23 @@ mod tests {
             ("d", ""),
         ]);
         assert_eq!(said, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_sets_something_keeps_values() {
+        let of_rows = HashSet::new();
+        let bodies = [
+            ("a", "SELECT set_config('app.x', $1, false)"),
+            ("b", "BEGIN EXECUTE format('SET app.x = %L', v); END"),
+            ("c", "BEGIN EXECUTE $q$ set app.x = 1 $q$; END"),
+            ("d", "BEGIN PERFORM a(v); END"),
+            ("e", "UPDATE t SET x = 'set'; SELECT current_setting('app.x'), 'settled'"),
+            ("f", "CREATE FUNCTION f() SET search_path TO 'public' SET work_mem TO '5MB' AS $$ SELECT 1 $$"),
+        ];
+        let bodies = bodies.iter().zip(1..).map(|((name, text), oid)| (oid, Body::new(name, Some(*text), &of_rows)));
+        let mut keepers: Vec<u32> = keepers(&bodies.collect()).into_iter().collect();
+        keepers.sort_unstable();
+        assert_eq!(keepers, [1, 2, 3, 4]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::code::{self, Body, CodeRow};
+use super::code::{self, Body, CodeRow, Runs};
 use super::known::{COMPARISONS, FunctionRow, KnownCode, OperatorRow};
 use super::{COVERED, CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
 use crate::mask::MaskRule;
@@ -16,19 +16,19 @@ use crate::protocol::postgres::operation;
 
 /// What [`load`] reads, before any thinking.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshot {
-    pub(crate) relations: Vec<RelationRow>,
+pub struct Snapshot {
+    pub relations: Vec<RelationRow>,
     /// Columns that some mask's pattern names, or that are called as a generated one.
-    pub(crate) columns: Vec<ColumnRow>,
+    pub columns: Vec<ColumnRow>,
     /// (relation with a view definition or rule, relation it reads or writes)
-    pub(crate) rewrites: Vec<(u32, u32)>,
+    pub rewrites: Vec<(u32, u32)>,
     /// (relation with a row security policy, relation that the policy reads)
     pub(crate) policies: Vec<(u32, u32)>,
     /// Relations whose view definition or rule calls a function or an operator that did not come with the server, or one that
     /// did and is not known to be harmless; and those whose defaults call one that runs a text or reads files.
     pub(crate) opaque: Vec<u32>,
     /// (child, parent), of inheritance and of partitions.
-    pub(crate) inherits: Vec<(u32, u32)>,
+    pub inherits: Vec<(u32, u32)>,
     /// Columns that show another one, as (relation, number): generated ones what they are computed from, and those with a row
     /// of a relation in them that ([`WHOLE_ROW`]).
     pub(crate) made_of: Vec<(ColumnRow, (u32, i16))>,
@@ -94,21 +94,23 @@ pub(crate) const ANY_CHANGE: i16 = i16::MIN;
 pub(crate) const WHOLE_ROW: i16 = 0;
 
 #[derive(Debug)]
-pub(crate) struct RelationRow {
-    pub(crate) oid: u32,
-    pub(crate) schema: String,
-    pub(crate) name: String,
+pub struct RelationRow {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
     /// `pg_class.relkind`
-    pub(crate) kind: char,
+    pub kind: char,
     /// How many rows the server takes it to have; not what others add to it, such as partitions.
-    pub(crate) rows: Option<u64>,
+    pub rows: Option<u64>,
+    /// `pg_class.relnatts`: the number of its last column.
+    pub columns: i16,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct ColumnRow {
-    pub(crate) relation: u32,
-    pub(crate) number: i16,
-    pub(crate) name: String,
+pub struct ColumnRow {
+    pub relation: u32,
+    pub number: i16,
+    pub name: String,
 }
 
 /// The server expects more of these queries than there is, and would compile what runs for milliseconds for ten times as long.
@@ -123,7 +125,8 @@ const RELATIONS: &str = "\
                 WHEN c.reltuples OPERATOR(pg_catalog.>) 0
                      OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 140000
                 THEN c.reltuples::pg_catalog.float8
-                ELSE -1::pg_catalog.float8 END
+                ELSE -1::pg_catalog.float8 END,
+           c.relnatts
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f', 'S']::\"char\"[])
     LIMIT $1";
@@ -366,51 +369,52 @@ const TYPE_CODE: &str = concat!(
     "LIMIT $1"
 );
 
-/// Functions of defaults, checks and generated columns (a domain's too, and those behind operators), and of triggers that come before
-/// the row is written, with their conditions: these choose what is in it. (Before PostgreSQL 15 it is the generated column itself that
+/// Functions of defaults, checks and generated columns (a domain's too, and those behind operators; `v`), and of triggers that come before
+/// the row is written (`b`), with their conditions: these choose what is in it; and of those that come after it (`a`). (Before PostgreSQL 15 it is the generated column itself that
 /// depends.)
 const CODE: &str = concat!(
     code_of_types!(),
     ",
     uses AS (
-        SELECT e.adrelid AS relation, false AS by_trigger, d.refclassid, d.refobjid
+        SELECT e.adrelid AS relation, 'v'::text AS runs, d.refclassid, d.refobjid
         FROM pg_catalog.pg_attrdef e JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) e.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
         UNION ALL
-        SELECT a.attrelid, false, d.refclassid, d.refobjid
+        SELECT a.attrelid, 'v', d.refclassid, d.refobjid
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) a.atttypid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
           AND EXISTS (SELECT FROM pg_catalog.pg_type t
                       WHERE t.oid OPERATOR(pg_catalog.=) a.atttypid AND t.typtype OPERATOR(pg_catalog.=) 'd')
         UNION ALL
-        SELECT a.attrelid, false, d.refclassid, d.refobjid
+        SELECT a.attrelid, 'v', d.refclassid, d.refobjid
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_depend d
           ON d.objid OPERATOR(pg_catalog.=) a.attrelid AND d.objsubid OPERATOR(pg_catalog.=) a.attnum
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
           AND a.attgenerated OPERATOR(pg_catalog.<>) ''
         UNION ALL
-        SELECT a.attrelid, false, c.refclassid, c.refobjid
+        SELECT a.attrelid, 'v', c.refclassid, c.refobjid
         FROM pg_catalog.pg_attribute a JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) a.atttypid
         WHERE a.attrelid OPERATOR(pg_catalog.>=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0
         UNION ALL
-        SELECT k.conrelid, false, d.refclassid, d.refobjid
+        SELECT k.conrelid, 'v', d.refclassid, d.refobjid
         FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) k.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
           AND k.contype OPERATOR(pg_catalog.=) 'c' AND k.conrelid OPERATOR(pg_catalog.<>) 0
         UNION ALL
-        SELECT g.tgrelid, true, 'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
+        SELECT g.tgrelid, CASE WHEN (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2 THEN 'b' ELSE 'a' END,
+               'pg_catalog.pg_proc'::pg_catalog.regclass, g.tgfoid
         FROM pg_catalog.pg_trigger g
-        WHERE NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2
+        WHERE NOT g.tgisinternal
         UNION ALL
-        SELECT g.tgrelid, true, d.refclassid, d.refobjid
+        SELECT g.tgrelid, 'b', d.refclassid, d.refobjid
         FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) g.oid
         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass
           AND NOT g.tgisinternal AND (g.tgtype OPERATOR(pg_catalog.&) 66::int2) OPERATOR(pg_catalog.<>) 0::int2)
-    SELECT DISTINCT u.relation, f.oid, u.by_trigger
-    FROM (SELECT relation, by_trigger, refclassid, refobjid FROM uses
+    SELECT DISTINCT u.relation, f.oid, u.runs
+    FROM (SELECT relation, runs, refclassid, refobjid FROM uses
           UNION ALL
-          SELECT u.relation, u.by_trigger, c.refclassid, c.refobjid
+          SELECT u.relation, u.runs, c.refclassid, c.refobjid
           FROM uses u JOIN code_of_types c ON c.type OPERATOR(pg_catalog.=) u.refobjid
           WHERE u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass) u",
     functions_of_u!(),
@@ -770,7 +774,12 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         read(&extension_casts, |row| row.try_get(0))?,
     );
     let code = read(&code, |row| {
-        Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, by_trigger: row.try_get(2)? })
+        let runs = match row.try_get::<_, &str>(2)? {
+            "a" => Runs::TriggerAfter,
+            "b" => Runs::TriggerBefore,
+            _ => Runs::Value,
+        };
+        Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, runs })
     })?;
     let functions = read(&functions, |row| {
         Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
@@ -872,7 +881,8 @@ fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres
     )]
     let rows = (rows >= 0.0).then_some(rows as u64);
     let kind = kind.chars().next().unwrap_or(' ');
-    Ok(RelationRow { oid: row.try_get(0)?, schema: row.try_get(1)?, name: row.try_get(2)?, kind, rows })
+    let (schema, name, columns) = (row.try_get(1)?, row.try_get(2)?, row.try_get(5)?);
+    Ok(RelationRow { oid: row.try_get(0)?, schema, name, kind, rows, columns })
 }
 
 /// Functions whose texts are read, of [`code::MAX_TEXT`] each.

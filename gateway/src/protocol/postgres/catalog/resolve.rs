@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::code::{self, Sensitive};
+use super::code::{self, CodeRow, Runs, Sensitive};
 use super::read::{ANY_CHANGE, ColumnRow, RelationRow, Snapshot, UniqueRow, WHOLE_ROW};
 use super::{
     CatalogError, Conflict, Exposure, FIRST_USER_OID, Relation, SEQUENCES, TaggedSet, UserFunction, is_ordinary,
@@ -15,7 +15,11 @@ use crate::policy::Glob;
 
 impl TaggedSet {
     /// From a catalog's rows to the set. A pattern that names no column is an error.
-    pub(crate) fn resolve(
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Unresolved`].
+    pub fn resolve(
         snapshot: &Snapshot,
         masks: &[Arc<MaskRule>],
         fetched_at: SystemTime,
@@ -126,7 +130,8 @@ impl TaggedSet {
             reading_types: reading_types.into_keys().collect(),
             names,
             derived: shown_by,
-            known: snapshot.relations.iter().map(|it| it.oid).collect(),
+            known: snapshot.relations.iter().map(|it| (it.oid, it.columns)).collect(),
+            masked_names: masks.iter().flat_map(|it| &it.columns).map(|it| it.column.clone()).collect(),
             constrained,
             conflicts,
             keys: grouping_keys,
@@ -497,8 +502,9 @@ fn derived(
     }
 }
 
-/// Tables into whose rows a default, a generated column or a trigger puts what it reads of tagged or derived relations.
-/// Whoever tags a table has looked at it: its own triggers, which may well compare the tagged values, change nothing.
+/// Tables into whose rows a default, a generated column or a trigger puts what it reads of tagged or derived relations, or of which a
+/// trigger puts that where the session reads it. Whoever tags a table has looked at it: its own triggers, which may well compare the
+/// tagged values, change nothing else.
 fn written_by_code(
     tagged: &HashMap<u32, BTreeSet<String>>,
     derived: &HashSet<u32>,
@@ -509,8 +515,20 @@ fn written_by_code(
         return Vec::new();
     }
     let readers = readers(tagged, derived, relations, snapshot);
-    let code = snapshot.code.iter().filter(|it| readers.contains(&it.function));
-    code.filter(|it| !(it.by_trigger && tagged.contains_key(&it.relation))).map(|it| it.relation).collect()
+    let keepers = code::keepers(&snapshot.bodies);
+    let puts = |it: &&CodeRow| {
+        let (reads, own) = (readers.contains(&it.function), tagged.get(&it.relation));
+        let reads_own = || {
+            let body = snapshot.bodies.get(&it.function);
+            own.is_some_and(|columns| body.is_none_or(|it| it.reads_own(columns)))
+        };
+        match it.runs {
+            Runs::Value => reads,
+            Runs::TriggerBefore if own.is_none() => reads,
+            Runs::TriggerBefore | Runs::TriggerAfter => keepers.contains(&it.function) && (reads || reads_own()),
+        }
+    };
+    snapshot.code.iter().filter(puts).map(|it| it.relation).collect()
 }
 
 /// Functions whose texts read tagged or derived relations.

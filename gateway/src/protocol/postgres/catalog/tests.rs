@@ -1,11 +1,11 @@
-use super::code::{Body, CodeRow};
+use super::code::{Body, CodeRow, Runs};
 use super::read::WHOLE_ROW;
 use super::*;
 use crate::mask::ColumnPattern;
 use crate::mask::MaskKind;
 
 fn relation(oid: u32, schema: &str, name: &str, kind: char) -> RelationRow {
-    RelationRow { oid, schema: schema.to_owned(), name: name.to_owned(), kind, rows: None }
+    RelationRow { oid, schema: schema.to_owned(), name: name.to_owned(), kind, rows: None, columns: 100 }
 }
 
 fn column(relation: u32, number: i16, name: &str) -> ColumnRow {
@@ -261,17 +261,27 @@ fn a_table_into_which_code_puts_what_it_reads_is_derived() {
     snapshot.relations.extend([relation(6, "public", "parts", 'p'), relation(7, "public", "part", 'r')]);
     snapshot.relations.push(relation(8, "public", "plain", 'r'));
     snapshot.inherits = vec![(7, 6)];
-    let code = |relation, function, by_trigger| CodeRow { relation, function, by_trigger };
-    snapshot.code = vec![code(3, 90, false), code(7, 91, true), code(2, 91, true), code(8, 92, true)];
+    snapshot.relations.extend([relation(9, "public", "kept", 'r'), relation(10, "public", "after", 'r')]);
+    let code = |relation, function, runs| CodeRow { relation, function, runs };
+    let (before, after) = (Runs::TriggerBefore, Runs::TriggerAfter);
+    snapshot.code = vec![code(3, 90, Runs::Value), code(7, 91, before), code(2, 91, before), code(8, 92, before)];
+    snapshot.code.extend([code(9, 93, after), code(10, 91, after), code(2, 94, after)]);
     snapshot.bodies = HashMap::from([
         (90, Body::new("note", Some("SELECT ssn FROM people"), &HashSet::new())),
         (91, Body::new("copy", Some("BEGIN NEW.x := note(); RETURN NEW; END"), &HashSet::new())),
         (92, Body::new("touch", Some("BEGIN NEW.at := now(); RETURN NEW; END"), &HashSet::new())),
+        (93, Body::new("keep", Some("BEGIN PERFORM set_config('a.b', note(), false); END"), &HashSet::new())),
+        (94, Body::new("guard", Some("BEGIN PERFORM set_config('a.b', '1', false); END"), &HashSet::new())),
     ]);
     let set = resolve(&snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
-    for name in ["orders", "part", "parts"] {
+    for name in ["orders", "part", "parts", "kept"] {
         assert_eq!(set.exposure(None, name), Exposure::Derived, "{name}");
     }
     assert_eq!(set.exposure(None, "plain"), Exposure::Clear);
+    assert_eq!(set.exposure(None, "after"), Exposure::Clear);
     assert_eq!(set.exposure(Some("crm"), "people"), tagged(&["ssn"]), "its own triggers change nothing");
+    let keeps = "BEGIN PERFORM set_config('a.b', NEW.ssn, false); END";
+    snapshot.bodies.insert(94, Body::new("guard", Some(keeps), &HashSet::new()));
+    let set = resolve(&snapshot, &[mask(&["crm.people.ssn"])]).unwrap();
+    assert_eq!(set.exposure(Some("crm"), "people"), Exposure::Derived, "but for those that put it where it is read");
 }

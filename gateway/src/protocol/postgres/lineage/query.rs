@@ -41,6 +41,7 @@ pub(super) struct Walk<'s> {
     pub(super) lookups: RefCell<Vec<Tagged>>,
     /// A view or a row security policy is part of it.
     by_code: Cell<bool>,
+    has_news: Cell<bool>,
     pub(super) reads_tagged: Cell<bool>,
 }
 
@@ -91,13 +92,14 @@ impl<'s> Walk<'s> {
             left: Cell::new(MAX_STEPS),
             lookups: RefCell::default(),
             by_code: Cell::new(false),
+            has_news: Cell::new(false),
             reads_tagged: Cell::new(false),
         }
     }
 
     pub(super) fn found(self, columns: Vec<Traced>) -> Lineage {
-        let (by_code, reads_tagged) = (self.by_code.get(), self.reads_tagged.get());
-        Lineage { columns, lookups: self.lookups.into_inner(), by_code, reads_tagged }
+        let (by_code, reads_tagged, has_news) = (self.by_code.get(), self.reads_tagged.get(), self.has_news.get());
+        Lineage { columns, lookups: self.lookups.into_inner(), by_code, reads_tagged, has_news }
     }
 
     pub(super) fn spend(&self, steps: usize) -> Result<(), Refusal> {
@@ -439,10 +441,12 @@ impl<'s> Walk<'s> {
                 )));
             }
         }
+        let last = i16::try_from(names.len()).unwrap_or(i16::MAX);
+        self.has_news.set(self.has_news.get() || !self.set.has_column((oid, last)));
         let column = |number: i16| {
             if self.set.masks(oid, number).is_empty() { Flow::default() } else { Flow::column((oid, number)) }
         };
-        Ok((1..=i16::try_from(names.len()).unwrap_or(i16::MAX)).map(column).collect())
+        Ok((1..=last).map(column).collect())
     }
 
     /// What a view's columns show has the masks of the view's own columns, too.

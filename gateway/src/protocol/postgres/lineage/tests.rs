@@ -23,6 +23,7 @@ fn set_with(unique: Vec<UniqueRow>) -> TaggedSet {
             name: "customers".into(),
             kind: 'r',
             rows: None,
+            columns: 100,
         }],
         columns: vec![ColumnRow { relation: CUSTOMERS, number: 2, name: "ssn".into() }],
         unique,

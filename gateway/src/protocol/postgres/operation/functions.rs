@@ -18,6 +18,8 @@ pub(super) enum Nature {
     Unknown,
 }
 
+// What counts bytes or pages is on neither: how far the log has grown behind a change of a row says how long the row is.
+
 /// What a call by this name, qualified or not, may do.
 pub(super) fn nature(parts: &[&str]) -> Nature {
     let name = match parts {
@@ -49,7 +51,7 @@ pub(super) fn gives_one_value(parts: &[&str]) -> bool {
 }
 
 /// True for a function, by its written name, that gives a value and does nothing else.
-pub(super) fn only_computes(written: &str) -> bool {
+pub(in crate::protocol::postgres) fn only_computes(written: &str) -> bool {
     nature(&written.split('.').collect::<Vec<_>>()) == Nature::Pure
 }
 
@@ -201,11 +203,9 @@ fn words(list: &'static str) -> HashSet<&'static str> {
 const EFFECT_WORDS: &str = "\
     currval lastval nextval pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all \
     pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_blocking_pids pg_cancel_backend \
-    pg_current_wal_flush_lsn pg_current_wal_insert_lsn pg_current_wal_lsn pg_current_xact_id pg_export_snapshot \
-    pg_last_wal_receive_lsn pg_last_wal_replay_lsn pg_last_xact_replay_timestamp pg_lock_status pg_notify \
+    pg_current_xact_id pg_export_snapshot pg_last_xact_replay_timestamp pg_lock_status pg_notify \
     pg_safe_snapshot_blocking_pids pg_sequence_last_value pg_sleep pg_sleep_for pg_sleep_until pg_snapshot_xip \
-    pg_snapshot_xmax pg_snapshot_xmin pg_stat_clear_snapshot pg_stat_get_blocks_fetched pg_stat_get_blocks_hit \
-    pg_stat_get_dead_tuples pg_stat_get_last_analyze_time pg_stat_get_last_autoanalyze_time \
+    pg_snapshot_xmax pg_snapshot_xmin pg_stat_clear_snapshot pg_stat_get_dead_tuples pg_stat_get_last_analyze_time pg_stat_get_last_autoanalyze_time \
     pg_stat_get_last_autovacuum_time pg_stat_get_last_vacuum_time pg_stat_get_live_tuples pg_stat_get_numscans \
     pg_stat_get_tuples_deleted pg_stat_get_tuples_fetched pg_stat_get_tuples_inserted pg_stat_get_tuples_returned \
     pg_stat_get_tuples_updated pg_terminate_backend pg_try_advisory_lock pg_try_advisory_lock_shared \

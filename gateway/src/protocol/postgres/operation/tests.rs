@@ -67,6 +67,7 @@ fn shop() -> TaggedSet {
         name: name.to_owned(),
         kind,
         rows: None,
+        columns: 100,
     };
     let column = |relation, number, name: &str| ColumnRow { relation, number, name: name.to_owned() };
     let function = |name: &str, shadows, takes_row| (name.to_owned(), UserFunction { shadows, takes_row });

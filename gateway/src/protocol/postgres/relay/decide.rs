@@ -12,7 +12,7 @@ use super::{Encoding, End, Front, Reached, Relay};
 use crate::approval;
 use crate::policy::{Action, Gate, Kind};
 use crate::protocol::postgres::operation::{self, Class, MAX_FACTS, Name, Parsed, Statement};
-use crate::protocol::postgres::reply::{Checked, Running, Undoing};
+use crate::protocol::postgres::reply::{Checked, Running, Sets, Undoing};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::{Columns, Judged, Portal};
 use crate::protocol::postgres::wire::{self, Malformed, Report, Severity, TransactionState};
@@ -127,7 +127,10 @@ impl Relay<'_> {
 
     /// The catalog that statements are understood under. The inner error is why everything is denied without it.
     pub(super) async fn catalog(&mut self, freshness: Freshness) -> Result<Result<Arc<Catalog>, String>, End> {
-        let freshness = self.after_changes(freshness).await?;
+        let mut freshness = self.after_changes(freshness).await?;
+        if std::mem::take(&mut self.is_outdated) {
+            freshness = Freshness::AsNewAs(Instant::now());
+        }
         if freshness == Freshness::Usual
             && let Some(catalog) = &self.catalog
             && catalog.is_fresh()
@@ -148,6 +151,34 @@ impl Relay<'_> {
                 ))
             }
         })
+    }
+
+    /// Whether this session may see changes of the catalog that nobody else sees.
+    pub(super) fn sees_its_own(&self) -> bool {
+        self.catalog_changed || self.change_unseen
+    }
+
+    /// A result has columns that the catalog does not know, or may know by another name: a newer one says whether it may be shown.
+    /// What is shown once under a name that only could be a masked one's is not asked about again.
+    pub(super) async fn settle(&mut self) {
+        let Some(doubt) = self.replies.doubt().cloned() else { return };
+        let own = self.sees_its_own() || self.replies.state != TransactionState::Idle;
+        let is_known = self.catalog.as_ref().is_some_and(|it| it.has_vouched(&doubt));
+        let shows = is_known || {
+            let newer = self.state.catalog(self.session, self.way, Freshness::AsNewAs(Instant::now())).await;
+            let shows = newer.as_ref().is_ok_and(|it| doubt.is_settled_by(&it.set, own));
+            match newer {
+                Ok(newer) => {
+                    if shows {
+                        newer.vouch(&doubt);
+                    }
+                    self.catalog = Some(newer);
+                }
+                Err(_) => self.is_outdated = true,
+            }
+            shows
+        };
+        self.replies.settled(shows);
     }
 
     /// How new the catalog must be after what this session has changed: read when that was done, and, where that was in a
@@ -506,11 +537,28 @@ pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwar
     let actions = &judged.judgement.operation().actions;
     let ends = |action: &Action| matches!(action.kind, Kind::Transaction | Kind::Set);
     running.ends_transaction = actions.iter().any(ends);
+    running.sets = sets(judged, tagged);
     running.undoing = undoing(judged);
     // What cannot be parsed runs where policy only observes.
     let copies = [Kind::CopyIn, Kind::CopyOut, Kind::CopyProgram, Kind::Unparsed];
     running.copies = actions.iter().any(|action| copies.contains(&action.kind));
     running
+}
+
+/// What it can have set, as far as its text tells. Reading a table may run a policy's code.
+fn sets(judged: &Judged, tagged: bool) -> Sets {
+    let is_set = |it: &Action| matches!(it.kind, Kind::Set | Kind::Show);
+    let reads_nothing = |it: &Action| {
+        let computes = |it: &String| operation::only_computes(it) || it.ends_with("set_config");
+        it.kind == Kind::Select && it.tables.is_empty() && it.functions.iter().all(computes)
+    };
+    let actions = &judged.judgement.operation().actions;
+    match () {
+        () if tagged => Sets::Anything,
+        () if actions.iter().all(|it| is_set(it) || reads_nothing(it)) => Sets::Own,
+        () if actions.iter().all(|it| is_set(it) || it.kind == Kind::Transaction || reads_nothing(it)) => Sets::Back,
+        () => Sets::Anything,
+    }
 }
 
 /// What undoes it, as far as its text tells.

@@ -32,6 +32,8 @@ const PRINT_AND_KEEP: &str = "\
            pg_catalog.set_config('debug_pretty_print', 'off', true), \
            pg_catalog.set_config('debug_print_rewritten', 'on', true)";
 const KEPT: [&str; 3] = ["client_min_messages", "debug_pretty_print", "debug_print_rewritten"];
+const NEW_COLUMNS: &str =
+    "a table of the statement has columns that are newer than what is known of its masks; run the statement once more";
 const NOT_UTF8: &str =
     "statements that read masked columns are not traced in a database that is not in UTF-8 or LATIN1";
 /// Around the statement, where no transaction is open and where one is.
@@ -216,7 +218,7 @@ impl Relay<'_> {
         if answer.error.is_some() {
             return Ok(Traced::Failed(answer.error));
         }
-        found(question, answer)
+        self.found(question, answer)
     }
 
     /// After a question of the gateway's own the client's transaction is what it was, or the session ends: what the gateway has begun
@@ -257,7 +259,18 @@ impl Relay<'_> {
             self.replies.skipping = true;
             return Ok(Traced::Broken(not_shown(&error)));
         }
-        found(question, answer)
+        self.found(question, answer)
+    }
+
+    /// What the target's answer tells, if the catalog has all of the tables' columns, or this session makes some that nobody else sees.
+    fn found(&mut self, question: &Question, answer: Own) -> Result<Traced, End> {
+        let traced = found(question, answer)?;
+        let news = matches!(&traced, Traced::Clean(it) if it.lineage.as_ref().is_some_and(|it| it.has_news));
+        if !news || self.sees_its_own() {
+            return Ok(traced);
+        }
+        self.is_outdated = true;
+        Ok(Traced::Unclean(NEW_COLUMNS.to_owned()))
     }
 
     /// Refuses a statement with whose trace its batch has failed at the target, on record: nothing of it can run any more, also

@@ -13,17 +13,17 @@ impl Replies<'_> {
         if self.masker.detects() || self.own.is_some() {
             return false;
         }
-        let (masker, limit) = (self.masker, self.content_limit);
+        if tag == b'D' && self.plan_rows().is_err() {
+            // It is found out with its row.
+            return false;
+        }
         match (tag, self.expected.front_mut()) {
             (b'd', Some(Expected::Query(running) | Expected::Execute(running))) => match &running.copying {
                 Some(copying) => copying.passes_unseen(),
                 None => !running.tagged,
             },
             (b'D', Some(Expected::Query(running))) => running.described && running.passes_rows(),
-            (b'D', Some(Expected::Execute(running))) => {
-                // A portal without a plan is found out with its row.
-                (running.plan.is_some() || running.plan_portal(masker, limit).is_ok()) && running.passes_rows()
-            }
+            (b'D', Some(Expected::Execute(running))) => running.doubt.is_none() && running.passes_rows(),
             _ => false,
         }
     }

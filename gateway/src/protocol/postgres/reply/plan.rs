@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::Doubt;
 use crate::mask::{CellFormat, CellType, ColumnMasks, MaskRule, Masker, RowPlan};
 use crate::protocol::postgres::catalog::TaggedSet;
 use crate::protocol::postgres::lineage::{Lineage, Shows};
@@ -15,13 +16,15 @@ pub(super) struct Plan {
     pub(super) columns: usize,
     /// Whether any column has a mask of its own.
     pub(super) tagged: bool,
+    /// What must be asked before rows are shown: of what was not traced the catalog alone tells.
+    pub(super) doubt: Option<Arc<Doubt>>,
 }
 
 /// A column's masks are those of the column that the server names, or, where the statement was traced, of the columns that
 /// its values come from.
 pub(super) fn plan(
     masker: &Masker,
-    set: &TaggedSet,
+    set: &Arc<TaggedSet>,
     columns: &[Column],
     formats: Option<&[i16]>,
     lineage: Option<&Lineage>,
@@ -48,7 +51,8 @@ pub(super) fn plan(
         })
         .collect();
     let tagged = masks.iter().any(|column| !column.masks.is_empty());
-    Plan { rows: masker.plan(masks), columns: columns.len(), tagged }
+    let doubt = if lineage.is_none() { Doubt::of(set, columns) } else { None };
+    Plan { rows: masker.plan(masks), columns: columns.len(), tagged, doubt }
 }
 
 fn all_masks(set: &TaggedSet, sources: &BTreeSet<(u32, i16)>) -> Vec<Arc<MaskRule>> {

@@ -51,6 +51,7 @@ impl Running {
         }
         let plan = plan(masker, &self.set, &columns, formats, lineage(self.checked.first()));
         self.tagged |= plan.tagged;
+        self.doubt.clone_from(&plan.doubt);
         self.plan = Some(Arc::new(plan));
         if limit > 0 {
             let mut description = Vec::new();

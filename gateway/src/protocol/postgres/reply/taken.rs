@@ -18,12 +18,17 @@ pub(super) enum Over {
     Limit(String),
     /// A message of the result must be looked at as a whole, and is too large for that. How large is not told: a part of it is masked.
     Large,
+    /// The catalog has not some of its columns yet, or has a mask for one by now.
+    Outdated,
 }
 
 impl fmt::Display for Over {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(why) => f.write_str(why),
+            Self::Outdated => {
+                f.write_str("somebody has changed the columns of its tables, and it was not known yet which of them are masked")
+            }
             Self::Large => write!(
                 f,
                 "a row of the result is too large: on a target with masks each is checked as a whole, and the limit is {MAX_HELD} bytes"
@@ -37,6 +42,8 @@ impl Over {
         match self {
             Self::Limit(_) => "42501",
             Self::Large => "54000",
+            // serialization_failure: whoever runs it again gets it.
+            Self::Outdated => "40001",
         }
     }
 
@@ -46,6 +53,10 @@ impl Over {
                 format!("denied by policy: {why}, and the result has more; what came so far is not all of it")
             }
             Self::Large => format!("{self}; what came so far is not all of the result"),
+            Self::Outdated => {
+                let text = format!("the statement was stopped: {self}");
+                return Report::new(Severity::Error, self.code(), text).with_hint("Run it once more.");
+            }
         };
         Report::new(Severity::Error, self.code(), text).with_hint(HINT)
     }

@@ -35,6 +35,7 @@ fn set() -> Arc<TaggedSet> {
         name: "customers".to_owned(),
         kind: 'r',
         rows: None,
+        columns: 100,
     };
     let columns = vec![ColumnRow { relation: CUSTOMERS, number: SSN.1, name: "ssn".to_owned() }];
     let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
@@ -394,7 +395,7 @@ fn a_setting_that_the_client_did_not_set_is_not_told() {
         for sets in [false, true] {
             let mut pair = Pair::new(&masker);
             let mut running = pair.running();
-            running.ends_transaction = sets;
+            running.sets = if sets { Sets::Own } else { Sets::Anything };
             pair.replies.query(running);
             let mut sent = Vec::new();
             complete(&mut sent, if sets { "SET" } else { "SELECT 1" });

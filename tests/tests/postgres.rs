@@ -464,11 +464,12 @@ fn wrong_databases_and_settings_are_refused_at_the_start() {
         "{}",
         wrong.stderr
     );
-    for options in ["-c standard_conforming_strings=off", "-c role=postgres", "-c session_preload_libraries=x"] {
+    for options in ["-c standard_conforming_strings=off", "-c client_encoding=LATIN1", "-c session_preload_libraries=x"]
+    {
         let refused = world.shop.psql("SELECT 1").env("PGOPTIONS", options).run().unwrap();
         assert!(refused.stderr.contains("does not pass through Weir"), "{options}: {}", refused.stderr);
     }
-    for (variable, value) in [("PGDATABASE", "postgres"), ("PGOPTIONS", "-c role=postgres")] {
+    for (variable, value) in [("PGDATABASE", "postgres"), ("PGOPTIONS", "-c client_encoding=LATIN1")] {
         let denied = world.shop.psql("SELECT 1").env(variable, value).run().unwrap();
         let id = denied.stderr.split_once("(ID ").expect(&denied.stderr).1.split(')').next().unwrap();
         let why = world.shop.env.weir(["why", id]).unwrap().expect_success().unwrap();

@@ -34,6 +34,7 @@ use tokio::time::timeout;
 pub(super) use self::functions::{
     COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, reads_beyond_arguments, total,
 };
+pub(super) use self::utility::pinned;
 pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};
 
 pub use self::sample::Sample;

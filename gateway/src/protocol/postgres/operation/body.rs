@@ -103,10 +103,16 @@ impl Reader<'_> {
                 self.expect(">>")
             }
             "declare" => self.declarations(),
-            "begin" => self.begin(Open::Block),
-            "loop" => self.begin(Open::Loop),
+            "begin" => {
+                self.begin(Open::Block);
+                Ok(())
+            }
+            "loop" => {
+                self.begin(Open::Loop);
+                Ok(())
+            }
             "if" => {
-                self.begin(Open::If)?;
+                self.begin(Open::If);
                 self.expression_until("then")
             }
             "elsif" | "elseif" if self.open.last() == Some(&Open::If) => {
@@ -115,7 +121,7 @@ impl Reader<'_> {
             }
             "else" if matches!(self.open.last(), Some(Open::If | Open::Case)) => self.expect("else"),
             "case" => {
-                self.begin(Open::Case)?;
+                self.begin(Open::Case);
                 // Without a value between them the conditions stand for themselves.
                 if self.is("when") {
                     return Ok(());
@@ -135,16 +141,17 @@ impl Reader<'_> {
             }
             "exception" if self.open.last() == Some(&Open::Block) => {
                 self.open.pop();
-                self.begin(Open::Handlers)
+                self.begin(Open::Handlers);
+                Ok(())
             }
             "end" => self.end(),
             "while" => {
-                self.begin(Open::Loop)?;
+                self.begin(Open::Loop);
                 self.expression_until("loop")
             }
             "for" => self.for_loop(),
             "foreach" => {
-                self.begin(Open::Loop)?;
+                self.begin(Open::Loop);
                 let variables = self.take_until("in")?;
                 self.plain(variables)?;
                 self.expect("array")?;
@@ -154,10 +161,9 @@ impl Reader<'_> {
         }
     }
 
-    fn begin(&mut self, open: Open) -> Read {
+    fn begin(&mut self, open: Open) {
         self.at += 1;
         self.open.push(open);
-        Ok(())
     }
 
     fn end(&mut self) -> Read {
@@ -226,7 +232,7 @@ impl Reader<'_> {
     }
 
     fn for_loop(&mut self) -> Read {
-        self.begin(Open::Loop)?;
+        self.begin(Open::Loop);
         let variables = self.take_until("in")?;
         self.plain(variables)?;
         if self.is("reverse") {
@@ -566,8 +572,8 @@ mod tests {
         }
         let packed = |text: &str| text.chars().filter(|it| !it.is_whitespace()).collect::<String>().to_lowercase();
         let mut compared = 0;
-        for (body, _) in BODIES {
-            // It knows no nested options, and what the server refuses in a DO.
+        for (body, _) in BODIES.iter().filter(|(body, _)| !body.contains("FETCH")) {
+            // What the server refuses in a DO, it does too.
             let Ok(found) = pg_query::parse_plpgsql(&format!("DO $weir${body}$weir$")) else { continue };
             let mut queries = Vec::new();
             texts(&found, &mut queries);

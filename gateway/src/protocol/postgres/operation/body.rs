@@ -623,6 +623,79 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_order_of_words_is_too_much(words in proptest::collection::vec(proptest::sample::select(WORDS), 0..40)) {
+            let _ = parts(&words.join(" "));
+            let _ = parts(&format!("DECLARE {}; BEGIN {}; END", words.join(" "), words.join(" ")));
+        }
+    }
+
+    const WORDS: &[&str] = &[
+        "BEGIN",
+        "END",
+        "DECLARE",
+        ";",
+        ";",
+        "<<",
+        ">>",
+        "a",
+        "b",
+        ".",
+        ",",
+        "(",
+        ")",
+        "[",
+        "]",
+        ":=",
+        "=",
+        "IF",
+        "THEN",
+        "ELSIF",
+        "ELSE",
+        "CASE",
+        "WHEN",
+        "LOOP",
+        "WHILE",
+        "FOR",
+        "FOREACH",
+        "IN",
+        "ARRAY",
+        "REVERSE",
+        "..",
+        "BY",
+        "EXECUTE",
+        "USING",
+        "INTO",
+        "STRICT",
+        "CURSOR",
+        "IS",
+        "ALIAS",
+        "DEFAULT",
+        "RAISE",
+        "'x'",
+        "GET",
+        "DIAGNOSTICS",
+        "OPEN",
+        "FETCH",
+        "CLOSE",
+        "RETURN",
+        "QUERY",
+        "NEXT",
+        "EXIT",
+        "EXCEPTION",
+        "SELECT",
+        "INSERT",
+        "CREATE",
+        "ATOMIC",
+        "#",
+        "option",
+        "1",
+        "%",
+        "NULL",
+        "PERFORM",
+    ];
+
     const BODIES: &[(&str, &str)] = &[
         ("BEGIN END", ""),
         ("begin null; end;", ""),

@@ -69,13 +69,8 @@ impl Relay<'_> {
             return Ok(());
         }
         let is_batch = matches!(tag, b'P' | b'B');
-        let answer = match is_batch {
-            true => Answer::Batch,
-            false => match self.after_batch().await? {
-                Some(answer) => answer,
-                None => return Ok(()),
-            },
-        };
+        let answer = if is_batch { Some(Answer::Batch) } else { self.after_batch().await? };
+        let Some(answer) = answer else { return Ok(()) };
         let (what, instead) = match tag {
             b'Q' | b'P' => ("text", "send large values as parameters, or by COPY"),
             _ => ("values", "send them in parts, or by COPY"),

@@ -292,7 +292,7 @@ for first in [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", struct.pack(">II", 0x7ffffff
     s = connect()
     s.sendall(first)
     errors(until(messages(s), b"E"))
-for message in [b"Q\x7f\xff\xff\xff", b"Q\0\0\0\x03", msg(b"~"), msg(b"Q", b"SELECT 1"), msg(b"B", b"x"), b"P" + struct.pack(">I", 64 << 20)]:
+for message in [b"Q\x7f\xff\xff\xff", b"Q\0\0\0\x03", msg(b"~"), msg(b"Q", b"SELECT 1"), msg(b"B", b"x"), b"E" + struct.pack(">I", 64 << 20)]:
     s, stream = session()
     s.sendall(message)
     errors(until(stream, b"E"))
@@ -346,11 +346,6 @@ s.sendall(msg(b"Q", b"SELECT '" + b"x" * (2 << 20) + b"'\0"))
 errors(until(stream, b"Z"))
 s.sendall(msg(b"Q", b"SELECT 1\0"))
 print(len([t for t, _ in until(stream, b"Z") if t == b"D"]))
-try:
-    s.sendall(msg(b"Q", b"SELECT '" + b"x" * (64 << 20) + b"'\0"))
-except (BrokenPipeError, ConnectionResetError):
-    pass
-errors(until(stream, b"E"))
 "#,
     );
     let lines: Vec<&str> = said.lines().collect();
@@ -359,7 +354,6 @@ errors(until(stream, b"E"))
         "{said}"
     );
     assert_eq!(lines[2], "1");
-    assert!(lines[3].starts_with("FATAL 08P01") && lines[3].contains("more than"), "{said}");
 }
 
 #[test]
@@ -464,11 +458,12 @@ fn wrong_databases_and_settings_are_refused_at_the_start() {
         "{}",
         wrong.stderr
     );
-    for options in ["-c standard_conforming_strings=off", "-c role=postgres", "-c session_preload_libraries=x"] {
+    for options in ["-c standard_conforming_strings=off", "-c client_encoding=LATIN1", "-c session_preload_libraries=x"]
+    {
         let refused = world.shop.psql("SELECT 1").env("PGOPTIONS", options).run().unwrap();
         assert!(refused.stderr.contains("does not pass through Weir"), "{options}: {}", refused.stderr);
     }
-    for (variable, value) in [("PGDATABASE", "postgres"), ("PGOPTIONS", "-c role=postgres")] {
+    for (variable, value) in [("PGDATABASE", "postgres"), ("PGOPTIONS", "-c client_encoding=LATIN1")] {
         let denied = world.shop.psql("SELECT 1").env(variable, value).run().unwrap();
         let id = denied.stderr.split_once("(ID ").expect(&denied.stderr).1.split(')').next().unwrap();
         let why = world.shop.env.weir(["why", id]).unwrap().expect_success().unwrap();

@@ -34,9 +34,11 @@ pub use self::explain::{explain, explain_at_target};
 pub use self::replay::render as render_reply;
 pub use self::shared::State;
 
+use self::operation::Parsed;
 use self::relay::{Encoding, Ends, Relay};
-use self::shared::Way;
+use self::shared::{Freshness, Way};
 use self::startup::{Request, StartupError, Wish};
+use self::statement::Judged;
 use self::stream::Stream;
 use self::upstream::UpstreamError;
 use self::wire::{Report, Severity};
@@ -44,10 +46,13 @@ use crate::ca::Authority;
 use crate::engine::Engine;
 use crate::policy::{Action, Kind};
 use crate::record::forward::Cancel;
-use crate::session::{Decision, Denial, Exact, HeldEvent, ReplySummary, Session, SessionError};
+use crate::session::{Decision, Denial, Exact, HeldEvent, Judgement, ReplySummary, Session, SessionError};
 use crate::target::{Host, Target};
 use crate::tls::{self, TlsError};
 use crate::witness::WitnessError;
+
+/// Settings that a session may begin with beside the usual ones: each is judged and recorded by itself.
+const MAX_SETTINGS: usize = 32;
 
 /// Why a session did not get to its first statement.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +204,7 @@ async fn open(
     };
     connect_allowed(client, session, &database, wish, greeting).await?;
     let way = Way::new(session.engine(), target, &session.upstream, database).await?;
+    settings_allowed(client, session, &way, wish, greeting).await?;
     let settings = settings(wish, session.reads_only);
     let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings, wish.minor)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));
@@ -255,7 +261,7 @@ async fn deny(session: &Session, text: String, database: Option<String>, reason:
     }
 }
 
-/// Has the session itself decided: its first operation. A client that waits is greeted before it is told so.
+/// Has the session itself decided: its first operation.
 async fn connect_allowed(
     client: &mut Stream,
     session: &Session,
@@ -265,8 +271,56 @@ async fn connect_allowed(
 ) -> Result<(), NotServed> {
     let text = connection(database, wish);
     let judgement = session.judge_connect(text, Some(database.to_owned()));
-    let exact = Exact { bytes: &[database.as_bytes()], ..Exact::default() };
-    let permit = match session.decide(&judgement, (), exact).await? {
+    allowed(client, session, &judgement, database.as_bytes(), "opened", greeting).await
+}
+
+/// Has each setting decided that is none of the usual ones, as the SET that it would be a moment later.
+async fn settings_allowed(
+    client: &mut Stream,
+    session: &Session,
+    way: &Way,
+    wish: &Wish,
+    greeting: &mut Vec<u8>,
+) -> Result<(), NotServed> {
+    let statements = wish.as_statements();
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let refuse = async |reason: String| {
+        let text = connection(&way.database, wish);
+        Err(deny(session, text, Some(way.database.clone()), reason).await)
+    };
+    if statements.len() > MAX_SETTINGS {
+        return refuse(format!("it begins with more than {MAX_SETTINGS} settings that are not the usual ones")).await;
+    }
+    let state = &session.engine().protocols().postgres;
+    let catalog = match state.catalog(session, way, Freshness::Usual).await {
+        Ok(catalog) => catalog,
+        Err(why) => return refuse(format!("its settings cannot be judged: {why}")).await,
+    };
+    for text in statements {
+        let text: Arc<str> = Arc::from(text);
+        let parsed = catalog.understand(&state.analyser, &text).await;
+        if !text.is_ascii() || !matches!(&*parsed, Parsed::Statements(statements) if statements.len() == 1) {
+            return refuse("it begins with a setting that is not understood".to_owned()).await;
+        }
+        let judged = Judged::new(session, &way.database, text, parsed, Arc::clone(&catalog));
+        allowed(client, session, &judged.judgement, judged.text.as_bytes(), "set", greeting).await?;
+    }
+    Ok(())
+}
+
+/// Has something decided before the session begins. A client that waits is greeted before it is told so.
+async fn allowed(
+    client: &mut Stream,
+    session: &Session,
+    judgement: &Judgement,
+    exact: &[u8],
+    outcome: &str,
+    greeting: &mut Vec<u8>,
+) -> Result<(), NotServed> {
+    let exact = Exact { bytes: &[exact], ..Exact::default() };
+    let permit = match session.decide(judgement, (), exact).await? {
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(NotServed::Denied(denial)),
         Decision::Hold(mut held) => loop {
@@ -282,8 +336,7 @@ async fn connect_allowed(
         },
     };
     let ((), forwarded) = permit.forward();
-    let outcome = "opened".to_owned();
-    Ok(session.replied(forwarded, ReplySummary { outcome, ..ReplySummary::default() }).await?)
+    Ok(session.replied(forwarded, ReplySummary { outcome: outcome.to_owned(), ..ReplySummary::default() }).await?)
 }
 
 impl Opened {

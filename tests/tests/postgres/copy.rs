@@ -1,6 +1,7 @@
 //! COPY, both ways: masked as rows are, and the session goes on.
 
-use system_tests::shop::POLICY;
+use system_tests::postgres::{Options, Postgres};
+use system_tests::shop::{POLICY, RAW};
 
 use super::World;
 
@@ -119,4 +120,34 @@ errors(until(stream, b"Z"))
     );
     // The first of the first two was read with what came before it.
     assert!(said.matches("COPY 1").count() == 3 && said.contains("42501"), "{said}");
+}
+
+/// Who says something else while the target waits for COPY data has lost the session, as at servers from PostgreSQL 14 on: these have
+/// read no more of the message than its type.
+#[test]
+fn another_message_than_copy_data_ends_the_session_as_the_server_does() {
+    const SCRIPT: &str = r#"
+copy = b"COPY payments (order_id, card_number, note) FROM STDIN"
+begun = query(copy), parse(b"", copy) + bind(b"", b"") + execute(b""), parse(b"", copy) + bind(b"", b"") + execute(b"") + sync
+for first in begun:
+    for other in query(b"SELECT 1"), parse(b"", b"SELECT 1"), msg(b"~"), msg(b"F", struct.pack(">IHHH", 2559, 0, 0, 0)), msg(b"D", b"S\0"):
+        s, stream = session()
+        s.sendall(first)
+        until(stream, b"G")
+        s.sendall(msg(b"d", b"1\t2\t3\n") + msg(b"H") + sync + other)
+        seen = list(stream)
+        fields = [field for field in seen[-1][1].split(b"\0") if field[:1] in (b"S", b"C")]
+        print(seen[-1][0], fields, any(tag in b"ZC" for tag, _ in seen))
+"#;
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_in\"]"));
+    let alone = Postgres::start_with(&world.shop.env, Options::default()).unwrap();
+    let trust = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
+    std::fs::write(alone.socket_dir().join("pg_hba.conf"), trust).unwrap();
+    alone.sql("SELECT pg_reload_conf()").unwrap();
+    let direct = world.shop.env.bystander("/usr/bin/python3").args(["-u", "-c"]).arg(format!("{RAW}\n{SCRIPT}"));
+    let direct = direct.env("PGHOST", "127.0.0.1").env("PGPORT", alone.port().to_string()).env("PGUSER", "orders_rw");
+    let direct = direct.run().unwrap().expect_success().unwrap();
+    assert_eq!(direct, "b'E' [b'SFATAL', b'C08P01'] False\n".repeat(15));
+    assert_eq!(world.raw(SCRIPT), direct);
+    assert_eq!(world.rows("SELECT count(*) FROM payments WHERE note = '3'"), "0");
 }

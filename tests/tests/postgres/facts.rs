@@ -115,3 +115,70 @@ fn rules_ask_for_columns_functions_and_sizes() {
         drop(gateway);
     }
 }
+
+const WHAT_CODE_DOES: &str = r#"
+[[rule]]
+name = "all"
+then = "allow"
+
+[[rule]]
+name  = "rows and tables stay"
+kinds = ["delete", "drop"]
+then  = "deny"
+
+[[rule]]
+name      = "no naps"
+kinds     = ["select"]
+functions = ["pg_sleep"]
+then      = "deny"
+"#;
+
+/// Code, and the words of its denial.
+const CODE: &[(&str, Option<&str>)] = &[
+    (
+        "DO $$ DECLARE n int := 1; BEGIN SELECT count(*) INTO n FROM orders; UPDATE orders SET item = item WHERE id = n; END $$",
+        None,
+    ),
+    (
+        "DO $$ DECLARE r record; BEGIN FOR r IN SELECT * FROM orders LOOP IF r.id > 1 THEN RAISE NOTICE '%', r.item; END IF; END LOOP; END $$",
+        None,
+    ),
+    ("DO $$ BEGIN DELETE FROM orders; END $$", Some("rows and tables stay")),
+    (
+        "DO $$ DECLARE n int; BEGIN IF false THEN NULL; ELSE DELETE FROM orders WHERE id = 1 RETURNING id INTO n; END IF; END $$",
+        Some("rows and tables stay"),
+    ),
+    ("DO 'BEGIN PERFORM 1; EXCEPTION WHEN OTHERS THEN DROP TABLE orders; END'", Some("rows and tables stay")),
+    ("DO $$ BEGIN DO $x$ BEGIN DELETE FROM orders; END $x$; END $$", Some("rows and tables stay")),
+    (
+        "DO $$ DECLARE c CURSOR FOR WITH d AS (DELETE FROM orders RETURNING id) SELECT id FROM d; BEGIN NULL; END $$",
+        Some("rows and tables stay"),
+    ),
+    ("DO $$ DECLARE r pg_class := pg_sleep(0); BEGIN NULL; END $$", Some("no naps")),
+    ("DO $$ BEGIN RAISE NOTICE '%', pg_sleep(0); END $$", Some("no naps")),
+    ("DO $$ BEGIN EXECUTE 'DROP TABLE ' || 'orders'; END $$", Some("no rule allows")),
+    (
+        "DO $$ DECLARE c refcursor; BEGIN OPEN c FOR EXECUTE 'DELETE FROM orders RETURNING id'; END $$",
+        Some("no rule allows"),
+    ),
+];
+
+/// What the code of a DO does is judged as if it stood there by itself; what is put together as it runs is `unparsed`.
+#[test]
+fn rules_see_what_the_code_of_a_do_does() {
+    let world = super::World::with(WHAT_CODE_DOES);
+    let orders = || world.rows("SELECT count(*) FROM orders");
+    let before = orders();
+    for (sql, expected) in CODE {
+        let said = world.psql(sql);
+        match expected {
+            None => assert!(said.success(), "{sql}: {}", said.stderr),
+            Some(words) => assert!(
+                said.stderr.contains("denied by policy") && said.stderr.contains(words),
+                "{sql}: {}",
+                said.stderr
+            ),
+        }
+    }
+    assert_eq!(orders(), before);
+}

@@ -166,3 +166,88 @@ print(counted(b"SELECT 1; SELECT repeat('x', 64 << 20)"))
         );
     }
 }
+
+/// What is sent around a message that is denied: as it stands there, or behind the first part of a batch.
+const DENIED: &str = r#"
+def insert(note):
+    return b"INSERT INTO orders (id, customer_id, item, amount) VALUES (" + note + b", 1, 'x', 1)"
+def ext(sql):
+    return parse(b"", sql) + bind(b"", b"") + execute(b"")
+def told(stream, readies):
+    seen = []
+    while readies:
+        tag, body = next(stream)
+        if tag == b"E":
+            seen.append("E " + dict((f[:1], f[1:].decode()) for f in body.split(b"\0") if f)[b"C"])
+        elif tag not in b"NS":
+            seen.append(tag.decode() + (repr(body)[1:] if tag in b"CZ" else ""))
+        readies -= tag == b"Z"
+    return " ".join(seen)
+SIMPLE = {False: query(b"DROP TABLE orders"), True: query(b"SELECT '" + b"x" * (64 << 20) + b"'")}
+PARSED = {False: parse(b"", b"DROP TABLE orders"), True: parse(b"", b"SELECT '" + b"x" * (5 << 20) + b"'")}
+VALUES = parse(b"", b"SELECT $1::text") + msg(b"B", b"\0\0\0\0\0\1" + struct.pack(">I", 17 << 20) + b"x" * (17 << 20) + b"\0\0")
+CALLED = msg(b"F", struct.pack(">IHHI", 2559, 0, 1, 17 << 20) + b"x" * (17 << 20) + b"\0\0")
+BOUND = {False: ext(b"DROP TABLE orders"), True: VALUES + execute(b"")}
+SENT = {
+    "simple": lambda it: (SIMPLE[it] + query(b"SELECT 1"), 2),
+    "parsed": lambda it: (PARSED[it] + bind(b"", b"") + execute(b"") + sync + query(b"SELECT 1"), 2),
+    "parsed, between": lambda it: (ext(insert(b"101")) + PARSED[it] + bind(b"", b"") + ext(insert(b"102")) + sync + ext(insert(b"103")) + sync, 2),
+    "bound, between": lambda it: (ext(insert(b"101")) + BOUND[it] + ext(insert(b"102")) + sync + ext(insert(b"103")) + sync, 2),
+    "simple, behind a batch": lambda it: (ext(insert(b"101")) + msg(b"H") + SIMPLE[it] + ext(insert(b"103")) + sync, 2),
+    "twice": lambda it: (PARSED[it] + PARSED[it] + sync + SIMPLE[it] + SIMPLE[it], 3),
+}
+def result(name, it, within):
+    s, stream = session()
+    if within:
+        s.sendall(query(b"BEGIN; " + insert(b"100")))
+        until(stream, b"Z")
+    data, readies = SENT[name](it)
+    s.sendall(data)
+    said = told(stream, readies)
+    s.sendall(query(b"SELECT 1") + query(b"COMMIT") + query(b"SELECT string_agg(id::text, ',' ORDER BY id) FROM orders WHERE id > 99"))
+    said += " / " + told(stream, 2)
+    rows = [body[6:] for tag, body in until(stream, b"Z") if tag == b"D"]
+    s.sendall(query(b"DELETE FROM orders WHERE id > 99"))
+    until(stream, b"Z")
+    return f"{said} / {rows}"
+for name in SENT:
+    for within in False, True:
+        other, large = result(name, False, within), result(name, True, within)
+        # What is denied for its text is so by its Parse, and what is denied for its values has one.
+        large = large.replace(" 1 E 54000", " E 54000") if name.startswith("bound") else large
+        print(name, within, large == other.replace("42501", "54000") or (large, other))
+s, stream = session()
+s.sendall(CALLED + SIMPLE[True])
+errors(until(stream, b"Z") + until(stream, b"Z"))
+s.sendall(b"Q\x40\0\0\0")
+errors(until(stream, b"E"))
+"#;
+
+/// A text or values beyond what is looked at are denied as anything else is, and the session goes on, in no more memory. What no
+/// server takes ends it.
+#[test]
+fn a_message_that_is_too_large_is_denied_and_the_session_goes_on() {
+    let world = World::new();
+    world.rows("SELECT 1");
+    world.peak_kib();
+    let before = world.peak_kib();
+    let said = world.raw(DENIED);
+    let (cases, ends) = said.split_at(said.find("ERROR").unwrap_or(said.len()));
+    assert_eq!(cases.lines().count(), 12, "{said}");
+    assert!(cases.lines().all(|line| line.ends_with(" True")), "{said}");
+    let ends: Vec<&str> = ends.lines().collect();
+    assert_eq!(ends.len(), 3, "{said}");
+    assert!(
+        ends[0].starts_with("ERROR 54000 denied by policy: its values of 17825811 bytes cannot be looked at"),
+        "{said}"
+    );
+    assert!(
+        ends[1].starts_with("ERROR 54000 denied by policy: its text of 67108879 bytes cannot be looked at"),
+        "{said}"
+    );
+    assert!(ends[2].starts_with("FATAL 08P01") && ends[2].contains("impossible length"), "{said}");
+    let recorded = world.recorded();
+    assert!(recorded.contains("(text of 67108879 bytes, not kept)"), "{recorded}");
+    let taken = world.peak_kib().saturating_sub(before);
+    assert!(taken < BOUND_KIB, "{taken} KiB");
+}

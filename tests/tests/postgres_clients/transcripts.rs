@@ -24,7 +24,6 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("a plan that is gone", NO_SUCH_NAME),
     ("    B\tNN\tErrorResponse\t S \"ERROR\" V \"ERROR\" C \"26000\" M \"prepared statement", NO_SUCH_NAME),
     ("    B\tNN\tErrorResponse\t S \"ERROR\" V \"ERROR\" C \"34000\" M \"portal", NO_SUCH_NAME),
-    ("another parameter", "start-up parameters are allowed by name, and the others refused"),
 ];
 
 #[test]

@@ -5,6 +5,7 @@
 //! a rule allows it by that name. The parser is C and the trees are deep, so texts are bounded before they are parsed
 //! ([`MAX_STATEMENT_BYTES`], [`MAX_NESTING`]), and [`Analyser`] keeps threads with large stacks for all but small ones.
 
+mod body;
 mod copy;
 mod descent;
 mod functions;
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, thread};
 
-use pg_query::protobuf::{ObjectType, RawStmt, ScanToken, Token};
+use pg_query::protobuf::{ObjectType, ParseResult, RawStmt, ScanToken, Token};
 use pg_query::{DeparseOptions, FingerprintOptions, Node, NodeEnum};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,7 @@ use tokio::time::timeout;
 pub(super) use self::functions::{
     COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, only_computes, reads_beyond_arguments, total,
 };
+pub(super) use self::utility::pinned;
 pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};
 
 pub use self::sample::Sample;
@@ -60,6 +62,10 @@ const INLINE_STEPS: usize = 20_000;
 /// Statements of a text that may make or use prepared statements and cursors: each is looked up, and compared with all that
 /// are before it.
 const MAX_NAMES: usize = 100;
+/// How deep bodies of code may stand in each other; deeper ones are not understood.
+const MAX_BODIES: usize = 3;
+/// Steps that a statement or an expression within a body takes, so that a text has 5,000 at most.
+const PART_STEPS: usize = 100;
 /// Bytes that the actions of a text may take in its record, beside the text itself. Some 13,000 small statements.
 pub const MAX_FACTS: usize = 1 << 20;
 /// Tokens times repetitions that the parser may have to hold.
@@ -313,7 +319,7 @@ pub(super) fn has_names_beyond_ascii(sql: &str) -> bool {
             _ => !text.is_some_and(str::is_ascii),
         }
     };
-    Lexed::new(sql).map_or(true, |it| it.tokens.iter().any(beyond))
+    Lexed::new(sql).map_or(true, |it| it.has_body() || it.tokens.iter().any(beyond))
 }
 
 /// Understands a text. Runs on the caller's stack, which must be [`PARSER_STACK`] large: see [`Analyser`] and
@@ -348,7 +354,15 @@ impl<'a> Lexed<'a> {
     }
 
     fn is_small(&self) -> bool {
-        self.sql.len() <= INLINE_BYTES && self.nesting <= INLINE_NESTING
+        self.sql.len() <= INLINE_BYTES && self.nesting <= INLINE_NESTING && !self.has_body()
+    }
+
+    /// Whether one of its strings is code that it runs, whose nesting and names the text's own tokens do not show.
+    fn has_body(&self) -> bool {
+        let mut words = inner::words(&self.tokens).map(ScanToken::token).peekable();
+        let begins_body = |it: &Token| matches!(it, Token::Sconst | Token::Usconst | Token::Language);
+        std::iter::from_fn(|| words.next().map(|it| (it, words.peek().copied())))
+            .any(|(word, next)| word == Token::Do && next.as_ref().is_some_and(begins_body))
     }
 
     fn analyse(&self, set: &TaggedSet, left: &mut usize) -> Parsed {
@@ -361,7 +375,8 @@ impl<'a> Lexed<'a> {
         }
     }
 
-    fn understand(&self, set: &TaggedSet, left: &mut usize) -> Result<Parsed, String> {
+    /// What the text is to the parser, if it is within bounds.
+    fn tree(&self) -> Result<ParseResult, String> {
         if self.nesting > MAX_NESTING {
             return Err(format!("the statement is nested too deeply, the limit is {MAX_NESTING} levels"));
         }
@@ -373,7 +388,11 @@ impl<'a> Lexed<'a> {
         }
         // The crate indexes into trees; a panic there is a text that is not understood, not the end of a session.
         let result = catch_unwind(|| pg_query::parse(self.sql, 0)).map_err(|_| "the parser failed".to_owned())?;
-        let tree = result.map_err(|error| spoken(&error))?.protobuf;
+        Ok(result.map_err(|error| spoken(&error))?.protobuf)
+    }
+
+    fn understand(&self, set: &TaggedSet, left: &mut usize) -> Result<Parsed, String> {
+        let tree = self.tree()?;
         let statements: Result<Vec<Statement>, String> =
             tree.stmts.iter().map(|it| self.statement(it, set, left)).collect();
         let statements = statements?;

@@ -32,7 +32,7 @@ use super::reply::{Fault, HIGH_WATER, Own, Replies, Undo, Until};
 use super::shared::{Catalog, State, Way};
 use super::statement::Memory;
 use super::stream::Stream;
-use super::wire::{self, Handling, Inbox, Malformed, NoRoom, Piece, Report, Severity, TransactionState};
+use super::wire::{self, Handling, Inbox, Malformed, NoRoom, PassedOver, Piece, Report, Severity, TransactionState};
 use crate::mask::{Masked, MaskedBuffer};
 use crate::session::{Forwarded, Permit, Session, SessionError};
 
@@ -154,6 +154,14 @@ enum Front {
     Open,
     /// Something of the batch was denied: all up to the Sync is ignored.
     Absorbing,
+}
+
+/// What a client has sent.
+enum Sent {
+    /// Or a part of one.
+    Message(u8, Range<usize>),
+    /// One of which nothing was kept.
+    TooLarge(PassedOver),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -284,7 +292,8 @@ impl<'s> Relay<'s> {
             self.receive().await?;
             self.undo_beyond().await?;
             match self.next_from_client()? {
-                Some((tag, range)) => self.client_message(tag, range).await?,
+                Some(Sent::Message(tag, range)) => self.client_message(tag, range).await?,
+                Some(Sent::TooLarge(message)) => self.too_large(message).await?,
                 None => self.progress().await?,
             }
         }
@@ -377,7 +386,7 @@ impl<'s> Relay<'s> {
     }
 
     /// The client's next message, if it is there, the target keeps up and the client takes what it is told.
-    fn next_from_client(&mut self) -> Result<Option<(u8, Range<usize>)>, End> {
+    fn next_from_client(&mut self) -> Result<Option<Sent>, End> {
         let is_behind = self.to_target.pending() >= HIGH_WATER || self.replies.owed() >= MAX_OWED;
         // A request to cancel that comes late meets the next statement.
         if self.cancelling.is_some() {
@@ -393,8 +402,8 @@ impl<'s> Relay<'s> {
         }
         let handling = |tag, _| if tag == b'd' { Handling::Stream } else { Handling::Whole };
         Ok(match self.client.inbox.next(handling)? {
-            Piece::Message(tag, range) | Piece::Part(tag, range) => Some((tag, range)),
-            Piece::Incomplete => None,
+            Piece::Message(tag, range) | Piece::Part(tag, range) => Some(Sent::Message(tag, range)),
+            Piece::Incomplete => self.client.inbox.passed_over().map(Sent::TooLarge),
         })
     }
 
@@ -560,14 +569,10 @@ impl<'s> Relay<'s> {
                 self.sync(range);
                 return Ok(());
             }
-            // What statements show is known by the catalog of the masks of this moment.
-            _ if !self.session.masks_are_current() => return Err(SessionError::MasksChanged.into()),
-            // An error at the target means the same as a denial here: all up to the Sync is ignored.
-            _ if self.front == Front::Absorbing || self.replies.skipping => return Ok(()),
             _ => {}
         }
-        if self.replies.copying_in && tag != b'H' {
-            return Err(End::ClientUnexpected("another message than COPY data while the target waited for that"));
+        if !self.takes(tag)? {
+            return Ok(());
         }
         if tag != b'H' && self.replies.names.holds_too_much() {
             self.drain().await?;
@@ -592,6 +597,22 @@ impl<'s> Relay<'s> {
             b'F' => self.function_call(range).await,
             _ => Err(End::ClientUnexpected("a message of an unknown type")),
         }
+    }
+
+    /// Whether a message that asks for something is heard.
+    fn takes(&self, tag: u8) -> Result<bool, End> {
+        // What statements show is known by the catalog of the masks of this moment.
+        if !self.session.masks_are_current() {
+            return Err(SessionError::MasksChanged.into());
+        }
+        // An error at the target means the same as a denial here: all up to the Sync is ignored.
+        if self.front == Front::Absorbing || self.replies.skipping {
+            return Ok(false);
+        }
+        if self.replies.copying_in && tag != b'H' {
+            return Err(End::ClientUnexpected("another message than COPY data while the target waited for that"));
+        }
+        Ok(true)
     }
 
     fn copy_message(&mut self, tag: u8, range: Range<usize>) {

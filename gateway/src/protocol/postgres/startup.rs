@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::operation;
 use super::stream::{Socket, Stream};
 use super::wire::{self, Malformed, Report, Severity, Startup};
 
@@ -31,8 +32,9 @@ const QUIET: Duration = Duration::from_millis(200);
 const TLS_HANDSHAKE: u8 = 0x16;
 /// The name of this protocol inside TLS.
 pub(super) const ALPN: &[u8] = b"postgresql";
-/// Settings that a client may bring along: none of them widens what it can do, and names resolve as they did.
-const SETTINGS: &[&str] = &[
+/// Settings that clients bring along by themselves, by which none can do more: no rule must let them. All others are judged as
+/// the SET that they would be.
+const USUAL_SETTINGS: &[&str] = &[
     "application_name",
     "client_encoding",
     "client_min_messages",
@@ -321,29 +323,34 @@ fn wish(minor: u16, parameters: &[(&str, &str)]) -> Result<Wish, String> {
     Ok(wish)
 }
 
-/// Takes one setting if it is on the list; the last one of a name counts.
+/// Takes one setting; the last one of a name counts.
 fn setting(settings: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<(), String> {
     let name = name.to_ascii_lowercase();
-    if !SETTINGS.contains(&name.as_str()) {
+    if name.ends_with("preload_libraries") {
         return Err(format!(
-            "the start-up parameter {name:?} does not pass through Weir; allowed are {}",
-            SETTINGS.join(", ")
+            "the start-up parameter {name:?} does not pass through Weir: it brings code into the server"
         ));
     }
-    if name == "client_encoding" && !is_utf8(value) {
-        return Err(format!("client_encoding must be UTF8 through Weir, not {value:?}; set PGCLIENTENCODING=UTF8"));
-    }
-    if name == "search_path" && value.to_ascii_lowercase().contains("pg_catalog") {
-        return Err("search_path may not move pg_catalog from the first place".to_owned());
+    if let Some(reason) = operation::pinned(&name, Some(value)) {
+        return Err(format!("the start-up parameter {name:?} does not pass through Weir with {value:?}: {reason}"));
     }
     settings.retain(|(known, _)| *known != name);
     settings.push((name, value.to_owned()));
     Ok(())
 }
 
-fn is_utf8(encoding: &str) -> bool {
-    let plain: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
-    matches!(plain.to_ascii_lowercase().as_str(), "utf8" | "unicode")
+impl Wish {
+    /// The settings of the wish that some rule must let, each as a statement.
+    pub(super) fn as_statements(&self) -> Vec<String> {
+        let judged = self.settings.iter().filter(|(name, _)| !USUAL_SETTINGS.contains(&name.as_str()));
+        judged.map(|(name, value)| as_statement(name, value)).collect()
+    }
+}
+
+/// `SET "app"."user" TO '...'`.
+fn as_statement(name: &str, value: &str) -> String {
+    let name: Vec<String> = name.split('.').map(|it| format!("\"{}\"", it.replace('"', "\"\""))).collect();
+    format!("SET {} TO '{}'", name.join("."), value.replace('\'', "''"))
 }
 
 /// Reads the `options` parameter as the server would: words as `pg_split_opts` splits them, of which only settings
@@ -388,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_pass_by_the_list() {
+    fn settings_are_taken_as_the_server_takes_them() {
         let wished = wish(
             2,
             &[
@@ -407,16 +414,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_on_the_list_is_refused() {
+    fn unusual_settings_are_statements() {
+        let asked = [("DateStyle", "ISO"), ("Work_Mem", "1MB"), ("options", r"--app.who=it's\\")];
+        let statements = [r#"SET "work_mem" TO '1MB'"#, r#"SET "app"."who" TO 'it''s\'"#];
+        assert_eq!(wish(0, &asked).map(|it| it.as_statements()), Ok(statements.map(str::to_owned).to_vec()));
+        assert_eq!(as_statement(r#"a"; DROP TABLE x"#, ""), r#"SET "a""; DROP TABLE x" TO ''"#);
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_refused() {
         for (name, value) in [
             ("session_preload_libraries", "x"),
+            ("local_preload_libraries", "x"),
             ("replication", "database"),
             ("client_encoding", "LATIN1"),
             ("options", "-c standard_conforming_strings=off"),
             ("options", "-B 5"),
             ("options", "-c"),
-            ("search_path", "evil, pg_catalog"),
-            ("role", "postgres"),
         ] {
             assert!(wish(0, &[("user", "a"), (name, value)]).is_err(), "{name}={value}");
         }

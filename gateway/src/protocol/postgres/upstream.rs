@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use super::operation::PINNED_SETTINGS;
 use super::stream::{Socket, Stream};
 use super::wire::{self, Fields, Handling, Inbox, Malformed, Piece, Report, STREAM_ABOVE, Severity};
 use crate::rds_iam::{self, TokenError};
@@ -246,7 +247,9 @@ async fn ask(endpoint: &Endpoint, login: &Login<'_>, minor: u16) -> Result<Answe
     let answered = async {
         let mut packet = Vec::new();
         let fixed = [("user", login.user), ("database", login.database), ("client_encoding", "UTF8")];
-        let settings = login.settings.iter().filter(|(name, _)| name != "client_encoding");
+        // What is pinned the client may ask for, too.
+        let is_own = |name: &str| PINNED_SETTINGS.iter().any(|(pinned, _)| *pinned == name);
+        let settings = login.settings.iter().filter(|(name, _)| !is_own(name));
         let parameters = fixed.into_iter().chain(settings.map(|(name, value)| (&**name, &**value)));
         wire::session_startup(&mut packet, minor, parameters);
         stream.write_all(&packet).await?;

@@ -177,12 +177,26 @@ impl Room {
 }
 
 /// How large a client's message of this type may be, header included. A Bind holds values, and a FunctionCall arguments.
-fn most_of(tag: u8) -> usize {
+pub fn most_of(tag: u8) -> usize {
     match tag {
         b'Q' | b'P' => MAX_TEXT,
         b'B' | b'F' => MAX_HELD,
         _ => MAX_SMALL,
     }
+}
+
+/// Whether a larger one, up to what the server itself takes, is read to its end and answered with an error. Of the others no
+/// client in its senses sends a larger one: the server, too, ends the session.
+fn is_passed_over(tag: u8) -> bool {
+    most_of(tag) > MAX_SMALL
+}
+
+/// A message of a client's that was read to its end, and not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    pub tag: u8,
+    /// Header included.
+    pub length: usize,
 }
 
 /// What was read from one side and is not dealt with yet.
@@ -194,6 +208,8 @@ pub struct Inbox {
     end: usize,
     /// Of the message that is being passed on in parts: its tag, and how many bytes are still to come.
     streaming: Option<(u8, usize)>,
+    /// Of the message that is too large to be kept: what it is, and how many bytes are still to come.
+    passing_over: Option<(PassedOver, usize)>,
     /// A client's: messages are limited by their types, and what is large takes its memory from there.
     room: Option<Arc<Room>>,
     /// Bytes taken of the room.
@@ -283,14 +299,26 @@ impl Inbox {
 
     /// Length of the message that has begun and is not whole, if it is large.
     fn large_message(&self) -> Option<usize> {
-        let (_, length) = header(&self.buffer[self.start..self.end]).ok()??;
-        (self.streaming.is_none() && length > OWN.max(self.len())).then_some(length)
+        let (tag, length) = header(&self.buffer[self.start..self.end]).ok()??;
+        (self.is_held() && length > OWN.max(self.len()) && length <= self.most(tag)).then_some(length)
     }
 
-    /// Whether what is there is only the beginning of a message.
+    /// Whether what is there begins with a message's header.
+    fn is_held(&self) -> bool {
+        self.streaming.is_none() && self.passing_over.is_none()
+    }
+
+    fn most(&self, tag: u8) -> usize {
+        if self.room.is_some() { most_of(tag) } else { MAX_HELD }
+    }
+
+    /// Whether what is there is only the beginning of a message that must be whole.
     pub fn wants_more(&self) -> bool {
+        if !self.is_held() {
+            return false;
+        }
         match header(&self.buffer[self.start..self.end]) {
-            Ok(Some((_, length))) => length > self.len(),
+            Ok(Some((tag, length))) => (self.len() + 1..=self.most(tag)).contains(&length),
             Ok(None) => true,
             Err(_) => false,
         }
@@ -306,6 +334,10 @@ impl Inbox {
         if let Some((tag, left)) = self.streaming {
             return Ok(self.part(tag, left));
         }
+        if let Some((message, left)) = self.passing_over {
+            self.pass_over(message, left);
+            return Ok(Piece::Incomplete);
+        }
         let Some((tag, length)) = header(&self.buffer[self.start..self.end])? else { return Ok(Piece::Incomplete) };
         if self.len() >= length {
             return Ok(Piece::Message(tag, self.take(length)));
@@ -313,11 +345,26 @@ impl Inbox {
         if length > STREAM_ABOVE && handling(tag, length) == Handling::Stream {
             return Ok(self.part(tag, length));
         }
-        let most = if self.room.is_some() { most_of(tag) } else { MAX_HELD };
+        let most = self.most(tag);
+        if length > most && self.room.is_some() && is_passed_over(tag) {
+            self.pass_over(PassedOver { tag, length }, length);
+            return Ok(Piece::Incomplete);
+        }
         if length > most {
             return Err(Malformed::TooLarge { tag, length, most });
         }
         Ok(Piece::Incomplete)
+    }
+
+    /// The message that [`Inbox::next`] has just passed over, if all of it has come. It takes no memory.
+    pub fn passed_over(&mut self) -> Option<PassedOver> {
+        self.passing_over.take_if(|(_, left)| *left == 0).map(|(message, _)| message)
+    }
+
+    fn pass_over(&mut self, message: PassedOver, left: usize) {
+        let now = left.min(self.len());
+        self.start += now;
+        self.passing_over = Some((message, left - now));
     }
 
     fn part(&mut self, tag: u8, left: usize) -> Piece {

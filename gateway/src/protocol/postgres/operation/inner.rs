@@ -78,7 +78,7 @@ pub(super) fn kept(tokens: &[ScanToken]) -> Option<Range<usize>> {
     Some(usize::try_from(first.start).ok()?..usize::try_from(last.end).ok()?)
 }
 
-fn words(tokens: &[ScanToken]) -> impl Iterator<Item = &ScanToken> {
+pub(super) fn words(tokens: &[ScanToken]) -> impl Iterator<Item = &ScanToken> {
     tokens.iter().filter(|it| !matches!(it.token(), Token::SqlComment | Token::CComment))
 }
 

@@ -195,6 +195,35 @@ fn without_tagged_data_only_pinned_settings_are_refused() {
     }
 }
 
+/// Bodies as hostile as they come: none takes long, and what is too much is not understood.
+#[test]
+fn the_code_of_a_do_costs_its_length_or_is_not_understood() {
+    let set = nothing_tagged();
+    let body = |text: &str| format!("DO $x${text}$x$");
+    let many = |open: &str, times: usize, close: &str| [open.repeat(times), close.repeat(times)].concat();
+    let understood = |sql: &str| {
+        let began = Instant::now();
+        let parsed = analyse_blocking(sql, &set);
+        let is_unparsed = parsed.actions().iter().any(|it| it.kind == Kind::Unparsed);
+        let limit = Duration::from_secs(20);
+        assert!(began.elapsed() < limit, "{:?} for {} bytes", began.elapsed(), sql.len());
+        !is_unparsed
+    };
+    assert!(understood(&body(&format!("BEGIN {} END", "x := 1; ".repeat(1_000)))));
+    assert!(!understood(&body(&format!("BEGIN {} END", "x := 1; ".repeat(100_000)))));
+    assert!(understood(&body(&many("BEGIN ", 60_000, "END; "))));
+    assert!(!understood(&body(&many("BEGIN ", 130_000, "END; "))));
+    assert!(understood(&body(&format!("BEGIN x := {}; END", many("(", 1_000, ")").replacen("()", "(1)", 1)))));
+    assert!(!understood(&body(&format!("BEGIN x := {}; END", many("(", 100_000, ")").replacen("()", "(1)", 1)))));
+    assert!(!understood(&body(&format!("BEGIN x := {} END", "(".repeat(200_000)))));
+    assert!(!understood(&body(&format!("BEGIN RAISE USING {}; END", "a = f(), ".repeat(50_000)))));
+    // One that is small, and deep within, does not run on the stack of whoever asks.
+    assert!(at_once(&body(&format!("BEGIN x := {}; END", many("(", 1_000, ")"))), &set).is_none());
+    assert!(at_once("DO LANGUAGE plpgsql 'BEGIN END'", &set).is_none());
+    assert!(at_once("INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING", &set).is_some());
+    assert!(has_names_beyond_ascii("DO 'BEGIN DELETE FROM \u{e9}; END'"));
+}
+
 /// `role` is one of the settings that it could be.
 #[test]
 fn a_settings_name_is_known_in_pg_dumps_own_query_only() {

@@ -46,7 +46,7 @@ pub const PINNED_SETTINGS: &[(&str, &str)] = &[("standard_conforming_strings", "
 const REVEALING_SETTINGS: &[&str] = &["auto_explain.", "debug_", "trace_"];
 
 /// Why a setting may not be changed to this value (None: not a literal), if so.
-pub(super) fn pinned(name: &str, value: Option<&str>) -> Option<String> {
+pub(in crate::protocol::postgres) fn pinned(name: &str, value: Option<&str>) -> Option<String> {
     let (name, required) = PINNED_SETTINGS.iter().find(|(pinned, _)| name.eq_ignore_ascii_case(pinned))?;
     let value: String = value.unwrap_or("").chars().filter(char::is_ascii_alphanumeric).collect();
     let value = value.to_ascii_lowercase();

@@ -4,6 +4,7 @@
 //! range variables are tables unless a CTE of that name is in scope, column references may belong to the tables in scope.
 //! Where the text does not tell, the walk assumes more, never less.
 
+mod bodies;
 mod code;
 mod query;
 mod relation;
@@ -94,6 +95,8 @@ pub(super) struct Walk<'a> {
     defining: bool,
     /// How a relation is used that a utility statement names.
     access: Access,
+    /// How many bodies of code it stands in.
+    depth: usize,
     /// The setting that the column `name` is, in a query of pg_dump's: see [`code::pg_dumps_setting`].
     setting: Option<&'static str>,
     seen: Seen,
@@ -102,6 +105,16 @@ pub(super) struct Walk<'a> {
 /// The actions of one statement, outermost first, and what else was seen. Comparing columns with tables takes of the steps
 /// that are `left`; with none left the statement is not understood.
 pub(super) fn walk(statement: &Node, set: &TaggedSet, left: &mut usize) -> Result<(Vec<Action>, Seen), Unknown> {
+    walk_within(0, statement, set, left)
+}
+
+/// The same, of a statement within as many bodies of code.
+fn walk_within(
+    depth: usize,
+    statement: &Node,
+    set: &TaggedSet,
+    left: &mut usize,
+) -> Result<(Vec<Action>, Seen), Unknown> {
     let mut walk = Walk {
         set,
         actions: Vec::new(),
@@ -114,6 +127,7 @@ pub(super) fn walk(statement: &Node, set: &TaggedSet, left: &mut usize) -> Resul
         inner: false,
         defining: false,
         access: Access::Read,
+        depth,
         setting: None,
         seen: Seen::default(),
     };
@@ -310,6 +324,7 @@ impl<'a> Walk<'a> {
     fn children_of_utility(&mut self, node: NodeRef<'a>) -> Walked {
         match node {
             NodeRef::CopyStmt(it) => self.copy(it),
+            NodeRef::DoStmt(it) => self.code(it),
             // SELECT INTO and CREATE TABLE AS write the new relation and read with their query.
             NodeRef::CreateTableAsStmt(it) => {
                 if let Some(rel) = it.into.as_deref().and_then(|it| it.rel.as_ref()) {

@@ -11,9 +11,11 @@ use crate::protocol::postgres::operation::{Class, Name, Statement};
 use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
 use crate::protocol::postgres::shared::{Catalog, Freshness};
 use crate::protocol::postgres::statement::Judged;
-use crate::protocol::postgres::wire::{self, Report, Severity, TransactionState};
+use crate::protocol::postgres::wire::{self, PassedOver, Report, Severity, TransactionState};
 use crate::session::{Decision, Exact, Forwarded, Judgement, ReplySummary};
 
+/// Of a message that is larger than what is looked at (program_limit_exceeded).
+const TOO_LARGE: &str = "54000";
 /// Bytes that the columns of a text's results may take until it has run.
 const MAX_CHECKED: usize = 16 << 20;
 
@@ -57,6 +59,49 @@ impl Relay<'_> {
             }
         }
         self.next_batch();
+        Ok(())
+    }
+
+    /// A message that nobody has looked at is denied where it stands, and its like goes on.
+    pub(super) async fn too_large(&mut self, message: PassedOver) -> Result<(), End> {
+        let PassedOver { tag, length } = message;
+        if !self.takes(tag)? {
+            return Ok(());
+        }
+        let is_batch = matches!(tag, b'P' | b'B');
+        let answer = if is_batch { Some(Answer::Batch) } else { self.after_batch().await? };
+        let Some(answer) = answer else { return Ok(()) };
+        let (what, instead) = match tag {
+            b'Q' | b'P' => ("text", "send large values as parameters, or by COPY"),
+            _ => ("values", "send them in parts, or by COPY"),
+        };
+        let most = wire::most_of(tag);
+        let reason =
+            format!("its {what} of {length} bytes cannot be looked at as a whole: the limit is {most}; {instead}");
+        let operation = Operation {
+            text: format!("({what} of {length} bytes, not kept)"),
+            database: Some(self.way.database.clone()),
+            actions: Arc::from([Action::of(Kind::Unparsed)]),
+            statements: 1,
+            refusal: Some(reason.clone()),
+        };
+        let judgement = self.session.judge(Arc::new(operation));
+        let report = match self.session.decide(&judgement, 0..0, Exact::default()).await? {
+            Decision::Denial(denial) => {
+                Report::new(Severity::Error, TOO_LARGE, denial.sentence()).with_hint(denial.hint())
+            }
+            // Where policy only observes there is still nothing that could be forwarded.
+            Decision::Permit(permit) => {
+                self.not_run(permit, &reason).await?;
+                Report::new(Severity::Error, TOO_LARGE, reason)
+            }
+            Decision::Hold(_) => Report::new(Severity::Error, TOO_LARGE, reason),
+        };
+        self.drain().await?;
+        self.answer(&report, answer).await?;
+        if !is_batch {
+            self.next_batch();
+        }
         Ok(())
     }
 

@@ -158,13 +158,49 @@ fn all_clients_together_have_so_much_room_and_no_more() {
 #[test]
 fn a_clients_message_is_as_large_as_its_type_may_be() {
     let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
-    for (tag, most) in [(b'Q', MAX_TEXT), (b'P', MAX_TEXT), (b'B', MAX_HELD), (b'E', MAX_SMALL), (b'~', MAX_SMALL)] {
+    for (tag, most) in [(b'E', MAX_SMALL), (b'~', MAX_SMALL)] {
         for (length, taken) in [(most, true), (most + 1, false)] {
             let mut inbox = Inbox::of_client(Arc::clone(&room));
             read(&mut inbox, &message_of(tag, length)[..100]).unwrap();
             assert_eq!(inbox.next(handling).is_ok(), taken, "{tag} {length}");
         }
     }
+}
+
+#[test]
+fn a_text_or_values_beyond_the_bound_are_passed_over_without_memory() {
+    let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+    for (tag, most) in [(b'Q', MAX_TEXT), (b'P', MAX_TEXT), (b'B', MAX_HELD), (b'F', MAX_HELD)] {
+        let length = most + 1;
+        let mut inbox = Inbox::of_client(Arc::clone(&room));
+        let bytes = [message_of(tag, length), message_of(b'S', HEADER)].concat();
+        let mut passed_over = Vec::new();
+        for part in bytes.chunks(100_000) {
+            read(&mut inbox, part).unwrap();
+            assert!(!inbox.wants_more(), "{tag}");
+            while !inbox.is_empty() && passed_over.is_empty() {
+                assert_eq!(inbox.next(handling), Ok(Piece::Incomplete));
+                passed_over.extend(inbox.passed_over());
+            }
+            inbox.compact();
+        }
+        assert_eq!(passed_over, [PassedOver { tag, length }]);
+        assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'S', _))));
+        assert!(inbox.buffer.capacity() < 400_000, "{}", inbox.buffer.capacity());
+    }
+    // The server's own bound ends the session.
+    assert!(header(b"Q\x3f\xff\xff\xff").is_ok());
+    assert!(matches!(header(b"Q\x40\0\0\0"), Err(Malformed::Length { .. })));
+}
+
+/// What stands in the middle of a message is no header, whatever it looks like.
+#[test]
+fn the_middle_of_a_message_asks_for_no_more() {
+    let mut inbox = Inbox::of_client(Arc::new(Room::new(MAX_HELD_BY_ALL)));
+    read(&mut inbox, b"d\0\x10\0\0data").unwrap();
+    assert!(matches!(inbox.next(|_, _| Handling::Stream), Ok(Piece::Part(b'd', _))));
+    read(&mut inbox, b"B\0\xff\0\0").unwrap();
+    assert!(!inbox.wants_more() && inbox.large_message().is_none());
 }
 
 #[test]

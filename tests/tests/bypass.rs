@@ -17,10 +17,12 @@ use system_tests::postgres::{Options, Postgres};
 use system_tests::process::{Running, wait_until};
 use system_tests::shop::Shop;
 
+#[path = "bypass/routed.rs"]
+mod routed;
 #[path = "bypass/table.rs"]
 mod table;
 
-use table::{AT_A_RESTART, BEFORE, LEAD_OUT, Must, Row, TABLE, USER_MODE};
+use table::{AT_A_RESTART, BEFORE, LEAD_OUT, Must, Row, SUPERVISOR, TABLE, USER_MODE};
 
 /// As they call themselves.
 const WITNESS: &str = "weir-witness";
@@ -637,6 +639,7 @@ fn nobody_takes_over_while_one_gateway_follows_another() {
     the_oracle_sees(&scene);
     scene.gateway.take().unwrap().stop().unwrap();
     let mut gateway = scene.shop.env.serve_replaceable().unwrap();
+    let lsm = scene.lsm;
     let mut psql = scene.shop.client("psql").args(["--no-psqlrc", "--tuples-only", "--no-align"]).start().unwrap();
     let lives = |psql: &mut Running, word: &str| {
         psql.write(&format!("SELECT 'session ' || '{word}';\n")).unwrap();
@@ -646,14 +649,17 @@ fn nobody_takes_over_while_one_gateway_follows_another() {
     let mut all_left: Vec<Left> = Vec::new();
     let mut wrong = Vec::new();
     for who in Attacker::ALL.map(Who::Agent).into_iter().chain([Who::Neighbour]) {
+        let must = |row: &Row| match who {
+            Who::Agent(attacker) => Some(row.must(attacker, lsm)),
+            _ => row.neighbour,
+        };
+        scene.pids[0] = gateway.pid();
+        wrong.extend(try_all(&scene, SUPERVISOR, who, must));
         let left = gateway.leave().unwrap();
         scene.pids = [left.serving_pid(), left.process(WITNESS).unwrap(), left.process(USHER).unwrap()];
         let socket = scene.shop.env.runtime_dir().join("handover.sock");
         wait_until("the offer", PATIENCE, || socket.exists()).unwrap();
-        wrong.extend(try_all(&scene, AT_A_RESTART, who, |row| match who {
-            Who::Agent(attacker) => Some(row.must(attacker, scene.lsm)),
-            _ => row.neighbour,
-        }));
+        wrong.extend(try_all(&scene, AT_A_RESTART, who, must));
         // The right one gets what the others wanted.
         gateway = scene.shop.env.serve_replaceable().unwrap();
         lives(&mut psql, &format!("{who:?}"));

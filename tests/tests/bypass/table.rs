@@ -358,6 +358,15 @@ pub(crate) const TABLE: &[Row] = &[
     all("bind_shell_udp", NOBODY),
 ];
 
+/// The supervisor of a gateway that can be replaced, in the gateway's place.
+pub(crate) const SUPERVISOR: &[Row] = &[
+    for_neighbours_too(all("take_from_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("ptrace_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("memory_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("memory_file_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("witness_socket_gateway", HIDDEN), HIDDEN),
+];
+
 /// While one gateway has left and the next has not come: it has sessions, holds the listeners, and offers what it has to whoever it
 /// takes for the next.
 pub(crate) const AT_A_RESTART: &[Row] = &[

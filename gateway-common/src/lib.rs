@@ -29,6 +29,9 @@ pub struct Places {
     /// `struct cgroup`'s `root`, and `struct cgroup_root`'s `hierarchy_id`: 0 is cgroup2's.
     pub cgroup_root: u32,
     pub root_hierarchy: u32,
+    /// `struct task_struct`'s `cred`, and `struct cred`'s `uid`: a task's user, in the host's numbers.
+    pub task_cred: u32,
+    pub cred_uid: u32,
 }
 
 /// Longest path of an agent's cgroup, with the slash that it begins with and the zero at its end: by it the kernel half knows one that is

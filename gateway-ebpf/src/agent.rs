@@ -7,6 +7,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use gateway_common::{MAX_LEVELS, Note, Settings};
 
 use crate::maps::{AGENT_UIDS, NOTES, is_agents};
+use crate::structures;
 
 /// The current task, in the host's namespaces.
 #[derive(Clone, Copy)]
@@ -36,6 +37,14 @@ impl Task {
 pub fn is_current(settings: &Settings) -> bool {
     (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(bpf_get_current_uid_gid() as u32).is_some())
         || in_agent_cgroup(settings, current_ancestor)
+}
+
+/// The same where a program has no helper to ask: cgroup and user of the current task, if it is an agent's.
+#[inline(always)]
+pub fn current_by_structures(settings: &Settings) -> Option<(u64, u32)> {
+    let (cgroup, uid) = structures::current()?;
+    let is_one = (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(uid).is_some()) || cgroup.has_above(is_agents);
+    if is_one { Some((cgroup.id()?, uid)) } else { None }
 }
 
 /// The current task or the socket is an agent's. Sockets that agents make have a note from `socket()` on.

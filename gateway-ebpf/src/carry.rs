@@ -9,6 +9,7 @@ use gateway_common::{
     Address, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_OWN, NOTE_REDIRECTED, Note, Settings,
 };
 
+use crate::agent;
 use crate::connect::{is_loopback, v4};
 use crate::maps::{NOTES, PENDING, count, field, netns, netns_cookie, settings};
 
@@ -22,8 +23,10 @@ const STATE_CALLBACK: i32 = 1 << 2;
 const BPF_NOEXIST: u64 = 1;
 const AF_INET: u32 = 2;
 
+/// Without `by_task` only what agents have made themselves is known as theirs when it listens: a kernel that is locked down keeps its
+/// structures from programs.
 #[inline(always)]
-pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
+pub fn sock_ops(ctx: &SockOpsContext, by_task: bool) -> u32 {
     let op = field!(ctx.ops, op);
     if op != TIMEOUT_INIT && op != TCP_CONNECT && op != PASSIVE_ESTABLISHED && op != STATE && op != TCP_LISTEN {
         return 1;
@@ -38,7 +41,7 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
         TCP_CONNECT => connecting(ctx, settings, sk),
         PASSIVE_ESTABLISHED => accepted(ctx, settings, sk),
         STATE => state_changed(ctx),
-        _ => listening(sk),
+        _ => listening(ctx, settings, sk, by_task),
     }
     1
 }
@@ -148,12 +151,23 @@ fn state_changed(ctx: &SockOpsContext) {
     let _ = PENDING.remove(flow);
 }
 
-/// An agent's socket listens; sockets accepted from it get a copy of the note, and with it this flag.
+/// An agent's socket listens; sockets accepted from it get a copy of the note, and with it this flag. Process context: a socket that
+/// somebody else made is the agent's who has it listen, so that the gate knows whom others would get in to.
 #[inline(always)]
-fn listening(sk: *mut bpf_sock) {
+fn listening(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_task: bool) {
     if let Some(note) = NOTES.get(sk) {
         note.flags = NOTE_LISTENING;
+        return;
     }
+    if !by_task {
+        return;
+    }
+    let Some((cgroup, uid)) = agent::current_by_structures(settings) else { return };
+    let Some(note) = NOTES.get_or_insert(sk) else { return count(Counter::DeniedNote) };
+    note.socket_cgroup_id = cgroup;
+    note.socket_uid = uid;
+    note.netns_cookie = netns_cookie(ctx);
+    note.flags = NOTE_LISTENING;
 }
 
 /// Local and remote address; IPv4 in v4-mapped form, as a mapped IPv6 socket has it. All fields are read whatever the

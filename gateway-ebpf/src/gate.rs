@@ -179,7 +179,8 @@ pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
     }
     let Some(packet) = Packet::read(ctx) else { return drop_packet() };
     let on_loopback = device == LOOPBACK_DEVICE && is_loopback(&packet.destination);
-    if on_loopback && note.as_ref().is_some_and(|note| is_held(sk, note, packet.protocol)) {
+    // Whatever way it would take: where the loopback device is down still, and there is another one, that is the other one.
+    if note.as_ref().is_some_and(|note| is_held(sk, note, packet.protocol)) {
         return DROP_UNHEARD;
     }
     if on_loopback

@@ -104,7 +104,13 @@ pub fn weir_ingress(ctx: SkBuffContext) -> i32 {
 
 #[sock_ops]
 pub fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
-    carry::sock_ops(&ctx)
+    carry::sock_ops(&ctx, true)
+}
+
+/// For kernels that refuse the one above.
+#[sock_ops]
+pub fn weir_sock_ops_by_note(ctx: SockOpsContext) -> u32 {
+    carry::sock_ops(&ctx, false)
 }
 
 #[lsm(hook = "file_receive")]

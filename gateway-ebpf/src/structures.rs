@@ -1,7 +1,7 @@
-//! A way through structures of the kernel that programs are not handed: cgroups of other tasks, and cgroups that are being made. The
-//! places of the fields are the witness's to find out.
+//! A way through structures of the kernel that programs are not handed: cgroups of other tasks, cgroups that are being made, and the
+//! current task itself, for which some programs have no helper. The places of the fields are the witness's to find out.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use gateway_common::{MAX_LEVELS, Places};
 
 /// Written by the loader, before any program can run.
@@ -15,7 +15,23 @@ static PLACES: Places = Places {
     css_cgroup: 0,
     cgroup_root: 0,
     root_hierarchy: 0,
+    task_cred: 0,
+    cred_uid: 0,
 };
+
+/// The current task, where a program may ask for nothing but its address: cgroup and user.
+#[inline(always)]
+pub fn current() -> Option<(Cgroup, u32)> {
+    let places = places();
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    // Without places everything would be read at the wrong one.
+    if places.task_cred == 0 {
+        return None;
+    }
+    let user = read(read(task, places.task_cred)?, places.cred_uid)?;
+    Some((Cgroup::of_task(task)?, user))
+}
 
 /// Address of a `struct cgroup`.
 #[derive(Clone, Copy)]
@@ -70,11 +86,17 @@ impl Cgroup {
     /// It is that cgroup, or below it.
     #[inline(always)]
     pub fn is_within(self, id: u64) -> bool {
+        self.has_above(|own| own == id)
+    }
+
+    /// It is such a cgroup, or below one.
+    #[inline(always)]
+    pub fn has_above(self, is_such: impl Fn(u64) -> bool) -> bool {
         let places = places();
         let mut cgroup = self;
         for _ in 0..MAX_LEVELS {
             match cgroup.id() {
-                Some(own) if own == id => return true,
+                Some(own) if is_such(own) => return true,
                 Some(_) => {}
                 None => return false,
             }

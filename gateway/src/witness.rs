@@ -15,6 +15,7 @@ mod kernel;
 mod looks;
 mod lsm;
 mod namespaces;
+mod notes;
 mod peer;
 pub(crate) mod privileges;
 mod recent;
@@ -23,6 +24,7 @@ mod removal;
 mod requirements;
 mod serve;
 mod structures;
+mod substitutes;
 mod usher;
 mod wire;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::notes::ForeignSocket;
 pub use self::peer::Peer;
 pub(crate) use self::peer::own_cgroup;
 #[cfg(test)]
@@ -377,6 +380,9 @@ pub struct AttachmentReport {
     pub detached: Option<Detached>,
     /// What an operator should know: a port in the ephemeral range, an agent cgroup that did not exist.
     pub warnings: Vec<String>,
+    /// Ways around that stay open because this kernel took a program only in part. Not there in the answer of an older gateway.
+    #[serde(default)]
+    pub gaps: Vec<String>,
 }
 
 impl AttachmentReport {
@@ -419,6 +425,15 @@ pub fn kernel_attach(config: &WitnessConfig) -> Result<AttachmentReport, Witness
 /// Reads the pins; changes nothing.
 pub fn kernel_status(config: &WitnessConfig) -> Result<AttachmentReport, WitnessError> {
     kernel::status(&config.kernel)
+}
+
+/// The sockets that a process holds and no agent made; see [`ForeignSocket`]. For host root.
+///
+/// # Errors
+///
+/// The kernel half is not attached, or the process may not be looked at.
+pub fn foreign_sockets(config: &WitnessConfig, pid: i32) -> io::Result<Vec<ForeignSocket>> {
+    notes::foreign_sockets(&config.kernel, pid)
 }
 
 /// Lets agents pass unjudged for a time, at most [`MAX_DETACH`]. The kernel itself ends it, whether the daemon lives or

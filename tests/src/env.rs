@@ -350,16 +350,36 @@ impl Env {
 
     /// The same, begun by `before` as root: with mounts of its own, say.
     pub fn attacker_behind(&self, before: &[&str], attacker: Attacker, program: &str) -> Place<'_> {
-        let (group, words) = match attacker {
-            Attacker::User => (AGENT, USER.map(str::to_owned).to_vec()),
-            Attacker::Root => ("root", ROOT.map(str::to_owned).to_vec()),
+        let words = before.iter().copied().map(str::to_owned).chain(self.start_attacker(attacker, AGENT_USER));
+        Place::wrapped(self, self.agents_cgroup(attacker), &words.collect::<Vec<_>>(), program)
+    }
+
+    /// The same outside of the agents' cgroups, and as `user`, whom no agent's name makes one: somebody who will be moved there.
+    pub fn attacker_to_be(&self, attacker: Attacker, user: &str, program: &str) -> Place<'_> {
+        let words: Vec<String> = self.start_attacker(attacker, user).collect();
+        Place::wrapped(self, self.cgroup.join("bystanders"), &words, program)
+    }
+
+    /// The cgroup of such attackers.
+    pub fn agents_cgroup(&self, attacker: Attacker) -> PathBuf {
+        let group = match attacker {
+            Attacker::User => AGENT,
+            Attacker::Root => "root",
+            Attacker::Container => "container",
+        };
+        self.cgroup.join("agents").join(group)
+    }
+
+    fn start_attacker(&self, attacker: Attacker, user: &str) -> impl Iterator<Item = String> {
+        let words = match attacker {
+            Attacker::User => USER.map(|word| if word == AGENT_USER { user } else { word }.to_owned()).to_vec(),
+            Attacker::Root => ROOT.map(str::to_owned).to_vec(),
             Attacker::Container => {
                 let mount = self.cgroup.parent().unwrap_or(&self.cgroup).display().to_string();
-                ("container", CONTAINER.map(str::to_owned).into_iter().chain([mount]).collect())
+                CONTAINER.map(str::to_owned).into_iter().chain([mount]).collect()
             }
         };
-        let words: Vec<String> = before.iter().copied().map(str::to_owned).chain(words).collect();
-        Place::wrapped(self, self.cgroup.join("agents").join(group), &words, program)
+        words.into_iter()
     }
 
     /// A command outside the agents, as root.
@@ -586,6 +606,11 @@ impl Gateway {
         Ok(procs.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
+    /// The one of them that has this name (`comm`).
+    pub fn process(&self, name: &str) -> Result<u32> {
+        process_named(&self.pids()?, name)
+    }
+
     /// Its state directory as it sees it, while it lives.
     pub fn state_dir(&self) -> PathBuf {
         let inside = self.state_dir.strip_prefix("/").unwrap_or(&self.state_dir);
@@ -699,14 +724,15 @@ impl Left {
         self.serving
     }
 
-    /// Its witness.
-    pub fn witness_pid(&self) -> Result<u32> {
-        let is_witness = |pid: &&u32| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            name.trim() == "weir-witness"
-        };
-        Ok(*self.pids.iter().find(is_witness).ok_or("no witness")?)
+    /// The one of them that has this name (`comm`).
+    pub fn process(&self, name: &str) -> Result<u32> {
+        process_named(&self.pids, name)
     }
+}
+
+fn process_named(pids: &[u32], name: &str) -> Result<u32> {
+    let has_it = |pid: &&u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    Ok(*pids.iter().find(has_it).ok_or_else(|| format!("no {name}"))?)
 }
 
 impl Drop for Gateway {

@@ -172,6 +172,62 @@ impl Outside {
     }
 }
 
+/// A network namespace behind the agents' host, which forwards for it: a container's, say. It goes when it is dropped.
+pub struct Branch {
+    namespace: File,
+    interface: u32,
+}
+
+impl Branch {
+    pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+    const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+    /// The host's end, and the other one: one branch at a time.
+    const ENDS: [&str; 2] = ["branch0", "eth0"];
+    const HARDWARE: &str = "02:00:00:00:01:01";
+
+    /// The caller's thread is on the agents' host ([`Outside::enter`]).
+    pub fn new(_: &Outside) -> Result<Self> {
+        let (namespace, [near, far]) = (self::namespace()?, Self::ENDS);
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        let other = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+        ip(&format!("link add {near} address {} type veth peer name {far} netns {other}", Self::HARDWARE))?;
+        ip(&format!("addr add {}/24 dev {near}", Self::HOST))?;
+        ip(&format!("link set {near} up"))?;
+        let interface = inside(&namespace, || {
+            ip(&format!("addr add {}/24 dev {far}", Self::ADDRESS))?;
+            ip(&format!("link set {far} up"))?;
+            ip(&format!("neigh add {} lladdr {} dev {far} nud permanent", Self::HOST, Self::HARDWARE))?;
+            ip(&format!("route add default via {}", Self::HOST))?;
+            fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
+            Ok(nix::net::if_::if_nametoindex(far)?)
+        })?;
+        Ok(Self { namespace, interface })
+    }
+
+    /// For nsenter(1).
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
+    }
+
+    /// The device inside, by its number.
+    pub fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    /// Where the host takes packets from there.
+    pub fn hardware(&self) -> &str {
+        Self::HARDWARE
+    }
+}
+
+impl Drop for Branch {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&format!("link delete {}", Self::ENDS[0])) {
+            eprintln!("left behind: {error}");
+        }
+    }
+}
+
 impl Frame {
     fn read(bytes: &[u8]) -> Self {
         let word = |at: usize| bytes.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]));

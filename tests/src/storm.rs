@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 const NETWORK: u32 = 0xc612_0000;
 const FIRST_PORT: u32 = 1024;
 const PORTS: u32 = 1 << 15;
+/// Connections of one process.
+pub const BATCH: u32 = 40;
 /// Numbers that have an address of their own.
 pub const MAX_NUMBER: u32 = PORTS << 16;
 

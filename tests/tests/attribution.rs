@@ -1,17 +1,19 @@
 //! Every connection is tied to the process that made it: storms of processes that end, become others and share ports, in many
 //! cgroups and network namespaces, with process numbers that come back soon.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use system_tests::env::{AGENT_USER, Env, Place};
 use system_tests::process::wait_until;
 use system_tests::recording;
 use system_tests::shop::Shop;
-use system_tests::storm::{Truth, number_of};
+use system_tests::storm::{BATCH, Truth, number_of};
 use weir::origin::Origin;
 use weir::record::event::{ConnectionRefused, Event};
 
@@ -49,6 +51,44 @@ impl Drop for FewPids {
     }
 }
 
+/// Numbers that were given out a second ago are given out again, until it is dropped. Not sooner: the kernel tells starts of processes
+/// in hundredths of a second, in which by itself it does not come round to the same number.
+struct SamePids {
+    end: Arc<AtomicBool>,
+    rewinding: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SamePids {
+    const FILE: &str = "/proc/sys/kernel/ns_last_pid";
+    /// Where ranges of numbers begin, and how long each is the one that is given out.
+    const FIRST: usize = 3000;
+    const RANGE: usize = 200;
+    const RANGES: usize = 10;
+    const TIME: Duration = Duration::from_millis(100);
+
+    fn begin() -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&end);
+        let rewinding = std::thread::spawn(move || {
+            for range in (0..Self::RANGES).cycle().take_while(|_| !ends.load(Ordering::Relaxed)) {
+                fs::write(Self::FILE, (Self::FIRST + range * Self::RANGE).to_string()).unwrap();
+                std::thread::sleep(Self::TIME);
+            }
+        });
+        Self { end, rewinding: Some(rewinding) }
+    }
+}
+
+impl Drop for SamePids {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        let ended = self.rewinding.take().map(std::thread::JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
 #[test]
 fn no_connection_is_taken_for_anothers() {
     let count = if std::env::var_os("WEIR_ALL").is_some() { ALL } else { SHORT };
@@ -62,6 +102,7 @@ fn no_connection_is_taken_for_anothers() {
 
     let storm = env.staged(env!("CARGO_BIN_EXE_storm"), "storm", 0o755).unwrap().display().to_string();
     let few_pids = FewPids::begin();
+    let same_pids = SamePids::begin();
     let started = Instant::now();
     let share = count / CROWDS;
     let crowds = (0..CROWDS).map(|crowd| {
@@ -78,7 +119,7 @@ fn no_connection_is_taken_for_anothers() {
         crowd.finish(LIMIT).unwrap().expect_success().unwrap();
     }
     println!("{count} connections in {:?}", started.elapsed());
-    drop(few_pids);
+    drop((few_pids, same_pids));
 
     let truths = read_truths(&truths);
     assert_eq!(truths.len(), (share * CROWDS) as usize);
@@ -90,6 +131,7 @@ fn no_connection_is_taken_for_anothers() {
     })
     .unwrap_or_else(|error| panic!("{error}: {} of {}\n{}", seen.len(), truths.len(), env.log()));
     let mut cgroups = HashMap::new();
+    let (mut looked_at, mut as_another) = (0, 0);
     for (number, refused) in &seen {
         let origin = refused.origin.as_ref().unwrap_or_else(|| panic!("no origin: {refused:?}"));
         assert_is(&truths[number], origin);
@@ -101,12 +143,23 @@ fn no_connection_is_taken_for_anothers() {
             assert_eq!(process.pid, origin.pid, "{refused:?}");
             assert!(process.started_at <= origin.connected_at, "{refused:?}");
             assert!(is_it(process.argv.as_slice(), *number), "another process: {refused:?}");
+            looked_at += u32::from(!process.argv.is_empty());
+            as_another += u32::from(process.argv.last().is_some_and(|word| word == "held"));
         }
     }
     assert_eq!(cgroups.len(), CROWDS as usize);
-    let distinct: std::collections::HashSet<_> = cgroups.values().collect();
+    let distinct: HashSet<_> = cgroups.values().collect();
     assert_eq!(distinct.len(), CROWDS as usize, "{cgroups:?}");
-    println!("{} records, none of them wrong", seen.len());
+    // Otherwise it shows little: processes that were met alive, some of them as another program already; numbers that came back.
+    let numbers_again = reused(&truths);
+    println!(
+        "{} records, none of them wrong; {looked_at} processes were met alive, {as_another} as another program; {numbers_again} numbers \
+         of processes came back",
+        seen.len()
+    );
+    assert!(looked_at > count / 2, "{looked_at}");
+    assert!(as_another > 0, "no process was met after its exec");
+    assert!(numbers_again >= SHORT / 1000, "{numbers_again}");
     drop(gateway);
 }
 
@@ -127,6 +180,16 @@ fn read_truths(directory: &Path) -> HashMap<u32, Truth> {
         .flat_map(|text| text.lines().map(|line| Truth::parse(line).unwrap()).collect::<Vec<_>>())
         .map(|truth| (truth.number, truth))
         .collect()
+}
+
+/// How many process numbers more than one process had that connected.
+fn reused(truths: &HashMap<u32, Truth>) -> u32 {
+    let mut processes: HashMap<u32, HashSet<u32>> = HashMap::new();
+    for truth in truths.values() {
+        processes.entry(truth.pid).or_default().insert(truth.number / BATCH);
+    }
+    let again = processes.values().filter(|processes| processes.len() > 1);
+    u32::try_from(again.count()).unwrap()
 }
 
 /// Those that go where a storm goes.

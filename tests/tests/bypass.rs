@@ -17,11 +17,18 @@ use system_tests::postgres::{Options, Postgres};
 use system_tests::process::{Running, wait_until};
 use system_tests::shop::Shop;
 
+#[path = "bypass/routed.rs"]
+mod routed;
 #[path = "bypass/table.rs"]
 mod table;
 
-use table::{AT_A_RESTART, BEFORE, LEAD_OUT, Must, Row, TABLE, USER_MODE};
+use table::{AT_A_RESTART, BEFORE, LEAD_OUT, Must, Row, SUPERVISOR, TABLE, USER_MODE};
 
+/// As they call themselves.
+const WITNESS: &str = "weir-witness";
+const USHER: &str = "weir-usher";
+/// Nobody's but those who are moved to the agents. Debian has it.
+const MOVED_USER: &str = "games";
 /// What every attempt that sends anything sends.
 const SECRET: &[u8] = b"the agent's secret";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,8 +43,8 @@ const LATE: Duration = Duration::from_millis(1200);
 /// A host with a gateway, agents, an accomplice who is none, and the other end of its cable.
 struct Scene {
     gateway: Option<Gateway>,
-    /// Of the gateway and its witness, alive or dead.
-    pids: [u32; 2],
+    /// Of the gateway, its witness and its usher, alive or dead.
+    pids: [u32; 3],
     accomplice: Running,
     /// Processes of the attackers' users that are in no agent's cgroup: the agent's user's, and root's without capabilities.
     kin: [Running; 2],
@@ -80,8 +87,7 @@ impl Scene {
         let postgres = Postgres::start_with(&env, options).unwrap();
         let shop = Shop::with(env, postgres).unwrap();
         let gateway = shop.serve().unwrap();
-        let witness = gateway.pids().unwrap().into_iter().find(|pid| *pid != gateway.pid()).unwrap();
-        let pids = [gateway.pid(), witness];
+        let pids = [gateway.pid(), gateway.process(WITNESS).unwrap(), gateway.process(USHER).unwrap()];
         let env = &shop.env;
         let bypass = env.staged(corpus(), "bypass", 0o755).unwrap();
         let setuid = env.staged(corpus(), "bypass-setuid", 0o4755).unwrap();
@@ -140,6 +146,7 @@ impl Scene {
             ("handover", env.runtime_dir().join("handover.sock").display().to_string()),
             ("gateway_pid", self.pids[0].to_string()),
             ("witness_pid", self.pids[1].to_string()),
+            ("usher_pid", self.pids[2].to_string()),
             ("kin_user", self.kin[0].pid().to_string()),
             ("kin_root", self.kin[1].pid().to_string()),
             ("accomplice_pid", self.accomplice.pid().to_string()),
@@ -148,7 +155,6 @@ impl Scene {
             ("admin", env.runtime_dir().join("admin.sock").display().to_string()),
             ("pins", env.bpf_dir().display().to_string()),
             ("layout", gateway_common::LAYOUT.to_string()),
-            ("agents", group("agents/coder/cgroup.procs")),
             ("inside", group("agents/coder")),
             ("outside", group("bystanders")),
             ("cgroup_root", env.cgroup().parent().unwrap().display().to_string()),
@@ -162,8 +168,8 @@ impl Scene {
     fn place(&self, who: Who, technique: &str) -> Place<'_> {
         let (env, bypass) = (&self.shop.env, self.bypass.to_str().unwrap());
         match who {
-            // Made before it is an agent: it begins outside and moves itself, which takes root.
-            _ if technique.starts_with("moved_") => env.bystander(bypass),
+            // It begins outside, and is no agent yet.
+            Who::Agent(attacker) if technique.starts_with("moved_") => env.attacker_to_be(attacker, MOVED_USER, bypass),
             Who::Agent(attacker) if technique.starts_with("slirp_") || technique.starts_with("pasta_") => {
                 env.attacker_with_tun(attacker, bypass)
             }
@@ -189,9 +195,27 @@ impl Scene {
             "handed_tcp_connected" | "handed_reconnect" | "moved_tcp_connected" => self.answering,
             _ => next_port(),
         };
-        let running = self.place(who, technique).arg(technique).args(self.arguments(port)).start().unwrap();
-        let entered = technique.starts_with("bind_shell") && self.knock(technique, &running);
+        let mut running = self.place(who, technique).arg(technique).args(self.arguments(port)).start().unwrap();
+        if let Who::Agent(attacker) = who
+            && technique.starts_with("moved_")
+            && running.wait_for("made", PATIENCE).is_ok()
+        {
+            self.move_to_agents(&running, attacker);
+            running.write("moved\n").unwrap();
+        }
+        let entered = is_server(technique) && self.knock(technique, &running);
         self.end(running, entered, port)
+    }
+
+    /// What an operator does to a running process: it, and what it has started, becomes an agent's.
+    fn move_to_agents(&self, running: &Running, attacker: Attacker) {
+        let procs = self.shop.env.agents_cgroup(attacker).join("cgroup.procs");
+        let mut waiting = vec![running.pid()];
+        while let Some(pid) = waiting.pop() {
+            std::fs::write(&procs, pid.to_string()).unwrap();
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            waiting.extend(children.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
+        }
     }
 
     /// What came of an attempt, and what left since the capture was emptied.
@@ -240,6 +264,11 @@ impl Scene {
         let rows: Value = serde_json::from_str(&listed.expect_success().unwrap()).unwrap();
         rows.as_array().unwrap().iter().map(|row| row["message"].as_str().unwrap_or_default().to_owned()).collect()
     }
+}
+
+/// Whoever tries waits for somebody to come in.
+fn is_server(technique: &str) -> bool {
+    technique.contains("bind_shell") || technique.ends_with("listening")
 }
 
 /// An attempt's own, which nobody listens at.
@@ -317,7 +346,8 @@ fn judge(
     if !as_it_must {
         write!(wrong, "{said:?} where {must:?}; ").unwrap();
     }
-    if *entered {
+    // Where somebody else listens already the kernel lets them in before it asks anybody.
+    if *entered && !row.technique.ends_with("_listening") {
         wrong.push_str("somebody came in; ");
     }
     let leaks: Vec<_> = leaks.iter().map(|leak| (leak.source, leak.destination, leak.protocol, leak.port)).collect();
@@ -399,14 +429,18 @@ fn every_open_door_is_a_finding_and_the_drop_in_has_its_lock() {
         let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
         for row in TABLE {
             let Must::Open(door) = row.must(attacker, scene.lsm) else { continue };
-            let named = findings.as_array().unwrap().iter().any(|finding| {
+            let found = findings.as_array().unwrap().iter().find(|finding| {
                 finding["subject"] == door.finding
                     && finding["level"] == "fail"
                     && finding["message"].as_str().unwrap().contains("bypass")
             });
-            if !named {
+            let advice = found.map(|finding| finding["advice"].as_str().unwrap());
+            if advice.is_none() {
                 wrong.push(format!("{attacker:?}: {}: no finding {:?}", row.technique, door.finding));
             }
+            let all = door.settings.iter().chain(door.advice);
+            let unsaid = all.filter(|word| advice.is_some_and(|advice| !advice.contains(**word)));
+            wrong.extend(unsaid.map(|word| format!("{attacker:?}: {}: {word} is not in {advice:?}", row.technique)));
             let locked = |setting: &&str| DROP_IN.lines().any(|line| line.starts_with(*setting));
             wrong
                 .extend(door.settings.iter().filter(|setting| !locked(setting)).map(|setting| format!("no {setting}")));
@@ -605,6 +639,7 @@ fn nobody_takes_over_while_one_gateway_follows_another() {
     the_oracle_sees(&scene);
     scene.gateway.take().unwrap().stop().unwrap();
     let mut gateway = scene.shop.env.serve_replaceable().unwrap();
+    let lsm = scene.lsm;
     let mut psql = scene.shop.client("psql").args(["--no-psqlrc", "--tuples-only", "--no-align"]).start().unwrap();
     let lives = |psql: &mut Running, word: &str| {
         psql.write(&format!("SELECT 'session ' || '{word}';\n")).unwrap();
@@ -614,14 +649,17 @@ fn nobody_takes_over_while_one_gateway_follows_another() {
     let mut all_left: Vec<Left> = Vec::new();
     let mut wrong = Vec::new();
     for who in Attacker::ALL.map(Who::Agent).into_iter().chain([Who::Neighbour]) {
+        let must = |row: &Row| match who {
+            Who::Agent(attacker) => Some(row.must(attacker, lsm)),
+            _ => row.neighbour,
+        };
+        scene.pids[0] = gateway.pid();
+        wrong.extend(try_all(&scene, SUPERVISOR, who, must));
         let left = gateway.leave().unwrap();
-        scene.pids = [left.serving_pid(), left.witness_pid().unwrap()];
+        scene.pids = [left.serving_pid(), left.process(WITNESS).unwrap(), left.process(USHER).unwrap()];
         let socket = scene.shop.env.runtime_dir().join("handover.sock");
         wait_until("the offer", PATIENCE, || socket.exists()).unwrap();
-        wrong.extend(try_all(&scene, AT_A_RESTART, who, |row| match who {
-            Who::Agent(attacker) => Some(row.must(attacker, scene.lsm)),
-            _ => row.neighbour,
-        }));
+        wrong.extend(try_all(&scene, AT_A_RESTART, who, must));
         // The right one gets what the others wanted.
         gateway = scene.shop.env.serve_replaceable().unwrap();
         lives(&mut psql, &format!("{who:?}"));
@@ -654,7 +692,7 @@ fn sockets_that_were_made_before_the_programs_were_attached_lead_nowhere() {
         let go_on = |(row, port, mut running): (&'static Row, u16, Running)| {
             scene.outside.take().unwrap();
             running.write("attached\n").unwrap();
-            let entered = row.technique == "before_bind_shell" && scene.knock(row.technique, &running);
+            let entered = is_server(row.technique) && scene.knock(row.technique, &running);
             (row, row.must(attacker, scene.lsm), scene.end(running, entered, port))
         };
         let attempts: Vec<_> = begun.into_iter().map(go_on).collect();
@@ -705,8 +743,8 @@ fn a_network_stack_in_user_space_is_no_way_around() {
         assert!(free.stdout.starts_with("answer direct"), "{technique}: {free:?}");
     }
     let mut wrong = Vec::new();
-    for (round, attackers) in [("served", &Attacker::ALL[..]), ("gateway dead", &[Attacker::User])] {
-        for &attacker in attackers {
+    for round in ["served", "gateway dead"] {
+        for attacker in Attacker::ALL {
             let found = try_all(&scene, USER_MODE, Who::Agent(attacker), |row| Some(row.must(attacker, scene.lsm)));
             wrong.extend(found.into_iter().map(|wrong| format!("{round}: {wrong}")));
         }

@@ -681,10 +681,15 @@ six.settimeout(10)
 six.sendto(query, ("2001:db8::53", 53))
 answer, source = six.recvfrom(512)
 print(source[0], socket.inet_ntoa(answer[-4:]))
+# One address of the loopback stands for all of these: both answers look as if the later one had sent them (README, "Limits").
+for resolver in ("2001:db8::1", "2001:db8::2"):
+    six.sendto(query, (resolver, 53))
+print(sorted((six.recvfrom(512) for _ in range(2)), key=lambda it: it[1])[0][1][0])
 "#;
     let world = World::new();
     let said = world.env.agent("python3").args(["-c", TWO]).run().unwrap().expect_success().unwrap();
-    let expected = "[(('192.0.2.1', 53), '192.0.2.10'), (('192.0.2.2', 53), '192.0.2.10')]\n2001:db8::53 192.0.2.10\n";
+    let expected = "[(('192.0.2.1', 53), '192.0.2.10'), (('192.0.2.2', 53), '192.0.2.10')]\n2001:db8::53 192.0.2.10\n\
+                    2001:db8::2\n";
     assert_eq!(said, expected);
 }
 
@@ -727,6 +732,47 @@ print(dict(codes))
     // 1000 at once and 200 a second, for some 4 s; the others are told to try again.
     assert!((1000..4000).contains(&count("0")) && count("2") > 0, "{said}");
     world.wait_for_refusal("www.target.test", "A", "too many queries");
+}
+
+/// The same of connections: an agent has so many, and the others theirs.
+#[test]
+fn a_flood_of_connections_is_limited_and_does_not_reach_others() {
+    const SHARE: usize = 16;
+    // More than the resolver has for all.
+    const FLOOD: &str = r#"
+import socket, sys
+query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x06target\x04test\x00\x00\x01\x00\x01"
+held = []
+def ask(s):
+    try:
+        s.sendall(len(query).to_bytes(2, "big") + query)
+        return s.recv(512) != b""
+    except OSError:
+        return False
+for _ in range(300):
+    s = socket.create_connection(("192.0.2.53", 53), timeout=10)
+    if ask(s):
+        held.append(s)
+print("held", len(held), flush=True)
+sys.stdin.readline()
+print("again", sum(map(ask, held)), flush=True)
+held.pop().close()
+sys.stdin.readline()
+print("after one has ended", ask(socket.create_connection(("192.0.2.53", 53), timeout=10)))
+"#;
+    let world = World::new();
+    let mut flood = world.env.agent("python3").args(["-c", FLOOD]).start().unwrap();
+    flood.wait_for(&format!("held {SHARE}\n"), PATIENCE).unwrap();
+    for _ in 0..5 {
+        assert_eq!(world.clerk(&["+tcp", "wages.target.test"]), "NOERROR");
+    }
+    flood.write("\n").unwrap();
+    flood.wait_for(&format!("again {SHARE}\n"), PATIENCE).unwrap();
+    // It is free when the resolver has seen the end.
+    std::thread::sleep(Duration::from_millis(300));
+    flood.write("\n").unwrap();
+    let said = flood.finish(PATIENCE).unwrap().expect_success().unwrap();
+    assert!(said.ends_with("after one has ended True\n"), "{said}");
 }
 
 #[test]

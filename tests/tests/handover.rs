@@ -661,7 +661,7 @@ fn a_replaced_gateway_ends_with_its_witness() {
     let gateway = world.serve();
     let mut psql = world.session();
     let (left, _gateway) = world.replace(gateway);
-    signal_process(left.witness_pid().unwrap(), Signal::SIGKILL).unwrap();
+    signal_process(left.process("weir-witness").unwrap(), Signal::SIGKILL).unwrap();
     wait_until("its end", PATIENCE, || left.is_gone()).unwrap();
     psql.write("SELECT 1;\n").unwrap();
     psql.wait_for("whose witness died", PATIENCE).unwrap();

@@ -18,6 +18,8 @@ use weir::origin::Origin;
 use weir::target::CredentialSource;
 use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
 
+#[path = "kernel/memory.rs"]
+mod memory;
 #[path = "kernel/tampering.rs"]
 mod tampering;
 #[path = "kernel/waiting.rs"]

@@ -138,10 +138,12 @@ fn a_named_namespace_is_intercepted_and_two_do_not_get_in_each_others_way() {
         world.shop.env.bystander("ip").args(["netns", "add", name]).run().unwrap().expect_success().unwrap();
     }
     let both = names.each_ref().map(|name| world.psql(&["nsenter", &format!("--net=/run/netns/{name}"), "--"]));
+    // This one hides /sys/fs/cgroup from whom it starts.
+    let executed = names.each_ref().map(|name| world.psql(&["ip", "netns", "exec", name]));
     for name in &names {
         world.shop.env.bystander("ip").args(["netns", "delete", name]).run().unwrap().expect_success().unwrap();
     }
-    for psql in both {
+    for psql in both.into_iter().chain(executed) {
         assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", world.shop.env.log());
     }
 }
@@ -189,6 +191,27 @@ except OSError as error:
     wait_until("the record", PATIENCE, || recording::events(&recordings).unwrap().iter().any(is_refusal)).unwrap();
     let status = world.shop.env.weir(["status", "--json"]).unwrap().expect_success().unwrap();
     assert!(status.contains("the usher") && status.contains("restart"), "{status}");
+}
+
+/// The usher does not end, and does nothing: new namespaces are refused, and all else goes on; when it goes on, so do they.
+#[test]
+fn an_usher_that_is_stopped_holds_up_nobody_but_whom_it_is_for() {
+    let world = World::new();
+    let usher = world.processes().into_iter().find(|process| process.words.contains("usher")).unwrap();
+    let signal = |signal| nix::sys::signal::kill(usher.pid, signal).unwrap();
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let script = "
+here = hello()
+enter()
+try:
+    print(here, hello())
+except OSError as error:
+    print(here, errno.errorcode.get(error.errno, error))
+";
+    assert_eq!(world.python(script).trim_end(), "S ETIMEDOUT");
+    signal(nix::sys::signal::Signal::SIGCONT);
+    wait_until("namespaces that are served", PATIENCE, || world.python("enter()\nprint(hello())").trim_end() == "S")
+        .unwrap();
 }
 
 /// An agent that makes namespaces without end gets what an agent may have, and the next agent its own.

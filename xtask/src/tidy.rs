@@ -19,6 +19,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway/src/witness/bpf.rs", "bpf(2)"),
     ("gateway/src/witness/cgroup.rs", "open_by_handle_at(2): a cgroup by its number"),
     ("gateway/src/witness/kernel.rs", "the socket option SO_NETNS_COOKIE"),
+    ("gateway/src/witness/notes.rs", "pidfd_getfd(2), and socket options that nix does not have"),
     ("gateway/src/witness/privileges.rs", "prctl(2), capset(2)"),
     ("gateway/src/witness/serve.rs", "signal(2), to ignore some"),
     ("gateway/src/witness/usher.rs", "ioctl(2): the loopback device up"),

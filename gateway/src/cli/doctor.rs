@@ -10,10 +10,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::{Cell, Colour, Error, Out, Table, clean, load, plural, runtime_dir};
+use crate::admin::client::ask_one;
+use crate::admin::{Request, Status};
 use crate::config::Config;
 
 mod agents;
 mod host;
+mod locks;
 mod resolvers;
 mod targets;
 mod trial;
@@ -102,9 +105,11 @@ impl Doctor {
     }
 
     fn look_with(&self, path: &Path, config: &Arc<Config>) -> Vec<Finding> {
-        let mut findings = host::attachments(config);
+        let gateway = ask_one::<Status>(&runtime_dir(path), Request::Status).map_err(|error| error.to_string());
+        let witness = gateway.as_ref().ok().and_then(|status| status.kernel.as_ref());
+        let mut findings = host::attachments(config, witness);
         findings.extend(trial::findings(config));
-        findings.extend(host::gateway(&runtime_dir(path), config));
+        findings.extend(host::gateway(gateway.as_ref(), config));
         findings.extend(host::directories(config));
         findings.extend(agents::users(config));
         findings.extend(agents::tokens(config));

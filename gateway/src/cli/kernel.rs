@@ -188,5 +188,6 @@ pub(super) fn print_warnings(report: &AttachmentReport, out: &mut Out) -> Result
     report
         .warnings
         .iter()
+        .chain(&report.gaps)
         .try_for_each(|warning| out.line(out.paint(Colour::Yellow, format!("warning: {}", clean(warning)))))
 }

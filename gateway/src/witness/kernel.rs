@@ -27,6 +27,7 @@ use super::bpf::{self, Access};
 use super::cgroup::{self, Cgroup};
 use super::lsm::{self, LsmHook};
 use super::structures;
+use super::substitutes::{SUBSTITUTES, Substitute};
 use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
 
 /// Aligned, since the ELF reader wants it.
@@ -68,20 +69,6 @@ const DENY_HOOKS: [Hook; 4] = [
     hook("deny_sendmsg4", "deny_sendmsg4", 14),
     hook("deny_sendmsg6", "deny_sendmsg6", 15),
 ];
-
-/// What stands in where the kernel is too old for a program, and what that costs.
-struct Substitute {
-    program: &'static str,
-    by: &'static str,
-    warning: &'static str,
-}
-
-const SUBSTITUTES: [Substitute; 1] = [Substitute {
-    program: "weir_egress",
-    by: "weir_egress_by_socket",
-    warning: "this kernel (before 6.12) does not tell who sends a packet: a connected UDP socket that an agent was handed \
-              by a process outside is not stopped",
-}];
 
 /// A pinned map, and the sizes without which it is not ours.
 struct PinnedMap {
@@ -130,12 +117,12 @@ pub(super) struct Kernel {
 }
 
 /// The directories of one layout.
-struct Pins {
+pub(super) struct Pins {
     base: PathBuf,
 }
 
 impl Pins {
-    fn new(config: &KernelConfig) -> Self {
+    pub(super) fn new(config: &KernelConfig) -> Self {
         Self { base: config.bpf_dir.join(format!("v{LAYOUT}")) }
     }
 
@@ -143,7 +130,7 @@ impl Pins {
         self.base.join("maps")
     }
 
-    fn map(&self, name: &str) -> PathBuf {
+    pub(super) fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
     }
 
@@ -403,7 +390,10 @@ impl Kernel {
                 "what is started in a cgroup of agents within a moment of its making is free until that is noticed: {reason}"
             ));
         }
-        report.warnings.extend(self.substituted.iter().map(|substitute| substitute.warning.to_owned()));
+        // Sockets that an agent did not make get nowhere by the BPF LSM.
+        if report.lsm.iter().any(|hook| !hook.effective) || report.lsm.is_empty() {
+            report.gaps.extend(self.substituted.iter().map(|substitute| substitute.gap.to_owned()));
+        }
         Ok(report)
     }
 

@@ -19,7 +19,7 @@ pub(super) fn check(expected: &[(&str, &str, usize)]) -> Result<(), String> {
     Ok(())
 }
 
-/// The way from a task to its cgroup, and from that to those above it.
+/// The way from a task to its cgroup, and from that to those above it, and to its user.
 pub(super) fn places() -> Result<Places, String> {
     let btf = read()?;
     let place = |structure: &str, member: &str| {
@@ -39,6 +39,8 @@ pub(super) fn places() -> Result<Places, String> {
         css_cgroup: place("cgroup_subsys_state", "cgroup")?,
         cgroup_root: place("cgroup", "root")?,
         root_hierarchy: place("cgroup_root", "hierarchy_id")?,
+        task_cred: place("task_struct", "cred")?,
+        cred_uid: place("cred", "uid")?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! UDP, the protocols beside it, raw and packet sockets, multicast.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use crate::stream::{link_local, mapped};
@@ -10,14 +10,16 @@ use crate::{Outcome, Scene, Technique};
 /// What must not be heard outside: the capture looks for it.
 pub(crate) const SECRET: &[u8] = b"the agent's secret\n";
 
-const IPPROTO_UDPLITE: i32 = 136;
+pub(crate) const IPPROTO_UDPLITE: i32 = 136;
 const IPPROTO_L2TP: i32 = 115;
-const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+pub(crate) const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 
 pub(crate) const TECHNIQUES: &[Technique] = &[
     ("udp", |scene| send(scene.canary(), 0)),
     ("udp6", |scene| send(scene.canary6(), 0)),
     ("udp_mapped", |scene| send(mapped(scene.canary()), 0)),
+    ("udp_unspecified", |scene| send(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), scene.port("bystander")), 0)),
+    ("udp_unspecified6", |scene| send(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), scene.port("bystander")), 0)),
     ("udp_link_local", |scene| send(link_local(scene), scene.number("interface"))),
     ("udp_connected", |scene| connected(scene.canary())),
     ("udp6_connected", |scene| connected(scene.canary6())),

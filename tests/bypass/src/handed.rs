@@ -2,12 +2,13 @@
 //! the attacker became an agent.
 
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
-use crate::datagram::SECRET;
-use crate::stream::talk;
+use crate::datagram::{IPPROTO_UDPLITE, SECRET};
+use crate::stream::{IPPROTO_MPTCP, talk};
 use crate::sys::{self, Attempt};
 use crate::{Outcome, Scene, Technique};
 
@@ -18,62 +19,50 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("handed_udp_connected", |scene| send_connected(&ask(scene, "udp_connected")?)),
     ("handed_ping", |scene| ping(&ask(scene, "ping")?, scene)),
     ("handed_raw", |scene| send(&ask(scene, "raw")?, scene)),
+    ("handed_mptcp", |scene| connect(&ask(scene, "mptcp")?, scene)),
+    ("handed_udp_lite", |scene| send(&ask(scene, "udp_lite")?, scene)),
+    ("handed_udp_lite_connected", |scene| send_connected(&ask(scene, "udp_lite_connected")?)),
+    ("handed_sctp", |scene| connect(&ask(scene, "sctp")?, scene)),
+    ("handed_bind_shell", |scene| bind_and_serve(&ask(scene, "tcp")?, scene)),
+    ("handed_bind_shell_unbound", |scene| crate::inbound::serve(&ask(scene, "tcp")?)),
+    ("handed_mptcp_bind_shell", |scene| bind_and_serve(&ask(scene, "mptcp")?, scene)),
+    ("handed_listening", |scene| crate::inbound::serve(&ask(scene, "listening")?)),
     ("handed_reconnect", |scene| {
         let fd = ask(scene, "tcp_connected")?;
-        sys::connect(&fd, &sys::v4(libc::AF_UNSPEC, std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+        sys::connect(&fd, &sys::v4(libc::AF_UNSPEC, Ipv4Addr::UNSPECIFIED, 0))?;
         connect(&fd, scene)
     }),
     ("inherited", |scene| {
         let fd = i32::try_from(scene.number("fd")).expect("a descriptor");
         // SAFETY: the parent left this descriptor open for us.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        sys::connect(&fd, &sys::v4(libc::AF_UNSPEC, std::net::Ipv4Addr::UNSPECIFIED, 0)).expect("disconnected");
+        sys::connect(&fd, &sys::v4(libc::AF_UNSPEC, Ipv4Addr::UNSPECIFIED, 0)).expect("disconnected");
         connect(&fd, scene)
     }),
-    ("moved_tcp", |scene| {
-        let fd = sys::tcp(&scene.canary())?;
-        become_agent(scene);
-        connect(&fd, scene)
-    }),
-    ("moved_tcp_connected", |scene| {
-        let fd = made(scene, "tcp_connected");
-        become_agent(scene);
-        talk(&fd)
-    }),
-    ("moved_udp", |scene| {
-        let fd = sys::udp(&scene.canary())?;
-        become_agent(scene);
-        send(&fd, scene)
-    }),
-    ("moved_udp_connected", |scene| {
-        let fd = made(scene, "udp_connected");
-        become_agent(scene);
-        send_connected(&fd)
-    }),
-    ("before_tcp", |scene| connect(&while_free(|| sys::tcp(&scene.canary()))?, scene)),
+    // Made as somebody else, whom an operator then moves to the agents' cgroup.
+    ("moved_tcp", |scene| connect(&while_free(|| made(scene, "tcp"))?, scene)),
+    ("moved_tcp_connected", |scene| talk(&while_free(|| made(scene, "tcp_connected"))?)),
+    ("moved_udp", |scene| send(&while_free(|| made(scene, "udp"))?, scene)),
+    ("moved_udp_connected", |scene| send_connected(&while_free(|| made(scene, "udp_connected"))?)),
+    ("moved_ping", |scene| ping(&while_free(|| made(scene, "ping"))?, scene)),
+    ("moved_raw", |scene| send(&while_free(|| made(scene, "raw"))?, scene)),
+    ("moved_bind_shell", |scene| bind_and_serve(&while_free(|| made(scene, "tcp"))?, scene)),
+    ("moved_listening", |scene| crate::inbound::serve(&while_free(|| made(scene, "listening"))?)),
+    // Made in the agents' cgroup, before the programs are attached for the first time.
+    ("before_tcp", |scene| connect(&while_free(|| made(scene, "tcp"))?, scene)),
     ("before_tcp_connected", |scene| {
-        let fd = while_free(|| Ok(made(scene, "tcp_connected")))?;
+        let fd = while_free(|| made(scene, "tcp_connected"))?;
         // What could not leave must not be sent by the kernel when the test is over and no program is attached any more.
         sys::set(&fd, libc::SOL_SOCKET, libc::SO_LINGER, &[1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat())?;
         talk(&fd)
     }),
-    ("before_udp", |scene| send(&while_free(|| sys::udp(&scene.canary()))?, scene)),
-    ("before_udp_connected", |scene| send_connected(&while_free(|| Ok(made(scene, "udp_connected")))?)),
-    ("before_ping", |scene| {
-        ping(&while_free(|| sys::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP))?, scene)
-    }),
-    ("before_bind_shell", |scene| {
-        let own = std::net::SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), scene.port("port"));
-        let fd = while_free(|| {
-            let fd = sys::tcp(&own)?;
-            sys::bind(&fd, &sys::address(own, 0))?;
-            sys::listen(&fd)?;
-            Ok(fd)
-        })?;
-        crate::inbound::serve(&fd)
-    }),
+    ("before_udp", |scene| send(&while_free(|| made(scene, "udp"))?, scene)),
+    ("before_udp_connected", |scene| send_connected(&while_free(|| made(scene, "udp_connected"))?)),
+    ("before_ping", |scene| ping(&while_free(|| made(scene, "ping"))?, scene)),
+    ("before_bind_shell", |scene| crate::inbound::serve(&while_free(|| made(scene, "listening"))?)),
     ("take_from_gateway", |scene| take_any(scene.number("gateway_pid"))),
     ("take_from_witness", |scene| take_any(scene.number("witness_pid"))),
+    ("take_from_usher", |scene| take_any(scene.number("usher_pid"))),
     ("take_from_accomplice", |scene| take_any(scene.number("accomplice_pid"))),
 ];
 
@@ -99,6 +88,17 @@ fn ping(fd: &OwnedFd, scene: &Scene) -> Attempt<Outcome> {
     Ok(Outcome::Done("sent"))
 }
 
+fn bind_and_serve(fd: &OwnedFd, scene: &Scene) -> Attempt<Outcome> {
+    bind_anywhere(fd, scene)?;
+    crate::inbound::serve(fd)
+}
+
+/// At this attempt's own port of every address.
+fn bind_anywhere(fd: &OwnedFd, scene: &Scene) -> Attempt {
+    let own = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), scene.port("port"));
+    sys::bind(fd, &sys::address(own, 0))
+}
+
 /// Runs this program again with the descriptor, and ends with it.
 pub(crate) fn bequeath(fd: &OwnedFd, scene: &Scene) -> ! {
     nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("fcntl");
@@ -109,24 +109,19 @@ pub(crate) fn bequeath(fd: &OwnedFd, scene: &Scene) -> ! {
     std::process::exit(status.code().unwrap_or(1));
 }
 
-/// Makes something while the programs are not attached yet; whoever started this one says when they are.
+/// Makes something while nothing stands in its way; whoever started this one says when that is over.
 fn while_free<T>(make: impl FnOnce() -> Attempt<T>) -> Attempt<T> {
     let made = make()?;
     println!("made");
     std::io::stdout().flush().expect("standard output");
     let mut line = String::new();
-    std::io::stdin().read_line(&mut line).expect("a word when the programs are attached");
+    std::io::stdin().read_line(&mut line).expect("a word when it is");
     Ok(made)
 }
 
 /// Any descriptor of the process will do.
 fn take_any(pid: u32) -> Attempt<Outcome> {
     sys::steal(pid, 0).map(|_| Outcome::Done("a descriptor of another process"))
-}
-
-/// From a place outside into the agents' cgroup: what an operator does to a running process.
-fn become_agent(scene: &Scene) {
-    std::fs::write(scene.text("agents"), std::process::id().to_string()).expect("moving to the agents' cgroup");
 }
 
 /// Asks the accomplice for a socket.
@@ -137,14 +132,16 @@ fn ask(scene: &Scene, what: &str) -> Attempt<OwnedFd> {
     sys::take(stream.as_fd())
 }
 
-/// Has a connection of the accomplice's, and keeps it.
+/// Has a connection of the accomplice's and a server of his at the very same port, and keeps both.
 pub(crate) fn hold(scene: &Scene) -> ! {
-    let fd = ask(scene, "tcp_connected").expect("a connection");
+    let _connection = ask(scene, "tcp_bound_connected").expect("a connection");
+    let _server = ask(scene, "listening").expect("a server");
     println!("ready");
-    let mut nothing = [0u8; 1];
+    std::io::stdout().flush().expect("standard output");
     // Until the test ends it.
-    while nix::unistd::read(&fd, &mut nothing) != Ok(0) {}
-    std::process::exit(0);
+    loop {
+        std::thread::park();
+    }
 }
 
 /// A process that is no agent and hands out sockets of its own making, whatever an attacker asks for.
@@ -161,29 +158,41 @@ pub(crate) fn accomplice(scene: &Scene) -> ! {
         let mut arguments = scene.arguments.clone();
         arguments.retain(|(key, _)| key != "port");
         arguments.push(("port".to_owned(), port.to_owned()));
-        let fd = made(&Scene { arguments }, what);
-        if let Err(errno) = sys::pass(stream.as_fd(), &[fd.as_raw_fd()]) {
+        let given = match made(&Scene { arguments }, what) {
+            Ok(fd) => sys::pass(stream.as_fd(), &[fd.as_raw_fd()]),
+            Err(errno) => sys::pass_nothing(stream.as_fd(), errno),
+        };
+        if let Err(errno) = given {
             eprintln!("{what}: {errno}");
         }
     }
     unreachable!("a listener has no end");
 }
 
-fn made(scene: &Scene, what: &str) -> OwnedFd {
-    let canary = scene.canary();
-    let make = |kind, protocol| sys::socket(libc::AF_INET, kind, protocol).expect("a socket of somebody outside");
+/// A socket of whoever runs this: what the kernel does not let him have is an error.
+fn made(scene: &Scene, what: &str) -> Attempt<OwnedFd> {
+    let make = |kind, protocol| sys::socket(libc::AF_INET, kind, protocol);
     let fd = match what {
-        "tcp" | "tcp_connected" => make(libc::SOCK_STREAM, 0),
+        "tcp" | "tcp_connected" | "tcp_bound_connected" | "listening" => make(libc::SOCK_STREAM, 0),
         "udp" | "udp_connected" => make(libc::SOCK_DGRAM, 0),
         "ping" => make(libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
         "raw" => make(libc::SOCK_RAW, 253),
+        "mptcp" => make(libc::SOCK_STREAM, IPPROTO_MPTCP),
+        "udp_lite" | "udp_lite_connected" => make(libc::SOCK_DGRAM, IPPROTO_UDPLITE),
+        "sctp" => make(libc::SOCK_STREAM, libc::IPPROTO_SCTP),
         other => panic!("no socket is called {other}"),
-    };
+    }?;
+    sys::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if what == "listening" {
+        bind_anywhere(&fd, scene).expect("an attempt's port is free");
+        sys::listen(&fd)?;
+    }
     if what.ends_with("_connected") {
         // What it sends on its own account is told from what it is made to send.
-        let own = std::net::SocketAddr::new(scene.text("accomplice_address").parse().expect("an address"), 0);
+        let port = if what == "tcp_bound_connected" { scene.port("port") } else { 0 };
+        let own = SocketAddr::new(scene.text("accomplice_address").parse().expect("an address"), port);
         sys::bind(&fd, &sys::address(own, 0)).expect("an address of its own");
-        sys::connect(&fd, &sys::address(canary, 0)).expect("somebody outside connects freely");
+        sys::connect(&fd, &sys::address(scene.canary(), 0)).expect("somebody outside connects freely");
     }
-    fd
+    Ok(fd)
 }

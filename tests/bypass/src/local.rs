@@ -17,6 +17,9 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("ptrace_witness", |scene| {
         sys::ptrace_seize(scene.number("witness_pid")).map(|()| Outcome::Done("traces the witness"))
     }),
+    ("ptrace_usher", |scene| sys::ptrace_seize(scene.number("usher_pid")).map(|()| Outcome::Done("traces the usher"))),
+    ("memory_usher", |scene| memory(scene.number("usher_pid"))),
+    ("memory_file_usher", |scene| memory_file(scene.number("usher_pid"))),
     ("memory_gateway", |scene| memory(scene.number("gateway_pid"))),
     ("memory_witness", |scene| memory(scene.number("witness_pid"))),
     ("memory_file_gateway", |scene| memory_file(scene.number("gateway_pid"))),
@@ -34,6 +37,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     // What the two say to each other goes over a pair of sockets, which have no names: only their descriptors lead there.
     ("witness_socket", |scene| descriptors(scene.number("witness_pid"))),
     ("witness_socket_gateway", |scene| descriptors(scene.number("gateway_pid"))),
+    ("witness_socket_usher", |scene| descriptors(scene.number("usher_pid"))),
     ("handover_socket", |scene| inherit(scene.text("handover"))),
     ("handover_socket_as_gateway", |scene| {
         let id = scene.number("gateway_uid");

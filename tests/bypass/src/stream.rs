@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use crate::sys::{self, Attempt};
 use crate::{Outcome, Scene, Technique};
 
-const IPPROTO_MPTCP: i32 = 262;
+pub(crate) const IPPROTO_MPTCP: i32 = 262;
 /// Shared memory by RDMA, or TCP where there is none.
 const AF_SMC: i32 = 43;
 const TCP_FASTOPEN_CONNECT: i32 = 30;
@@ -23,6 +23,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     }),
     ("tcp_link_local", |scene| connect_and_talk(link_local(scene), scene.number("interface"))),
     ("tcp_broadcast", |scene| connect_and_talk(at(Ipv4Addr::BROADCAST.into(), scene.port("port")), 0)),
+    ("tcp_multicast", |scene| connect_and_talk(at(crate::datagram::MDNS.into(), scene.port("port")), 0)),
     ("tcp_fast_open", |scene| fast_open(scene.canary())),
     ("tcp6_fast_open", |scene| fast_open(scene.canary6())),
     ("tcp_fast_open_option", |scene| fast_open_option(scene.canary())),

@@ -125,6 +125,12 @@ pub(crate) fn pass(over: BorrowedFd<'_>, what: &[RawFd]) -> Attempt {
     sendmsg::<()>(over.as_raw_fd(), &message, &[ControlMessage::ScmRights(what)], MsgFlags::empty(), None).map(drop)
 }
 
+/// Says why there is nothing to pass.
+pub(crate) fn pass_nothing(over: BorrowedFd<'_>, why: Errno) -> Attempt {
+    let number = u8::try_from(why as i32).unwrap_or(u8::MAX);
+    sendmsg::<()>(over.as_raw_fd(), &[IoSlice::new(&[number])], &[], MsgFlags::empty(), None).map(drop)
+}
+
 pub(crate) fn take(from: BorrowedFd<'_>) -> Attempt<OwnedFd> {
     let mut byte = [0u8; 1];
     let mut control = nix::cmsg_space!([RawFd; 1]);
@@ -134,7 +140,7 @@ pub(crate) fn take(from: BorrowedFd<'_>) -> Attempt<OwnedFd> {
         ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
         _ => None,
     });
-    owned(fds.ok_or(Errno::ENOMSG)?.into())
+    owned(fds.ok_or_else(|| Errno::from_raw(byte[0].into()))?.into())
 }
 
 /// pidfd_open(2) and pidfd_getfd(2).

@@ -18,10 +18,8 @@ use nix::sys::socket::{
 };
 use nix::time::{ClockId, clock_gettime};
 use system_tests::Result;
-use system_tests::storm::{Truth, destination};
+use system_tests::storm::{BATCH, Truth, destination};
 
-/// Connections of one process.
-const BATCH: u32 = 40;
 /// Ports that many sockets after each other come from: below all that [`system_tests::env::free_port`] may give the gateway, which
 /// no agent may bind.
 const FEW_PORTS: std::ops::Range<u16> = 12_000..12_064;

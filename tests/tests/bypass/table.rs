@@ -21,12 +21,14 @@ pub(crate) enum Must {
 }
 
 /// A way out that is found, not closed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Door {
     /// What `weir doctor` calls it.
     pub(crate) finding: &'static str,
-    /// The settings of `weir-agent.conf` that close it.
+    /// The settings of `weir-agent.conf` that close it, which the finding's advice names.
     pub(crate) settings: &'static [&'static str],
+    /// What else the advice names: what a drop-in for all agents cannot have.
+    pub(crate) advice: &'static [&'static str],
     /// Packets leave by it.
     pub(crate) leaks: bool,
 }
@@ -54,18 +56,28 @@ const NO_WAY: Must = Blocked(&["ENETDOWN", "ENXIO", "EPERM"]);
 /// No program on this host answers the kernel's question.
 const NO_HELPER: Must = Blocked(&["ENOENT", "ENOKEY"]);
 
+const fn door(finding: &'static str, settings: &'static [&'static str], leaks: bool) -> Door {
+    Door { finding, settings, advice: &[], leaks }
+}
+
+const fn beside(advice: &'static [&'static str], door: Door) -> Door {
+    Door { advice, ..door }
+}
+
 /// A connection that somebody outside made and handed in, or that was made before the process became an agent.
-const CONNECTED: Door = Door { finding: "connections", settings: &[], leaks: true };
-const CAPABILITIES: Door = Door { finding: "capabilities", settings: &["CapabilityBoundingSet="], leaks: true };
+const CONNECTED: Door = beside(&["restart it", "lsm="], door("connections", &[], true));
+/// A server that was one already when it came into the agent's hands: the kernel hears nothing of its new owner.
+const LISTENING: Door = beside(&["restart it", "Sockets=", "lsm="], door("listeners", &[], true));
+const CAPABILITIES: Door = beside(&["User="], door("capabilities", &["CapabilityBoundingSet="], true));
 /// Who owns the cgroup files leaves by writing to one, or, where they are mounted read-only, by clone3(2).
 const CGROUP_FILES: Door =
-    Door { finding: "cgroup files", settings: &["ProtectControlGroups=yes", "RestrictNamespaces=yes"], leaks: true };
-const FAMILIES: Door = Door { finding: "socket families", settings: &["RestrictAddressFamilies="], leaks: false };
+    beside(&["User="], door("cgroup files", &["ProtectControlGroups=yes", "RestrictNamespaces=yes"], true));
+const FAMILIES: Door = door("socket families", &["RestrictAddressFamilies="], false);
 /// Whose user's processes outside are in its hands is as good as they are. The agents' own user's are agents themselves; root's are not.
-const TRACED: Door = Door { finding: "traced", settings: &["SystemCallFilter="], leaks: false };
+const TRACED: Door = beside(&["User=", "lsm="], door("traced", &["SystemCallFilter="], false));
 /// The same by a file, which no filter of system calls tells from others: the unit's User= closes that.
-const TRACED_BY_FILE: Door = Door { finding: "traced", settings: &[], leaks: false };
-const PRIVILEGES: Door = Door { finding: "new privileges", settings: &["NoNewPrivileges=yes"], leaks: true };
+const TRACED_BY_FILE: Door = beside(&["User=", "lsm="], door("traced", &[], false));
+const PRIVILEGES: Door = door("new privileges", &["NoNewPrivileges=yes"], true);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
@@ -106,6 +118,15 @@ const CLOSED_BY_LSM: &[(&str, Must)] = &[
     ("handed_ping", NOT_HANDED),
     ("handed_raw", NOT_HANDED),
     ("handed_reconnect", NOT_HANDED),
+    ("handed_mptcp", NOT_HANDED),
+    ("handed_udp_lite", NOT_HANDED),
+    ("handed_udp_lite_connected", NOT_HANDED),
+    ("handed_sctp", Blocked(&["ENOBUFS", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT"])),
+    ("handed_bind_shell", NOT_HANDED),
+    ("handed_bind_shell_unbound", NOT_HANDED),
+    ("handed_mptcp_bind_shell", NOT_HANDED),
+    ("handed_listening", NOT_HANDED),
+    ("moved_listening", FORBIDDEN),
     ("moved_tcp_connected", FORBIDDEN),
     ("moved_udp", FORBIDDEN),
     ("ptrace_kin", HIDDEN),
@@ -144,6 +165,7 @@ pub(crate) const TABLE: &[Row] = &[
     all("tcp_loopback_other", Intercepted),
     all("tcp_link_local", Intercepted),
     all("tcp_broadcast", Intercepted),
+    all("tcp_multicast", Intercepted),
     all("tcp_fast_open", Intercepted),
     all("tcp6_fast_open", Intercepted),
     all("tcp_fast_open_option", Intercepted),
@@ -163,6 +185,8 @@ pub(crate) const TABLE: &[Row] = &[
     all("udp6", REFUSED),
     all("udp_mapped", REFUSED),
     all("udp_link_local", REFUSED),
+    all("udp_unspecified", REFUSED),
+    all("udp_unspecified6", REFUSED),
     all("udp_connected", REFUSED),
     all("udp6_connected", REFUSED),
     all("udp_quic", REFUSED),
@@ -259,18 +283,35 @@ pub(crate) const TABLE: &[Row] = &[
     all("handed_ping", FORBIDDEN),
     all("handed_raw", FORBIDDEN),
     all("handed_reconnect", Intercepted),
+    all("handed_mptcp", Shut),
+    all("handed_udp_lite", REFUSED),
+    all("handed_udp_lite_connected", FORBIDDEN),
+    // Where a kernel has it and no BPF LSM, `weir doctor` finds who has such a socket ("connections"): no kernel here does.
+    all("handed_sctp", UNSUPPORTED),
+    all("handed_bind_shell", NOBODY),
+    all("handed_bind_shell_unbound", NOBODY),
+    all("handed_mptcp_bind_shell", NOBODY),
+    all("handed_listening", Open(&LISTENING)),
     all("moved_tcp", Intercepted),
     all("moved_tcp_connected", Open(&CONNECTED)),
     all("moved_udp", REFUSED),
     all("moved_udp_connected", FORBIDDEN),
+    all("moved_ping", FORBIDDEN),
+    // Only the container's root may have one to begin with.
+    all("moved_raw", FORBIDDEN),
+    all("moved_bind_shell", NOBODY),
+    all("moved_listening", Open(&LISTENING)),
     for_neighbours_too(all("take_from_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("take_from_witness", HIDDEN), HIDDEN),
+    for_neighbours_too(all("take_from_usher", HIDDEN), HIDDEN),
     all("take_from_accomplice", HIDDEN),
     row("admin_socket", FORBIDDEN, Turned, Turned),
     for_neighbours_too(all("ptrace_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("ptrace_witness", HIDDEN), HIDDEN),
+    for_neighbours_too(all("ptrace_usher", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_witness", HIDDEN), HIDDEN),
+    for_neighbours_too(all("memory_usher", HIDDEN), HIDDEN),
     for_neighbours_too(all("memory_file_gateway", HIDDEN), HIDDEN),
     row("ptrace_kin", Harmless, Open(&TRACED), HIDDEN),
     row("memory_kin", Harmless, Open(&TRACED), HIDDEN),
@@ -278,8 +319,10 @@ pub(crate) const TABLE: &[Row] = &[
     row("take_from_kin", Harmless, Open(&TRACED), HIDDEN),
     all("ptrace_child", Harmless),
     for_neighbours_too(all("memory_file_witness", HIDDEN), HIDDEN),
+    for_neighbours_too(all("memory_file_usher", HIDDEN), HIDDEN),
     for_neighbours_too(all("witness_socket", HIDDEN), HIDDEN),
     for_neighbours_too(all("witness_socket_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("witness_socket_usher", HIDDEN), HIDDEN),
     for_neighbours_too(all("bpf_program", FORBIDDEN), FORBIDDEN),
     for_neighbours_too(all("bpf_map", FORBIDDEN), FORBIDDEN),
     all("bpf_program_by_id", FORBIDDEN),
@@ -315,6 +358,15 @@ pub(crate) const TABLE: &[Row] = &[
     all("bind_shell_udp", NOBODY),
 ];
 
+/// The supervisor of a gateway that can be replaced, in the gateway's place.
+pub(crate) const SUPERVISOR: &[Row] = &[
+    for_neighbours_too(all("take_from_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("ptrace_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("memory_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("memory_file_gateway", HIDDEN), HIDDEN),
+    for_neighbours_too(all("witness_socket_gateway", HIDDEN), HIDDEN),
+];
+
 /// While one gateway has left and the next has not come: it has sessions, holds the listeners, and offers what it has to whoever it
 /// takes for the next.
 pub(crate) const AT_A_RESTART: &[Row] = &[
@@ -331,8 +383,10 @@ pub(crate) const AT_A_RESTART: &[Row] = &[
     for_neighbours_too(all("steal_resolver_port6", FORBIDDEN), FORBIDDEN),
     for_neighbours_too(all("take_from_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("take_from_witness", HIDDEN), HIDDEN),
+    for_neighbours_too(all("take_from_usher", HIDDEN), HIDDEN),
     for_neighbours_too(all("ptrace_gateway", HIDDEN), HIDDEN),
     for_neighbours_too(all("ptrace_witness", HIDDEN), HIDDEN),
+    for_neighbours_too(all("ptrace_usher", HIDDEN), HIDDEN),
     for_neighbours_too(all("witness_socket", HIDDEN), HIDDEN),
     all("tcp", WAITS),
     all("tcp6", WAITS),
@@ -410,8 +464,15 @@ pub(crate) const LEAD_OUT: &[&str] = &[
     "handed_ping",
     "handed_raw",
     "handed_reconnect",
+    "handed_mptcp",
+    "handed_udp_lite",
+    "handed_bind_shell",
+    "handed_bind_shell_unbound",
+    "handed_mptcp_bind_shell",
     "moved_tcp",
     "moved_udp",
+    "moved_ping",
+    "moved_bind_shell",
     "user_namespace",
     "mount_namespace",
     "cgroup_namespace",

@@ -135,9 +135,7 @@ impl World {
     }
 
     fn witness(&self) -> u32 {
-        let main = self.gateway.pid();
-        let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        self.gateway.pids().unwrap().into_iter().find(|pid| *pid != main && name(pid).trim() == "weir-witness").unwrap()
+        self.gateway.process("weir-witness").unwrap()
     }
 
     /// The gateway is gone, by whatever; the next one, and what the agents met until then.
@@ -210,6 +208,11 @@ struct Memory {
 impl Memory {
     /// Around a gateway, with so much that it may take beyond what it has.
     fn around(world: &World, more: u64) -> Self {
+        Self::around_those(world, &world.gateway.pids().unwrap(), more)
+    }
+
+    /// Around these processes of it alone, where a cgroup of this kind may be beside the one that it is in.
+    fn around_those(world: &World, pids: &[u32], more: u64) -> Self {
         let env = &world.shop.env;
         let old = PathBuf::from("/sys/fs/cgroup/memory");
         let own = env.cgroup().join("gateway");
@@ -227,7 +230,7 @@ impl Memory {
         };
         if memory.directory != own {
             // What they have stays on the account that it was on.
-            for pid in world.gateway.pids().unwrap() {
+            for pid in pids {
                 fs::write(memory.directory.join("cgroup.procs"), pid.to_string()).unwrap();
             }
         }
@@ -264,6 +267,57 @@ fn a_gateway_that_runs_out_of_memory_lets_nothing_pass() {
     let mut world = world.comes_back(&mut agents);
     let lost = world.sessions().iter().filter(|row| row["outcome"] == "gateway lost").count();
     assert!(lost > 0, "no session was open when it was killed");
+    drop(agents);
+    world.unharmed();
+}
+
+/// The witness alone is killed: the gateway ends with it.
+#[test]
+fn a_witness_that_runs_out_of_memory_lets_nothing_pass() {
+    /// Less than what the arguments of one process take.
+    const LITTLE: u64 = 64 << 10;
+    let world = World::new();
+    let mut agents = Agents::send(&world.shop);
+    let (main, witness) = (world.gateway.pid(), world.witness());
+    let memory = Memory::around_those(&world, &[witness], LITTLE);
+    assert_eq!(memory.killed(), 0);
+    // It reads what every process that connects was started with.
+    let address = world.shop.postgres.address().to_string();
+    let words: Vec<String> = (0..20).map(|_| "x".repeat(100_000)).collect();
+    let mut long = Vec::new();
+    wait_until("the kernel to kill it", LONG, || {
+        long.push(world.shop.psql("SELECT 1").env("PGHOSTADDR", &address).args(&words).start().unwrap());
+        thread::sleep(Duration::from_millis(100));
+        memory.killed() > 0
+    })
+    .unwrap();
+    let exe = PathBuf::from(format!("/proc/{witness}/exe"));
+    wait_until("its end, and nobody else's", PATIENCE, || !exe.exists()).unwrap();
+    wait_until("the gateway's end", PATIENCE, || world.gateway.is_gone()).unwrap();
+    assert!(!world.gateway.pids().unwrap().contains(&main));
+    drop(long);
+    assert_refused(&agents.tried(&world.shop, A_WHILE));
+    let world = world.comes_back(&mut agents);
+    drop(agents);
+    world.unharmed();
+}
+
+/// It only passes on what others say: agents are served while it is stopped, and when it is killed the gateway goes with it.
+#[test]
+fn a_supervisor_that_is_stopped_and_killed_lets_nothing_pass() {
+    let world = World::of(Shop::new().unwrap(), |shop| shop.env.serve_replaceable());
+    let mut agents = Agents::send(&world.shop);
+    send(world.gateway.pid(), Signal::SIGSTOP);
+    agents.are_served(&world.shop);
+    // So the service manager ends it before long.
+    assert!(!world.gives_a_sign_of_life());
+    let address = world.shop.postgres.address().to_string();
+    let psql = world.shop.psql("SELECT 'served ' || 'all the same'").env("PGHOSTADDR", address).run().unwrap();
+    assert!(psql.stdout.contains("served all the same"), "{psql:?}");
+    send(world.gateway.pid(), Signal::SIGKILL);
+    wait_until("the gateway's end", PATIENCE, || world.gateway.is_gone()).unwrap();
+    assert_refused(&agents.tried(&world.shop, A_WHILE));
+    let world = world.comes_back(&mut agents);
     drop(agents);
     world.unharmed();
 }

@@ -207,6 +207,7 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (cgroup, members) in procfs::by_cgroup(&agents.iter().map(|&process| process.clone()).collect::<Vec<_>>()) {
         findings.extend(ways::findings(config, cgroup, &members));
+        findings.extend(ways::foreign(config, cgroup, &members));
     }
     findings.extend(ways::shared_users(config, &agents, &processes));
     let kernel_half = WitnessConfig::new(config).and_then(|witness| witness::kernel_status(&witness));

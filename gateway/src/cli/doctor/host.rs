@@ -4,11 +4,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::Finding;
-use crate::admin::client::ask_one;
-use crate::admin::{Request, Status};
+use crate::admin::Status;
 use crate::cli::run::cgroup2_mount;
 use crate::config::{Config, Mode};
-use crate::witness::{self, Requirements, WitnessConfig};
+use crate::witness::{self, AttachmentReport, Requirements, WitnessConfig};
 
 /// Below this, recording may stop and everything with it.
 const LOW_DISK: u64 = 2 << 30;
@@ -82,8 +81,8 @@ fn sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok().map(|value| value.trim().to_owned())
 }
 
-/// What the kernel itself says is in effect.
-pub(super) fn attachments(config: &Config) -> Vec<Finding> {
+/// What the kernel itself says is in effect; and, by the witness, what of it this kernel did not take.
+pub(super) fn attachments(config: &Config, witness: Option<&AttachmentReport>) -> Vec<Finding> {
     let report = WitnessConfig::new(config).and_then(|witness| witness::kernel_status(&witness));
     let report = match report {
         Ok(report) => report,
@@ -109,13 +108,22 @@ pub(super) fn attachments(config: &Config) -> Vec<Finding> {
         let hooks = report.hooks.len() + report.lsm.len();
         findings.push(Finding::ok("interception", format!("{hooks} hooks in effect, {lsm}")));
     }
-    findings.extend(report.warnings.iter().map(|warning| Finding::warn("interception", warning, "")));
+    let known = report.warnings.iter();
+    let more = witness.into_iter().flat_map(|witness| &witness.warnings).filter(|more| !report.warnings.contains(more));
+    findings.extend(known.chain(more).map(|warning| Finding::warn("interception", warning, "")));
+    findings.extend(witness.map(gaps).unwrap_or_default());
     findings
 }
 
-pub(super) fn gateway(runtime_dir: &Path, config: &Config) -> Vec<Finding> {
+/// Ways around, whoever runs now.
+fn gaps(witness: &AttachmentReport) -> Vec<Finding> {
+    let advice = "a newer kernel (6.12), or the BPF LSM (lsm=...,bpf on the kernel's command line)";
+    witness.gaps.iter().map(|gap| Finding::fail("interception", gap, advice)).collect()
+}
+
+pub(super) fn gateway(answer: Result<&Status, &String>, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match ask_one::<Status>(runtime_dir, Request::Status) {
+    match answer {
         Ok(status) => {
             findings.push(Finding::ok("gateway", format!("runs, pid {}", status.pid)));
             if status.config != config.version {
@@ -131,9 +139,8 @@ pub(super) fn gateway(runtime_dir: &Path, config: &Config) -> Vec<Finding> {
             let problem = |problem: &String| Finding::fail("gateway", problem, "see `journalctl -u weir`");
             findings.extend(status.problems.iter().map(problem));
         }
-        Err(error) => {
-            let message = error.to_string();
-            let (what, hint) = message.split_once('\n').unwrap_or((&message, "systemctl start weir"));
+        Err(message) => {
+            let (what, hint) = message.split_once('\n').unwrap_or((message, "systemctl start weir"));
             findings.push(Finding::fail("gateway", what, hint));
         }
     }
@@ -183,4 +190,17 @@ pub(super) fn directories(config: &Config) -> Vec<Finding> {
         Err(error) => findings.push(Finding::fail("recordings", format!("{}: {error}", path.display()), "")),
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn what_an_old_kernel_leaves_open_fails_and_says_what_closes_it() {
+        let gaps = gaps(&AttachmentReport { gaps: vec!["open".to_owned()], ..AttachmentReport::default() });
+        assert_eq!((gaps.len(), gaps[0].level, gaps[0].message.as_str()), (1, Level::Fail, "open"));
+        assert!(gaps[0].advice.contains("bpf") && gaps[0].advice.contains("6.12"));
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! What a process can reach is looked up as it sees it: below `/proc/PID/root`, with the mounts of its own.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,9 +13,11 @@ use nix::unistd::{Uid, User};
 
 use super::Finding;
 use super::agents::{may, named};
-use crate::cli::procfs::{self, Seen};
+use super::locks::{self, Locks, Way};
+use crate::cli::procfs::Seen;
 use crate::config::Config;
 use crate::origin::Risk;
+use crate::witness::{self, ForeignSocket, WitnessConfig};
 
 /// Whoever can talk to these runs what he likes, outside every agent's cgroup.
 pub(super) const RUNNERS: &[&str] = &[
@@ -51,6 +54,8 @@ const UNSEEN_FAMILIES: &[(u32, &str, &str)] = &[
 const LOADED_PROTOCOLS: &str = "/proc/net/protocols";
 const MODULES: &str = "/lib/modules";
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
+const FOREIGN_ADVICE: &str = "restart it: what it had before it was an agent, or what somebody handed in, is not judged. Start agents with \
+                              none of either (no Sockets= in the unit), or have the BPF LSM (lsm=...,bpf on the kernel's command line)";
 /// Whom the kernel asks for keys: with the type `dns_resolver`, for names.
 const KEY_HELPER: &str = "/sbin/request-key";
 
@@ -58,7 +63,9 @@ const KEY_HELPER: &str = "/sbin/request-key";
 pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<Finding> {
     let which =
         |test: &dyn Fn(&Seen) -> bool| members.iter().copied().filter(|process| test(process)).collect::<Vec<_>>();
+    let locks = Locks::of(cgroup);
     let mut findings = Vec::new();
+    let mut behind_filters = Vec::new();
     let mut add = |subject: &str, those: &[&Seen], message: &str, advice: &str| {
         if !those.is_empty() {
             findings.push(Finding::fail(subject, format!("{cgroup}: {message}: {}", named(those)), advice));
@@ -76,12 +83,39 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
         "may gain privileges by setuid programs",
         "NoNewPrivileges=yes in the unit (weir-agent.conf)",
     );
-    add(
+    let mut add_behind_filter =
+        |subject: &'static str, way: &dyn Fn(&Seen) -> Way, message: &str, advice: &'static str| {
+            add(subject, &which(&|process| way(process) == Way::Open), message, advice);
+            let unknown = which(&|process| way(process) == Way::Unknown);
+            if !unknown.is_empty() {
+                let message =
+                    format!("{cgroup}: {message}, unless their filter of system calls forbids it: {}", named(&unknown));
+                behind_filters.push(Finding::warn(subject, message, advice));
+            }
+        };
+    add_behind_filter(
         "cgroup files",
-        &which(&|process| process.uid == 0 && reaches_cgroups(process)),
+        &|process| if process.uid == 0 { reaches_cgroups(process, locks.as_ref()) } else { Way::Closed },
         "as root, which owns the cgroup files, may move itself out or start a child outside",
         "ProtectControlGroups=yes and RestrictNamespaces=yes in the unit (weir-agent.conf), and a User=",
     );
+    for (name, leads) in families() {
+        let family = format!("AF_{}", name.to_uppercase());
+        add_behind_filter(
+            "socket families",
+            &|process| locks::way(process, locks.as_ref(), |locks| locks.close_family(&family)),
+            &format!("may make {name} sockets, which lead to {leads}"),
+            "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX in the unit (weir-agent.conf)",
+        );
+    }
+    if Path::new(KEY_HELPER).exists() {
+        add_behind_filter(
+            "kernel keys",
+            &|process| locks::way(process, locks.as_ref(), |locks| locks.close_call("request_key")),
+            "may have the kernel look names up, by request_key(2)",
+            "SystemCallFilter=~@keyring in the unit (weir-agent.conf)",
+        );
+    }
     add(
         "root",
         &which(&|process| process.uid == 0 && RUN_LATER.iter().any(|path| rewrites(process, Path::new(path)))),
@@ -100,22 +134,6 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
         "may rewrite the pinned maps",
         "InaccessiblePaths=-/sys/fs/bpf in the unit (weir-agent.conf), and a User=",
     );
-    for (name, leads) in families() {
-        add(
-            "socket families",
-            &which(&|process| !process.filtered),
-            &format!("may make {name} sockets, which lead to {leads}"),
-            "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX in the unit (weir-agent.conf)",
-        );
-    }
-    if Path::new(KEY_HELPER).exists() {
-        add(
-            "kernel keys",
-            &which(&|process| !process.filtered),
-            "may have the kernel look names up, by request_key(2)",
-            "SystemCallFilter=~@keyring in the unit (weir-agent.conf)",
-        );
-    }
     for (subject, sockets, consequence) in [
         ("sockets", RUNNERS, "and so run anything outside its cgroup"),
         ("resolvers", RESOLVERS, "and so have names looked up outside its cgroup"),
@@ -129,7 +147,7 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
     let those = which(&|process| process.uid == 0 && talks_to(process, BUS));
     let advice = format!("InaccessiblePaths=-{BUS} in the unit (weir-agent.conf), and a User=");
     add("sockets", &those, "as root, may have systemd run anything, by D-Bus", &advice);
-    findings.extend(members.iter().copied().filter_map(|process| connections(cgroup, process)));
+    findings.extend(behind_filters);
     findings
 }
 
@@ -154,18 +172,73 @@ fn unseen_families(loaded: &str, aliases: &str) -> Vec<(&'static str, &'static s
     there.map(|(_, name, leads)| (*name, *leads)).collect()
 }
 
-/// Connections that lead out are not the gateway's: made before the process was an agent, or handed in.
-fn connections(cgroup: &str, process: &Seen) -> Option<Finding> {
-    let past = procfs::connections(process.pid).into_iter().filter(|peer| !peer.ip().to_canonical().is_loopback());
-    let past: Vec<String> = past.map(|peer| peer.to_string()).collect();
-    if past.is_empty() {
-        return None;
+/// What processes of one cgroup hold and no agent made: nothing that goes by such a connection is judged, and who comes in at such a
+/// server is let in. Root's look; others are told that they cannot see everything.
+pub(super) fn foreign(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<Finding> {
+    if !nix::unistd::geteuid().is_root() {
+        return Vec::new();
     }
-    Some(Finding::fail(
-        "connections",
-        format!("{cgroup}: connected past the gateway: {} to {}", named(&[process]), past.join(", ")),
-        "restart it: what it had before it was an agent, or what somebody handed in, is not judged",
-    ))
+    let look = |process: &Seen| {
+        let witness = WitnessConfig::new(config).map_err(std::io::Error::other)?;
+        witness::foreign_sockets(&witness, process.pid)
+    };
+    let mut findings = Vec::new();
+    let mut held = Vec::new();
+    for process in members {
+        match look(process) {
+            Ok(sockets) => held.push((*process, sockets)),
+            Err(error) => {
+                let message = format!("{cgroup}: the sockets of {} cannot be looked at: {error}", named(&[*process]));
+                findings.push(Finding::fail("connections", message, "weir kernel status"));
+            }
+        }
+    }
+    findings.extend(held_by(config, cgroup, &held));
+    findings
+}
+
+fn held_by(config: &Config, cgroup: &str, held: &[(&Seen, Vec<ForeignSocket>)]) -> Vec<Finding> {
+    let is_named = |process: &Seen, port: u16| {
+        config.agents.iter().any(|agent| agent.uid == Some(process.uid) && agent.listen.contains(&port))
+    };
+    // Servers that others may reach, wherever the cgroup's processes have them from.
+    let allowed: Vec<u16> = held
+        .iter()
+        .flat_map(|(process, sockets)| sockets.iter().map(move |socket| (*process, socket)))
+        .filter(|(_, socket)| socket.listens)
+        .filter_map(|(process, socket)| socket.local.map(|local| local.port()).filter(|port| is_named(process, *port)))
+        .collect();
+    let is_allowed = |socket: &ForeignSocket| socket.local.is_some_and(|local| allowed.contains(&local.port()));
+    // Of before the programs knew it, maybe.
+    let is_gateways = |socket: &ForeignSocket| {
+        socket.peer.is_some_and(|peer| peer.ip().is_loopback() && peer.port() == config.gateway.port)
+    };
+    let finding = |subject, (process, sockets): &(&Seen, Vec<ForeignSocket>), listens| {
+        let those =
+            sockets.iter().filter(|socket| socket.listens == listens && !is_allowed(socket) && !is_gateways(socket));
+        let those: BTreeSet<String> = those.filter_map(described).collect();
+        let all = those.into_iter().collect::<Vec<_>>().join(", ");
+        let what = if listens {
+            "listens by what somebody else made, and lets others in"
+        } else {
+            "connected past the gateway"
+        };
+        (!all.is_empty())
+            .then(|| Finding::fail(subject, format!("{cgroup}: {what}: {} {all}", named(&[*process])), FOREIGN_ADVICE))
+    };
+    let connections = held.iter().filter_map(|held| finding("connections", held, false));
+    connections.chain(held.iter().filter_map(|held| finding("listeners", held, true))).collect()
+}
+
+/// In words; none of a socket of TCP that is neither connected nor listens: what becomes of it is judged.
+fn described(socket: &ForeignSocket) -> Option<String> {
+    const IPPROTO_MPTCP: i32 = 262;
+    match (socket.local, socket.peer) {
+        (Some(local), None) if socket.listens => Some(format!("at {local}")),
+        (_, Some(peer)) => Some(format!("to {peer}")),
+        _ if matches!(socket.protocol, libc::IPPROTO_TCP | IPPROTO_MPTCP) => None,
+        _ => Some(format!("by a socket of IP protocol {}", socket.protocol)),
+    }
 }
 
 /// Who else is this user does what an agent of that user asks, or left behind: its ssh-agent, its tmux, its units, its jobs,
@@ -212,7 +285,8 @@ pub(super) fn traced(agents: &[&Seen], all: &[Seen]) -> Vec<Finding> {
             Finding::fail(
                 "traced",
                 format!("{} may have these do what it wants, outside its cgroup: {}", named(&[*agent]), named(&reached)),
-                "User= in the unit, and user = \"...\" in weir.toml; or the BPF LSM (lsm=...,bpf on the kernel's command line)",
+                "User= in the unit, and user = \"...\" in weir.toml; or the BPF LSM (lsm=...,bpf on the kernel's command line). \
+                 SystemCallFilter=~@debug process_vm_writev (weir-agent.conf) closes the system calls, and not /proc/PID/mem",
             )
         })
     };
@@ -301,10 +375,14 @@ fn rewrites(process: &Seen, path: &Path) -> bool {
     is_hosts && statvfs(&seen).is_ok_and(|file_system| !file_system.flags().contains(FsFlags::ST_RDONLY))
 }
 
-/// It sees a cgroup2 mount that is writable; a read-only one does not stop clone3(2), but a filter of system calls may.
-fn reaches_cgroups(process: &Seen) -> bool {
+/// Whether it sees a cgroup2 mount that is writable; a read-only one does not stop clone3(2), but a filter of system calls may.
+fn reaches_cgroups(process: &Seen, locks: Option<&Locks>) -> Way {
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", process.pid)).unwrap_or_default();
-    mounts.lines().filter_map(cgroup2_options).any(|options| is_writable(options) || !process.filtered)
+    let mut seen = mounts.lines().filter_map(cgroup2_options).peekable();
+    if seen.peek().is_none() {
+        return Way::Closed;
+    }
+    if seen.any(is_writable) { Way::Open } else { locks::way(process, locks, |locks| locks.namespaces) }
 }
 
 /// The mount options of a line of mountinfo (proc_pid_mountinfo(5)), if it is of a cgroup2 file system.
@@ -345,6 +423,21 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_that_may_be_any_is_a_warning_and_none_a_failure() {
+        let config = config(identity_config("https://idp.example".to_owned()), Vec::new());
+        let levels = |process: &Seen| {
+            let found = findings(&config, "/agents.slice/x", &[process]).into_iter();
+            found.filter(|finding| finding.subject == "cgroup files").map(|finding| finding.level).collect::<Vec<_>>()
+        };
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let is_writable = mounts.lines().filter_map(cgroup2_options).any(is_writable);
+        let root = Seen { uid: 0, ..myself() };
+        assert_eq!(levels(&root), [Level::Fail]);
+        let with_any = if is_writable { Level::Fail } else { Level::Warn };
+        assert_eq!(levels(&Seen { filtered: true, ..root }), [with_any]);
+    }
+
+    #[test]
     fn capable_agents_fail_and_so_do_those_that_may_become_so() {
         let config = config(identity_config("https://idp.example".to_owned()), Vec::new());
         let quiet = Seen { filtered: true, ..myself() };
@@ -352,7 +445,8 @@ mod tests {
             let found = findings(&config, "/agents.slice/x", &[process]);
             found.into_iter().map(|finding| finding.subject).collect::<Vec<_>>()
         };
-        assert!(found(&quiet).iter().all(|subject| subject == "sockets" || subject == "resolvers"), "of this host");
+        let of_this_host = ["sockets", "resolvers", "socket families", "kernel keys"];
+        assert!(found(&quiet).iter().all(|subject| of_this_host.contains(&subject.as_str())));
         assert!(found(&Seen { capabilities: 1, ..quiet.clone() }).contains(&"capabilities".to_owned()));
         assert!(found(&Seen { no_new_privileges: false, ..quiet }).contains(&"new privileges".to_owned()));
     }

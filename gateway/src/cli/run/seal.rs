@@ -2,7 +2,8 @@
 //! a system call filter.
 //!
 //! Closed are the ways around a boundary that sees sockets and cgroups: sockets of families that no hook sees, io_uring (which
-//! makes sockets past this filter), user namespaces (which bring capabilities), the memory and descriptors of other processes, and typing into the terminal that the
+//! makes sockets past this filter), user namespaces (which bring capabilities), the memory and descriptors of other processes, names that the kernel's helper would look up
+//! (`request_key`), and typing into the terminal that the
 //! command shares with the root shell it was started from. Everything else stays as it is.
 
 use std::io;
@@ -97,7 +98,13 @@ fn program() -> Vec<sock_filter> {
     // Its flags are in memory, which a filter cannot read; the C library then uses the older call.
     on_call(libc::SYS_clone3, &[deny(libc::ENOSYS)]);
     on_call(libc::SYS_setns, &[deny(libc::EPERM)]);
-    let forbidden = [libc::SYS_io_uring_setup, libc::SYS_ptrace, libc::SYS_process_vm_writev, libc::SYS_pidfd_getfd];
+    let forbidden = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_request_key,
+    ];
     for call in forbidden {
         on_call(call, &[deny(libc::EPERM)]);
     }
@@ -161,6 +168,10 @@ mod tests {
             // SAFETY: no pointer is followed: the call is refused or fails on the null pointer.
             let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
             assert_eq!((ring, Errno::last()), (-1, Errno::EPERM));
+            let (kind, name) = (c"user", c"weir-seal");
+            // SAFETY: both strings outlive the call.
+            let key = unsafe { libc::syscall(libc::SYS_request_key, kind.as_ptr(), name.as_ptr(), 0, 0) };
+            assert_eq!((key, Errno::last()), (-1, Errno::EPERM));
             // Without the filter: its own parent, which nobody forbids.
             // SAFETY: the request takes no pointer; the call is refused.
             let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME) };

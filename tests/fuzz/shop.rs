@@ -8,11 +8,11 @@ use weir::mask::{MaskKind, MaskRule};
 use weir::protocol::postgres::catalog::{ColumnRow, RelationRow, Snapshot, TaggedSet};
 
 /// `customers.ssn` and `customers.email`.
-pub const SSN: (u32, i16) = (16_387, 4);
-pub const EMAIL: (u32, i16) = (16_387, 3);
+pub(crate) const SSN: (u32, i16) = (16_387, 4);
+pub(crate) const EMAIL: (u32, i16) = (16_387, 3);
 
 /// The shop with these columns masked (`schema.table.column`).
-pub fn shop(masked: &[&str]) -> TaggedSet {
+pub(crate) fn shop(masked: &[&str]) -> TaggedSet {
     let relation = |oid, name: &str, kind, columns| RelationRow {
         oid,
         schema: "public".to_owned(),

@@ -953,9 +953,7 @@ fn settings_that_code_sets_tell_no_masked_values() {
     let tells = "PERFORM set_config('application_name', (SELECT ssn FROM customers WHERE id = 1), false)";
     let hides = "EXECUTE 'SELECT set_' || 'config(''application_name'', (SELECT s' || 'sn FROM customers WHERE id = 1), false)'";
     let function = |name: &str, does: &str| {
-        format!(
-            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN {does}; RETURN NULL; END $f$"
-        )
+        format!("CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN {does}; RETURN NULL; END $f$")
     };
     for setup in [
         function("tells", tells),

@@ -13,7 +13,9 @@ fuzz_target!(|input: (u8, u8, [u8; 3], &str, &[u8])| {
         assert!(header.len() == BINARY_HEADER && [header, rest].concat() == data);
     }
     // As the server has them: no letters, digits, dots or line ends, and no quotation mark in what stands for NULL.
-    let is_fit = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_alphanumeric() && byte != b'.' && byte != b'\\' || byte == b'\t';
+    let is_fit = |byte: u8| {
+        byte.is_ascii_graphic() && !byte.is_ascii_alphanumeric() && byte != b'.' && byte != b'\\' || byte == b'\t'
+    };
     if !is_fit(delimiter) {
         return;
     }

@@ -23,7 +23,8 @@ fuzz_target!(|printed: &str| {
         let Some(both) = lineage::sources(&text, &BOTH) else { continue };
         let known = both.iter().flatten().all(|it| [shop::SSN, shop::EMAIL].contains(it));
         assert!(known, "{both:?} has columns that are not masked");
-        let rest: Vec<BTreeSet<_>> = both.iter().map(|it| it.iter().copied().filter(|it| *it == shop::SSN).collect()).collect();
+        let rest: Vec<BTreeSet<_>> =
+            both.iter().map(|it| it.iter().copied().filter(|it| *it == shop::SSN).collect()).collect();
         assert_eq!(one, Some(rest), "with more masked it is {both:?}");
     }
 });

@@ -20,9 +20,9 @@ use super::wire::Column;
 use crate::mask::MaskRule;
 
 pub(crate) use known::KnownCode;
-pub use read::load;
 #[cfg(test)]
 pub(crate) use read::UniqueRow;
+pub use read::load;
 pub use read::{ColumnRow, RelationRow, Snapshot};
 
 /// More rows than this in any one catalog query deny the target, with an error that says so.

@@ -32,7 +32,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub(super) use self::functions::{
-    COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, only_computes, reads_beyond_arguments, total,
+    COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, only_computes,
+    reads_beyond_arguments, total,
 };
 pub(super) use self::utility::pinned;
 pub use self::utility::{PINNED_SETTINGS, WRITING_SETTINGS};

@@ -216,7 +216,14 @@ impl Catalog {
     /// In the place of one that cannot be had: it understands nothing.
     pub(super) fn unknown() -> Self {
         let set = Arc::new(TaggedSet::empty(std::time::SystemTime::now()));
-        Self { set, read_at: Instant::now(), masks_version: 0, has_counts: false, known: Mutex::default(), vouched: Arc::default() }
+        Self {
+            set,
+            read_at: Instant::now(),
+            masks_version: 0,
+            has_counts: false,
+            known: Mutex::default(),
+            vouched: Arc::default(),
+        }
     }
 
     /// What a text does, from memory or by reading it.
@@ -425,7 +432,14 @@ pub(super) async fn load(way: &Way, wanted: Wanted<'_>, masks_version: u64) -> R
     } else {
         TaggedSet::empty(std::time::SystemTime::now())
     };
-    Ok(Catalog { set: Arc::new(set), read_at, masks_version, has_counts, known: Mutex::default(), vouched: Arc::default() })
+    Ok(Catalog {
+        set: Arc::new(set),
+        read_at,
+        masks_version,
+        has_counts,
+        known: Mutex::default(),
+        vouched: Arc::default(),
+    })
 }
 
 async fn read_catalog(way: &Way, Wanted { masks, target, counts }: Wanted<'_>) -> Result<TaggedSet, String> {
@@ -653,8 +667,14 @@ mod tests {
     }
 
     fn tagged() -> TaggedSet {
-        let relation =
-            RelationRow { oid: 1, schema: "public".to_owned(), name: "customers".to_owned(), kind: 'r', rows: None, columns: 1 };
+        let relation = RelationRow {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: "customers".to_owned(),
+            kind: 'r',
+            rows: None,
+            columns: 1,
+        };
         let columns = vec![ColumnRow { relation: 1, number: 1, name: "ssn".to_owned() }];
         let snapshot = Snapshot { relations: vec![relation], columns, ..Snapshot::default() };
         let pattern = ColumnPattern { schema: None, table: None, column: "ssn".to_owned() };

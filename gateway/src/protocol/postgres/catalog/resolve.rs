@@ -19,11 +19,7 @@ impl TaggedSet {
     /// # Errors
     ///
     /// [`CatalogError::Unresolved`].
-    pub fn resolve(
-        snapshot: &Snapshot,
-        masks: &[Arc<MaskRule>],
-        fetched_at: SystemTime,
-    ) -> Result<Self, CatalogError> {
+    pub fn resolve(snapshot: &Snapshot, masks: &[Arc<MaskRule>], fetched_at: SystemTime) -> Result<Self, CatalogError> {
         let by_oid: HashMap<u32, &RelationRow> = snapshot.relations.iter().map(|it| (it.oid, it)).collect();
         let mut tags = tag(&snapshot.columns, &by_oid, masks)?;
         let made = snapshot.made_of.iter().map(|(column, _)| column.clone());

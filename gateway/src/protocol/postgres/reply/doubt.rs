@@ -62,7 +62,9 @@ impl Replies<'_> {
     pub(super) fn plan_rows(&mut self) -> Result<(), Fault> {
         let (masker, limit) = (self.masker, self.content_limit);
         match self.expected.front_mut() {
-            Some(Expected::Execute(running)) if self.own.is_none() && running.plan.is_none() && running.over.is_none() => {
+            Some(Expected::Execute(running))
+                if self.own.is_none() && running.plan.is_none() && running.over.is_none() =>
+            {
                 running.plan_portal(masker, limit)
             }
             _ => Ok(()),

@@ -41,11 +41,14 @@ impl Replies<'_> {
             (b'd', _) if self.running().is_none_or(|running| !running.copying_out) => {
                 return Err(Fault::Unexpected('d'));
             }
-            (b'D', Some((_, length))) => match self.row(length)? {
-                Row::Dropped => return Ok(()),
-                Row::Passes(_) => {}
-                Row::ByCell(_) => return Err(Fault::Row),
-            },
+            (b'D', Some((_, length))) => {
+                self.plan_rows()?;
+                match self.row(length)? {
+                    Row::Dropped => return Ok(()),
+                    Row::Passes(_) => {}
+                    Row::ByCell(_) => return Err(Fault::Row),
+                }
+            }
             (b'd', Some((_, length))) if !self.takes(length) => return Ok(()),
             _ => {}
         }

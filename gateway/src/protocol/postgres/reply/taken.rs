@@ -26,9 +26,9 @@ impl fmt::Display for Over {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(why) => f.write_str(why),
-            Self::Outdated => {
-                f.write_str("somebody has changed the columns of its tables, and it was not known yet which of them are masked")
-            }
+            Self::Outdated => f.write_str(
+                "somebody has changed the columns of its tables, and it was not known yet which of them are masked",
+            ),
             Self::Large => write!(
                 f,
                 "a row of the result is too large: on a target with masks each is checked as a whole, and the limit is {MAX_HELD} bytes"

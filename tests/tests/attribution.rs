@@ -162,7 +162,9 @@ fn no_connection_is_taken_for_anothers() {
          of processes came back",
         seen.len()
     );
-    println!("{in_one_tick} processes were met that had their number from one which connected in the same tick and ended");
+    println!(
+        "{in_one_tick} processes were met that had their number from one which connected in the same tick and ended"
+    );
     assert!(in_one_tick <= count / 1000, "{in_one_tick}");
     assert!(looked_at > count / 2, "{looked_at}");
     assert!(as_another > 0, "no process was met after its exec");

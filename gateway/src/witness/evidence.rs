@@ -114,7 +114,8 @@ fn captured_cgroup(config: &KernelConfig, origin: &Origin) -> Result<String, Wit
         .ok_or(WitnessError::UnknownCgroup(origin.cgroup_id))
 }
 
-/// The process that connected: older than the connect, and in the captured cgroup.
+/// The process that connected: older than the connect, and in the captured cgroup. The start is told in ticks of 10 ms, so that one which
+/// began within the same tick passes for older: it would be the next of the same number, cgroup and user (README, "Limits").
 fn connected_process(origin: &Origin, cgroup: &str) -> Result<(Proc, Stat), WitnessError> {
     let pid = i32::try_from(origin.pid).map_err(|_| WitnessError::Gone { pid: origin.pid })?;
     let process = Proc::new(pid).map_err(|error| gone(origin.pid, &error))?;

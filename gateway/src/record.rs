@@ -385,11 +385,12 @@ fn each_of_extent(
     };
     reader.seek(extent.first).map_err(|error| failed(error.into()))?;
     while let Some(frame) = reader.next(None).map_err(failed)? {
-        if frame.offset > extent.last {
-            break;
-        }
+        let is_last = frame.offset >= extent.last;
         if frame.prefix.session == id.as_u64() && records.blocking_send(Ok(frame.decode()?)).is_err() {
             return Ok(ControlFlow::Break(()));
+        }
+        if is_last {
+            break;
         }
     }
     Ok(ControlFlow::Continue(()))

@@ -22,6 +22,13 @@ pub struct Reader {
     offset: u64,
 }
 
+/// A frame in the buffer.
+struct Found {
+    hash: Hash,
+    prefix: Prefix,
+    len: usize,
+}
+
 /// One frame with its place.
 pub struct Placed<'a> {
     pub offset: u64,
@@ -62,9 +69,28 @@ impl Reader {
         Ok(())
     }
 
-    /// The next frame; None at the end, be it that of the file or where zeros begin that were written ahead. With `previous`, it must continue that chain. After the end, or an incomplete
-    /// frame, it may be called again: what was appended meanwhile is read.
+    /// The next frame; None at the end, be it that of the file or where zeros begin that were written ahead. With `previous`, it
+    /// must continue that chain. After the end, or an incomplete frame, it may be called again: what was appended meanwhile is
+    /// read.
     pub fn next(&mut self, previous: Option<&Hash>) -> Result<Option<Placed<'_>>, ReadError> {
+        let found = match self.find(previous) {
+            Err(ReadError::Frame { .. }) => {
+                // What was read while it was being written over zeros may be old in parts: it is read once more.
+                self.seek(self.offset)?;
+                self.find(previous)
+            }
+            found => found,
+        };
+        let Some(Found { hash, prefix, len }) = found? else { return Ok(None) };
+        let (from, offset) = (self.consumed, self.offset);
+        self.consumed += len;
+        self.offset += len as u64;
+        let body = &self.buffer[from + FRAME_HEADER_LEN + segment::PREFIX_LEN..self.consumed];
+        Ok(Some(Placed { offset, end: self.offset, hash, prefix, body }))
+    }
+
+    /// The next frame, whole at the beginning of what is not consumed.
+    fn find(&mut self, previous: Option<&Hash>) -> Result<Option<Found>, ReadError> {
         loop {
             let rest = &self.buffer[self.consumed..];
             let found = match previous {
@@ -72,13 +98,7 @@ impl Reader {
                 None => segment::read_frame(rest),
             };
             match found {
-                Ok(Frame { hash, prefix, len, .. }) => {
-                    let (from, offset) = (self.consumed, self.offset);
-                    self.consumed += len;
-                    self.offset += len as u64;
-                    let body = &self.buffer[from + FRAME_HEADER_LEN + segment::PREFIX_LEN..self.consumed];
-                    return Ok(Some(Placed { offset, end: self.offset, hash, prefix, body }));
-                }
+                Ok(Frame { hash, prefix, len, .. }) => return Ok(Some(Found { hash, prefix, len })),
                 Err(FrameError::Incomplete) => {
                     let is_empty = rest.is_empty();
                     if self.fill()? {
@@ -93,7 +113,7 @@ impl Reader {
 
     /// What is no frame may be where writing has come to: there, nothing but zeros lies behind the last record, or behind the
     /// beginning of one. The same as the end of the file then.
-    fn end_in_zeros(&mut self, error: FrameError) -> Result<Option<Placed<'_>>, ReadError> {
+    fn end_in_zeros(&mut self, error: FrameError) -> Result<Option<Found>, ReadError> {
         let rest = &self.buffer[self.consumed..];
         let len = segment::frame_len(rest).unwrap_or(FRAME_HEADER_LEN).min(rest.len());
         let begun = rest[..len].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -102,16 +122,12 @@ impl Reader {
             && is_zero(&rest[len..])
             && self.zeros_follow()?;
         let offset = self.offset;
+        // Where it is read on, be it later.
+        self.seek(offset)?;
         match (is_cut, begun) {
+            (true, 0) => Ok(None),
+            (true, _) => Err(ReadError::Frame { offset, error: FrameError::Incomplete }),
             (false, _) => Err(ReadError::Frame { offset, error }),
-            (true, 0) => {
-                self.seek(offset)?;
-                Ok(None)
-            }
-            (true, _) => {
-                self.seek(offset)?;
-                Err(ReadError::Frame { offset, error: FrameError::Incomplete })
-            }
         }
     }
 

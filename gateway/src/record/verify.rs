@@ -18,8 +18,6 @@ use super::segment::{FrameError, Hash, Header};
 use super::{RecordError, segment_numbers, segment_path};
 use crate::approval::hex;
 
-/// How often the end of the newest segment is looked at again where it is no record.
-const SECOND_LOOKS: u32 = 3;
 /// Most findings of a report; more of them say nothing more.
 const MAX_FINDINGS: usize = 100;
 
@@ -138,18 +136,7 @@ impl Walk {
 
     fn read(&mut self, mut open: Open, is_last: bool) -> Result<(), RecordError> {
         let number = open.at.number;
-        let mut found = self.frames(&mut open);
-        // A record that is being written over zeros may be seen in parts, its end first.
-        for _ in 0..SECOND_LOOKS {
-            let Err(ReadError::Frame { offset, .. }) = found else { break };
-            if !is_last {
-                break;
-            }
-            let failed = |error| RecordError::io(&format!("reading segment {number}"), &error);
-            open.reader.seek(offset).map_err(failed)?;
-            found = self.frames(&mut open);
-        }
-        match found {
+        match self.frames(&mut open) {
             Ok(()) => {}
             Err(ReadError::Io(error)) => return Err(RecordError::io(&format!("reading segment {number}"), &error)),
             Err(ReadError::Frame { offset, error: FrameError::Incomplete }) if is_last => self.notes.push(format!(

@@ -2,6 +2,7 @@
 //! process shares the next answer, for which that is asked after all of them had connected.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,11 +14,14 @@ type Key = (u32, u32, u64);
 
 /// The processes that are being looked at. Bounded by what admission lets in at once: each entry has somebody who waits.
 #[derive(Debug, Default)]
-pub(super) struct Looks(Mutex<HashMap<Key, Arc<Desk>>>);
+pub(super) struct Looks(Mutex<HashMap<Key, Desk>>);
 
 /// Where those that connected from one process wait for each other.
 #[derive(Debug, Default)]
-struct Desk(tokio::sync::Mutex<Option<Look>>);
+struct Desk {
+    people: usize,
+    last: Arc<tokio::sync::Mutex<Option<Look>>>,
+}
 
 #[derive(Debug)]
 struct Look {
@@ -32,8 +36,8 @@ impl Looks {
         F: Future<Output = Result<Evidence, WitnessError>>,
     {
         let came_at = Instant::now();
-        let place = self.place((origin.pid, origin.uid, origin.cgroup_id));
-        let mut last = place.desk.0.lock().await;
+        let (_place, last) = self.place((origin.pid, origin.uid, origin.cgroup_id));
+        let mut last = last.lock().await;
         if let Some(look) = &*last
             && look.begun_at > came_at
             && look.evidence.tree.first().is_some_and(|process| process.started_at <= origin.connected_at)
@@ -46,11 +50,14 @@ impl Looks {
         Ok(evidence)
     }
 
-    fn place(&self, key: Key) -> Place<'_> {
-        Place { looks: self, key, desk: Arc::clone(self.lock().entry(key).or_default()) }
+    fn place(&self, key: Key) -> (Place<'_>, Arc<tokio::sync::Mutex<Option<Look>>>) {
+        let mut desks = self.lock();
+        let desk = desks.entry(key).or_default();
+        desk.people += 1;
+        (Place { looks: self, key }, Arc::clone(&desk.last))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Desk>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Desk>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -59,15 +66,16 @@ impl Looks {
 struct Place<'a> {
     looks: &'a Looks,
     key: Key,
-    desk: Arc<Desk>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut desks = self.looks.lock();
-        // The map's own and this one.
-        if Arc::strong_count(&self.desk) <= 2 {
-            desks.remove(&self.key);
+        if let Entry::Occupied(mut desk) = desks.entry(self.key) {
+            desk.get_mut().people -= 1;
+            if desk.get().people == 0 {
+                desk.remove();
+            }
         }
     }
 }

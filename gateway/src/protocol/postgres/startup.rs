@@ -32,6 +32,10 @@ const QUIET: Duration = Duration::from_millis(200);
 const TLS_HANDSHAKE: u8 = 0x16;
 /// The name of this protocol inside TLS.
 pub(super) const ALPN: &[u8] = b"postgresql";
+/// Start-up parameters that are no settings (PostgreSQL, "Message Formats": StartupMessage).
+const RESERVED: [&str; 4] = ["user", "database", "options", "replication"];
+/// How names of the protocol's own options begin.
+const PROTOCOL_OPTION: &str = "_pq_.";
 /// Settings that clients bring along by themselves, by which none can do more: no rule must let them. All others are judged as
 /// the SET that they would be.
 const USUAL_SETTINGS: &[&str] = &[
@@ -315,7 +319,7 @@ fn wish(minor: u16, parameters: &[(&str, &str)]) -> Result<Wish, String> {
                     setting(&mut wish.settings, &name, &value)?;
                 }
             }
-            _ if name.starts_with("_pq_.") => unknown.push(name.to_owned()),
+            _ if name.starts_with(PROTOCOL_OPTION) => unknown.push(name.to_owned()),
             _ => setting(&mut wish.settings, name, value)?,
         }
     }
@@ -326,6 +330,10 @@ fn wish(minor: u16, parameters: &[(&str, &str)]) -> Result<Wish, String> {
 /// Takes one setting; the last one of a name counts.
 fn setting(settings: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<(), String> {
     let name = name.to_ascii_lowercase();
+    // Written as a parameter of its own, it would be one of these and not a setting.
+    if RESERVED.contains(&name.as_str()) || name.starts_with(PROTOCOL_OPTION) {
+        return Err(format!("the start-up parameter {name:?} is no setting"));
+    }
     if name.ends_with("preload_libraries") {
         return Err(format!(
             "the start-up parameter {name:?} does not pass through Weir: it brings code into the server"
@@ -342,9 +350,14 @@ fn setting(settings: &mut Vec<(String, String)>, name: &str, value: &str) -> Res
 impl Wish {
     /// The settings of the wish that some rule must let, each as a statement.
     pub(super) fn as_statements(&self) -> Vec<String> {
-        let judged = self.settings.iter().filter(|(name, _)| !USUAL_SETTINGS.contains(&name.as_str()));
+        let judged = self.settings.iter().filter(|(name, value)| !is_usual(name, value));
         judged.map(|(name, value)| as_statement(name, value)).collect()
     }
+}
+
+/// A path that names the server's own schema may have names mean something else.
+fn is_usual(name: &str, value: &str) -> bool {
+    USUAL_SETTINGS.contains(&name) && !(name == "search_path" && value.to_ascii_lowercase().contains("pg_catalog"))
 }
 
 /// `SET "app"."user" TO '...'`.
@@ -415,8 +428,14 @@ mod tests {
 
     #[test]
     fn unusual_settings_are_statements() {
-        let asked = [("DateStyle", "ISO"), ("Work_Mem", "1MB"), ("options", r"--app.who=it's\\")];
-        let statements = [r#"SET "work_mem" TO '1MB'"#, r#"SET "app"."who" TO 'it''s\'"#];
+        let asked = [
+            ("DateStyle", "ISO"),
+            ("search_path", "app, PG_Catalog"),
+            ("Work_Mem", "1MB"),
+            ("options", r"--app.who=it's\\"),
+        ];
+        let path = r#"SET "search_path" TO 'app, PG_Catalog'"#;
+        let statements = [path, r#"SET "work_mem" TO '1MB'"#, r#"SET "app"."who" TO 'it''s\'"#];
         assert_eq!(wish(0, &asked).map(|it| it.as_statements()), Ok(statements.map(str::to_owned).to_vec()));
         assert_eq!(as_statement(r#"a"; DROP TABLE x"#, ""), r#"SET "a""; DROP TABLE x" TO ''"#);
     }
@@ -428,6 +447,14 @@ mod tests {
             ("local_preload_libraries", "x"),
             ("replication", "database"),
             ("client_encoding", "LATIN1"),
+            ("Database", "hr"),
+            ("OPTIONS", "-c role=admin"),
+            ("_PQ_.x", "1"),
+            ("options", "-c database=hr"),
+            ("options", "-c User=postgres"),
+            ("options", "-c options=-crole=admin"),
+            ("options", "--replication=off"),
+            ("options", "-c _pq_.x=1"),
             ("options", "-c standard_conforming_strings=off"),
             ("options", "-B 5"),
             ("options", "-c"),

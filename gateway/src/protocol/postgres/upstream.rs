@@ -247,10 +247,10 @@ async fn ask(endpoint: &Endpoint, login: &Login<'_>, minor: u16) -> Result<Answe
     let answered = async {
         let mut packet = Vec::new();
         let fixed = [("user", login.user), ("database", login.database), ("client_encoding", "UTF8")];
-        // What is pinned the client may ask for, too.
+        // What is pinned the client may ask for, too. Of names that come twice the server takes the last, so that what is fixed stands there.
         let is_own = |name: &str| PINNED_SETTINGS.iter().any(|(pinned, _)| *pinned == name);
         let settings = login.settings.iter().filter(|(name, _)| !is_own(name));
-        let parameters = fixed.into_iter().chain(settings.map(|(name, value)| (&**name, &**value)));
+        let parameters = settings.map(|(name, value)| (&**name, &**value)).chain(fixed);
         wire::session_startup(&mut packet, minor, parameters);
         stream.write_all(&packet).await?;
         stream.flush().await?;

@@ -545,11 +545,16 @@ pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwar
     running
 }
 
+/// The server's own: another schema's may do anything.
+fn is_set_config(function: &str) -> bool {
+    matches!(function, "set_config" | "pg_catalog.set_config")
+}
+
 /// What it can have set, as far as its text tells. Reading a table may run a policy's code.
 fn sets(judged: &Judged, tagged: bool) -> Sets {
     let is_set = |it: &Action| matches!(it.kind, Kind::Set | Kind::Show);
     let reads_nothing = |it: &Action| {
-        let computes = |it: &String| operation::only_computes(it) || it.ends_with("set_config");
+        let computes = |it: &String| operation::only_computes(it) || is_set_config(it);
         it.kind == Kind::Select && it.tables.is_empty() && it.functions.iter().all(computes)
     };
     let actions = &judged.judgement.operation().actions;

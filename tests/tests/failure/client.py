@@ -135,7 +135,10 @@ def large():
     until_ready(server)
     print("lives", flush=True)
     send(server, query("SELECT '" + "x" * (64 * MIB) + "'"))
-    until_closed(server)
+    until_ready(server)
+    send(server, query("SELECT 1"))
+    until_ready(server)
+    print("goes on", flush=True)
 
 
 def nested():

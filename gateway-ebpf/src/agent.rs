@@ -43,7 +43,7 @@ pub fn is_current(settings: &Settings) -> bool {
 #[inline(always)]
 pub fn current_by_structures(settings: &Settings) -> Option<(u64, u32)> {
     let (cgroup, uid) = structures::current()?;
-    let is_one = (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(uid).is_some()) || cgroup.has_above(is_agents);
+    let is_one = (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(uid).is_some()) || cgroup.may_have_above(is_agents);
     if is_one { Some((cgroup.id()?, uid)) } else { None }
 }
 

@@ -2,7 +2,10 @@
 //! current task itself, for which some programs have no helper. The places of the fields are the witness's to find out.
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
-use gateway_common::{MAX_LEVELS, Places};
+use gateway_common::Places;
+
+/// Levels that are climbed at most. Agents' cgroups lie higher up, but what they make below theirs may not.
+const MAX_CLIMB: u32 = 32;
 
 /// Written by the loader, before any program can run.
 #[unsafe(no_mangle)]
@@ -51,6 +54,14 @@ fn read<T>(structure: u64, offset: u32) -> Option<T> {
     unsafe { bpf_probe_read_kernel(place) }.ok()
 }
 
+/// How the way up from a cgroup ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Climb {
+    Found,
+    None,
+    TooDeep,
+}
+
 impl Cgroup {
     pub fn new(address: u64) -> Self {
         Self(address)
@@ -86,24 +97,29 @@ impl Cgroup {
     /// It is that cgroup, or below it.
     #[inline(always)]
     pub fn is_within(self, id: u64) -> bool {
-        self.has_above(|own| own == id)
+        self.climb(|own| own == id) == Climb::Found
     }
 
-    /// It is such a cgroup, or below one.
+    /// It is such a cgroup, or below one, or so deep down that nobody can tell.
     #[inline(always)]
-    pub fn has_above(self, is_such: impl Fn(u64) -> bool) -> bool {
+    pub fn may_have_above(self, is_such: impl Fn(u64) -> bool) -> bool {
+        self.climb(is_such) != Climb::None
+    }
+
+    #[inline(always)]
+    fn climb(self, is_such: impl Fn(u64) -> bool) -> Climb {
         let places = places();
         let mut cgroup = self;
-        for _ in 0..MAX_LEVELS {
+        for _ in 0..MAX_CLIMB {
             match cgroup.id() {
-                Some(own) if is_such(own) => return true,
+                Some(own) if is_such(own) => return Climb::Found,
                 Some(_) => {}
-                None => return false,
+                None => return Climb::None,
             }
             let above = read::<u64>(cgroup.0, places.css_parent).filter(|css| *css != 0);
-            let Some(above) = above.and_then(|css| read(css, places.css_cgroup)) else { return false };
+            let Some(above) = above.and_then(|css| read(css, places.css_cgroup)) else { return Climb::None };
             cgroup = Self(above);
         }
-        false
+        Climb::TooDeep
     }
 }

@@ -187,6 +187,11 @@ pub(super) fn foreign(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<F
     for process in members {
         match look(process) {
             Ok(sockets) => held.push((*process, sockets)),
+            // Yama may forbid it to everybody (ptrace_scope 3), which agents have nothing to do with.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let message = format!("{cgroup}: nobody may look at the sockets of {}: {error}", named(&[*process]));
+                findings.push(Finding::warn("connections", message, "sysctl kernel.yama.ptrace_scope"));
+            }
             Err(error) => {
                 let message = format!("{cgroup}: the sockets of {} cannot be looked at: {error}", named(&[*process]));
                 findings.push(Finding::fail("connections", message, "weir kernel status"));

@@ -339,6 +339,7 @@ fn judge(
         },
         Must::Shut => errno.is_some() || said == "closed",
         Must::Harmless => said.starts_with("done "),
+        Must::Mute => matches!(errno, Some("EPERM" | "EACCES")),
         // Gone from the cgroup, it connects where nobody listens.
         Must::Open(_) => errno.is_none_or(|errno| errno == "ECONNREFUSED" && !leaks.is_empty()),
     };
@@ -351,7 +352,13 @@ fn judge(
         wrong.push_str("somebody came in; ");
     }
     let leaks: Vec<_> = leaks.iter().map(|leak| (leak.source, leak.destination, leak.protocol, leak.port)).collect();
-    if !leaks.is_empty() && !matches!(must, Must::Open(door) if door.leaks) {
+    let may_leak = match must {
+        Must::Open(door) => door.leaks,
+        // A handshake.
+        Must::Mute => true,
+        _ => false,
+    };
+    if !leaks.is_empty() && !may_leak {
         write!(wrong, "leaked {leaks:?}").unwrap();
     }
     (!wrong.is_empty()).then(|| format!("{}: {wrong}", row.technique))

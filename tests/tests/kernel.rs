@@ -205,7 +205,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 const CONNECT: &str = r#"
 host, port = sys.argv[1], int(sys.argv[2])
 s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-s.settimeout(10)
+s.settimeout(30)
 try:
     s.connect((host, port))
     s.sendall(b"hello\n")
@@ -371,8 +371,14 @@ fn an_unknown_network_namespace_is_held_and_told_until_somebody_listens_there() 
     assert!(look.opened.is_none() && look.left.is_empty(), "{look:?}");
     assert_eq!(namespace.cookie, held.origin.netns_cookie);
     let [listener, _] = namespace.doors.listeners;
-    listener.set_nonblocking(false).unwrap();
-    let (stream, peer) = listener.accept().unwrap();
+    let mut accepted = None;
+    system_tests::process::wait_until("the agent's connection", PATIENCE, || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    })
+    .unwrap();
+    let (stream, peer) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
     let origin = scene.interceptor.origin(stream.as_fd(), peer).unwrap();
     assert_eq!((origin.pid, origin.netns_cookie), (agent.id(), namespace.cookie));
     answer(stream, "gateway");

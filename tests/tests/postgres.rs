@@ -463,6 +463,12 @@ fn wrong_databases_and_settings_are_refused_at_the_start() {
         let refused = world.shop.psql("SELECT 1").env("PGOPTIONS", options).run().unwrap();
         assert!(refused.stderr.contains("does not pass through Weir"), "{options}: {}", refused.stderr);
     }
+    // At the top of the packet these would be no settings, and decide where the session is and whose.
+    for options in ["-c database=postgres", "-c user=postgres", "-c options=-crole=postgres", "--replication=database"]
+    {
+        let refused = world.shop.psql("SELECT current_database()").env("PGOPTIONS", options).run().unwrap();
+        assert!(!refused.success() && refused.stderr.contains("is no setting"), "{options}: {refused:?}");
+    }
     for (variable, value) in [("PGDATABASE", "postgres"), ("PGOPTIONS", "-c client_encoding=LATIN1")] {
         let denied = world.shop.psql("SELECT 1").env(variable, value).run().unwrap();
         let id = denied.stderr.split_once("(ID ").expect(&denied.stderr).1.split(')').next().unwrap();

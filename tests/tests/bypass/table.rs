@@ -2,7 +2,7 @@
 
 use system_tests::env::Attacker;
 
-use Must::{Blocked, Harmless, Intercepted, Open, Shut, Turned};
+use Must::{Blocked, Harmless, Intercepted, Mute, Open, Shut, Turned};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Must {
@@ -16,6 +16,8 @@ pub(crate) enum Must {
     Shut,
     /// It succeeds, and nothing leaves by it.
     Harmless,
+    /// The kernel lets somebody in by itself, and the agent cannot say a word to them.
+    Mute,
     /// Neither the kernel nor Weir stops it: `weir doctor` names it, and a unit setting closes it.
     Open(&'static Door),
 }
@@ -126,7 +128,7 @@ const CLOSED_BY_LSM: &[(&str, Must)] = &[
     ("handed_bind_shell_unbound", NOT_HANDED),
     ("handed_mptcp_bind_shell", NOT_HANDED),
     ("handed_listening", NOT_HANDED),
-    ("moved_listening", FORBIDDEN),
+    ("moved_listening", Mute),
     ("moved_tcp_connected", FORBIDDEN),
     ("moved_udp", FORBIDDEN),
     ("ptrace_kin", HIDDEN),

@@ -112,6 +112,8 @@ LOOKS = [Step("Q", it, None, frozenset()) for it in (
     "SELECT relname, relkind, reltuples FROM pg_class WHERE relname LIKE 'made%' ORDER BY 1", "SELECT current_setting('application_name')", "SELECT pg_notification_queue_usage()",
     "SELECT pg_snapshot_xmax(pg_current_snapshot())", "SELECT lo_get(oid) FROM pg_largeobject_metadata")]
 NOTHING = Step("Q", "SELECT 1", None, frozenset())
+# What others see of it differs, where nothing is masked.
+TOLD_TO_ALL = [Step("Q", "SELECT pg_notify('c', ssn) FROM customers ORDER BY id", None, frozenset())]
 
 
 class Witness:
@@ -271,7 +273,7 @@ def main():
     seed, most, minutes = int(os.environ["SEED"]), int(os.environ["SESSIONS"]), float(os.environ.get("MINUTES", "0"))
     counting = bool(os.environ.get("COUNT"))
     coverage, differ, started, number = Coverage(), 0, time.monotonic(), 0
-    planned = [] if counting else list(tour(seed * 1_000_003))
+    planned = [TOLD_TO_ALL] if counting else list(tour(seed * 1_000_003))
     while number < most + len(planned) or time.monotonic() < started + minutes * 60:
         if number % FILLED_FOR == 0:
             fill()

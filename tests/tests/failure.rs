@@ -555,8 +555,9 @@ fn a_full_disk_denies_what_must_be_recorded_until_there_is_space() {
     let filler = world.gateway.state_dir().join("filler");
     let full = fill(&filler);
     assert!(full > 10 << 20, "only {full} bytes were free");
-    // The reserve takes the records at hand; then it is over.
-    wait_until("a denial", PATIENCE, || !world.psql("SELECT 1").success()).unwrap();
+    // What there was of space ahead takes some more, the reserve the records at hand; then it is over.
+    let long = format!("SELECT '{}'", "x".repeat(60_000));
+    wait_until("a denial", PATIENCE, || !world.psql(&long).success()).unwrap();
     fill(&filler.with_extension("more"));
     let psql = world.psql(write);
     assert!(!psql.success() && psql.stderr.contains("record"), "{psql:?}");

@@ -79,6 +79,9 @@ pub(crate) struct Args {
     /// A Debian package from which vm-smoke and kernels upgrade; without it, this very build under another version
     #[arg(long, value_name = "DEB")]
     previous: Option<PathBuf>,
+    /// One kernel for kernels: 5.10, 6.1, 6.12 or newest; the short form, unless with --all
+    #[arg(long, value_parser = vm_kernel::KERNELS.map(|kernel| kernel.name))]
+    kernel: Option<String>,
     /// How long noninterference goes on after its usual sessions
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=80))]
     minutes: Option<u32>,
@@ -92,11 +95,23 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn all() -> Self {
-        Self { suites: Vec::new(), all: false, previous: None, minutes: None, seed: None, rest: Vec::new() }
+        Self {
+            suites: Vec::new(),
+            all: false,
+            previous: None,
+            kernel: None,
+            minutes: None,
+            seed: None,
+            rest: Vec::new(),
+        }
     }
 
     fn wants(&self, suite: &str) -> bool {
         self.suites.is_empty() || self.suites.iter().any(|name| name == suite)
+    }
+
+    fn wants_kernel(&self, kernel: &vm_kernel::Kernel) -> bool {
+        self.kernel.as_ref().map_or(kernel.always || self.all, |name| name == kernel.name)
     }
 }
 
@@ -123,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result {
             continue;
         };
         if suite == KERNELS {
-            for kernel in vm_kernel::KERNELS.iter().filter(|kernel| kernel.always || args.all) {
+            for kernel in vm_kernel::KERNELS.iter().filter(|kernel| args.wants_kernel(kernel)) {
                 sums.add(program.run_on(args, kernel, &programs)?);
             }
         } else {

@@ -24,6 +24,8 @@ mod table;
 
 use table::{AT_A_RESTART, BEFORE, LEAD_OUT, Must, Row, SUPERVISOR, TABLE, USER_MODE};
 
+/// IP's number for it.
+const TCP: u8 = 6;
 /// As they call themselves.
 const WITNESS: &str = "weir-witness";
 const USHER: &str = "weir-usher";
@@ -355,7 +357,7 @@ fn judge(
     let may_leak = match must {
         Must::Open(door) => door.leaks,
         // A handshake.
-        Must::Mute => true,
+        Must::Mute => leaks.iter().all(|(_, _, protocol, _)| *protocol == TCP),
         _ => false,
     };
     if !leaks.is_empty() && !may_leak {

@@ -449,7 +449,8 @@ async fn a_record_that_was_begun_over_zeros_is_cut_off() {
     let (directory, tails) = (log_of(1).await, [0, 1, 1 << 20]);
     let path = segment_of(&directory, 0);
     let whole = fs::read(&path).unwrap();
-    let last = usize::try_from(frames(&path).pop().unwrap()).unwrap();
+    let places = frames(&path);
+    let last = usize::try_from(places[places.len() - 2]).unwrap();
     for (written, zeros) in (last..whole.len()).flat_map(|written| tails.map(|zeros| (written, zeros))) {
         let begun = [&whole[..written], &vec![0; zeros]].concat();
         fs::write(&path, &begun).unwrap();
@@ -469,6 +470,24 @@ async fn a_record_that_was_begun_over_zeros_is_cut_off() {
     // Nothing but zeros may lie there.
     fs::write(&path, [&whole[..], &[0; 100], b"x"].concat()).unwrap();
     assert_eq!(verdict(&directory).verdict, Verdict::Altered);
+}
+
+#[tokio::test]
+async fn records_that_are_written_over_zeros_after_these_were_read_are_read() {
+    let directory = log_of(1).await;
+    let path = segment_of(&directory, 0);
+    let whole = fs::read(&path).unwrap();
+    let places = frames(&path);
+    let last = usize::try_from(places[places.len() - 2]).unwrap();
+    // As it was before the last one, with what lay ahead; and as it is after it, with what lies ahead by now.
+    fs::write(&path, [&whole[..last], &vec![0; whole.len() - last - 20]].concat()).unwrap();
+    let mut reader = Reader::open(&path).unwrap();
+    for _ in 2..places.len() {
+        reader.next(None).unwrap().unwrap();
+    }
+    fs::write(&path, [&whole[..], &vec![0; 1 << 20]].concat()).unwrap();
+    assert_eq!(reader.next(None).unwrap().unwrap().end, whole.len() as u64);
+    assert!(reader.next(None).unwrap().is_none());
 }
 
 #[tokio::test]

@@ -145,4 +145,18 @@ mod tests {
         assert_eq!(at_once(&five, Err(WitnessError::Busy)).await, 5);
         assert_eq!(at_once(&five, Ok(evidence(8))).await, 5);
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_kept_of_who_left_at_once() {
+        let (looks, (_, origin)) = (Arc::new(Looks::default()), own_origin());
+        for _ in 0..200 {
+            let mut waiting = JoinSet::new();
+            for _ in 0..10 {
+                let (looks, origin) = (Arc::clone(&looks), origin.clone());
+                waiting.spawn(async move { looks.evidence(&origin, async || Ok(evidence(0))).await });
+            }
+            waiting.join_all().await;
+            assert!(looks.lock().is_empty());
+        }
+    }
 }

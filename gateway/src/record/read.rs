@@ -74,11 +74,8 @@ impl Reader {
     /// read.
     pub fn next(&mut self, previous: Option<&Hash>) -> Result<Option<Placed<'_>>, ReadError> {
         let found = match self.find(previous) {
-            Err(ReadError::Frame { .. }) => {
-                // What was read while it was being written over zeros may be old in parts: it is read once more.
-                self.seek(self.offset)?;
-                self.find(previous)
-            }
+            // What was read while it was being written over zeros may be old in parts: it is read once more.
+            Err(ReadError::Frame { .. }) => self.find(previous),
             found => found,
         };
         let Some(Found { hash, prefix, len }) = found? else { return Ok(None) };

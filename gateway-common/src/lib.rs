@@ -4,7 +4,7 @@
 #![no_std]
 
 /// Version of the maps' layout; names the pin directory, so that programs never meet maps of another shape.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Where the BPF LSM's programs read: `struct socket`'s `file` and `sk`, and `struct sock_common`'s `skc_family`, in bytes. A kernel
 /// that has them elsewhere gets none of these programs.
@@ -32,6 +32,9 @@ pub struct Places {
     /// `struct task_struct`'s `cred`, and `struct cred`'s `uid`: a task's user, in the host's numbers.
     pub task_cred: u32,
     pub cred_uid: u32,
+    /// `struct task_struct`'s `group_leader` and `start_boottime`: when a process began.
+    pub task_leader: u32,
+    pub task_start: u32,
 }
 
 /// Longest path of an agent's cgroup, with the slash that it begins with and the zero at its end: by it the kernel half knows one that is
@@ -62,7 +65,7 @@ pub const NETNS_SERVED: u32 = 1;
 pub const NETNS_CLOSED: u32 = 2;
 /// Ports at which servers of agents may be reached.
 pub const MAX_LISTEN: usize = 4096;
-/// Connects between SYN and accept; 184 bytes each, preallocated.
+/// Connects between SYN and accept; 192 bytes each, preallocated.
 pub const MAX_PENDING: usize = 65_536;
 /// Resolvers that one IPv4 socket may ask and still be told apart; one more takes the place of the oldest.
 pub const MAX_RESOLVERS: usize = 8;
@@ -118,6 +121,8 @@ pub struct Note {
     pub destination: Endpoint,
     /// uid that made the socket.
     pub socket_uid: u32,
+    /// When the process that connected began, in nanoseconds of CLOCK_BOOTTIME; 0: not known.
+    pub started_at: u64,
 }
 
 /// The destination was rewritten: getpeername answers with `destination`.
@@ -298,12 +303,12 @@ mod pod {
 // No padding, so that no uninitialised byte is hashed or handed to user space.
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Note>() == 72);
+    assert!(size_of::<Note>() == 80);
     assert!(size_of::<Flow>() == 48);
     assert!(size_of::<Listen>() == 8);
     assert!(size_of::<Settings>() == 32);
     assert!(size_of::<Detach>() == 16 + DETACH_REASON);
     assert!(size_of::<DnsFlow>() == 32);
     assert!(size_of::<Resolvers>() == 4 * MAX_RESOLVERS + 8);
-    assert!(size_of::<Event>() == 80);
+    assert!(size_of::<Event>() == 88);
 };

@@ -12,6 +12,7 @@ use gateway_common::{
 use crate::agent;
 use crate::connect::{is_loopback, v4};
 use crate::maps::{NOTES, PENDING, count, field, netns, netns_cookie, settings};
+use crate::structures;
 
 const TIMEOUT_INIT: u32 = 1;
 const TCP_CONNECT: u32 = 3;
@@ -23,8 +24,8 @@ const STATE_CALLBACK: i32 = 1 << 2;
 const BPF_NOEXIST: u64 = 1;
 const AF_INET: u32 = 2;
 
-/// Without `by_task` only what agents have made themselves is known as theirs when it listens: a kernel that is locked down keeps its
-/// structures from programs.
+/// Without `by_task` only what agents have made themselves is known as theirs when it listens, and not when who connects began: a
+/// kernel that is locked down keeps its structures from programs.
 #[inline(always)]
 pub fn sock_ops(ctx: &SockOpsContext, by_task: bool) -> u32 {
     let op = field!(ctx.ops, op);
@@ -38,7 +39,7 @@ pub fn sock_ops(ctx: &SockOpsContext, by_task: bool) -> u32 {
     }
     match op {
         TIMEOUT_INIT => hold(ctx, settings, sk),
-        TCP_CONNECT => connecting(ctx, settings, sk),
+        TCP_CONNECT => connecting(ctx, settings, sk, by_task),
         PASSIVE_ESTABLISHED => accepted(ctx, settings, sk),
         STATE => state_changed(ctx),
         _ => listening(ctx, settings, sk, by_task),
@@ -66,7 +67,7 @@ fn hold(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
 
 /// Process context, just before the SYN.
 #[inline(always)]
-fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
+fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_task: bool) {
     let Some(note) = NOTES.get(sk) else { return };
     if note.flags & (NOTE_REDIRECTED | NOTE_OWN) == 0 {
         return;
@@ -80,6 +81,7 @@ fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
     if note.flags & NOTE_REDIRECTED == 0 {
         return;
     }
+    note.started_at = if by_task { structures::started_at().unwrap_or(0) } else { 0 };
     let flow = Flow {
         client: local,
         server: remote,

@@ -115,6 +115,8 @@ pub fn take_note(sk: *mut bpf_sock, task: &Task, netns_cookie: u64, destination:
     note.gid = task.gid;
     note.flags = flags;
     note.destination = destination;
+    // Sock_ops knows, where the SYN leaves.
+    note.started_at = 0;
     true
 }
 

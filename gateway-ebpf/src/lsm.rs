@@ -1,5 +1,5 @@
 //! The layer for kernels with the BPF LSM: what no cgroup hook sees. An agent gets no socket of somebody outside, sends
-//! nothing by one that it had before it was an agent, makes none of a family that cannot be redirected, and lays hands on no
+//! nothing by one that it had before it was an agent and lets nobody in by it, makes none of a family that cannot be redirected, and lays hands on no
 //! process but its own.
 //!
 //! A socket is an agent's if it has a note: every IP socket of an agent has one from `socket()` on.
@@ -42,6 +42,15 @@ pub fn file_receive(ctx: &LsmContext) -> i32 {
 pub fn socket_sendmsg(ctx: &LsmContext) -> i32 {
     let socket: *mut socket = ctx.arg(0);
     if !is_foreign(socket) || !is_agent() || field::<u64>(socket.cast(), SOCKET_FILE) == 0 {
+        return ALLOW;
+    }
+    refuse(Counter::DeniedForeign, EPERM)
+}
+
+/// Somebody is let in by a socket that listened before it was an agent's. What an agent has listen itself has a note.
+#[inline(always)]
+pub fn socket_accept(ctx: &LsmContext) -> i32 {
+    if !is_foreign(ctx.arg(0)) || !is_agent() {
         return ALLOW;
     }
     refuse(Counter::DeniedForeign, EPERM)

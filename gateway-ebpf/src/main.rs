@@ -123,6 +123,11 @@ pub fn weir_socket_sendmsg(ctx: LsmContext) -> i32 {
     lsm::socket_sendmsg(&ctx)
 }
 
+#[lsm(hook = "socket_accept")]
+pub fn weir_socket_accept(ctx: LsmContext) -> i32 {
+    lsm::socket_accept(&ctx)
+}
+
 #[lsm(hook = "socket_create")]
 pub fn weir_socket_create(ctx: LsmContext) -> i32 {
     lsm::socket_create(&ctx)

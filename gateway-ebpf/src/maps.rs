@@ -191,6 +191,7 @@ pub fn report(counter: Counter, task: &Task, netns_cookie: u64, destination: End
             flags: 0,
             destination,
             socket_uid: 0,
+            started_at: 0,
         },
         reason: counter as u32,
         reserved: 0,

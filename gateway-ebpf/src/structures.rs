@@ -20,6 +20,8 @@ static PLACES: Places = Places {
     root_hierarchy: 0,
     task_cred: 0,
     cred_uid: 0,
+    task_leader: 0,
+    task_start: 0,
 };
 
 /// The current task, where a program may ask for nothing but its address: cgroup and user.
@@ -34,6 +36,18 @@ pub fn current() -> Option<(Cgroup, u32)> {
     }
     let user = read(read(task, places.task_cred)?, places.cred_uid)?;
     Some((Cgroup::of_task(task)?, user))
+}
+
+/// When the current process began, in nanoseconds of CLOCK_BOOTTIME: with its number, that tells it from every other.
+#[inline(always)]
+pub fn started_at() -> Option<u64> {
+    let places = places();
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    if places.task_leader == 0 {
+        return None;
+    }
+    read(read(task, places.task_leader)?, places.task_start)
 }
 
 /// Address of a `struct cgroup`.

@@ -122,6 +122,7 @@ fn origin_of(note: &Note, source: SocketAddr) -> Origin {
         socket_cgroup_id: note.socket_cgroup_id,
         netns_cookie: note.netns_cookie,
         connected_at: note.connected_at,
+        started_at: (note.started_at != 0).then_some(note.started_at),
         destination: SocketAddr::new(address_of(&note.destination.address), note.destination.port),
         source,
     }

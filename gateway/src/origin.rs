@@ -21,10 +21,27 @@ pub struct Origin {
     pub netns_cookie: u64,
     /// Nanoseconds of CLOCK_BOOTTIME at connect.
     pub connected_at: u64,
+    /// When the process that connected began, likewise. None: the kernel did not tell; it was before the connect.
+    #[serde(default)]
+    pub started_at: Option<u64>,
     /// What the agent wanted to reach.
     pub destination: SocketAddr,
     /// The agent's own end of the socket.
     pub source: SocketAddr,
+}
+
+/// The kernel tells user space in clock ticks when a process began: 100 a second on every architecture that Weir is built for.
+const TICK: u64 = 10_000_000;
+
+impl Origin {
+    /// Whether a process of the number in question, of which procfs says that it began then (nanoseconds of CLOCK_BOOTTIME, rounded
+    /// down to a tick), is the one that connected, and not a later one that got its number.
+    pub fn is_of_process_begun_at(&self, started_at: u64) -> bool {
+        match self.started_at {
+            Some(exactly) => exactly.checked_sub(started_at).is_some_and(|since| since < TICK),
+            None => started_at <= self.connected_at,
+        }
+    }
 }
 
 /// What the witness read in procfs and cgroupfs about an origin: evidence for the record, never identity, the cgroup's

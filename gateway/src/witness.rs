@@ -103,8 +103,8 @@ pub enum WitnessError {
     Timeout,
     #[error("too many questions to the witness are waiting")]
     Busy,
-    #[error("the process {pid} started after the connect: its number was used again")]
-    TooYoung { pid: u32 },
+    #[error("the process {pid} is not the one that connected: that is gone, and its number was used again")]
+    Reused { pid: u32 },
     #[error("the process {pid} is gone")]
     Gone { pid: u32 },
     #[error("the process {pid} is not in the cgroup that connected")]

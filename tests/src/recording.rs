@@ -52,6 +52,7 @@ pub fn opened(id: SessionId) -> Event {
             socket_cgroup_id: 1,
             netns_cookie: 1,
             connected_at: 1,
+            started_at: None,
             destination: nowhere,
             source: nowhere,
         },

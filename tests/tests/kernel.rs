@@ -18,6 +18,10 @@ use weir::origin::Origin;
 use weir::target::CredentialSource;
 use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
 
+#[path = "kernel/dns.rs"]
+mod dns;
+#[path = "kernel/evidence.rs"]
+mod evidence;
 #[path = "kernel/memory.rs"]
 mod memory;
 #[path = "kernel/tampering.rs"]
@@ -569,105 +573,6 @@ while True:
     assert_eq!(report.counters["own_server"], 6);
 }
 
-/// Answers every A query with 192.0.2.99 and every other one with nothing; tells who asked whom.
-fn resolver(scene: &Scene) -> Receiver<Result<Origin, String>> {
-    let (sender, receiver) = channel();
-    for socket in intercept::dns_sockets(scene.ground.dns_port).unwrap() {
-        let (interceptor, sender) = (scene.interceptor.clone(), sender.clone());
-        std::thread::spawn(move || block_on(resolve(socket, interceptor, sender)));
-    }
-    receiver
-}
-
-async fn resolve(socket: DnsSocket, interceptor: Interceptor, asked: Sender<Result<Origin, String>>) {
-    let mut buffer = [0u8; 512];
-    while let Ok((length, peer)) = socket.recv(&mut buffer).await {
-        let origin = interceptor.dns_origin(peer).map_err(|error| error.to_string());
-        // First told, then answered: whoever has the answer finds the origin.
-        if asked.send(origin).is_err() {
-            return;
-        }
-        socket.send(&dns_answer(&buffer[..length]), peer).await.unwrap();
-    }
-}
-
-fn dns_answer(query: &[u8]) -> Vec<u8> {
-    // The question ends after the root label, type and class; EDNS records behind it are not repeated.
-    let name = query[12..].iter().position(|&byte| byte == 0).unwrap();
-    let question = 12 + name + 5;
-    let is_a = query[question - 3] == 1;
-    let mut answer = query[..question].to_vec();
-    answer[2] |= 0x80;
-    answer[3] = 0x80;
-    answer[6..12].copy_from_slice(&[0, u8::from(is_a), 0, 0, 0, 0]);
-    if is_a {
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
-    }
-    answer
-}
-
-#[test]
-fn dns_goes_to_the_gateway_and_looks_like_the_asked_resolver() {
-    const QUERY: &str = r#"
-query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x08internal\x00\x00\x01\x00\x01"
-def ask(s, resolver):
-    s.settimeout(10)
-    s.sendto(query, (resolver, 53))
-    answer, source = s.recvfrom(512)
-    print(resolver, source[0], source[1], socket.inet_ntoa(answer[-4:]))
-two = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-two.settimeout(10)
-two.sendto(query, ("192.0.2.1", 53))
-two.sendto(query, ("192.0.2.2", 53))
-sources = sorted(two.recvfrom(512)[1][0] for _ in range(2))
-print(*sources)
-six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-ask(six, "2001:db8::53")
-ask(six, "2001:db8::54")
-ask(six, "::ffff:192.0.2.3")
-ask(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "127.0.0.53")
-for family, resolver in ((socket.AF_INET, "192.0.2.4"), (socket.AF_INET6, "2001:db8::55"), (socket.AF_INET6, "::ffff:192.0.2.5")):
-    connected = socket.socket(family, socket.SOCK_DGRAM)
-    connected.settimeout(10)
-    connected.connect((resolver, 53))
-    connected.send(query)
-    answer, source = connected.recvfrom(512)
-    print(resolver, connected.getpeername()[0], source[0], socket.inet_ntoa(answer[-4:]))
-"#;
-    let scene = Scene::new();
-    let asked = resolver(&scene);
-    let seen = scene.agent(QUERY, &[]);
-    let expected = "192.0.2.1 192.0.2.2\n\
-        2001:db8::53 2001:db8::53 53 192.0.2.99\n\
-        2001:db8::54 2001:db8::54 53 192.0.2.99\n\
-        ::ffff:192.0.2.3 ::ffff:192.0.2.3 53 192.0.2.99\n\
-        127.0.0.53 127.0.0.53 53 192.0.2.99\n\
-        192.0.2.4 192.0.2.4 192.0.2.4 192.0.2.99\n\
-        2001:db8::55 2001:db8::55 2001:db8::55 192.0.2.99\n\
-        ::ffff:192.0.2.5 ::ffff:192.0.2.5 ::ffff:192.0.2.5 192.0.2.99\n";
-    assert_eq!(seen, expected);
-    let resolvers: Vec<String> = asked.try_iter().map(|origin| origin.unwrap().destination.to_string()).collect();
-    for resolver in
-        ["192.0.2.1:53", "192.0.2.2:53", "[2001:db8::53]:53", "192.0.2.3:53", "127.0.0.53:53", "[2001:db8::55]:53"]
-    {
-        assert!(resolvers.iter().any(|asked| asked == resolver), "{resolver} in {resolvers:?}");
-    }
-}
-
-#[test]
-fn dig_and_glibc_are_satisfied() {
-    let scene = Scene::new();
-    let asked = resolver(&scene);
-    for resolver in ["192.0.2.53", "2001:db8::53", "127.0.0.53"] {
-        let mut command = scene.ground.command("agents/one", "dig");
-        let output = command.args(["+short", "+tries=1", &format!("@{resolver}"), "db.internal"]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "192.0.2.99", "{resolver} {output:?}");
-        asked.recv_timeout(PATIENCE).unwrap().unwrap();
-    }
-    let script = "print(sorted({a[4][0] for a in socket.getaddrinfo('db.internal', 5432)}))";
-    assert_eq!(scene.agent(script, &[]), "['192.0.2.99']\n");
-}
-
 #[test]
 fn nothing_passes_while_the_witness_is_killed_and_comes_back() {
     const ROUNDS: usize = 7;
@@ -829,62 +734,6 @@ fn at_boot_everything_is_closed_before_a_gateway_runs() {
     // Twice is once.
     assert_eq!(witness::kernel_attach(&config).unwrap().hooks, report.hooks);
     drop(turn);
-}
-
-#[test]
-fn the_witness_answers_what_the_configuration_names() {
-    let directory = std::env::temp_dir().join(format!("weir-witness-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let path = |name: &str| directory.join(name);
-    std::fs::write(path("one.token"), "header.claims.signature\n").unwrap();
-    std::fs::write(path("password"), "held\n").unwrap();
-    std::fs::set_permissions(path("password"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let scene = Scene::with(|config| {
-        config.token_files = vec![format!("{}/%i.token", directory.display())];
-        config.token_variables = vec!["AGENT_TOKEN".to_owned()];
-        config.credentials = vec![CredentialName::File(path("password"))];
-    });
-    let gateway = scene.gateway();
-    let script = format!("{CONNECT}\nsys.stdin.readline()");
-    let mut agent = python(&scene.ground, "agents/one", &script, &["192.0.2.1", "5432", "--password=hunter2"])
-        .env("AGENT_TOKEN", "from.the.environment")
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (_, origin) = gateway.next();
-    block_on(async {
-        let witness = &scene.witness;
-        let evidence = witness.evidence(&origin).await.unwrap();
-        assert_eq!(evidence.cgroup, format!("/{}", scene.ground.below("agents/one")));
-        assert_eq!((evidence.user.as_deref(), evidence.tree[0].pid), (Some("root"), agent.id()));
-        assert!(evidence.tree[0].executable.contains("python3"), "{evidence:?}");
-        assert_eq!(evidence.tree[0].argv.last().map(String::as_str), Some("--password=[redacted]"));
-        let token = witness.token_environment(&origin, "AGENT_TOKEN").await.unwrap();
-        assert_eq!(token.expose(), b"from.the.environment");
-        assert!(matches!(witness.token_environment(&origin, "PATH").await, Err(WitnessError::NotConfigured(_))));
-        assert_eq!(witness.token_file(&path("one.token")).await.unwrap().expose(), b"header.claims.signature");
-        assert!(matches!(witness.token_file("/etc/shadow".as_ref()).await, Err(WitnessError::NotConfigured(_))));
-        let held = CredentialSource::File(path("password"));
-        assert_eq!(witness.credential(&held).await.unwrap().expose(), b"held");
-        let other = CredentialSource::File("/etc/shadow".into());
-        assert!(matches!(witness.credential(&other).await, Err(WitnessError::NotConfigured(_))));
-        // The number of a process that is older than its supposed connect is not believed.
-        let reused = Origin { connected_at: 1, ..origin.clone() };
-        assert_eq!(witness.evidence(&reused).await, Err(WitnessError::TooYoung { pid: origin.pid }));
-        let moved = Origin { pid: std::process::id(), ..origin.clone() };
-        assert_eq!(witness.evidence(&moved).await, Err(WitnessError::OtherCgroup { pid: std::process::id() }));
-        let questions = (0..300).map(|_| {
-            let (witness, origin) = (witness.clone(), origin.clone());
-            tokio::spawn(async move { witness.evidence(&origin).await.unwrap().tree.len() })
-        });
-        for answer in questions.collect::<Vec<_>>() {
-            assert!(answer.await.unwrap() >= 1);
-        }
-    });
-    drop(agent.stdin.take());
-    agent.wait().unwrap();
-    assert_eq!(block_on(scene.witness.evidence(&origin)), Err(WitnessError::Gone { pid: origin.pid }));
-    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

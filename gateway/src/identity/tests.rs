@@ -229,6 +229,7 @@ pub(crate) fn origin(uid: u32) -> Origin {
         socket_cgroup_id: 42,
         netns_cookie: 1,
         connected_at: 1,
+        started_at: None,
         destination: nowhere,
         source: nowhere,
     }

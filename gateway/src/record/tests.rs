@@ -57,6 +57,7 @@ fn opened(id: SessionId) -> Event {
             socket_cgroup_id: 5,
             netns_cookie: 1,
             connected_at: 9,
+            started_at: None,
             destination: "[2001:db8::1]:5432".parse().unwrap(),
             source: "127.0.0.1:40000".parse().unwrap(),
         },

@@ -1,6 +1,6 @@
 //! What procfs says about an origin. Every process is read through one descriptor of its /proc directory, so that a number
-//! that is used again in between is noticed and not believed; a process that is younger than the connect, or sits in
-//! another cgroup, is an error.
+//! that is used again in between is noticed and not believed; a process that began at another time than the one that connected, or
+//! sits in another cgroup, is an error.
 
 use std::fs::File;
 use std::io::Read;
@@ -114,14 +114,13 @@ fn captured_cgroup(config: &KernelConfig, origin: &Origin) -> Result<String, Wit
         .ok_or(WitnessError::UnknownCgroup(origin.cgroup_id))
 }
 
-/// The process that connected: older than the connect, and in the captured cgroup. The start is told in ticks of 10 ms, so that one which
-/// began within the same tick passes for older: it would be the next of the same number, cgroup and user (README, "Limits").
+/// The process that connected, and not one that got its number, in the captured cgroup.
 fn connected_process(origin: &Origin, cgroup: &str) -> Result<(Proc, Stat), WitnessError> {
     let pid = i32::try_from(origin.pid).map_err(|_| WitnessError::Gone { pid: origin.pid })?;
     let process = Proc::new(pid).map_err(|error| gone(origin.pid, &error))?;
     let stat = process.stat().map_err(|error| gone(origin.pid, &error))?;
-    if started_at(&stat) > origin.connected_at {
-        return Err(WitnessError::TooYoung { pid: origin.pid });
+    if !origin.is_of_process_begun_at(started_at(&stat)) {
+        return Err(WitnessError::Reused { pid: origin.pid });
     }
     if cgroup_of(&process).as_deref() != Some(cgroup) {
         return Err(WitnessError::OtherCgroup { pid: origin.pid });
@@ -236,6 +235,7 @@ pub(super) mod tests {
             socket_cgroup_id: id,
             netns_cookie: 0,
             connected_at: super::super::kernel::boot_time(),
+            started_at: None,
             destination: address,
             source: address,
         };
@@ -250,7 +250,15 @@ pub(super) mod tests {
         assert_eq!(evidence.tree[0].executable, std::env::current_exe().unwrap().to_string_lossy());
         assert!(evidence.tree[0].started_at <= origin.connected_at && !evidence.tree[0].argv.is_empty());
         origin.connected_at = 1;
-        assert_eq!(examine(&config, &origin).err(), Some(WitnessError::TooYoung { pid: origin.pid }));
+        assert_eq!(examine(&config, &origin).err(), Some(WitnessError::Reused { pid: origin.pid }));
+        // The kernel says when it began, so that the connect need not be compared with it.
+        let began = evidence.tree[0].started_at;
+        for (exactly, is_it) in
+            [(began, true), (began + 9_999_999, true), (began + 10_000_000, false), (began - 1, false)]
+        {
+            origin.started_at = Some(exactly);
+            assert_eq!(examine(&config, &origin).is_ok(), is_it, "{exactly}");
+        }
     }
 
     #[test]

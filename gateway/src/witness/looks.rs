@@ -40,7 +40,7 @@ impl Looks {
         let mut last = last.lock().await;
         if let Some(look) = &*last
             && look.begun_at > came_at
-            && look.evidence.tree.first().is_some_and(|process| process.started_at <= origin.connected_at)
+            && look.evidence.tree.first().is_some_and(|process| origin.is_of_process_begun_at(process.started_at))
         {
             return Ok(look.evidence.clone());
         }

@@ -25,9 +25,10 @@ const fn hook(name: &'static str, program: &'static str) -> LsmHook {
 /// The hook that is asked before one process lays hands on another.
 pub(super) const TRACING: &str = "ptrace_access_check";
 
-pub(super) const HOOKS: [LsmHook; 4] = [
+pub(super) const HOOKS: [LsmHook; 5] = [
     hook("file_receive", "weir_file_receive"),
     hook("socket_sendmsg", "weir_socket_sendmsg"),
+    hook("socket_accept", "weir_socket_accept"),
     hook("socket_create", "weir_socket_create"),
     hook(TRACING, "weir_ptrace_access_check"),
 ];

@@ -101,7 +101,7 @@ impl Seen {
             return false;
         };
         if !self.is_fresh(now)
-            || evidence::started_at(&stat) > origin.connected_at
+            || !origin.is_of_process_begun_at(evidence::started_at(&stat))
             || Program::new(&self.process, &stat) != self.program
         {
             return false;
@@ -184,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_younger_than_the_connect_is_refused_though_it_is_known() {
+    fn a_process_that_took_over_the_number_is_refused_though_it_was_seen() {
         let (config, mut origin) = own_origin();
         let mut recent = Recent::default();
         recent.evidence(&config, &origin).unwrap();
         origin.connected_at = 1;
-        assert_eq!(recent.evidence(&config, &origin), Err(WitnessError::TooYoung { pid: origin.pid }));
+        assert_eq!(recent.evidence(&config, &origin), Err(WitnessError::Reused { pid: origin.pid }));
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn check(expected: &[(&str, &str, usize)]) -> Result<(), String> {
     Ok(())
 }
 
-/// The way from a task to its cgroup, and from that to those above it, and to its user.
+/// The way from a task to its cgroup, and from that to those above it, to its user, and to when it began.
 pub(super) fn places() -> Result<Places, String> {
     let btf = read()?;
     let place = |structure: &str, member: &str| {
@@ -41,6 +41,8 @@ pub(super) fn places() -> Result<Places, String> {
         root_hierarchy: place("cgroup_root", "hierarchy_id")?,
         task_cred: place("task_struct", "cred")?,
         cred_uid: place("cred", "uid")?,
+        task_leader: place("task_struct", "group_leader")?,
+        task_start: place("task_struct", "start_boottime")?,
     })
 }
 

@@ -193,6 +193,7 @@ mod tests {
             socket_cgroup_id: cgroup_id,
             netns_cookie: 1,
             connected_at: 1,
+            started_at: None,
             destination: address,
             source: address,
         }

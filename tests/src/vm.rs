@@ -59,6 +59,12 @@ impl Machine {
         Ok(Self { kernel: kernel.to_path_buf(), modules, parameters, ..Self::new(env)? })
     }
 
+    /// With other parameters for the kernel, from the next boot on.
+    #[must_use]
+    pub fn with_parameters(self, parameters: &'static str) -> Self {
+        Self { parameters, ..self }
+    }
+
     /// So many MiB.
     #[must_use]
     pub fn with_memory(self, memory: u32) -> Self {

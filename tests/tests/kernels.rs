@@ -12,6 +12,8 @@ use serde_json::Value;
 use system_tests::env::Env;
 use system_tests::vm::{Machine, Said, Tree};
 
+#[path = "kernels/doors.rs"]
+mod doors;
 #[path = "kernels/ways.rs"]
 mod ways;
 
@@ -23,9 +25,12 @@ const SCRIPT_LIMIT: &str = "[Service]\nTimeoutStartSec=43min\n";
 const OLDEST: (u32, u32) = (6, 1);
 /// MiB for 50,000 sessions: four sockets each, and what the gateway keeps of them.
 const MEMORY_FOR_SESSIONS: u32 = 6144;
-/// With everything that the kernel offers of what Weir can use. Since 6.18 the storage of sockets is allocated in a way that needs
+/// With everything that the kernel offers of what Weir can use, and without what the kernel's own list of modules leaves out. Since 6.18 the storage of sockets is allocated in a way that needs
 /// cmpxchg16b, which the emulator lacks (`vm.rs`), or the allocator's checks: without both, agents can make no socket at all.
 const PARAMETERS: &str = "lsm=landlock,lockdown,yama,apparmor,bpf slub_debug=F,kmalloc-*";
+const WITHOUT_LSM: &str = "lsm=landlock,lockdown,yama,apparmor slub_debug=F,kmalloc-*";
+/// The first kernel that tells who sends a packet: before, the BPF LSM has to.
+const TELLS_SENDERS: (u32, u32) = (6, 12);
 
 #[test]
 fn agents_are_held_on_this_kernel_or_told_why_not() {
@@ -45,6 +50,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
         add_bench(&tree);
     }
     ways::add(&tree);
+    doors::add(&tree);
     machine.add(&tree).unwrap();
 
     let first = machine.boot(BOOT_LIMIT).unwrap();
@@ -67,7 +73,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
         first.all.lines().filter_map(|line| line.strip_prefix("BENCH ")).for_each(|line| println!("{line}"));
         assert!(first.all.contains("beside 50000 sessions"), "{}", first.all);
     }
-    first.assert_verdict("lsm", "4");
+    first.assert_verdict("lsm", "5");
     first.assert_verdict("gateway", "active");
     first.assert_verdict("status", "0");
     first.assert_verdict("up.started", "0");
@@ -81,6 +87,13 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
     let second = machine.boot(BOOT_LIMIT).unwrap();
     second.assert_reboot_stays_closed();
     second.assert_upgrade();
+
+    let third = machine.with_parameters(WITHOUT_LSM).boot(BOOT_LIMIT).unwrap();
+    third.assert_verdict("without.prober.free", "0");
+    let gap =
+        |finding: &&Value| finding["level"] == "fail" && finding["message"].as_str().unwrap().contains("before 6.12");
+    assert_eq!(findings(&third).iter().find(gap).is_some(), number_of(&release) < TELLS_SENDERS, "{}", third.all);
+    doors::judge(&third);
     for finding in findings(&first).iter().filter(|finding| finding["level"] == "warn") {
         println!("warning: {}: {}", finding["subject"], finding["message"]);
     }

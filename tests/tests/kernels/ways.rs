@@ -12,14 +12,14 @@ use system_tests::vm::{Said, Tree};
 use Must::{Answered, Blocked, Harmless, Intercepted, Open};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Must {
+pub(crate) enum Must {
     /// Nobody runs it.
     Blocked,
     /// It is run, and is still the agent's: the gateway has recorded and refused it.
     Intercepted,
     /// The agent's own user does what it asks, and nothing leaves by it.
     Harmless,
-    /// The same by somebody else's leave: `weir doctor` fails, and calls it this.
+    /// What was asked for is done, and nothing leaves by it yet: `weir doctor` fails, and calls it this.
     Answered(&'static str),
     /// It is run, and gets out: `weir doctor` fails, and calls it this.
     Open(&'static str),
@@ -30,7 +30,7 @@ const SOCKETS: Must = Open("sockets");
 const SHARED: Must = Open("shared user");
 const ROOT: Must = Open("root");
 
-struct Row {
+pub(crate) struct Row {
     way: &'static str,
     bare: [Must; 3],
     locked: [Must; 3],
@@ -40,7 +40,7 @@ const USERS: [&str; 3] = ["agent-coder", "dev", "root"];
 const CLOSED: [Must; 3] = [Blocked; 3];
 
 /// Closed by the drop-in.
-const fn row(way: &'static str, bare: [Must; 3]) -> Row {
+pub(crate) const fn row(way: &'static str, bare: [Must; 3]) -> Row {
     Row { way, bare, locked: CLOSED }
 }
 
@@ -89,16 +89,20 @@ pub(crate) fn add(tree: &Tree) {
     }
 }
 
-/// Every way of the table, by every agent, and nothing else; and doctor's word for each that is open.
 pub(crate) fn judge(said: &Said) {
+    judge_all(said, &TABLE);
+}
+
+/// Every way of the table, by every agent, and nothing else; and doctor's word for each that is open.
+pub(crate) fn judge_all(said: &Said, table: &[Row]) {
     let attempts = attempts(said);
-    assert_eq!(attempts.len(), TABLE.len() * 6, "{}", said.all);
+    assert_eq!(attempts.len(), table.len() * 6, "{}", said.all);
     let mut wrong = String::new();
     for (kind, must) in [("bare", (|row| row.bare) as fn(&Row) -> [Must; 3]), ("locked", |row| row.locked)] {
         let findings = super::findings_of(said, &format!("DOCTOR-{kind}"));
         for (index, user) in USERS.into_iter().enumerate() {
             let unit = format!("{kind}@{user}");
-            for row in &TABLE {
+            for row in table {
                 let must = must(row)[index];
                 let Some(attempt) = attempts.get(&(unit.as_str(), row.way)) else {
                     writeln!(wrong, "{unit}: {}: not tried", row.way).unwrap();

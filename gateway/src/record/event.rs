@@ -235,9 +235,15 @@ impl Event {
         }
     }
 
+    /// What there may be thousands of a second is read at once, as what its tag says: an enum with tags has serde keep all
+    /// fields first.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
-        Self::deserialize(&mut deserializer).map_err(|error| RecordError::Decode(error.to_string()))
+        match tag(bytes) {
+            Some(b"connection_refused") => read(bytes).map(Self::ConnectionRefused),
+            Some(b"session_opened") => read(bytes).map(Self::SessionOpened),
+            Some(b"session_closed") => read(bytes).map(Self::SessionClosed),
+            _ => read(bytes),
+        }
     }
 
     /// A short stable word, as in the stored form.
@@ -290,6 +296,18 @@ fn is_notable(gate: &Gate) -> bool {
 pub(super) fn encode(event: &impl Recordable, out: &mut Vec<u8>) -> Result<(), RecordError> {
     let mut serializer = rmp_serde::Serializer::new(out).with_struct_map().with_human_readable();
     event.serialize(&mut serializer).map_err(|error| RecordError::Encode(error.to_string()))
+}
+
+fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, RecordError> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
+    T::deserialize(&mut deserializer).map_err(|error| RecordError::Decode(error.to_string()))
+}
+
+/// The tag, where the stored form begins with it: a map of at most 15 fields (one byte), the key `type`, a text of at most 31
+/// bytes (MessagePack specification, "Formats").
+pub(super) fn tag(bytes: &[u8]) -> Option<&[u8]> {
+    let (text, rest) = bytes.get(1..)?.strip_prefix(b"\xa4type")?.split_first()?;
+    if text & 0xe0 == 0xa0 { rest.get(..usize::from(text & 0x1f)) } else { None }
 }
 
 impl From<DeniedEvent> for Event {

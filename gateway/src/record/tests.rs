@@ -252,6 +252,7 @@ fn events_survive_as_they_were() {
         let mut bytes = Vec::new();
         event::encode(&event, &mut bytes).unwrap();
         assert_eq!(Event::decode(&bytes).unwrap(), event);
+        assert_eq!(event::tag(&bytes), Some(event.name().as_bytes()));
         if let Event::OperationDecided(decided) = &event {
             let mut borrowed = Vec::new();
             event::encode(&borrow(decided), &mut borrowed).unwrap();

@@ -73,7 +73,6 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
         first.all.lines().filter_map(|line| line.strip_prefix("BENCH ")).for_each(|line| println!("{line}"));
         assert!(first.all.contains("beside 50000 sessions"), "{}", first.all);
     }
-    first.assert_verdict("lsm", "5");
     first.assert_verdict("gateway", "active");
     first.assert_verdict("status", "0");
     first.assert_verdict("up.started", "0");
@@ -87,6 +86,7 @@ fn agents_are_held_on_this_kernel_or_told_why_not() {
     let second = machine.boot(BOOT_LIMIT).unwrap();
     second.assert_reboot_stays_closed();
     second.assert_upgrade();
+    second.assert_verdict("lsm", "5");
 
     let third = machine.with_parameters(WITHOUT_LSM).boot(BOOT_LIMIT).unwrap();
     third.assert_verdict("without.prober.free", "0");

@@ -318,7 +318,7 @@ fn flood(address: &str, seconds: &str) -> Result {
 
 /// connect(2) of an agent through all hooks, against the same call of a process that is no agent.
 fn connect_row(stage: &Stage, plan: &Plan) -> Result<Row> {
-    let mut row = Row::new("connect, p50", "us", "at most 1.5", &["direct", "weir"], 0);
+    let mut row = Row::new("connect, p50", "us", "at most 1.4", &["direct", "weir"], 0);
     let staged = staged(&stage.shop.env)?;
     let address = format!("127.0.0.1:{}", stage.shop.postgres.port());
     for round in 0..plan.rounds {

@@ -2,11 +2,13 @@
 //! client's note goes into `PENDING` under both ends' addresses; when the gateway's side is established, it is taken out
 //! and put on the new socket. The entry is removed whenever the client's socket closes, however it does.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_ops};
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use gateway_common::{
-    Address, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_OWN, NOTE_REDIRECTED, Note, Settings,
+    Address, CARRIED_NOTE, Counter, Flow, NOTE_ACCEPTED, NOTE_LISTENING, NOTE_OWN, NOTE_REDIRECTED, Note, Settings,
 };
 
 use crate::agent;
@@ -170,6 +172,32 @@ fn listening(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_ta
     note.socket_uid = uid;
     note.netns_cookie = netns_cookie(ctx);
     note.flags = NOTE_LISTENING;
+}
+
+/// `struct bpf_iter__bpf_sk_storage_map`: a socket, and its value in the map that is iterated; both null at the end.
+#[repr(C)]
+pub struct NotedSocket {
+    meta: u64,
+    map: u64,
+    sk: *mut c_void,
+    value: *const u64,
+}
+
+/// A socket's note of another layout becomes one of this, as far as it goes; what came to be known by this one stays.
+#[inline(always)]
+pub fn from_another_layout(ctx: *mut NotedSocket) -> i32 {
+    let (sk, old) = (field!(ctx, sk), field!(ctx, value));
+    if sk.is_null() || old.is_null() {
+        return 0;
+    }
+    let mut note = Note::default();
+    let words = (&raw mut note).cast::<u64>();
+    for word in 0..CARRIED_NOTE / size_of::<u64>() {
+        // SAFETY: both have as many bytes; the verifier checks the first, and a constant of `gateway-common` the second.
+        unsafe { words.add(word).write(old.add(word).read()) };
+    }
+    NOTES.insert_new(sk, &note);
+    0
 }
 
 /// Local and remote address; IPv4 in v4-mapped form, as a mapped IPv6 socket has it. All fields are read whatever the

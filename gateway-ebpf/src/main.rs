@@ -143,6 +143,13 @@ pub fn weir_cgroup_made(ctx: RawTracePointContext) -> i32 {
     made::cgroup_mkdir(&ctx)
 }
 
+/// Run by the witness, for each socket that has a note of another layout.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub fn weir_carry_notes(ctx: *mut carry::NotedSocket) -> i32 {
+    carry::from_another_layout(ctx)
+}
+
 // The plain deny: attached before anything else on a first start, so that agents are closed in even if one of the programs
 // above cannot be loaded.
 

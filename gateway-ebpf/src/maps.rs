@@ -34,7 +34,7 @@ pub struct SocketStorage<T, const FLAGS: usize> {
 // SAFETY: a definition for the loader; nobody dereferences the pointers.
 unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
 
-impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
+impl<T: 'static, const FLAGS: usize> SocketStorage<T, FLAGS> {
     const fn new() -> Self {
         Self {
             r#type: core::ptr::null(),
@@ -46,22 +46,28 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
     }
 
     #[inline(always)]
-    fn storage(&self, sk: *mut c_void, flags: u64) -> Option<&'static mut T> {
+    fn storage(&self, sk: *mut c_void, first: *const T, flags: u64) -> Option<&'static mut T> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
-        // SAFETY: the verifier has checked `sk`; the value lives as long as the socket, which outlives the program.
-        unsafe { bpf_sk_storage_get(map, sk, core::ptr::null_mut(), flags).cast::<T>().as_mut() }
+        // SAFETY: the verifier has checked `sk` and `first`; the value lives as long as the socket, which outlives the program.
+        unsafe { bpf_sk_storage_get(map, sk, first.cast_mut().cast(), flags).cast::<T>().as_mut() }
     }
 
     /// The socket's value, if it has one. `sk` is not null.
     #[inline(always)]
     pub fn get(&self, sk: *mut bpf_sock) -> Option<&'static mut T> {
-        self.storage(sk.cast(), 0)
+        self.storage(sk.cast(), core::ptr::null(), 0)
     }
 
     /// The socket's value, a zeroed one if it had none.
     #[inline(always)]
     pub fn get_or_insert(&self, sk: *mut bpf_sock) -> Option<&'static mut T> {
-        self.storage(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+        self.storage(sk.cast(), core::ptr::null(), u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+    }
+
+    /// Gives the socket this value, unless it has one. `sk` is not null.
+    #[inline(always)]
+    pub fn insert_new(&self, sk: *mut c_void, first: &T) {
+        let _ = self.storage(sk, first, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     }
 }
 

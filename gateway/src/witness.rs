@@ -17,6 +17,8 @@ mod lsm;
 mod namespaces;
 mod notes;
 mod peer;
+mod pins;
+mod predecessor;
 pub(crate) mod privileges;
 mod recent;
 mod redact;
@@ -466,5 +468,5 @@ pub(crate) use requirements::Requirements;
 
 /// Detaches and unpins everything below `bpf_dir`, whoever runs: for tests.
 pub fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {
-    kernel::clean(bpf_dir)
+    pins::clean(bpf_dir)
 }

@@ -22,6 +22,8 @@ use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
 mod dns;
 #[path = "kernel/evidence.rs"]
 mod evidence;
+#[path = "kernel/layouts.rs"]
+mod layouts;
 #[path = "kernel/memory.rs"]
 mod memory;
 #[path = "kernel/tampering.rs"]
@@ -691,23 +693,6 @@ fn an_agents_cgroup_that_is_made_anew_is_intercepted_again() {
     let server = bystander_server().port().to_string();
     // Told by the kernel, not found by the next round: well before Python has started.
     assert!(scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("gateway"));
-}
-
-#[test]
-fn maps_of_another_layout_are_replaced_without_a_gap() {
-    let scene = Scene::new();
-    kill(scene.witness_pid);
-    let maps = links(&scene).with_file_name("maps");
-    // Eight bytes of key where four belong.
-    std::fs::rename(maps.join("NETNS"), maps.join("AGENT_UIDS")).unwrap();
-    let server = bystander_server().port().to_string();
-    assert_eq!(scene.agent(CONNECT, &["127.0.0.1", &server]), "ECONNREFUSED\n");
-    let (witness, interceptor, _) = start_witness(&scene.config);
-    let _gateway = Gateway::start(&interceptor, scene.ground.port);
-    assert!(scene.agent(CONNECT, &["127.0.0.1", &server]).starts_with("gateway"));
-    assert!(block_on(witness.attachments()).unwrap().enforcing());
-    let beside = std::fs::read_dir(&scene.config.kernel.bpf_dir).unwrap().count();
-    assert_eq!(beside, 1, "the old layout is gone");
 }
 
 #[test]

@@ -3,12 +3,15 @@
 //! a pinned map for reading only.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
@@ -17,6 +20,11 @@ const PROG_QUERY: libc::c_long = 16;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const ITER_CREATE: libc::c_long = 33;
+
+/// `BPF_TRACE_ITER`.
+const TRACE_ITER: u32 = 28;
+const NO_EXIST: u64 = 1;
 
 const QUERY_EFFECTIVE: u32 = 1;
 /// More programs than anybody attaches to one hook of one cgroup.
@@ -90,6 +98,33 @@ struct LinkCreateAttr {
     target: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// The same for an iterator.
+#[repr(C)]
+#[derive(Default)]
+struct IterLinkAttr {
+    link: LinkCreateAttr,
+    info: u64,
+    info_length: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IterAttr {
+    link: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -199,6 +234,52 @@ pub(super) fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io
     bpf(PROG_QUERY, &mut attr)?;
     ids.truncate(attr.count as usize);
     Ok(ids)
+}
+
+/// Runs an iterator's program for each socket that has storage in a map; its output is what comes of reading.
+pub(super) fn iterate_sockets(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<File> {
+    // `union bpf_iter_link_info` begins with the map's descriptor.
+    let info = [raw(map), 0, 0, 0];
+    let mut attr = IterLinkAttr {
+        link: LinkCreateAttr { program: raw(program), target: 0, attach_type: TRACE_ITER, flags: 0 },
+        info: info.as_ptr() as u64,
+        info_length: u32::try_from(mem::size_of_val(&info)).unwrap_or(0),
+        reserved: 0,
+    };
+    let link = bpf(LINK_CREATE, &mut attr).map(owned)?;
+    let mut attr = IterAttr { link: raw(link.as_fd()), flags: 0 };
+    bpf(ITER_CREATE, &mut attr).map(owned).map(File::from)
+}
+
+/// Puts what one hash map has into another one, at most `limit` entries: keys of `KEY` bytes, and values of which the second map's
+/// may be longer, with zeros behind; none are longer than `VALUE`. What is there stays as it is.
+pub(super) fn copy_entries<const KEY: usize, const VALUE: usize>(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    limit: usize,
+) -> io::Result<()> {
+    let (mut key, mut next) = ([0u8; KEY], [0u8; KEY]);
+    for index in 0..limit {
+        let last = if index == 0 { 0 } else { key.as_ptr() as u64 };
+        let mut attr = NextKeyAttr { map: raw(from), reserved: 0, key: last, next: next.as_mut_ptr() as u64 };
+        match bpf(MAP_GET_NEXT_KEY, &mut attr) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            found => found.map(drop)?,
+        }
+        key = next;
+        let mut value = [0u8; VALUE];
+        let (at, bytes) = (key.as_ptr() as u64, value.as_mut_ptr() as u64);
+        let mut looked = ElementAttr { map: raw(from), key: at, value: bytes, ..ElementAttr::default() };
+        let mut put = ElementAttr { map: raw(to), key: at, value: bytes, flags: NO_EXIST, ..ElementAttr::default() };
+        match bpf(MAP_LOOKUP_ELEM, &mut looked).and_then(|_| bpf(MAP_UPDATE_ELEM, &mut put)) {
+            // Gone meanwhile, or there already.
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Number of entries of a hash map with keys of `KEY` bytes, at most `limit`.

@@ -2,7 +2,8 @@
 //!
 //! Everything is pinned below `bpf_dir/v<LAYOUT>`: maps in `maps/`, one link a hook in `links/`. The pins outlive every
 //! process of Weir, so that agents stay closed in whatever dies. A start that finds pins adopts them: the maps are used
-//! again and each link's program is swapped in one step. A start that finds none attaches a plain deny first.
+//! again and each link's program is swapped in one step; of another layout, the links are ([`super::predecessor`]). A start that
+//! finds none attaches a plain deny first.
 //!
 //! The witness holds each link besides, so that nothing is detached when somebody removes the pins, and puts the pins back.
 
@@ -11,21 +12,20 @@ use std::fs::{self, File};
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 use gateway_common as common;
-use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, LAYOUT, NETNS_SERVED, Settings};
-use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, NETNS_SERVED, Settings};
 
 use super::bpf::{self, Access};
 use super::cgroup::{self, Cgroup};
 use super::lsm::{self, LsmHook};
+use super::pins::{self, MAPS, Pins, create_directories, is_attached, is_bpffs, pin_anew, remove_if_there};
+use super::predecessor::Predecessor;
 use super::structures;
 use super::substitutes::{SUBSTITUTES, Substitute};
 use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
@@ -70,34 +70,6 @@ const DENY_HOOKS: [Hook; 4] = [
     hook("deny_sendmsg6", "deny_sendmsg6", 15),
 ];
 
-/// A pinned map, and the sizes without which it is not ours.
-struct PinnedMap {
-    name: &'static str,
-    key: usize,
-    value: usize,
-    entries: usize,
-}
-
-const fn pinned(name: &'static str, key: usize, value: usize, entries: usize) -> PinnedMap {
-    PinnedMap { name, key, value, entries }
-}
-
-const MAPS: [PinnedMap; 13] = [
-    pinned("NOTES", 4, size_of::<common::Note>(), 0),
-    pinned("RESOLVERS", 4, size_of::<common::Resolvers>(), 0),
-    pinned("PENDING", size_of::<common::Flow>(), size_of::<common::Note>(), common::MAX_PENDING),
-    pinned("DNS_FLOWS", size_of::<common::DnsFlow>(), size_of::<common::Note>(), common::MAX_DNS_FLOWS),
-    pinned("SETTINGS", 4, size_of::<Settings>(), 1),
-    pinned("DETACH", 4, size_of::<Detach>(), 1),
-    pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_IDS),
-    pinned("AGENT_FILTER", 4, 4, common::AGENT_SLOTS),
-    pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
-    pinned("NETNS", 8, 4, common::MAX_NETNS),
-    pinned("LISTEN", size_of::<common::Listen>(), 4, common::MAX_LISTEN),
-    pinned("COUNTS", 4, 8, common::COUNTERS),
-    pinned("EVENTS", 0, 0, common::EVENT_BYTES),
-];
-
 /// The program that knows agents' cgroups as they are made, and its link.
 const CGROUP_MADE: &str = "weir_cgroup_made";
 
@@ -116,33 +88,6 @@ pub(super) struct Kernel {
     without_lsm: Option<String>,
 }
 
-/// The directories of one layout.
-pub(super) struct Pins {
-    base: PathBuf,
-}
-
-impl Pins {
-    pub(super) fn new(config: &KernelConfig) -> Self {
-        Self { base: config.bpf_dir.join(format!("v{LAYOUT}")) }
-    }
-
-    fn maps(&self) -> PathBuf {
-        self.base.join("maps")
-    }
-
-    pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
-    }
-
-    fn links(&self) -> PathBuf {
-        self.base.join("links")
-    }
-
-    fn link(&self, name: &str) -> PathBuf {
-        self.links().join(name)
-    }
-}
-
 /// What a link to a hook of the BPF LSM is called.
 fn lsm_name(hook: &str) -> String {
     format!("lsm-{hook}")
@@ -155,9 +100,9 @@ impl Kernel {
     }
 
     fn attach_all(config: KernelConfig) -> Result<Self, WitnessError> {
-        mount_bpffs(&config.bpf_dir)?;
+        pins::mount_bpffs(&config.bpf_dir)?;
         let pins = Pins::new(&config);
-        set_foreign_pins_aside(&pins)?;
+        pins::set_foreign_pins_aside(&pins)?;
         create_directories(&pins)?;
         let places = structures::places();
         let ebpf = load_maps(&pins, places.as_ref().ok())?;
@@ -178,7 +123,9 @@ impl Kernel {
             // Once more: of cgroups that were made in between, the program before told the filter before, whose pin may be gone.
             kernel.apply_settings()?;
         }
-        if HOOKS.iter().any(|hook| !is_attached(&pins.link(hook.name), attached_to.id)) {
+        let predecessor = Predecessor::find(&kernel.config, &pins, attached_to.id)?;
+        let is_free = |hook: &Hook| !is_attached(&pins.link(hook.name), attached_to.id) && !predecessor.has(hook.name);
+        if HOOKS.iter().any(is_free) {
             for hook in &DENY_HOOKS {
                 kernel.attach_hook(&pins, hook, root.as_fd())?;
             }
@@ -186,20 +133,33 @@ impl Kernel {
         for hook in &HOOKS {
             kernel.load_hook(hook)?;
         }
+        let of_lsm = lsm::available().is_ok().then(|| kernel.load_lsm());
+        // Everything is loaded: from here on it takes no time.
         for hook in &HOOKS {
+            predecessor.hand_over(hook.name, &pins)?;
             let link = kernel.attach_hook(&pins, hook, root.as_fd())?;
             kernel.links.insert(hook.name.to_owned(), link);
         }
-        if lsm::available().is_ok() {
-            kernel.without_lsm = kernel.attach_lsm(&pins).err();
+        if let Err(error) = kernel.carry_over(&predecessor) {
+            tracing::error!(%error, "sessions that are open may have been cut off: nothing of theirs passes");
         }
+        kernel.without_lsm = of_lsm.and_then(|loaded| kernel.attach_lsm(&pins, loaded).err());
+        drop(predecessor);
         let report = kernel.report()?;
         if let Some(hook) = report.hooks.iter().find(|hook| !hook.effective) {
             return Err(io_error("attach", &format!("{} is attached but not in effect", hook.name)));
         }
-        remove_old_pins(&kernel.config, &pins)?;
-        give_to_owner(&kernel.config.bpf_dir)?;
+        for hook in &DENY_HOOKS {
+            remove_if_there(&pins.link(hook.name))?;
+        }
+        pins::remove_others(&kernel.config, &pins)?;
+        pins::give_to_owner(&kernel.config.bpf_dir)?;
         Ok(kernel)
+    }
+
+    fn carry_over(&mut self, predecessor: &Predecessor) -> Result<(), WitnessError> {
+        let pending = self.map_ref("PENDING")?.try_clone_to_owned().map_err(at("PENDING"))?;
+        predecessor.carry_over(|| self.load_program("weir_carry_notes"), pending.as_fd())
     }
 
     /// Applies a new configuration without letting go of anything.
@@ -325,12 +285,9 @@ impl Kernel {
 
     /// The layer is attached as a whole, and its absence is no reason not to start. Such a link cannot change its program: the new
     /// one is in effect beside the old one before that goes.
-    fn attach_lsm(&mut self, pins: &Pins) -> Result<(), String> {
-        lsm::check_layout()?;
-        let btf = Btf::from_sys_fs().map_err(|error| chain(&error))?;
+    fn attach_lsm(&mut self, pins: &Pins, programs: Result<Vec<OwnedFd>, String>) -> Result<(), String> {
         let mut links = Vec::new();
-        for hook in &lsm::HOOKS {
-            let program = self.load_lsm(hook, &btf)?;
+        for (hook, program) in lsm::HOOKS.iter().zip(programs?) {
             let link = bpf::create_lsm_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))?;
             links.push((lsm_name(hook.name), link));
         }
@@ -340,7 +297,14 @@ impl Kernel {
         Ok(())
     }
 
-    fn load_lsm(&mut self, hook: &LsmHook, btf: &Btf) -> Result<OwnedFd, String> {
+    /// Programs in the order of [`lsm::HOOKS`].
+    fn load_lsm(&mut self) -> Result<Vec<OwnedFd>, String> {
+        lsm::check_layout()?;
+        let btf = Btf::from_sys_fs().map_err(|error| chain(&error))?;
+        lsm::HOOKS.iter().map(|hook| self.load_lsm_hook(hook, &btf)).collect()
+    }
+
+    fn load_lsm_hook(&mut self, hook: &LsmHook, btf: &Btf) -> Result<OwnedFd, String> {
         let Some(Program::Lsm(program)) = self.ebpf.program_mut(hook.program) else {
             return Err(format!("{}: the object has no such program", hook.program));
         };
@@ -447,6 +411,10 @@ impl Kernel {
                 Program::CgroupSkb(program) => program.load(),
                 Program::SockOps(program) => program.load(),
                 Program::RawTracePoint(program) => program.load(),
+                Program::Iter(program) => {
+                    let btf = Btf::from_sys_fs().map_err(|error| io_error(name, &chain(&error)))?;
+                    program.load("bpf_sk_storage_map", &btf)
+                }
                 _ => return Err(io_error(name, "not a kind of program that is loaded so")),
             };
             loaded.map_err(|error| io_error(name, &chain(&error)))?;
@@ -636,14 +604,6 @@ pub(super) fn detach(
     status(config)
 }
 
-/// Unpins everything, with all layouts; the kernel detaches what nobody holds any more.
-pub(super) fn clean(bpf_dir: &Path) -> Result<(), WitnessError> {
-    match fs::remove_dir_all(bpf_dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(bpf_dir.display())(error)),
-        _ => Ok(()),
-    }
-}
-
 /// Nanoseconds of CLOCK_BOOTTIME.
 pub(super) fn boot_time() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
@@ -679,105 +639,6 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// Mounts bpffs where `bpf_dir` is to be, if none is there.
-fn mount_bpffs(bpf_dir: &Path) -> Result<(), WitnessError> {
-    let parent = bpf_dir.parent().unwrap_or(bpf_dir);
-    fs::create_dir_all(parent).map_err(at(parent.display()))?;
-    if !is_bpffs(parent) {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("bpf"), parent, Some("bpf"), flags, Some("mode=700"))
-            .map_err(|error| io_error(&format!("mounting bpffs on {}", parent.display()), error.desc()))?;
-    }
-    Ok(())
-}
-
-/// It is on a bpffs, or would be if it were there.
-fn is_bpffs(path: &Path) -> bool {
-    let nearest = path.ancestors().find(|path| path.exists());
-    nearest.is_some_and(|path| statfs(path).is_ok_and(|info| info.filesystem_type() == BPF_FS_MAGIC))
-}
-
-fn create_directories(pins: &Pins) -> Result<(), WitnessError> {
-    for directory in [pins.maps(), pins.links()] {
-        fs::create_dir_all(&directory).map_err(at(directory.display()))?;
-    }
-    Ok(())
-}
-
-/// Maps of another shape would be used unchecked, and then no program loads: they and their links are moved aside, where
-/// they go on enforcing until the new ones do.
-fn set_foreign_pins_aside(pins: &Pins) -> Result<(), WitnessError> {
-    let foreign = MAPS.iter().any(|map| {
-        let path = pins.map(map.name);
-        path.exists() && !fits(map, &path)
-    });
-    if foreign {
-        let aside = pins.base.with_file_name(format!("stale-{}", boot_time()));
-        fs::rename(&pins.base, &aside).map_err(at(pins.base.display()))?;
-    }
-    Ok(())
-}
-
-fn fits(map: &PinnedMap, path: &Path) -> bool {
-    MapInfo::from_pin(path).is_ok_and(|info| {
-        info.key_size() as usize == map.key
-            && info.value_size() as usize == map.value
-            && info.max_entries() as usize == map.entries
-    })
-}
-
-/// Everything beside this layout's directory, and the plain deny, goes when the new programs are in effect.
-fn remove_old_pins(config: &KernelConfig, pins: &Pins) -> Result<(), WitnessError> {
-    for hook in &DENY_HOOKS {
-        remove_if_there(&pins.link(hook.name))?;
-    }
-    for entry in fs::read_dir(&config.bpf_dir).map_err(at(config.bpf_dir.display()))? {
-        let path = entry.map_err(at(config.bpf_dir.display()))?.path();
-        if path != pins.base {
-            fs::remove_dir_all(&path).map_err(at(path.display()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Root's pins belong to whom their directory belongs to: the witness of weir.service, which is not root.
-fn give_to_owner(bpf_dir: &Path) -> Result<(), WitnessError> {
-    let owner = fs::metadata(bpf_dir).map_err(at(bpf_dir.display()))?;
-    let whose = (owner.uid(), owner.gid());
-    if owner.uid() == 0 || !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    let mut directories = vec![bpf_dir.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).map_err(at(directory.display()))? {
-            let path = entry.map_err(at(directory.display()))?.path();
-            let metadata = fs::symlink_metadata(&path).map_err(at(path.display()))?;
-            if (metadata.uid(), metadata.gid()) != whose {
-                lchown(&path, Some(whose.0), Some(whose.1)).map_err(at(path.display()))?;
-            }
-            if metadata.is_dir() {
-                directories.push(path);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn remove_if_there(path: &Path) -> Result<(), WitnessError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path.display())(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Pins a link; where another one is pinned, that goes.
-fn pin_anew(pins: &Pins, name: &str, link: BorrowedFd<'_>) -> Result<(), WitnessError> {
-    let fresh = pins.link(&format!("new-{name}"));
-    remove_if_there(&fresh)?;
-    bpf::pin(link, &fresh).map_err(at(name))?;
-    fs::rename(&fresh, pins.link(name)).map_err(at(name))
-}
-
 /// The path of an agent's cgroup as the kernel says it, if it is short enough to be known by it.
 fn cgroup_path(path: &str) -> Option<CgroupPath> {
     let mut bytes = [0; common::MAX_CGROUP_PATH];
@@ -809,13 +670,6 @@ fn open_cgroup(config: &KernelConfig) -> Result<File, WitnessError> {
     }
     let path = config.cgroup_mount.join(&config.attach);
     File::open(&path).map_err(at(path.display()))
-}
-
-/// The link is there and holds on to the cgroup that is there now.
-fn is_attached(path: &Path, cgroup_id: u64) -> bool {
-    bpf::open_pin(path, Access::ReadWrite)
-        .and_then(|link| bpf::link_info(link.as_fd()))
-        .is_ok_and(|info| info.cgroup_id == cgroup_id)
 }
 
 /// The link's program is among those that run.

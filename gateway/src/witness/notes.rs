@@ -13,7 +13,7 @@ use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 
 use super::KernelConfig;
 use super::bpf::{self, Access};
-use super::kernel::Pins;
+use super::pins::Pins;
 
 /// Descriptors of one process that are looked at: more than the usual limit of them.
 const MAX_DESCRIPTORS: usize = 65_536;

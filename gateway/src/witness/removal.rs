@@ -32,7 +32,7 @@ pub(super) fn check(config: &KernelConfig) -> Result<(), WitnessError> {
 /// [`check`], and then nothing stays.
 pub(super) fn remove(config: &KernelConfig) -> Result<(), WitnessError> {
     check(config)?;
-    kernel::clean(&config.bpf_dir)?;
+    super::pins::clean(&config.bpf_dir)?;
     for agents in &config.agents {
         remove_empty(&config.cgroup_mount.join(agents), MAX_DEPTH)?;
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use system_tests::env::{AGENT, AGENT_USER, Env, Gateway};
 use system_tests::issuer::Issuer;
 use system_tests::process::{Finished, wait_until};
+use system_tests::recording;
 use system_tests::shop::{POLICY, Shop};
 
 /// The agent's uid and root are in groups of every right, so that nothing but being an agent can refuse them.
@@ -203,6 +204,15 @@ fn detaching_is_roots_alone_and_seen_by_everybody() {
     assert!(status.code == Some(1) && status.stdout.contains("detached"), "{status:?}");
     assert!(world.weir("detach --for 0 --reason done").success());
     assert!(world.weir("status").success());
+    // It is on record, and why.
+    let mut recorded = Vec::new();
+    recording::each_event(&world.env.state_dir().join("recordings"), |event| {
+        recorded.push(serde_json::to_value(event).unwrap());
+    })
+    .unwrap();
+    let actions = recorded.iter().filter(|it| it["type"] == "admin_action" && it.to_string().contains("detach"));
+    let actions: Vec<_> = actions.map(Value::to_string).collect();
+    assert!(["test", "done"].iter().all(|why| actions.iter().any(|it| it.contains(why))), "{recorded:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ const STATE: u32 = 10;
 const TCP_LISTEN: u32 = 11;
 const TCP_CLOSE: u32 = 7;
 const STATE_CALLBACK: i32 = 1 << 2;
-const BPF_NOEXIST: u64 = 1;
+const BPF_ANY: u64 = 0;
 const AF_INET: u32 = 2;
 
 /// Without `by_task` only what agents have made themselves is known as theirs when it listens, and not when who connects began: a
@@ -92,7 +92,8 @@ fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_t
         reserved: 0,
         netns_cookie: netns_cookie(ctx),
     };
-    if PENDING.insert(flow, *note, BPF_NOEXIST).is_err() {
+    // What is there, if anything is, was forgotten: these addresses are this connect's now.
+    if PENDING.insert(flow, *note, BPF_ANY).is_err() {
         // The gateway will find nothing and reset the connection.
         count(Counter::PendingFull);
         warn!(ctx, "too many connects are under way");
@@ -183,7 +184,8 @@ pub struct NotedSocket {
     value: *const u64,
 }
 
-/// A socket's note of another layout becomes one of this, as far as it goes; what came to be known by this one stays.
+/// A socket's note of another layout becomes one of this, as far as it goes. What this layout has noted itself stays, unless it was the
+/// other one's programs that saw the later connect.
 #[inline(always)]
 pub fn from_another_layout(ctx: *mut NotedSocket) -> i32 {
     let (sk, old) = (field!(ctx, sk), field!(ctx, value));
@@ -196,7 +198,11 @@ pub fn from_another_layout(ctx: *mut NotedSocket) -> i32 {
         // SAFETY: both have as many bytes; the verifier checks the first, and a constant of `gateway-common` the second.
         unsafe { words.add(word).write(old.add(word).read()) };
     }
-    NOTES.insert_new(sk, &note);
+    if let Some(ours) = NOTES.get_or_insert_as(sk, &note)
+        && ours.connected_at < note.connected_at
+    {
+        *ours = note;
+    }
     0
 }
 

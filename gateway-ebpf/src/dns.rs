@@ -92,12 +92,15 @@ pub fn recvmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let source = read_address(ctx.sock_addr, hook).address;
     if !is_v4(&source) {
         write_address(ctx.sock_addr, hook, note.destination.address, DNS_PORT);
-    } else if u32::from_be(source[3]) & DNS_NETMASK == DNS_NETWORK
-        && let Some(resolvers) = RESOLVERS.get(sk)
-    {
+    } else if u32::from_be(source[3]) & DNS_NETMASK == DNS_NETWORK {
         let index = (u32::from_be(source[3]) & !DNS_NETMASK).wrapping_sub(1) as usize;
-        if index < MAX_RESOLVERS {
-            write_address(ctx.sock_addr, hook, v4(resolvers.address[index]), DNS_PORT);
+        match RESOLVERS.get(sk) {
+            Some(resolvers) if index < MAX_RESOLVERS => {
+                write_address(ctx.sock_addr, hook, v4(resolvers.address[index]), DNS_PORT);
+            }
+            Some(_) => {}
+            // A socket of another layout, whose note alone came along: that has the last one that it asked.
+            None => write_address(ctx.sock_addr, hook, note.destination.address, DNS_PORT),
         }
     }
     ALLOW

@@ -64,10 +64,10 @@ impl<T: 'static, const FLAGS: usize> SocketStorage<T, FLAGS> {
         self.storage(sk.cast(), core::ptr::null(), u64::from(BPF_SK_STORAGE_GET_F_CREATE))
     }
 
-    /// Gives the socket this value, unless it has one. `sk` is not null.
+    /// The socket's value, this one if it had none. `sk` is not null.
     #[inline(always)]
-    pub fn insert_new(&self, sk: *mut c_void, first: &T) {
-        let _ = self.storage(sk, first, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    pub fn get_or_insert_as(&self, sk: *mut c_void, first: &T) -> Option<&'static mut T> {
+        self.storage(sk, first, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
     }
 }
 

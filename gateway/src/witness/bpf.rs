@@ -10,8 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-const MAP_LOOKUP_ELEM: libc::c_long = 1;
-const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
@@ -24,7 +22,6 @@ const ITER_CREATE: libc::c_long = 33;
 
 /// `BPF_TRACE_ITER`.
 const TRACE_ITER: u32 = 28;
-const NO_EXIST: u64 = 1;
 
 const QUERY_EFFECTIVE: u32 = 1;
 /// More programs than anybody attaches to one hook of one cgroup.
@@ -115,16 +112,6 @@ struct IterLinkAttr {
 struct IterAttr {
     link: u32,
     flags: u32,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct ElementAttr {
-    map: u32,
-    reserved: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
 }
 
 #[repr(C)]
@@ -249,37 +236,6 @@ pub(super) fn iterate_sockets(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> i
     let link = bpf(LINK_CREATE, &mut attr).map(owned)?;
     let mut attr = IterAttr { link: raw(link.as_fd()), flags: 0 };
     bpf(ITER_CREATE, &mut attr).map(owned).map(File::from)
-}
-
-/// Puts what one hash map has into another one, at most `limit` entries: keys of `KEY` bytes, and values of which the second map's
-/// may be longer, with zeros behind; none are longer than `VALUE`. What is there stays as it is.
-pub(super) fn copy_entries<const KEY: usize, const VALUE: usize>(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    limit: usize,
-) -> io::Result<()> {
-    let (mut key, mut next) = ([0u8; KEY], [0u8; KEY]);
-    for index in 0..limit {
-        let last = if index == 0 { 0 } else { key.as_ptr() as u64 };
-        let mut attr = NextKeyAttr { map: raw(from), reserved: 0, key: last, next: next.as_mut_ptr() as u64 };
-        match bpf(MAP_GET_NEXT_KEY, &mut attr) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            found => found.map(drop)?,
-        }
-        key = next;
-        let mut value = [0u8; VALUE];
-        let (at, bytes) = (key.as_ptr() as u64, value.as_mut_ptr() as u64);
-        let mut looked = ElementAttr { map: raw(from), key: at, value: bytes, ..ElementAttr::default() };
-        let mut put = ElementAttr { map: raw(to), key: at, value: bytes, flags: NO_EXIST, ..ElementAttr::default() };
-        match bpf(MAP_LOOKUP_ELEM, &mut looked).and_then(|_| bpf(MAP_UPDATE_ELEM, &mut put)) {
-            // Gone meanwhile, or there already.
-            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
-                return Err(error);
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Number of entries of a hash map with keys of `KEY` bytes, at most `limit`.

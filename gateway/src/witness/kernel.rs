@@ -44,7 +44,10 @@ const fn hook(name: &'static str, program: &'static str, attach_type: u32) -> Ho
     Hook { name, program, attach_type }
 }
 
-/// In the order of attachment: what carries notes first, what redirects last.
+/// The last hooks, which pass what has a note.
+const GATES: usize = 2;
+
+/// In the order of attachment: what carries notes first, then what redirects, the gates last.
 const HOOKS: [Hook; 15] = [
     hook("sock_create", "weir_sock_create", 2),
     hook("sock_ops", "weir_sock_ops", 3),
@@ -117,13 +120,14 @@ impl Kernel {
             substituted: Vec::new(),
             without_lsm: None,
         };
+        let predecessor = Predecessor::find(&kernel.config, &pins, attached_to.id)?;
+        kernel.inherit(&predecessor)?;
         kernel.apply_settings()?;
         if kernel.slow_to_see.is_none() {
             kernel.slow_to_see = kernel.watch_cgroups(&pins).err();
             // Once more: of cgroups that were made in between, the program before told the filter before, whose pin may be gone.
             kernel.apply_settings()?;
         }
-        let predecessor = Predecessor::find(&kernel.config, &pins, attached_to.id)?;
         let is_free = |hook: &Hook| !is_attached(&pins.link(hook.name), attached_to.id) && !predecessor.has(hook.name);
         if HOOKS.iter().any(is_free) {
             for hook in &DENY_HOOKS {
@@ -134,14 +138,18 @@ impl Kernel {
             kernel.load_hook(hook)?;
         }
         let of_lsm = lsm::available().is_ok().then(|| kernel.load_lsm());
+        let carrier = predecessor.has_notes().then(|| kernel.load_program("weir_carry_notes")).transpose()?;
         // Everything is loaded: from here on it takes no time.
-        for hook in &HOOKS {
-            predecessor.hand_over(hook.name, &pins)?;
-            let link = kernel.attach_hook(&pins, hook, root.as_fd())?;
-            kernel.links.insert(hook.name.to_owned(), link);
-        }
-        if let Err(error) = kernel.carry_over(&predecessor) {
-            tracing::error!(%error, "sessions that are open may have been cut off: nothing of theirs passes");
+        let (others, gates) = HOOKS.split_at(HOOKS.len() - GATES);
+        for hooks in [others, gates] {
+            for hook in hooks {
+                predecessor.hand_over(hook.name, &pins)?;
+                let link = kernel.attach_hook(&pins, hook, root.as_fd())?;
+                kernel.links.insert(hook.name.to_owned(), link);
+            }
+            if let Some(carrier) = &carrier {
+                predecessor.carry_over(carrier.as_fd())?;
+            }
         }
         kernel.without_lsm = of_lsm.and_then(|loaded| kernel.attach_lsm(&pins, loaded).err());
         drop(predecessor);
@@ -157,9 +165,22 @@ impl Kernel {
         Ok(kernel)
     }
 
-    fn carry_over(&mut self, predecessor: &Predecessor) -> Result<(), WitnessError> {
-        let pending = self.map_ref("PENDING")?.try_clone_to_owned().map_err(at("PENDING"))?;
-        predecessor.carry_over(|| self.load_program("weir_carry_notes"), pending.as_fd())
+    /// Whose gateway it is until another one starts, so that agents wait for that; and a detach goes on.
+    fn inherit(&mut self, predecessor: &Predecessor) -> Result<(), WitnessError> {
+        if let Some(Settings { gateway_cgroup, gateway_level, .. }) = predecessor.settings {
+            let mut map: Array<_, Settings> = self.map("SETTINGS")?.try_into().map_err(map_error("SETTINGS"))?;
+            let own = map.get(&0, 0).map_err(map_error("SETTINGS"))?;
+            if own.gateway_cgroup == 0 {
+                map.set(0, Settings { gateway_cgroup, gateway_level, ..own }, 0).map_err(map_error("SETTINGS"))?;
+            }
+        }
+        if let Some(detach) = predecessor.detach {
+            let mut map: Array<_, Detach> = self.map("DETACH")?.try_into().map_err(map_error("DETACH"))?;
+            if map.get(&0, 0).map_err(map_error("DETACH"))?.until == 0 {
+                map.set(0, detach, 0).map_err(map_error("DETACH"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Applies a new configuration without letting go of anything.

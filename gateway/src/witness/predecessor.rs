@@ -1,18 +1,20 @@
 //! A kernel half of another layout that is in effect when this one starts: its links get the new programs, each in one step, and what
 //! it noted on sockets goes with them, so that sessions live on.
 //!
-//! Old and new programs do not understand each other: between the first link's swap and the last note's copy, packets without a note
-//! are dropped, and sent again by TCP; a new socket of an agent's may be refused (EPERM) where the old programs of the BPF LSM look for
-//! its note. Nothing passes unjudged meanwhile.
+//! Old and new programs do not understand each other. Notes are carried over before the gates change their programs, so that these know
+//! whom they knew; and once more behind that. Whoever connects meanwhile is refused, or sends again; with the BPF LSM a socket that an
+//! agent makes sends nothing until the old programs are gone, which is when the old witness notices (a fifth of a second). Nothing passes
+//! unjudged.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use gateway_common::{Flow, MAX_PENDING, Note};
+use aya::maps::{Array, Map, MapData};
+use gateway_common::{Detach, Settings};
 
 use super::bpf::{self, Access};
 use super::kernel::at;
@@ -23,7 +25,9 @@ use super::{KernelConfig, WitnessError};
 #[derive(Default)]
 pub(super) struct Predecessor {
     notes: Vec<OwnedFd>,
-    pending: Vec<OwnedFd>,
+    /// Whose gateway still runs, and whether agents pass for a time: where these are as they are in this layout.
+    pub(super) settings: Option<Settings>,
+    pub(super) detach: Option<Detach>,
     /// By their pins' names. Those that cannot change their program stay attached until the new ones are.
     links: BTreeMap<OsString, OwnedFd>,
     cgroup_id: u64,
@@ -38,13 +42,19 @@ impl Predecessor {
             if base == pins.base {
                 continue;
             }
-            found.notes.extend(opened(&base.join("maps/NOTES")));
-            found.pending.extend(opened(&base.join("maps/PENDING")));
+            let map = |name: &str| -> PathBuf { base.join("maps").join(name) };
+            found.notes.extend(opened(&map("NOTES")));
+            found.settings = found.settings.or_else(|| only_value(&map("SETTINGS")));
+            found.detach = found.detach.or_else(|| only_value(&map("DETACH")));
             // None: it was never complete, or its witness is just leaving.
             let links = fs::read_dir(base.join("links")).into_iter().flatten().flatten();
             found.links.extend(links.filter_map(|link| Some((link.file_name(), opened(&link.path()).ok()?))));
         }
         Ok(found)
+    }
+
+    pub(super) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
     }
 
     /// Its link of this name is attached where this layout's are to be.
@@ -62,31 +72,27 @@ impl Predecessor {
         }
     }
 
-    /// Copies what sockets are known by. What this fails for is not known to the new programs: its packets are dropped.
-    pub(super) fn carry_over(
-        &self,
-        program: impl FnOnce() -> Result<OwnedFd, WitnessError>,
-        pending: BorrowedFd<'_>,
-    ) -> Result<(), WitnessError> {
-        if self.notes.is_empty() {
-            return Ok(());
-        }
-        for from in &self.pending {
-            bpf::copy_entries::<{ size_of::<Flow>() }, { size_of::<Note>() }>(from.as_fd(), pending, MAX_PENDING)
-                .map_err(at("PENDING of another layout"))?;
-        }
-        let program = program()?;
+    /// Copies what sockets are known by, with an iterator's program.
+    pub(super) fn carry_over(&self, program: BorrowedFd<'_>) -> Result<(), WitnessError> {
         for from in &self.notes {
             let mut nothing = Vec::new();
-            bpf::iterate_sockets(program.as_fd(), from.as_fd())
+            bpf::iterate_sockets(program, from.as_fd())
                 .and_then(|mut sockets| sockets.read_to_end(&mut nothing))
                 .map_err(at("NOTES of another layout"))?;
         }
-        tracing::info!("what sockets are known by was taken over from another layout");
         Ok(())
     }
 }
 
 fn opened(path: &Path) -> io::Result<OwnedFd> {
     bpf::open_pin(path, Access::ReadWrite)
+}
+
+/// The value of an array that has one, if it is of this type's size.
+fn only_value<T: aya::Pod>(path: &Path) -> Option<T> {
+    let map = MapData::from_fd(opened(path).ok()?).ok()?;
+    if map.info().ok()?.value_size() as usize != size_of::<T>() {
+        return None;
+    }
+    Array::try_from(Map::Array(map)).ok()?.get(&0, 0).ok()
 }

@@ -37,7 +37,26 @@ for line in sys.stdin:
         who = str(error)
     print(who, answers.readline().strip(), flush=True)
 "#;
-    let mut scene = Scene::new();
+    /// Only their notes say that sockets of an agent by its user are an agent's.
+    const SERVER: &str = r#"
+os.setuid(54321)
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+server.accept()
+print("somebody came in", flush=True)
+"#;
+    const INTRUDER: &str = r#"
+tries = 0
+while not os.path.exists(sys.argv[2]):
+    s = socket.socket()
+    s.settimeout(0.02)
+    tries += 1
+    if attempt(lambda: s.connect(("127.0.0.1", int(sys.argv[1])))) == "ok":
+        print("in")
+    s.close()
+print(tries)
+"#;
+    let mut scene = Scene::with(|config| config.kernel.agent_uids = vec![54_321]);
     for listener in intercept::listeners(scene.ground.port).unwrap() {
         listener.set_nonblocking(false).unwrap();
         std::thread::spawn(move || {
@@ -54,6 +73,11 @@ for line in sys.stdin:
         assert_eq!(answers.next().unwrap().unwrap(), format!("own {what}"));
     };
     exchange("before");
+    let mut server = python(&scene.ground, "bystanders", SERVER, &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let port = BufReader::new(server.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let stop = std::env::temp_dir().join(format!("weir-layouts-{}", std::process::id()));
+    let mut intruder = python(&scene.ground, "bystanders", INTRUDER, &[&port, stop.to_str().unwrap()]);
+    let intruder = intruder.stdout(Stdio::piped()).spawn().unwrap();
 
     let pins = &scene.config.kernel.bpf_dir;
     for round in 0..3 {
@@ -66,6 +90,13 @@ for line in sys.stdin:
         assert!(block_on(scene.witness.attachments()).unwrap().enforcing());
         assert_eq!(std::fs::read_dir(pins).unwrap().count(), 1, "the other layout is gone");
     }
+    std::fs::write(&stop, "").unwrap();
+    let tried = intruder.wait_with_output().unwrap();
+    std::fs::remove_file(&stop).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let tries: u32 = String::from_utf8(tried.stdout).unwrap().trim().parse().expect("nobody came in");
+    assert!(tries > 20, "{tries}");
     drop(talker.stdin.take());
     talker.wait().unwrap();
     assert_eq!(

@@ -464,7 +464,8 @@ mod tests {
 
     #[test]
     fn a_short_event_is_none() {
-        assert_eq!(parse_event(&[0; 79]), None);
-        assert_eq!(parse_event(&[0; 80]).unwrap().reason, "redirected");
+        const LENGTH: usize = size_of::<Event>();
+        assert_eq!(parse_event(&[0; LENGTH - 1]), None);
+        assert_eq!(parse_event(&[0; LENGTH]).unwrap().reason, "redirected");
     }
 }

@@ -11,6 +11,7 @@ const FAMILIES: ways::Must = Answered("socket families");
 const PRIVILEGES: ways::Must = Answered("new privileges");
 const FILES: ways::Must = Answered("cgroup files");
 const TRACED: ways::Must = Answered("traced");
+const SHARED: ways::Must = Answered("shared user");
 
 /// For an agent with a user of its own, whose processes outside are agents themselves; for one that shares its user; for root
 /// without a capability.
@@ -23,9 +24,9 @@ const TABLE: [Row; 11] = [
     row("cgroup_fork_outside", [Blocked, Blocked, FILES]),
     row("user_namespace_packet", [Blocked; 3]),
     row("network_namespace", [Intercepted; 3]),
-    row("ptrace_kin", [Harmless, TRACED, TRACED]),
-    row("memory_kin", [Harmless, TRACED, TRACED]),
-    row("take_from_kin", [Harmless, TRACED, TRACED]),
+    row("ptrace_kin", [Harmless, SHARED, TRACED]),
+    row("memory_kin", [Harmless, SHARED, TRACED]),
+    row("take_from_kin", [Harmless, SHARED, TRACED]),
 ];
 
 pub(crate) fn add(tree: &Tree) {
@@ -35,5 +36,6 @@ pub(crate) fn add(tree: &Tree) {
 }
 
 pub(crate) fn judge(said: &Said) {
-    ways::judge_all(said, &TABLE);
+    // Without the BPF LSM a file of /proc leads to root's other processes, whatever the unit says.
+    ways::judge_all(said, &TABLE, &["root", "traced"]);
 }

@@ -289,7 +289,12 @@ pub(super) fn traced(agents: &[&Seen], all: &[Seen]) -> Vec<Finding> {
         (!reached.is_empty()).then(|| {
             Finding::fail(
                 "traced",
-                format!("{} may have these do what it wants, outside its cgroup: {}", named(&[*agent]), named(&reached)),
+                format!(
+                    "{}: {} may have these do what it wants, outside its cgroup: {}",
+                    agent.cgroup,
+                    named(&[*agent]),
+                    named(&reached)
+                ),
                 "User= in the unit, and user = \"...\" in weir.toml; or the BPF LSM (lsm=...,bpf on the kernel's command line). \
                  SystemCallFilter=~@debug process_vm_writev (weir-agent.conf) closes the system calls, and not /proc/PID/mem",
             )

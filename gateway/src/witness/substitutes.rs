@@ -11,7 +11,7 @@ pub(super) const SUBSTITUTES: [Substitute; 2] = [
     Substitute {
         program: "weir_egress",
         by: "weir_egress_by_socket",
-        gap: "this kernel (before 6.12) does not tell who sends a packet: a UDP socket that is connected, a ping socket or a raw one is \
+        gap: "this kernel does not tell who sends a packet (6.12 does not, 6.18 does): a UDP socket that is connected, a ping socket or a raw one is \
              not stopped if an agent was handed it, or had it before it became one",
     },
     Substitute {

@@ -85,7 +85,11 @@ impl Predecessor {
 }
 
 fn opened(path: &Path) -> io::Result<OwnedFd> {
-    bpf::open_pin(path, Access::ReadWrite)
+    let pin = bpf::open_pin(path, Access::ReadWrite);
+    if let Some(error) = pin.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound) {
+        tracing::warn!(path = %path.display(), %error, "what another layout has there is lost");
+    }
+    pin
 }
 
 /// The value of an array that has one, if it is of this type's size.

@@ -104,3 +104,26 @@ print(tries)
         "1\n"
     );
 }
+
+/// What root has said goes on for as long as it said, and ends by itself.
+#[test]
+fn a_detach_goes_on_in_another_layout() {
+    let mut scene = Scene::new();
+    let server = bystander_server().port().to_string();
+    let reason = "an upgrade in the middle of it";
+    witness::detach(&scene.config, Duration::from_mins(1), reason).unwrap();
+    kill(scene.witness_pid);
+    let pins = &scene.config.kernel.bpf_dir;
+    std::fs::rename(pins.join(format!("v{}", gateway_common::LAYOUT)), pins.join("v1")).unwrap();
+    (scene.witness, scene.interceptor, scene.witness_pid) = {
+        let mut command = Command::new(PROBE);
+        command.arg("witness");
+        let process = witness::spawn_as(command, &scene.config).unwrap_or_else(|error| panic!("the witness: {error}"));
+        let detached = process.report().detached.as_ref().expect("it goes on");
+        assert_eq!(detached.reason, reason);
+        drop(process);
+        witness::detach(&scene.config, Duration::ZERO, "done").unwrap();
+        start_witness(&scene.config)
+    };
+    assert_eq!(scene.agent(CONNECT, &["127.0.0.1", &server]), "ECONNREFUSED\n");
+}

@@ -1,6 +1,6 @@
 //! The layer for kernels with the BPF LSM: what no cgroup hook sees. An agent gets no socket of somebody outside, sends
-//! nothing by one that it had before it was an agent and lets nobody in by it, makes none of a family that cannot be redirected, and lays hands on no
-//! process but its own.
+//! nothing by one that it had before it was an agent and lets nobody in by it, makes none of a family that cannot be
+//! redirected, and lays hands on no process but its own.
 //!
 //! A socket is an agent's if it has a note: every IP socket of an agent has one from `socket()` on.
 

@@ -16,6 +16,7 @@ mod buffer;
 mod cell;
 mod detect;
 mod hash;
+mod parts;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,6 +32,7 @@ pub use buffer::MaskedBuffer;
 pub use cell::{CellFormat, CellType};
 use detect::Detectors;
 pub use hash::{HashKey, WeakKey};
+pub use parts::{Part, Syntax};
 
 /// Masks in one configuration; each has its bit in [`Hits`].
 pub const MAX_MASKS: usize = 64;
@@ -131,6 +133,7 @@ struct Column {
     computed: bool,
     format: CellFormat,
     width: Option<usize>,
+    parts: Option<Box<Part<Column>>>,
 }
 
 /// A mask as it is applied: with the key that it needs, and all masks that it stands for.
@@ -151,6 +154,8 @@ pub struct ColumnMasks<'r> {
     pub format: CellFormat,
     /// Characters of a text, or digits before a numeric's point, if the column's type bounds them.
     pub width: Option<usize>,
+    /// What a value is put together of, where its form shows which part is which, with the masks of each. `masks` has those of all.
+    pub parts: Option<Box<Part<ColumnMasks<'r>>>>,
 }
 
 /// One value as the client may see it.
@@ -279,20 +284,19 @@ impl Masker {
 
     /// The plan for a result with these columns.
     pub fn plan<'r>(&self, columns: impl IntoIterator<Item = ColumnMasks<'r>>) -> RowPlan {
-        let column = |ColumnMasks { masks, computed, format, width }| {
-            let mask = self.strictest(&masks).map(|mask| match mask.kind {
-                MaskKind::Partial { .. } | MaskKind::Hash { .. } if computed => {
-                    Applied { kind: MaskKind::Redact, ..mask }
-                }
-                _ => mask,
-            });
-            Column { mask, computed, format, width }
-        };
-        let columns: Vec<Column> = columns.into_iter().map(column).collect();
+        let columns: Vec<Column> = columns.into_iter().map(|it| self.column(it)).collect();
         let numbers = self.detectors.reads_numbers();
         let by_cell =
             columns.iter().any(|column| column.mask.is_some() || numbers && column.format.hides_digits_from_a_scan());
         RowPlan { columns, by_cell }
+    }
+
+    fn column(&self, ColumnMasks { masks, computed, format, width, parts }: ColumnMasks<'_>) -> Column {
+        let mask = self.strictest(&masks).map(|mask| match mask.kind {
+            MaskKind::Partial { .. } | MaskKind::Hash { .. } if computed => Applied { kind: MaskKind::Redact, ..mask },
+            _ => mask,
+        });
+        Column { mask, computed, format, width, parts: parts.map(|it| Box::new(it.map(&|part| self.column(part)))) }
     }
 
     /// A value of the plan's column `index`, counted from 0. NULL where the plan has no such column.
@@ -300,15 +304,11 @@ impl Masker {
         let Some(column) = plan.columns.get(index) else {
             return MaskedCell { value: None, hits: Hits::default() };
         };
-        // That there is no value is not shown either.
         if value.is_none() && !(column.covers_null() && self.apply) {
             return MaskedCell { value: None, hits: Hits::default() };
         }
-        let (mut seen, mut hits) = (value.map(Cow::Borrowed), Hits::default());
-        if let Some(mask) = &column.mask {
-            hits = mask.hits;
-            seen = cell::render(mask, column, value);
-        }
+        let mut seen = column.show(value);
+        let mut hits = column.mask.as_ref().map_or(Hits::default(), |mask| mask.hits);
         // Also after a column's mask: what is left of the value may still be a finding. Nothing is left in a hash, whose
         // digits are a card's number now and then.
         let is_hashed = matches!(&column.mask, Some(Applied { kind: MaskKind::Hash { .. }, .. }));
@@ -345,6 +345,23 @@ impl Masker {
 }
 
 impl Column {
+    /// What the column's mask leaves of a value; None is NULL.
+    fn show<'a>(&self, value: Option<&'a [u8]>) -> Option<Cow<'a, [u8]>> {
+        if let Some(parts) = &self.parts {
+            // Whether there is one is not up to what is in it.
+            let masked = parts.mask(matches!(self.format, CellFormat::Binary(_)), value?);
+            if let Some(masked) = masked {
+                return Some(Cow::Owned(masked));
+            }
+        }
+        match &self.mask {
+            // That there is no value is not shown either.
+            Some(mask) if value.is_some() || self.covers_null() => cell::render(mask, self, value),
+            Some(_) => None,
+            None => value.map(Cow::Borrowed),
+        }
+    }
+
     /// What is left of a part of a value tells that there is one; everything else stands for any value, and for none.
     fn covers_null(&self) -> bool {
         matches!(&self.mask, Some(mask) if self.computed || !matches!(mask.kind, MaskKind::Partial { .. }))

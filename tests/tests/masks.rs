@@ -1,5 +1,8 @@
 //! Masks that keep a key: hashes under which equal values look alike, seen by unmodified clients in both formats.
 
+#[path = "masks/together.rs"]
+mod together;
+
 use system_tests::env::Gateway;
 use system_tests::process::Finished;
 use system_tests::shop::{POLICY, Shop};

@@ -23,7 +23,7 @@ fn finders(with: MaskKind) -> Masker {
 }
 
 fn as_they_are(masks: &[Arc<MaskRule>], format: CellFormat) -> ColumnMasks<'_> {
-    ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format, width: None }
+    ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format, width: None, parts: None }
 }
 
 /// One cell under these column masks; `-` is NULL.

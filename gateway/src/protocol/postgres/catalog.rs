@@ -7,6 +7,7 @@
 
 mod code;
 mod known;
+mod nearest;
 mod read;
 mod resolve;
 
@@ -20,6 +21,8 @@ use super::wire::Column;
 use crate::mask::MaskRule;
 
 pub(crate) use known::KnownCode;
+pub(super) use known::Maker;
+pub(super) use read::ColumnType;
 #[cfg(test)]
 pub(crate) use read::UniqueRow;
 pub use read::load;
@@ -121,6 +124,8 @@ pub struct TaggedSet {
     cast_types: HashSet<String>,
     /// Types that a cast to them reads tagged data for, by a domain's check.
     reading_types: HashSet<u32>,
+    /// Of tagged columns, as far as these were asked for.
+    types: HashMap<(u32, i16), ColumnType>,
     /// Tagged columns as people call them.
     names: HashMap<(u32, i16), String>,
     /// Relations that show tagged values under names of their own, by oid.
@@ -211,6 +216,7 @@ impl TaggedSet {
             operators: HashSet::new(),
             cast_types: HashSet::new(),
             reading_types: HashSet::new(),
+            types: HashMap::new(),
             names: HashMap::new(),
             derived: HashSet::new(),
             known: HashMap::new(),
@@ -252,6 +258,11 @@ impl TaggedSet {
     /// A tagged column's table and name, for people.
     pub(super) fn column_name(&self, column: (u32, i16)) -> &str {
         self.names.get(&column).map_or("a column", String::as_str)
+    }
+
+    /// The type of a tagged column, if it is known.
+    pub(super) fn column_type(&self, column: (u32, i16)) -> Option<ColumnType> {
+        self.types.get(&column).copied()
     }
 
     /// Tagged columns that rows may be looked up by: each mask of the column says how often.

@@ -153,7 +153,7 @@ fn shown(columns: &[Column], lineage: Option<&Lineage>, set: &catalog::TaggedSet
         let plain = (column.table, column.attribute);
         let (sources, computed) = match traced.as_mut().and_then(Iterator::next) {
             Some(Shows::Column(table, number)) => (vec![(table, number)], false),
-            Some(Shows::Computed(sources)) => (sources.iter().copied().collect(), true),
+            Some(Shows::Computed(sources) | Shows::Together(_, sources)) => (sources.iter().copied().collect(), true),
             Some(Shows::Clear) | None if set.masks(plain.0, plain.1).is_empty() => (Vec::new(), false),
             Some(Shows::Clear) | None => (vec![plain], false),
         };

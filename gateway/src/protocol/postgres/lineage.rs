@@ -5,7 +5,9 @@
 //! result the tagged columns that its values are computed from, and whether tagged columns choose which rows come back, or in
 //! which order. Whoever sees the result learns nothing of tagged values then, beyond what the masks leave of them:
 //!
-//! - A column that *is* a tagged column gets its masks, one that is *computed* from some is covered whole, NULLs as well.
+//! - A column that *is* a tagged column gets its masks, one that is *computed* from some is covered whole, NULLs as well. Where a
+//!   row, an array or JSON is put together of values, so that its form shows which is which, each has what it would have alone
+//!   (`parts`).
 //! - What is computed from tagged values must not fail, or the error would tell of them: only functions and operators that take
 //!   any value (`Total`). Nor may tagged values decide whether something is computed that can fail.
 //! - Nothing tagged is compared where rows are chosen, joined, grouped, sorted or counted. The one exception is a mask's own:
@@ -20,6 +22,7 @@
 mod change;
 mod expression;
 mod grouping;
+mod parts;
 mod query;
 mod tree;
 
@@ -27,6 +30,7 @@ mod tree;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::catalog::TaggedSet;
 use super::wire::Column;
@@ -34,6 +38,7 @@ use super::wire::Column;
 use self::query::Walk;
 use self::tree::{Value, read, unescaped};
 
+pub(super) use self::parts::{Form, Parts};
 pub(super) use self::tree::MAX_BYTES;
 
 /// A tagged column: its table's oid and its number.
@@ -68,6 +73,8 @@ pub(super) struct Flow {
     sources: BTreeSet<Tagged>,
     /// The value is that of the one column, and nothing was computed.
     exact: bool,
+    /// What it is put together of, where that shows.
+    parts: Option<Arc<Parts>>,
     /// To compute it may fail, or leave a trace, whatever it is computed from: it must not be up to tagged values whether it is.
     fallible: bool,
 }
@@ -81,6 +88,8 @@ pub(super) enum Shows<'l> {
     Column(u32, i16),
     /// Something computed from these.
     Computed(&'l BTreeSet<Tagged>),
+    /// Something put together of values, some of which come from these.
+    Together(&'l Parts, &'l BTreeSet<Tagged>),
 }
 
 /// What the server has printed the tree of, where that is another text than the statement.
@@ -114,41 +123,54 @@ impl Refusal {
 }
 
 impl Flow {
+    pub(super) fn shows(&self) -> Shows<'_> {
+        match (self.exact, self.sources.first(), &self.parts) {
+            (_, None, _) => Shows::Clear,
+            (true, Some(&(table, number)), _) => Shows::Column(table, number),
+            (false, Some(_), None) => Shows::Computed(&self.sources),
+            (false, Some(_), Some(parts)) => Shows::Together(parts, &self.sources),
+        }
+    }
+
+    /// Bytes of memory beside its own, more or less.
+    fn size(&self) -> usize {
+        self.sources.len() * size_of::<Tagged>() * 2 + self.parts.as_ref().map_or(0, |it| it.size())
+    }
+
     fn column(column: Tagged) -> Self {
-        Self { sources: BTreeSet::from([column]), exact: true, fallible: false }
+        Self { sources: BTreeSet::from([column]), exact: true, ..Self::default() }
     }
 
     /// Of a value that is computed from this and other ones.
     fn add(&mut self, other: Self) {
         self.sources.extend(other.sources);
-        self.exact = false;
+        (self.exact, self.parts) = (false, None);
         self.fallible |= other.fallible;
     }
 
     /// Of a value that is either this or another one, as it is.
     fn or(&mut self, other: Self) {
         let same = *self == other;
+        let (exact, parts) = (self.exact, self.parts.take());
         self.add(other);
-        self.exact = same && self.sources.len() == 1;
+        if same {
+            (self.exact, self.parts) = (exact, parts);
+        }
     }
 
     fn computed(self) -> Self {
-        Self { exact: false, ..self }
+        Self { exact: false, parts: None, ..self }
     }
 
     fn by_what_may_fail(self) -> Self {
-        Self { exact: false, fallible: true, ..self }
+        Self { fallible: true, ..self.computed() }
     }
 }
 
 impl Lineage {
     /// What the columns show, first to last.
     pub(super) fn shows(&self) -> impl Iterator<Item = Shows<'_>> {
-        self.columns.iter().map(|column| match (column.flow.exact, column.flow.sources.first()) {
-            (_, None) => Shows::Clear,
-            (true, Some(&(table, number))) => Shows::Column(table, number),
-            (false, Some(_)) => Shows::Computed(&column.flow.sources),
-        })
+        self.columns.iter().map(|column| column.flow.shows())
     }
 
     /// Whether this is the result that the server describes.
@@ -163,9 +185,8 @@ impl Lineage {
 
     /// Bytes of memory that it takes, more or less.
     pub(super) fn size(&self) -> usize {
-        let sources: usize = self.columns.iter().map(|it| it.flow.sources.len() * size_of::<Tagged>() * 2).sum();
-        let columns: usize = self.columns.iter().map(|it| size_of::<Traced>() + it.name.len()).sum();
-        size_of::<Self>() + columns + sources + self.lookups.len() * size_of::<Tagged>()
+        let columns: usize = self.columns.iter().map(|it| size_of::<Traced>() + it.name.len() + it.flow.size()).sum();
+        size_of::<Self>() + columns + self.lookups.len() * size_of::<Tagged>()
     }
 }
 

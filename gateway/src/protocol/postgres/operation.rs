@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub(super) use self::functions::{
-    COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, only_computes,
+    ANY_NON_ARRAY, COLLATABLE, SCALARS, Total, harmless_functions, is_harmless, is_of_sequences, only_computes,
     reads_beyond_arguments, total,
 };
 pub(super) use self::utility::pinned;

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::FIRST_USER_OID;
-use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total, is_of_sequences, total};
+use crate::mask::Syntax;
+use crate::protocol::postgres::operation::{ANY_NON_ARRAY, COLLATABLE, SCALARS, Total, is_of_sequences, total};
 
 /// Operators that compare any two values of their types. On rows they may fail, but by the types alone.
 pub(super) const COMPARISONS: &[&str] = &["=", "<>", "<", ">", "<=", ">="];
@@ -40,7 +41,41 @@ pub(crate) struct KnownCode {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::protocol::postgres) struct Function {
     pub(in crate::protocol::postgres) total: Total,
+    /// Of one that does nothing but put values together.
+    pub(in crate::protocol::postgres) maker: Option<Maker>,
     by_collation: bool,
+}
+
+/// What a function puts together of its arguments, and how that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::postgres) enum Maker {
+    /// The same value in another form.
+    ToJson(Syntax),
+    /// An object of names and values by turns.
+    Object(Syntax),
+    /// An array of what all rows have.
+    Items(Syntax),
+}
+
+impl Maker {
+    /// Of a function of the server's own.
+    fn of(name: &str, types: &[u32]) -> Option<Self> {
+        match name {
+            "to_json" | "row_to_json" => Some(Self::ToJson(Syntax::Json)),
+            "to_jsonb" => Some(Self::ToJson(Syntax::Jsonb)),
+            "json_build_object" => Some(Self::Object(Syntax::Json)),
+            "jsonb_build_object" => Some(Self::Object(Syntax::Jsonb)),
+            "json_agg" => Some(Self::Items(Syntax::Json)),
+            "jsonb_agg" => Some(Self::Items(Syntax::Jsonb)),
+            "array_agg" if types == [ANY_NON_ARRAY] => Some(Self::Items(Syntax::Native)),
+            _ => None,
+        }
+    }
+
+    pub(in crate::protocol::postgres) fn syntax(self) -> Syntax {
+        let (Self::ToJson(syntax) | Self::Object(syntax) | Self::Items(syntax)) = self;
+        syntax
+    }
 }
 
 impl Function {
@@ -68,12 +103,13 @@ pub(super) struct OperatorRow {
 impl KnownCode {
     pub(super) fn new(functions: &[FunctionRow], operators: &[OperatorRow], extension_casts: Vec<u32>) -> Self {
         let function = |it: &FunctionRow| {
+            let maker = if it.oid < FIRST_USER_OID { Maker::of(&it.name, &it.types) } else { None };
             let total = match it.oid {
                 oid if WIDENINGS.contains(&oid) => Total::Always,
                 oid if oid < FIRST_USER_OID => total(&it.name, &it.types),
                 _ => Total::Never,
             };
-            (it.oid, Function { total, by_collation: it.types.iter().any(|it| COLLATABLE.contains(it)) })
+            (it.oid, Function { total, maker, by_collation: it.types.iter().any(|it| COLLATABLE.contains(it)) })
         };
         let tells = |it: &&FunctionRow| !STORAGE.contains(&it.name.as_str());
         // What it gives next is a row's that is written.
@@ -115,7 +151,7 @@ impl KnownCode {
         let is_known = oid < FIRST_USER_OID || self.extension_casts.contains(&oid);
         let total =
             if WIDENINGS.contains(&oid) || CUTS.contains(&oid) && written { Total::Always } else { Total::Never };
-        let cast = Function { total, by_collation: false };
+        let cast = Function { total, maker: None, by_collation: false };
         let known = self.function(oid).filter(|it| it.total == Total::Always);
         known.or(is_known.then_some(cast))
     }

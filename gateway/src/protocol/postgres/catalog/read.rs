@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 
 use super::code::{self, Body, CodeRow, Runs};
 use super::known::{COMPARISONS, FunctionRow, KnownCode, OperatorRow};
+use super::nearest::nearest;
 use super::{COVERED, CatalogError, FIRST_USER_OID, MAX_CATALOG_ROWS, TaggedSet, UserFunction, VALUE_CATALOGS};
 use crate::mask::MaskRule;
 use crate::policy::Glob;
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub relations: Vec<RelationRow>,
     /// Columns that some mask's pattern names, or that are called as a generated one.
     pub columns: Vec<ColumnRow>,
+    /// What types these have.
+    pub(crate) types: Vec<((u32, i16), ColumnType)>,
     /// (relation with a view definition or rule, relation it reads or writes)
     pub rewrites: Vec<(u32, u32)>,
     /// (relation with a row security policy, relation that the policy reads)
@@ -113,6 +116,13 @@ pub struct ColumnRow {
     pub name: String,
 }
 
+/// `pg_attribute.atttypid` and `atttypmod`; of a domain those of the type that it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ColumnType {
+    pub(in crate::protocol::postgres) oid: u32,
+    pub(in crate::protocol::postgres) modifier: i32,
+}
+
 /// The server expects more of these queries than there is, and would compile what runs for milliseconds for ten times as long.
 /// (Servers before PostgreSQL 11 have no such setting.)
 const WITHOUT_JIT: &str = "\
@@ -132,8 +142,10 @@ const RELATIONS: &str = "\
     LIMIT $1";
 
 const COLUMNS: &str = "\
-    SELECT a.attrelid, a.attnum, a.attname::text
+    SELECT a.attrelid, a.attnum, a.attname::text,
+           CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END, CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE a.atttypmod END
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
     WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
       AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
       AND ($2 OR a.attname::text OPERATOR(pg_catalog.=) ANY ($3)
@@ -794,6 +806,9 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     let column = |row: &tokio_postgres::Row| -> Result<_, tokio_postgres::Error> {
         Ok(ColumnRow { relation: row.try_get(0)?, number: row.try_get(1)?, name: row.try_get(2)? })
     };
+    let types = read(&columns, |row| {
+        Ok(((row.try_get(0)?, row.try_get(1)?), ColumnType { oid: row.try_get(3)?, modifier: row.try_get(4)? }))
+    })?;
     let generated = read(&generated, |row| Ok((column(row)?, (row.try_get(0)?, row.try_get(3)?))))?;
     let mut made_of = read(&composites, |row| Ok((column(row)?, (row.try_get(3)?, WHOLE_ROW))))?;
     made_of.extend(generated);
@@ -816,6 +831,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     Ok(Snapshot {
         relations: read(&relations, relation_row)?,
         columns: read(&columns, column)?,
+        types,
         rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         policies: read(&policies, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         opaque,
@@ -949,43 +965,4 @@ fn read<T>(
     one: impl Fn(&tokio_postgres::Row) -> Result<T, tokio_postgres::Error>,
 ) -> Result<Vec<T>, tokio_postgres::Error> {
     rows.iter().map(one).collect()
-}
-
-/// Columns looked at for a "did you mean".
-const MAX_CANDIDATES: i64 = 20_000;
-/// How alike two names must be to be worth a mention (Jaro-Winkler).
-const LIKENESS: f64 = 0.7;
-
-const CANDIDATES: &str = "\
-    SELECT n.nspname::text, c.relname::text, a.attname::text
-    FROM pg_catalog.pg_attribute a
-    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
-      AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::\"char\"[])
-      AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema', 'pg_toast'])
-    LIMIT $1";
-
-async fn nearest(client: &Client, pattern: &str) -> Result<Option<String>, CatalogError> {
-    let wanted: Vec<&str> = pattern.split('.').collect();
-    let mut best: Option<(f64, String)> = None;
-    for row in client.query(CANDIDATES, &[&MAX_CANDIDATES]).await? {
-        let parts: [String; 3] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?];
-        let likeness = likeness(&wanted, &parts);
-        if likeness >= LIKENESS && best.as_ref().is_none_or(|(so_far, _)| likeness > *so_far) {
-            let shown: Vec<&str> = wanted
-                .iter()
-                .zip(&parts)
-                .map(|(wanted, part)| if *wanted == "*" { "*" } else { part.as_str() })
-                .collect();
-            best = Some((likeness, shown.join(".")));
-        }
-    }
-    Ok(best.map(|(_, shown)| shown))
-}
-
-/// How alike a pattern and a column are: as much as the parts that differ most.
-fn likeness(wanted: &[&str], column: &[String; 3]) -> f64 {
-    let parts = wanted.iter().zip(column).filter(|(wanted, _)| **wanted != "*");
-    parts.map(|(wanted, part)| strsim::jaro_winkler(wanted, part)).fold(1.0, f64::min)
 }

@@ -109,6 +109,7 @@ impl TaggedSet {
             known.shadows |= function.shadows;
             known.takes_row |= function.takes_row;
         }
+        let types = snapshot.types.iter().filter(|(column, _)| tags.contains_key(column)).copied().collect();
         // Last, since nobody named it.
         cover_the_systems(&mut tags, snapshot);
         let operators = snapshot.operators.iter().cloned().collect();
@@ -124,6 +125,7 @@ impl TaggedSet {
             operators,
             cast_types,
             reading_types: reading_types.into_keys().collect(),
+            types,
             names,
             derived: shown_by,
             known: snapshot.relations.iter().map(|it| (it.oid, it.columns)).collect(),

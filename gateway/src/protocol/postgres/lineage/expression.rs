@@ -72,7 +72,8 @@ impl Walk<'_> {
                 Ok(self.flow(value, frame)?.computed())
             }
             "TARGETENTRY" | "NAMEDARGEXPR" | "FIELDSELECT" | "WHEN" | "CASEWHEN" | "NULLTEST" | "BOOLEANTEST"
-            | "ROW" | "ROWEXPR" | "GROUPINGFUNC" => self.parts(node, frame),
+            | "GROUPINGFUNC" => self.parts(node, frame),
+            "ROW" | "ROWEXPR" => self.row(node, frame),
             // Rows of an array of arrays must be as long as each other.
             "ARRAY" | "ARRAYEXPR" => {
                 let total = node.word("multidims") == Some("false");
@@ -87,7 +88,8 @@ impl Walk<'_> {
             }
             "CASE" | "CASEEXPR" => self.case(node, frame),
             // Each part decides whether those behind it are computed, and what is subscribed, whether the subscripts are.
-            "BOOLEXPR" | "COALESCE" | "COALESCEEXPR" | "SUBSCRIPTINGREF" => {
+            "COALESCE" | "COALESCEEXPR" => self.first_of(node, frame),
+            "BOOLEXPR" | "SUBSCRIPTINGREF" => {
                 // Not all arrays can be cut.
                 let total = node.is_empty("reflowerindexpr");
                 let flow = self.unless_it_may_fail(node, frame, total, "a slice")?;
@@ -167,7 +169,7 @@ impl Walk<'_> {
     }
 
     /// Tagged values may not decide whether something is computed that can fail.
-    fn must_not_decide(&self, by: &Flow, fallible: bool) -> Result<(), Refusal> {
+    pub(super) fn must_not_decide(&self, by: &Flow, fallible: bool) -> Result<(), Refusal> {
         match by.sources.first() {
             Some(column) if fallible => Err(self.may_fail("a condition beside something that can fail, both", *column)),
             _ => Ok(()),
@@ -201,7 +203,13 @@ impl Walk<'_> {
                 let mut row = Flow::default();
                 columns.iter().for_each(|it| row.add(it.clone()));
                 self.notes(&row);
-                Ok(row)
+                match row.sources.iter().find(|it| self.set.is_computed_when_read(**it)) {
+                    Some(column) => Err(self.may_fail("the expression", *column)),
+                    None if attribute == 0 => {
+                        self.whole_row(node, of.entry(number(node, "varno")?), &columns, row)
+                    }
+                    None => Ok(row),
+                }
             }
             Ok(number) => {
                 let flow = columns.get(number - 1).cloned().ok_or_else(|| Refusal::unknown("a column of nothing"))?;
@@ -246,10 +254,20 @@ impl Walk<'_> {
             _ if !known.takes_collation(number(node, "inputcollid")?) => Total::Never,
             total => total,
         };
-        if total == Total::Always {
-            return Ok(self.parts(node, frame)?.computed());
+        let arguments = self.arguments(node, frame)?;
+        if let Some(maker) = known.maker
+            && let Some(flow) = self.made(maker, node, &arguments, frame)?
+        {
+            return Ok(flow);
         }
-        let flow = self.parts(node, frame)?;
+        let mut flow = Flow::default();
+        for (_, value) in node.fields.iter().filter(|(field, _)| *field != "args") {
+            flow.add(self.flow(value, frame)?);
+        }
+        arguments.into_iter().for_each(|it| flow.add(it.flow));
+        if total == Total::Always {
+            return Ok(flow.computed());
+        }
         if let (Total::First, [_, others @ ..]) = (total, node.list("args"))
             && others.iter().all(is_small)
         {
@@ -297,6 +315,7 @@ impl Walk<'_> {
         let query = node.node("subselect").ok_or_else(|| Refusal::unknown("a subquery"))?;
         let columns = self.query(query, Some(frame))?;
         let mut flow = node.field("testexpr").map_or(Ok(Flow::default()), |it| self.flow(it, frame))?;
+        let mut parts = None;
         match node.word("subLinkType") {
             // EXISTS: whether there is a row is not a matter of what is in it.
             Some("0") => {}
@@ -310,11 +329,14 @@ impl Walk<'_> {
                 columns.iter().try_for_each(|it| self.must_be_clear("ARRAY(...)", it))?;
             }
             // A value, several values, an array.
-            Some("4" | "5" | "6") => columns.iter().for_each(|it| flow.add(it.clone())),
+            Some("4" | "5" | "6") => {
+                columns.iter().for_each(|it| flow.add(it.clone()));
+                parts = self.of_subquery(node, &columns)?;
+            }
             _ => return Err(Refusal::unknown("a subquery")),
         }
         // One that is to give a value gives several rows.
-        Ok(flow.by_what_may_fail())
+        Ok(Flow { parts, ..flow.by_what_may_fail() })
     }
 
     /// The tagged column that a condition looks up by one value of the statement's own, where its mask allows that.

@@ -88,6 +88,7 @@ fn traced_in(set: &TaggedSet, query: &str) -> Result<Vec<&'static str>, String> 
         Shows::Column(CUSTOMERS, 2) => "ssn",
         Shows::Column(..) => "another column",
         Shows::Computed(_) => "computed",
+        Shows::Together(..) => "together",
     };
     Ok(lineage.shows().map(word).collect())
 }

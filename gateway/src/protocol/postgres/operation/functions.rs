@@ -96,7 +96,7 @@ const TEXT: u32 = 25;
 const SINGLE_BYTE: u32 = 18;
 const BYTEA: u32 = 17;
 const INTEGERS: &[u32] = &[20, 21, 23];
-const ANY_NON_ARRAY: u32 = 2776;
+pub(in crate::protocol::postgres) const ANY_NON_ARRAY: u32 = 2776;
 
 /// The same for a function of the server's own, by its name and the types of its arguments. Only what was looked up in the
 /// server's source is here: what overflows, refuses characters or compares values of any type is not.

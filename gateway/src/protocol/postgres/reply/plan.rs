@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Doubt;
-use crate::mask::{CellFormat, CellType, ColumnMasks, MaskRule, Masker, RowPlan};
-use crate::protocol::postgres::catalog::TaggedSet;
-use crate::protocol::postgres::lineage::{Lineage, Shows};
+use crate::mask::{CellFormat, CellType, ColumnMasks, MaskRule, Masker, Part, RowPlan, Syntax};
+use crate::protocol::postgres::catalog::{ColumnType, TaggedSet};
+use crate::protocol::postgres::lineage::{Flow, Form, Lineage, Parts, Shows};
 use crate::protocol::postgres::wire::Column;
 
 /// How rows of one description are treated.
@@ -41,19 +41,70 @@ pub(super) fn plan(
         .enumerate()
         .map(|(index, column)| {
             let named = set.masks(column.table, column.attribute);
+            let format = cell_format(column.type_oid, format(index, column));
+            let mut parts = None;
             let (masks, computed) = match traced.as_mut().and_then(Iterator::next) {
                 None | Some(Shows::Clear) => (Cow::Borrowed(named), false),
                 Some(Shows::Column(table, number)) => (Cow::Borrowed(set.masks(table, number)), false),
                 Some(Shows::Computed(sources)) => (Cow::Owned(all_masks(set, sources)), true),
+                Some(Shows::Together(together, sources)) => {
+                    parts = parts_in(set, together, format);
+                    (Cow::Owned(all_masks(set, sources)), true)
+                }
             };
-            let format = cell_format(column.type_oid, format(index, column));
-            ColumnMasks { masks, computed, format, width: width(column.type_oid, column.modifier) }
+            ColumnMasks { masks, computed, format, width: width(column.type_oid, column.modifier), parts }
         })
         .collect();
     let tagged = masks.iter().any(|column| !column.masks.is_empty());
     let doubt = if lineage.is_none() { Doubt::of(set, columns) } else { None };
     Plan { rows: masker.plan(masks), columns: columns.len(), tagged, doubt }
 }
+
+/// The parts of a result's column, if it is of a type in which they are written so.
+fn parts_in<'s>(set: &'s TaggedSet, parts: &Parts, format: CellFormat) -> Option<Box<Part<ColumnMasks<'s>>>> {
+    let (CellFormat::Text(cell_type) | CellFormat::Binary(cell_type)) = format;
+    let is_written_so = match parts.syntax {
+        Syntax::Native => matches!(cell_type, CellType::Array | CellType::Other),
+        Syntax::Json => cell_type == CellType::Json,
+        Syntax::Jsonb => cell_type == CellType::Jsonb,
+    };
+    is_written_so.then(|| Box::new(part(set, parts, matches!(format, CellFormat::Binary(_)))))
+}
+
+fn part<'s>(set: &'s TaggedSet, parts: &Parts, binary: bool) -> Part<ColumnMasks<'s>> {
+    // JSON is text, also as it is sent.
+    let binary = binary && parts.syntax == Syntax::Native;
+    let inner = |flow: &Flow| match flow.shows() {
+        Shows::Clear => Part::Clear,
+        Shows::Column(table, number) => {
+            let ColumnType { oid, modifier } = set.column_type((table, number)).unwrap_or(UNKNOWN);
+            Part::Value(ColumnMasks {
+                masks: Cow::Borrowed(set.masks(table, number)),
+                computed: false,
+                format: cell_format(oid, i16::from(binary)),
+                width: width(oid, modifier),
+                parts: None,
+            })
+        }
+        Shows::Computed(sources) => Part::Value(ColumnMasks {
+            masks: Cow::Owned(all_masks(set, sources)),
+            computed: true,
+            format: cell_format(UNKNOWN.oid, i16::from(binary)),
+            width: None,
+            parts: None,
+        }),
+        Shows::Together(parts, _) => part(set, parts, binary),
+    };
+    match &parts.form {
+        Form::Fields(fields) => {
+            Part::Fields(parts.syntax, fields.iter().map(|(name, flow)| (name.clone(), inner(flow))).collect())
+        }
+        Form::Items(item) => Part::Items(parts.syntax, Box::new(inner(item))),
+    }
+}
+
+/// Only NULL is surely a value of it.
+const UNKNOWN: ColumnType = ColumnType { oid: 0, modifier: -1 };
 
 fn all_masks(set: &TaggedSet, sources: &BTreeSet<(u32, i16)>) -> Vec<Arc<MaskRule>> {
     let mut masks: Vec<Arc<MaskRule>> = Vec::new();

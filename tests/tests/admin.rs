@@ -257,7 +257,7 @@ fn explain_says_where_the_columns_of_a_result_come_from() {
         words.push(sql);
         shop.env.weir(words).unwrap()
     };
-    let sql = "SELECT name, ssn AS s, lower(email) || phone AS both FROM customers WHERE id = 1";
+    let sql = "SELECT name, ssn AS s, lower(email) || phone AS both, json_build_object('id', id, 'm', email) AS j FROM customers WHERE id = 1";
     let early = explained(sql, &[]);
     assert!(early.stderr.contains("no session has been at database"), "{early:?}");
     shop.psql("SELECT 1").run().unwrap().expect_success().unwrap();
@@ -267,6 +267,7 @@ fn explain_says_where_the_columns_of_a_result_come_from() {
         "name: not masked",
         "s: customers.ssn, masked by \"customer PII\"",
         "both: computed from customers.email, covered by \"customer PII\"",
+        "j: put together of (m: customers.email, masked by \"customer PII\")",
         "verdict: allow",
     ] {
         assert!(said.contains(line), "{line}: {said}");

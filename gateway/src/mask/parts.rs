@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::cell::{CellFormat, CellType, is_json};
 use super::Column;
+use super::cell::{CellFormat, CellType, is_json};
 
 /// How a value with parts is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -422,14 +422,14 @@ mod json {
         /// A number, true, false or null.
         fn word(&mut self) {
             self.at += 1;
-            let ends = |byte: u8| matches!(byte, b',' | b':' | b'}' | b']' | b'{' | b'[' | b'"') || byte.is_ascii_whitespace();
+            let ends =
+                |byte: u8| matches!(byte, b',' | b':' | b'}' | b']' | b'{' | b'[' | b'"') || byte.is_ascii_whitespace();
             while self.peek().is_some_and(|byte| !ends(byte)) {
                 self.at += 1;
             }
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,9 @@ pub struct ResultColumn {
     pub masks: Vec<String>,
     /// Its values are computed from those, and covered whole.
     pub computed: bool,
+    /// Its values are put together of others (a row, an array, JSON): what is masked in them. The items of an array are called `[]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<ResultColumn>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,8 +263,15 @@ impl fmt::Display for Explanation {
 /// One line, for people.
 impl fmt::Display for ResultColumn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, from, masks, computed } = self;
+        let Self { name, from, masks, computed, parts } = self;
         match (from.is_empty(), computed) {
+            _ if !parts.is_empty() => {
+                write!(f, "{name}: put together of (")?;
+                for (index, part) in parts.iter().enumerate() {
+                    write!(f, "{}{part}", if index > 0 { "; " } else { "" })?;
+                }
+                f.write_str(")")
+            }
             (true, _) => write!(f, "{name}: not masked"),
             (false, false) => write!(f, "{name}: {}, masked by {}", from.join(", "), quoted(masks)),
             (false, true) => write!(f, "{name}: computed from {}, covered by {}", from.join(", "), quoted(masks)),

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use weir::mask::{CellFormat, CellType, ColumnMasks, DetectorKind, HashKey, MaskKind, MaskRule, Masker};
+use weir::mask::{CellFormat, CellType, ColumnMasks, DetectorKind, HashKey, MaskKind, MaskRule, Masker, Part, Syntax};
 use weir::secret::Secret;
 use weir::target::CredentialSource;
 
@@ -55,10 +55,11 @@ fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
     let hash_key = HashKey::new(&Secret::new(vec![7; 32])).expect("a key");
     let masker = Masker::for_target(&masks, "orders").with_keys(&[(key, hash_key)]);
     let width = if matches!(cell, CellType::Text | CellType::Numeric) { Some(usize::from(kind / 5)) } else { None };
-    let plan = masker.plan([ColumnMasks { masks: Cow::Borrowed(&masks), computed, format, width }]);
+    let plan = masker.plan([ColumnMasks { masks: Cow::Borrowed(&masks), computed, format, width, parts: None }]);
     let masked = masker.mask_cell(&plan, 0, Some(value));
     assert!(!masked.hits.is_empty(), "a masked column says so");
     detectors_agree(value);
+    parts_agree(&masks, &masker, value, is_binary);
     let Some(seen) = masked.value().map(|it| it.get().to_vec()) else { return };
     let length = match (is_binary, cell) {
         (true, CellType::Bool) => Some(1),
@@ -81,6 +82,44 @@ fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
         assert!(shown <= KEPT && (!computed || shown == 0), "{text:?}");
     }
 });
+
+/// A value that has the parts that it should have is as good a value when something in it is masked, and the same if nothing is; any
+/// other is covered whole.
+fn parts_agree(masks: &[Arc<MaskRule>], masker: &Masker, value: &[u8], is_binary: bool) {
+    let format = |cell| if is_binary { CellFormat::Binary(cell) } else { CellFormat::Text(cell) };
+    let column =
+        |format, parts| ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format, width: None, parts };
+    let shown = |cell, part: Part<ColumnMasks<'_>>| {
+        let plan = masker.plan([ColumnMasks { computed: true, ..column(format(cell), Some(Box::new(part))) }]);
+        masker.mask_cell(&plan, 0, Some(value)).value().map(|it| it.get().to_vec())
+    };
+    for (syntax, cell) in
+        [(Syntax::Native, CellType::Other), (Syntax::Json, CellType::Json), (Syntax::Jsonb, CellType::Jsonb)]
+    {
+        let is_text = syntax != Syntax::Native;
+        let fields = |part: Part<_>| Part::Fields(syntax, vec![("a".to_owned(), Part::Clear), ("b".to_owned(), part)]);
+        let items = |part: Part<_>| Part::Items(syntax, Box::new(part));
+        let whole = masker.mask_cell(
+            &masker.plan([ColumnMasks { computed: true, ..column(format(cell), None) }]),
+            0,
+            Some(value),
+        );
+        let whole = whole.value().map(|it| it.get().to_vec());
+        let same = shown(cell, fields(Part::Clear));
+        let found = DetectorKind::ALL.iter().any(|it| !it.find(value).is_empty());
+        assert!(found || same == whole || same.as_deref() == Some(value), "{syntax:?} {same:?}");
+        let masked = || {
+            Part::Value(column(if is_text { CellFormat::Text(CellType::Text) } else { format(CellType::Text) }, None))
+        };
+        for part in [fields(masked()), items(masked()), items(fields(masked())), fields(items(masked()))] {
+            let Some(seen) = shown(cell, part) else { continue };
+            let json = if syntax == Syntax::Jsonb && is_binary { seen.get(1..).unwrap_or_default() } else { &seen[..] };
+            let good = |json: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
+            let was = if syntax == Syntax::Jsonb && is_binary { value.get(1..).unwrap_or_default() } else { value };
+            assert!(!is_text || !good(was) || good(json), "{seen:?}");
+        }
+    }
+}
 
 /// What a detector finds in a value, the scan of raw bytes does not miss, whatever stands around it; and it is in order, and no
 /// character is cut.

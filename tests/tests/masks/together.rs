@@ -44,31 +44,58 @@ with    = { hash = { key = { credential = "mask-key" } } }
 /// What a query shows, as text. A dot at the beginning of a line stands for a row that goes on.
 const TEXT: &[(&str, &str)] = &[
     ("SELECT c FROM customers c WHERE id = 1", "(1,\"Ada Okafor\",************mple,*******1002,555-0101,2021-03-04)"),
-    ("SELECT o FROM odd o WHERE id = 1", r#"(1,"x, ""y"" \\ (z)",**************mple,"","2024-01-02 03:04:05+00",1.50,t)"#),
+    (
+        "SELECT o FROM odd o WHERE id = 1",
+        r#"(1,"x, ""y"" \\ (z)",**************mple,"","2024-01-02 03:04:05+00",1.50,t)"#,
+    ),
     ("SELECT o FROM odd o WHERE id = 2", "(2,,,NULL,,,f)"),
-    ("SELECT s FROM (SELECT id, email AS mail, upper(email) AS loud FROM customers WHERE id = 1) s", "(1,************mple,)"),
-    ("SELECT ROW(id, ssn, ROW(name, email)) FROM customers WHERE id = 1", r#"(1,*******1002,"(""Ada Okafor"",************mple)")"#),
+    (
+        "SELECT s FROM (SELECT id, email AS mail, upper(email) AS loud FROM customers WHERE id = 1) s",
+        "(1,************mple,)",
+    ),
+    (
+        "SELECT ROW(id, ssn, ROW(name, email)) FROM customers WHERE id = 1",
+        r#"(1,*******1002,"(""Ada Okafor"",************mple)")"#,
+    ),
     ("SELECT p FROM people p WHERE id = 1", "(1,************mple,\"Ada Okafor\")"),
     ("SELECT c FROM orders o LEFT JOIN customers c ON c.id = -1 LIMIT 1", ""),
-    ("SELECT row_to_json(c) FROM customers c WHERE id = 1",
-     r#"{"id":1,"name":"Ada Okafor","email":"************mple","ssn":"*******1002","phone":"555-0101","since":"2021-03-04"}"#),
+    (
+        "SELECT row_to_json(c) FROM customers c WHERE id = 1",
+        r#"{"id":1,"name":"Ada Okafor","email":"************mple","ssn":"*******1002","phone":"555-0101","since":"2021-03-04"}"#,
+    ),
     ("SELECT to_jsonb(p) FROM people p WHERE id = 1", r#"{"id": 1, "mail": "************mple", "name": "Ada Okafor"}"#),
-    ("SELECT to_json(o) FROM odd o WHERE id = 1",
-     r#"{"id":1,"a b":"x, \"y\" \\ (z)","email":"**************mple","note":"","at":"2024-01-02T03:04:05+00:00","amount":1.50,"ok":true}"#),
-    ("SELECT json_build_object('who', name, 'mail', email, 'in', json_build_object('ssn', ssn, 'one', 1)) FROM customers WHERE id = 1",
-     r#"{"who" : "Ada Okafor", "mail" : "************mple", "in" : {"ssn" : "*******1002", "one" : 1}}"#),
-    ("SELECT jsonb_build_object('m', email, 'id', id) FROM customers WHERE id = 1", r#"{"m": "************mple", "id": 1}"#),
+    (
+        "SELECT to_json(o) FROM odd o WHERE id = 1",
+        r#"{"id":1,"a b":"x, \"y\" \\ (z)","email":"**************mple","note":"","at":"2024-01-02T03:04:05+00:00","amount":1.50,"ok":true}"#,
+    ),
+    (
+        "SELECT json_build_object('who', name, 'mail', email, 'in', json_build_object('ssn', ssn, 'one', 1)) FROM customers WHERE id = 1",
+        r#"{"who" : "Ada Okafor", "mail" : "************mple", "in" : {"ssn" : "*******1002", "one" : 1}}"#,
+    ),
+    (
+        "SELECT jsonb_build_object('m', email, 'id', id) FROM customers WHERE id = 1",
+        r#"{"m": "************mple", "id": 1}"#,
+    ),
     ("SELECT array_agg(email ORDER BY id) FROM customers WHERE id < 3", "{************mple,**************mple}"),
-    ("SELECT array_agg(p ORDER BY id) FROM people p WHERE id < 3", r#"{"(1,************mple,\"Ada Okafor\")","(2,**************mple,\"Bruno Lehner\")"}"#),
+    (
+        "SELECT array_agg(p ORDER BY id) FROM people p WHERE id < 3",
+        r#"{"(1,************mple,\"Ada Okafor\")","(2,**************mple,\"Bruno Lehner\")"}"#,
+    ),
     ("SELECT ARRAY(SELECT ssn FROM customers ORDER BY id LIMIT 2)", "{*******1002,*******2003}"),
-    ("SELECT json_agg(row_to_json(s)) FROM (SELECT id, ssn FROM customers ORDER BY id LIMIT 2) s",
-     "[{\"id\":1,\"ssn\":\"*******1002\"}, {\"id\":2,\"ssn\":\"*******2003\"}]"),
-    ("SELECT name, (SELECT coalesce(json_agg(json_build_object('id', o.id, 'by', c.email) ORDER BY o.id), '[]')
+    (
+        "SELECT json_agg(row_to_json(s)) FROM (SELECT id, ssn FROM customers ORDER BY id LIMIT 2) s",
+        "[{\"id\":1,\"ssn\":\"*******1002\"}, {\"id\":2,\"ssn\":\"*******2003\"}]",
+    ),
+    (
+        "SELECT name, (SELECT coalesce(json_agg(json_build_object('id', o.id, 'by', c.email) ORDER BY o.id), '[]')
                     FROM orders o WHERE o.customer_id = c.id AND o.id < 2) FROM customers c WHERE id < 3 ORDER BY id",
-     "Ada Okafor|[{\"id\" : 1, \"by\" : \"************mple\"}]\nBruno Lehner|[]"),
+        "Ada Okafor|[{\"id\" : 1, \"by\" : \"************mple\"}]\nBruno Lehner|[]",
+    ),
     ("SELECT to_jsonb(k) - '{}'::text[] IS NULL FROM all_kinds k WHERE id = 1", "DENIED"),
-    ("SELECT json_build_object('i', i, 'n', n, 'b', b, 'd', d, 'u', u, 'j', j, 'f', f, 'e', email, 'x', lower(email)) FROM all_kinds WHERE id = 1",
-     r#"{"i" : null, "n" : null, "b" : null, "d" : null, "u" : null, "j" : "***", "f" : "somebody \"else\"", "e" : "*******mple", "x" : null}"#),
+    (
+        "SELECT json_build_object('i', i, 'n', n, 'b', b, 'd', d, 'u', u, 'j', j, 'f', f, 'e', email, 'x', lower(email)) FROM all_kinds WHERE id = 1",
+        r#"{"i" : null, "n" : null, "b" : null, "d" : null, "u" : null, "j" : "***", "f" : "somebody \"else\"", "e" : "*******mple", "x" : null}"#,
+    ),
     ("SELECT k FROM all_kinds k WHERE id = 1", r#"(1,*******mple,,,,,,"""***""","somebody ""else""",HASH)"#),
     ("SELECT json_build_array(email) FROM customers WHERE id = 1", "DENIED"),
     ("SELECT json_agg(email) FILTER (WHERE ssn > '900-2') FROM customers", "\"***\""),
@@ -76,10 +103,15 @@ const TEXT: &[(&str, &str)] = &[
     ("SELECT CASE WHEN ssn > '9' THEN row_to_json(c) END FROM customers c WHERE id = 1", "\"***\""),
     ("SELECT row_to_json(c)::text FROM customers c WHERE id = 1", "***"),
     // What both sides compute in the same way is not what the column has.
-    ("SELECT reverse(ssn) FROM customers WHERE id = 1 UNION ALL SELECT reverse(ssn) FROM customers WHERE id = 1", "***\n***"),
+    (
+        "SELECT reverse(ssn) FROM customers WHERE id = 1 UNION ALL SELECT reverse(ssn) FROM customers WHERE id = 1",
+        "***\n***",
+    ),
     ("SELECT x FROM customers c, LATERAL (VALUES (reverse(c.ssn)), (reverse(c.ssn))) v (x) WHERE id = 1", "***\n***"),
-    ("COPY (SELECT row_to_json(p), p FROM people p WHERE id = 1) TO STDOUT",
-     "{\"id\":1,\"mail\":\"************mple\",\"name\":\"Ada Okafor\"}\t(1,************mple,\"Ada Okafor\")"),
+    (
+        "COPY (SELECT row_to_json(p), p FROM people p WHERE id = 1) TO STDOUT",
+        "{\"id\":1,\"mail\":\"************mple\",\"name\":\"Ada Okafor\"}\t(1,************mple,\"Ada Okafor\")",
+    ),
 ];
 
 /// The same in binary, by a client that puts values together itself.
@@ -112,7 +144,11 @@ fn what_is_put_together_of_values_shows_each_as_if_it_were_alone() {
     let hash = hash.expect_success().unwrap();
     let mut wrong = Vec::new();
     for (sql, expected) in TEXT {
-        let finished = shop.psql(&format!("SET timezone = 'UTC'; {sql}")).args(["--tuples-only", "--no-align", "--quiet"]).run().unwrap();
+        let finished = shop
+            .psql(&format!("SET timezone = 'UTC'; {sql}"))
+            .args(["--tuples-only", "--no-align", "--quiet"])
+            .run()
+            .unwrap();
         let shown = match finished.expect_success() {
             Ok(shown) => shown.replace(" \n ", " "),
             Err(error) if error.to_string().contains("denied by policy") => "DENIED".to_owned(),

@@ -73,7 +73,17 @@ fn rows_in_text() {
         assert_eq!(of(value), expected, "{value}");
     }
     // None of these has the three fields.
-    for value in ["(1,secret)", "(1,secret,2,3)", "1,secret,2", "(1,secret,2", "(1,secret,2))", "(1,se(cret,2)", "(1,\"secret,2)", "", "(1,\\"] {
+    for value in [
+        "(1,secret)",
+        "(1,secret,2,3)",
+        "1,secret,2",
+        "(1,secret,2",
+        "(1,secret,2))",
+        "(1,se(cret,2)",
+        "(1,\"secret,2)",
+        "",
+        "(1,\\",
+    ] {
         assert_eq!(of(value), "NULL", "{value}");
     }
 }
@@ -93,7 +103,8 @@ fn arrays_in_text() {
     for value in ["", "{", "{,}", "{a,}", "{{a}}", "[0:0]={a}", "{a}b", "{\"a}", "{a\\"] {
         assert_eq!(of(value), "NULL", "{value}");
     }
-    let rows = Part::Items(Syntax::Native, Box::new(fields(Syntax::Native, [("a", Part::Clear), ("b", masks.text(0))])));
+    let rows =
+        Part::Items(Syntax::Native, Box::new(fields(Syntax::Native, [("a", Part::Clear), ("b", masks.text(0))])));
     assert_eq!(masks.line(ARRAY, rows, r#"{"(1,x)","(2,\"y z\")",NULL}"#), r#"{"(1,***)","(2,***)",NULL}"#);
 }
 
@@ -110,15 +121,31 @@ fn json() {
         (r#"{"id":1,"n":2,"t":"secret"}"#, r#"{"id":1,"n":null,"t":"****et"}"#),
         (" { } ", " { } "),
         ("null", "null"),
-        (r#"{"t" : "a\"\u00e9\\é", "id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}}"#, r#"{"t" : "***\\é", "id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}}"#),
-        (r#"{"rows": [ {"t":"secret"}, null ,{"t":null}],"\u006e":7}"#, r#"{"rows": [ {"t":"****et"}, null ,{"t":null}],"\u006e":null}"#),
+        (
+            r#"{"t" : "a\"\u00e9\\é", "id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}}"#,
+            r#"{"t" : "***\\é", "id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}}"#,
+        ),
+        (
+            r#"{"rows": [ {"t":"secret"}, null ,{"t":null}],"\u006e":7}"#,
+            r#"{"rows": [ {"t":"****et"}, null ,{"t":null}],"\u006e":null}"#,
+        ),
         (r#"{"rows":[]}"#, r#"{"rows":[]}"#),
     ] {
         assert_eq!(of(value), expected, "{value}");
     }
     let else_than = [
-        r#"{"other":1}"#, r#"{"id":1"#, r#"{"t":"x}"#, "[]", r#"{"rows":{"t":1}}"#, r#"{"t":"x"} 1"#, r#"{"t"}"#, r#"{"t":}"#, "nil", "",
-        "{\u{c}}", r#"{"id":\u{c}}"#,
+        r#"{"other":1}"#,
+        r#"{"id":1"#,
+        r#"{"t":"x}"#,
+        "[]",
+        r#"{"rows":{"t":1}}"#,
+        r#"{"t":"x"} 1"#,
+        r#"{"t"}"#,
+        r#"{"t":}"#,
+        "nil",
+        "",
+        "{\u{c}}",
+        r#"{"id":\u{c}}"#,
     ];
     for value in else_than {
         assert_eq!(of(value), "\"***\"", "{value}");
@@ -134,7 +161,8 @@ fn json() {
     ] {
         let rules = [rule(MaskKind::Fixed(with.to_owned()))];
         let masker = Masker::for_target(&rules, "any");
-        let column = |format, parts| ColumnMasks { masks: Cow::Borrowed(&rules), computed: false, format, width: None, parts };
+        let column =
+            |format, parts| ColumnMasks { masks: Cow::Borrowed(&rules), computed: false, format, width: None, parts };
         let value = Part::Value(column(CellFormat::Text(cell_type), None));
         let plan = masker.plan([column(JSON, Some(Box::new(fields(Syntax::Json, [("v", value)]))))]);
         let written = format!("{{\"v\":{written}}}");
@@ -176,7 +204,10 @@ fn rows_and_arrays_in_binary() {
     // Whether one is NULL is not told ahead.
     assert_eq!(of_array(&array(0, &[Some(b"secret")])), Some(array(1, &[Some(b"****et")])));
     assert_eq!(of_array(&array(1, &[Some(b"secret"), None])), Some(array(1, &[Some(b"****et"), None])));
-    assert_eq!(of_array(&[number(0), number(0), number(25)].concat()), Some([number(0), number(1), number(25)].concat()));
+    assert_eq!(
+        of_array(&[number(0), number(0), number(25)].concat()),
+        Some([number(0), number(1), number(25)].concat())
+    );
     assert_eq!(of_array(&[number(2), number(0), number(25)].concat()), None);
     let endless = [number(1), number(0), number(25), number(i32::MAX), number(1)].concat();
     assert_eq!(of_array(&endless), None);

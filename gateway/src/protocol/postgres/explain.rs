@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::timeout;
 
-use super::lineage::{self, Lineage, Shows};
+use super::lineage::{self, Flow, Form, Lineage, Shows};
 use super::operation::{self, Analyser, Class, Parsed};
 use super::relay::Encoding;
 use super::reply::Checked;
@@ -150,25 +150,43 @@ async fn described(way: &Way, query: &str) -> Result<(Vec<Column>, Option<String
 fn shown(columns: &[Column], lineage: Option<&Lineage>, set: &catalog::TaggedSet) -> Vec<ResultColumn> {
     let mut traced = lineage.map(Lineage::shows);
     let shown = columns.iter().map(|column| {
-        let plain = (column.table, column.attribute);
-        let (sources, computed) = match traced.as_mut().and_then(Iterator::next) {
-            Some(Shows::Column(table, number)) => (vec![(table, number)], false),
-            Some(Shows::Computed(sources) | Shows::Together(_, sources)) => (sources.iter().copied().collect(), true),
-            Some(Shows::Clear) | None if set.masks(plain.0, plain.1).is_empty() => (Vec::new(), false),
-            Some(Shows::Clear) | None => (vec![plain], false),
-        };
-        let mut masks: Vec<String> = Vec::new();
-        for mask in sources.iter().flat_map(|&(table, number)| set.masks(table, number)) {
-            if !masks.contains(&mask.name) {
-                masks.push(mask.name.clone());
+        let name = String::from_utf8_lossy(&column.name).into_owned();
+        match traced.as_mut().and_then(Iterator::next) {
+            // Of what was not traced the description alone tells.
+            Some(Shows::Clear) | None if set.masks(column.table, column.attribute).is_empty() => {
+                result_column(name, Shows::Clear, set)
             }
-        }
-        ResultColumn {
-            name: String::from_utf8_lossy(&column.name).into_owned(),
-            from: sources.iter().map(|&source| set.column_name(source).to_owned()).collect(),
-            masks,
-            computed,
+            Some(Shows::Clear) | None => result_column(name, Shows::Column(column.table, column.attribute), set),
+            Some(shows) => result_column(name, shows, set),
         }
     });
     shown.collect()
+}
+
+fn result_column(name: String, shows: Shows<'_>, set: &catalog::TaggedSet) -> ResultColumn {
+    let (sources, computed): (Vec<(u32, i16)>, bool) = match shows {
+        Shows::Clear => (Vec::new(), false),
+        Shows::Column(table, number) => (vec![(table, number)], false),
+        Shows::Computed(sources) => (sources.iter().copied().collect(), true),
+        Shows::Together(_, sources) => (sources.iter().copied().collect(), false),
+    };
+    let mut masks: Vec<String> = Vec::new();
+    for mask in sources.iter().flat_map(|&(table, number)| set.masks(table, number)) {
+        if !masks.contains(&mask.name) {
+            masks.push(mask.name.clone());
+        }
+    }
+    let part = |(name, flow): (&str, &Flow)| match flow.shows() {
+        Shows::Clear => None,
+        shows => Some(result_column(name.to_owned(), shows, set)),
+    };
+    let parts = match shows {
+        Shows::Together(parts, _) => match &parts.form {
+            Form::Fields(fields) => fields.iter().filter_map(|(name, flow)| part((name, flow))).collect(),
+            Form::Items(item) => part(("[]", item)).into_iter().collect(),
+        },
+        _ => Vec::new(),
+    };
+    let from = sources.iter().map(|&source| set.column_name(source).to_owned()).collect();
+    ResultColumn { name, from, masks, computed, parts }
 }

@@ -87,8 +87,13 @@ pub(super) fn rows(plan: &Plan) -> Result<Vec<Row>> {
             let passes = rate(plan, || nothing(messages.chunks(PIECE).all(|piece| !masker.may_contain(piece))))?;
             #[expect(clippy::cast_precision_loss, reason = "megabytes")]
             raw.add(way, passes * messages.len() as f64 / 1e6);
-            let columns =
-                (0..7).map(|_| ColumnMasks { masks: Cow::Borrowed(&[]), computed: false, format, width: None, parts: None });
+            let columns = (0..7).map(|_| ColumnMasks {
+                masks: Cow::Borrowed(&[]),
+                computed: false,
+                format,
+                width: None,
+                parts: None,
+            });
             let row = masker.plan(columns);
             let values = values(round);
             let cells = || values.iter().enumerate();

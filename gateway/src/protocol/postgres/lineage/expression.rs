@@ -205,9 +205,7 @@ impl Walk<'_> {
                 self.notes(&row);
                 match row.sources.iter().find(|it| self.set.is_computed_when_read(**it)) {
                     Some(column) => Err(self.may_fail("the expression", *column)),
-                    None if attribute == 0 => {
-                        self.whole_row(node, of.entry(number(node, "varno")?), &columns, row)
-                    }
+                    None if attribute == 0 => self.whole_row(node, of.entry(number(node, "varno")?), &columns, row),
                     None => Ok(row),
                 }
             }

@@ -263,7 +263,9 @@ impl Walk<'_> {
 /// A name in a list of names.
 fn name_of(value: &Value<'_>) -> Option<String> {
     match value {
-        Value::Word(name) => Some(unescaped(name.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(name))),
+        Value::Word(name) => {
+            Some(unescaped(name.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(name)))
+        }
         _ => None,
     }
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::Column;
-use super::cell::{CellFormat, CellType, is_json};
+use super::cell::{CellType, is_json};
 
 /// How a value with parts is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Part<M> {
     Clear,
     /// One value that is masked. Within JSON its format is text.
     Value(M),
-    /// A row, in this order, or an object of JSON, by these names.
+    /// A row, or an object of JSON with these names, in this order.
     Fields(Syntax, Vec<(String, Part<M>)>),
     /// An array of any number of these.
     Items(Syntax, Box<Part<M>>),
@@ -270,53 +270,89 @@ mod binary {
 
 /// JSON, of which the server has made sure that it is.
 mod json {
-    use super::{CellFormat, CellType, Column, Cow, Part, is_json};
+    use super::{CellType, Column, Cow, Part, is_json};
 
     pub(super) fn document(part: &Part<Column>, text: &[u8], masked: &mut Vec<u8>) -> Option<()> {
         let mut reader = Reader { text, at: 0 };
-        reader.space(masked);
-        value(part, &mut reader, masked)?;
-        reader.space(masked);
+        element(part, &mut reader, masked)?;
         (reader.at == text.len()).then_some(())
+    }
+
+    /// A value with the white space around it.
+    fn element(part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
+        match part {
+            // Its white space may be its own, of a value that is JSON.
+            Part::Value(column) => {
+                reader.skip_space();
+                masked.extend_from_slice(&shown(column, reader.any()?));
+                reader.skip_space();
+            }
+            _ => {
+                reader.space(masked);
+                value(part, reader, masked)?;
+                reader.space(masked);
+            }
+        }
+        Some(())
     }
 
     /// As deep as the parts are.
     fn value(part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
         match part {
             Part::Clear => masked.extend_from_slice(reader.any()?),
-            Part::Value(column) => masked.extend_from_slice(&shown(column, reader.any()?)?),
+            Part::Value(_) => return None,
             // Whether there is one is not up to what is in it.
             Part::Fields(..) | Part::Items(..) if reader.peek() == Some(b'n') => {
                 masked.extend_from_slice(reader.any().filter(|it| *it == b"null")?);
             }
-            Part::Fields(_, fields) => reader.each(b'{', b'}', masked, |reader, masked| {
-                let name = reader.any()?;
-                masked.extend_from_slice(name);
-                let name: Cow<'_, str> = serde_json::from_slice(name).map(Cow::Owned).ok()?;
-                let part = fields.iter().find(|(it, _)| *it == name).map(|(_, part)| part)?;
+            Part::Fields(_, fields) => {
+                reader.sign(b'{', masked)?;
                 reader.space(masked);
-                reader.sign(b':', masked)?;
-                reader.space(masked);
-                value(part, reader, masked)
-            })?,
+                for (index, (name, part)) in fields.iter().enumerate() {
+                    if index > 0 {
+                        reader.sign(b',', masked)?;
+                        reader.space(masked);
+                    }
+                    let written = reader.any()?;
+                    masked.extend_from_slice(written);
+                    serde_json::from_slice::<String>(written).ok().filter(|it| it == name)?;
+                    reader.space(masked);
+                    reader.sign(b':', masked)?;
+                    element(part, reader, masked)?;
+                }
+                reader.sign(b'}', masked)?;
+            }
             Part::Items(_, item) => {
-                reader.each(b'[', b']', masked, |reader, masked| value(item, reader, masked))?;
+                reader.sign(b'[', masked)?;
+                reader.space(masked);
+                let mut is_first = true;
+                while reader.peek()? != b']' {
+                    if !std::mem::take(&mut is_first) {
+                        reader.sign(b',', masked)?;
+                    }
+                    element(item, reader, masked)?;
+                }
+                reader.sign(b']', masked)?;
             }
         }
         Some(())
     }
 
-    /// A masked value in the place of this one.
-    fn shown(column: &Column, written: &[u8]) -> Option<Vec<u8>> {
+    /// A masked value in the place of this one. There is one whatever that is, or it would be seen what it is not.
+    fn shown(column: &Column, written: &[u8]) -> Vec<u8> {
         let cell_type = column.format.cell_type();
         let is_itself = matches!(cell_type, CellType::Json | CellType::Jsonb);
         let text: Option<Cow<'_, [u8]>> = match written.first() {
             Some(b'n') => None,
-            Some(b'"') if !is_itself => Some(Cow::Owned(serde_json::from_slice::<String>(written).ok()?.into_bytes())),
+            // JSON may have half a character, which is no text.
+            Some(b'"') if !is_itself => match serde_json::from_slice::<String>(written) {
+                Ok(text) => Some(Cow::Owned(text.into_bytes())),
+                Err(_) => Some(Cow::Borrowed(written)),
+            },
             _ => Some(Cow::Borrowed(written)),
         };
-        let Some(shown) = column.show(text.as_deref()) else { return Some(b"null".to_vec()) };
-        let as_it_is = match cell_type {
+        let Some(shown) = column.show(text.as_deref()) else { return b"null".to_vec() };
+        let is_json_itself = match cell_type {
             CellType::Int2
             | CellType::Int4
             | CellType::Int8
@@ -325,11 +361,14 @@ mod json {
             | CellType::Numeric
             | CellType::Json
             | CellType::Jsonb => is_json(&shown),
-            CellType::Bool => return Some(if *shown == *b"t" { b"true".to_vec() } else { b"false".to_vec() }),
             _ => false,
         };
-        debug_assert!(matches!(column.format, CellFormat::Text(_)), "within JSON there is text");
-        if as_it_is { Some(shown.into_owned()) } else { serde_json::to_vec(std::str::from_utf8(&shown).ok()?).ok() }
+        match cell_type {
+            CellType::Bool if *shown == *b"t" => b"true".to_vec(),
+            CellType::Bool => b"false".to_vec(),
+            _ if is_json_itself => shown.into_owned(),
+            _ => serde_json::Value::from(String::from_utf8_lossy(&shown)).to_string().into_bytes(),
+        }
     }
 
     struct Reader<'t> {
@@ -349,35 +388,17 @@ mod json {
             }
         }
 
+        fn skip_space(&mut self) {
+            while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+                self.at += 1;
+            }
+        }
+
         fn sign(&mut self, sign: u8, masked: &mut Vec<u8>) -> Option<()> {
             self.peek().filter(|it| *it == sign)?;
             masked.push(sign);
             self.at += 1;
             Some(())
-        }
-
-        /// What stands between two brackets, with commas in between.
-        fn each(
-            &mut self,
-            open: u8,
-            close: u8,
-            masked: &mut Vec<u8>,
-            one: impl Fn(&mut Self, &mut Vec<u8>) -> Option<()>,
-        ) -> Option<()> {
-            self.sign(open, masked)?;
-            self.space(masked);
-            if self.peek() == Some(close) {
-                return self.sign(close, masked);
-            }
-            loop {
-                one(self, masked)?;
-                self.space(masked);
-                if self.peek() == Some(close) {
-                    return self.sign(close, masked);
-                }
-                self.sign(b',', masked)?;
-                self.space(masked);
-            }
         }
 
         /// One value, whatever it is, without the white space around it.

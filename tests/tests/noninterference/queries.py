@@ -138,7 +138,8 @@ for text in ("{}::text", "({}.*)::text", "row_to_json({})::text", "to_json({})::
 
 ROWS = ("ROW({a}, {b})", "to_json(ROW({a}, {b}))", "json_build_object('a', {a}, 'b', {b})", "jsonb_build_object('b', {b}, 'a', {a})", "json_build_object('o', json_build_object('a', {a}), 'b', {b})",
         "row_to_json(ROW({a}, ROW({b}, 1)))", "to_jsonb(ROW({a}, {b}))", "coalesce(json_build_object('a', {a}), '{{}}')", "(SELECT ROW({a}, {b}))", "ARRAY(SELECT {a})", "ARRAY(SELECT ROW({a}, {b}))",
-        "(SELECT row_to_json(x) FROM (SELECT {a} AS p, {b} AS q) x)", "(SELECT x FROM (SELECT {a} AS p, {b} AS q) x)")
+        "(SELECT row_to_json(x) FROM (SELECT {a} AS p, {b} AS q) x)", "(SELECT x FROM (SELECT {a} AS p, {b} AS q) x)", "json_build_object('x', CASE WHEN {c} THEN '  1 '::json ELSE '\"\\ud800\"' END, 'y', {a})",
+        "to_json(ROW({a}, CASE WHEN {c} THEN '[ 1]'::json END))", "json_agg(json_build_object('a', {a})) FILTER (WHERE {c})", "(SELECT row_to_json(x) FROM (SELECT {a} AS p, {b} AS p) x)")
 for text in ROWS:
     makes("put together", "put together", name=text)(lambda m, text=text: text)
 for text in ("json_agg({})", "array_agg({})", "jsonb_agg({})", "to_json(array_agg({}))", "coalesce(json_agg({}), '[]')"):
@@ -154,7 +155,7 @@ def put_together(m, width, depth):
     if m.maybe(0.3):
         made = m.one(alias, f"row_to_json({alias})", f"to_jsonb({alias})", f"json_build_object('r', {alias})")
     else:
-        made = m.some("put together").format(a=m.value(m.one(*"titdjbu"), where), b=m.value(m.one(*"tinda"), where))
+        made = m.some("put together").format(a=m.value(m.one(*"titdjbu"), where), b=m.value(m.one(*"tinda"), where), c=m.value("b", where))
     if m.maybe(0.4):
         made = m.some("all together").format(made)
     return finished(m, f"SELECT {made} AS m0 FROM {text}", scope, [("m0", "t")], depth, order=False), [("m0", "t")]

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::super::{ColumnMasks, MaskKind, MaskRule, Masker, RowPlan};
+use super::super::{CellFormat, ColumnMasks, MaskKind, MaskRule, Masker, RowPlan};
 use super::*;
 
 type Given<'r> = Part<ColumnMasks<'r>>;
@@ -118,34 +118,37 @@ fn json() {
         masks.line(JSON, fields(Syntax::Json, parts), value)
     };
     for (value, expected) in [
-        (r#"{"id":1,"n":2,"t":"secret"}"#, r#"{"id":1,"n":null,"t":"****et"}"#),
-        (" { } ", " { } "),
+        (r#"{"id":1,"n":2,"t":"secret","rows":[]}"#, r#"{"id":1,"n":null,"t":"****et","rows":[]}"#),
         ("null", "null"),
+        // A value that is JSON has white space of its own.
         (
-            r#"{"t" : "a\"\u00e9\\é", "id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}}"#,
-            r#"{"t" : "***\\é", "id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}}"#,
+            r#" {"id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}, "n" :  [ 1, "]" ] , "t": "a\"\u00e9\\é" , "rows" : null} "#,
+            r#" {"id" : {"t": ["x", {"n": 1.5e-3}], "y": "}"}, "n" :null, "t":"***\\é", "rows" : null} "#,
         ),
         (
-            r#"{"rows": [ {"t":"secret"}, null ,{"t":null}],"\u006e":7}"#,
-            r#"{"rows": [ {"t":"****et"}, null ,{"t":null}],"\u006e":null}"#,
+            r#"{"id":"","\u006e":7,"t":null,"rows": [ {"t":"secret"}, null ,{"t":null}]}"#,
+            r#"{"id":"","\u006e":null,"t":null,"rows": [ {"t":"****et"}, null ,{"t":null}]}"#,
         ),
-        (r#"{"rows":[]}"#, r#"{"rows":[]}"#),
+        // Half a character is no text, and a value all the same.
+        (r#"{"id":1,"n":2,"t":"\ud800","rows":[]}"#, r#"{"id":1,"n":null,"t":"******0\"","rows":[]}"#),
     ] {
         assert_eq!(of(value), expected, "{value}");
     }
     let else_than = [
-        r#"{"other":1}"#,
-        r#"{"id":1"#,
-        r#"{"t":"x}"#,
+        r#"{"id":1,"n":2,"t":"secret"}"#,
+        r#"{"id":1,"n":2,"t":"secret","rows":[],"more":1}"#,
+        r#"{"n":2,"id":1,"t":"secret","rows":[]}"#,
+        r#"{"id":1,"n":2,"t":"secret","rows":{"t":1}}"#,
+        r#"{"id":1,"n":2,"t":"secret","rows":[]} 1"#,
+        r#"{"id":1,"n":2,"t":"secret","rows":[]"#,
+        r#"{"id":1,"n":2,"t":"secret,"rows":[]}"#,
+        r#"{"id":1,"n":}"#,
+        r#"{"id"}"#,
         "[]",
-        r#"{"rows":{"t":1}}"#,
-        r#"{"t":"x"} 1"#,
-        r#"{"t"}"#,
-        r#"{"t":}"#,
         "nil",
         "",
         "{\u{c}}",
-        r#"{"id":\u{c}}"#,
+        "{\"id\":\u{c}}",
     ];
     for value in else_than {
         assert_eq!(of(value), "\"***\"", "{value}");
@@ -220,7 +223,7 @@ fn jsonb_in_binary_has_its_version_before_it() {
         let parts = fields(Syntax::Jsonb, [("t", masks.text(0))]);
         masks.shown(CellFormat::Binary(CellType::Jsonb), parts, value)
     };
-    assert_eq!(of(b"\x01{\"t\": \"x\"}"), Some(b"\x01{\"t\": \"***\"}".to_vec()));
+    assert_eq!(of(b"\x01{\"t\": \"x\"}"), Some(b"\x01{\"t\":\"***\"}".to_vec()));
     assert_eq!(of(b"\x02{\"t\": \"x\"}"), Some(b"\x01\"***\"".to_vec()));
 }
 

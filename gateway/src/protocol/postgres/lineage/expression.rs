@@ -202,11 +202,17 @@ impl Walk<'_> {
                 self.spend(columns.iter().map(|it| 1 + it.sources.len()).sum())?;
                 let mut row = Flow::default();
                 columns.iter().for_each(|it| row.add(it.clone()));
+                let item = of.entry(number(node, "varno")?);
+                // A view knows the columns that there were when it was made, and the row has those that there are.
+                let table = item.filter(|it| it.word("rtekind") == Some("0"));
+                if let Some(table) = table.and_then(|it| it.word("relid")?.parse().ok()) {
+                    row.sources.extend(self.set.tagged_of(table));
+                }
                 self.notes(&row);
                 match row.sources.iter().find(|it| self.set.is_computed_when_read(**it)) {
-                    Some(column) => Err(self.may_fail("the expression", *column)),
-                    None if attribute == 0 => self.whole_row(node, of.entry(number(node, "varno")?), &columns, row),
-                    None => Ok(row),
+                    Some(column) if attribute == 0 => Err(self.may_fail("the expression", *column)),
+                    None if attribute == 0 => self.whole_row(node, item, &columns, row),
+                    _ => Ok(row),
                 }
             }
             Ok(number) => {
@@ -240,9 +246,9 @@ impl Walk<'_> {
                  read masked columns of this target where the gateway cannot see"
             )));
         };
-        if let Some(filter) = node.field("aggfilter") {
-            self.must_not_decide(&self.flow(filter, frame)?, self.all(node.list("args"), frame)?.fallible)?;
-        }
+        let filter = node.field("aggfilter").map_or(Ok(Flow::default()), |it| self.flow(it, frame))?;
+        let arguments = self.arguments(node, frame)?;
+        self.must_not_decide(&filter, arguments.iter().any(|it| it.flow.fallible))?;
         for field in ["aggorder", "aggdistinct"] {
             self.sorts_arguments(node, field, frame)?;
         }
@@ -252,14 +258,13 @@ impl Walk<'_> {
             _ if !known.takes_collation(number(node, "inputcollid")?) => Total::Never,
             total => total,
         };
-        let arguments = self.arguments(node, frame)?;
         if let Some(maker) = known.maker
-            && let Some(flow) = self.made(maker, node, &arguments, frame)?
+            && let Some(flow) = self.made(maker, node, &arguments, &filter)?
         {
             return Ok(flow);
         }
-        let mut flow = Flow::default();
-        for (_, value) in node.fields.iter().filter(|(field, _)| *field != "args") {
+        let mut flow = filter;
+        for (_, value) in node.fields.iter().filter(|(field, _)| !["args", "aggfilter"].contains(field)) {
             flow.add(self.flow(value, frame)?);
         }
         arguments.into_iter().for_each(|it| flow.add(it.flow));

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::query::{Frame, Walk};
 use super::tree::{Node, Value};
-use super::{Flow, Refusal, unescaped};
+use super::{Flow, Refusal, Shows, Tagged, Traced, unescaped};
 use crate::mask::Syntax;
 use crate::protocol::postgres::catalog::Maker;
 use crate::protocol::postgres::operation::SCALARS;
 
-/// Parts of parts that are told apart in one value. What has more is covered whole.
-const MAX_PARTS: usize = 2_000;
+/// Parts, and parts of these, that are told apart in one result. Values beyond that are covered whole.
+const MAX_PARTS: usize = 4_000;
 /// Parts within parts.
 const MAX_DEPTH: usize = 32;
 /// `record`, the type of rows that have none of their own.
@@ -32,6 +32,10 @@ pub(in crate::protocol::postgres) struct Parts {
     /// How many there are in all, and how deep.
     count: usize,
     depth: usize,
+    /// Two fields of a row in it have one name: as JSON they could not be told apart.
+    has_twins: bool,
+    /// Of a field of a row the server looks for what sends it only if it is not NULL, and not for every type there is such a thing.
+    pub(in crate::protocol::postgres) as_text_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,35 +77,58 @@ pub(super) struct Argument<'v, 't> {
 
 impl Flow {
     /// Of a value that is put together of these. `fallible`: making it may fail, whatever they are.
-    fn together(syntax: Syntax, form: Form, fallible: bool) -> Self {
+    fn together(syntax: Syntax, form: Form, fallible: bool, is_scalar: impl Fn(Tagged) -> bool) -> Self {
         let mut all = Self::default();
         let (mut count, mut depth) = (0, 0);
+        let mut names = HashSet::new();
+        let mut has_twins = match &form {
+            Form::Fields(fields) => !fields.iter().all(|(name, _)| names.insert(name)),
+            Form::Items(_) => false,
+        };
+        let mut as_text_only = false;
         for flow in form.flows() {
-            let inner = flow.parts.as_ref().map_or((1, 0), |it| (it.count, it.depth));
-            (count, depth) = (count + 1 + inner.0, inner.1.max(depth));
+            count += 1;
+            as_text_only |= match flow.shows() {
+                Shows::Clear => false,
+                Shows::Column(table, number) => !is_scalar((table, number)),
+                Shows::Computed(_) => true,
+                Shows::Together(inner, _) => inner.as_text_only,
+            };
+            if let Some(inner) = &flow.parts {
+                (count, depth) = (count + inner.count, depth.max(inner.depth));
+                has_twins |= inner.has_twins;
+            }
             all.add(flow.clone());
         }
         // In a row of PostgreSQL's places count, and not names.
-        let has_twice = match &form {
-            Form::Fields(fields) if syntax != Syntax::Native => {
-                let mut names = HashSet::new();
-                !fields.iter().all(|(name, _)| names.insert(name))
-            }
-            _ => false,
-        };
-        if !all.sources.is_empty() && !has_twice && count <= MAX_PARTS && depth < MAX_DEPTH {
-            all.parts = Some(Arc::new(Parts { syntax, form, count, depth: depth + 1 }));
+        let can_be_told_apart = syntax == Syntax::Native || !has_twins;
+        if !all.sources.is_empty() && can_be_told_apart && count <= MAX_PARTS && depth < MAX_DEPTH {
+            // JSON is text, whatever is in it.
+            as_text_only &= syntax == Syntax::Native;
+            all.parts = Some(Arc::new(Parts { syntax, form, count, depth: depth + 1, has_twins, as_text_only }));
         }
         all.fallible |= fallible;
         all
     }
 
     /// Whether making jsonb of it cannot fail: of text as JSON it could, by a character.
-    fn is_plain(&self, is_scalar: &impl Fn(super::Tagged) -> bool) -> bool {
+    fn is_plain(&self, is_scalar: &impl Fn(Tagged) -> bool) -> bool {
         match (&self.parts, self.sources.first()) {
             (_, None) => true,
             (Some(parts), Some(_)) => parts.form.flows().all(|it| it.is_plain(is_scalar)),
             (None, Some(column)) => self.exact && is_scalar(*column),
+        }
+    }
+}
+
+/// Of a result's columns, those parts that there are too many of are not told apart.
+pub(super) fn bounded(columns: &mut [Traced]) {
+    let mut left = MAX_PARTS;
+    for column in columns {
+        let count = column.flow.parts.as_ref().map_or(0, |it| it.count);
+        match left.checked_sub(count) {
+            Some(rest) => left = rest,
+            None => column.flow.parts = None,
         }
     }
 }
@@ -115,7 +142,8 @@ impl Walk<'_> {
         columns: &[Flow],
         row: Flow,
     ) -> Result<Flow, Refusal> {
-        let Some(item) = item.filter(|_| !row.sources.is_empty()) else { return Ok(row) };
+        // The row's own columns may have others' names, or be more, than those that were there when a view was made.
+        let Some(item) = item.filter(|_| !row.sources.is_empty() && !self.in_view.get()) else { return Ok(row) };
         // A row that has a type of its own has that one's names, whatever the statement calls its columns.
         let is_renamed = item.node("alias").is_some_and(|it| !it.is_empty("colnames"));
         let names = item.node("eref").map(|it| it.list("colnames")).unwrap_or_default();
@@ -131,7 +159,13 @@ impl Walk<'_> {
                 None => return Ok(row),
             }
         }
-        self.together(Syntax::Native, Form::Fields(fields), row.fallible)
+        let is_of_table = item.word("rtekind") == Some("0");
+        // What is remembered of it would not be seen to be another table's by now.
+        self.by_code.set(self.by_code.get() || is_of_table);
+        let fallible = row.fallible;
+        let whole = self.together(Syntax::Native, Form::Fields(fields), fallible)?;
+        // What the catalog knows of that the statement does not name is in no field.
+        Ok(if whole.sources == row.sources { whole } else { row })
     }
 
     /// `ROW(a, b)`
@@ -170,19 +204,17 @@ impl Walk<'_> {
         maker: Maker,
         node: &Node<'_>,
         arguments: &[Argument<'_, '_>],
-        frame: &Frame<'_, '_>,
+        filter: &Flow,
     ) -> Result<Option<Flow>, Refusal> {
-        if node.word("funcretset") == Some("true") || node.word("funcvariadic") == Some("true") {
-            return Ok(None);
-        }
         // Which of the rows are taken would be seen by how many items there are.
-        if let Some(filter) = node.field("aggfilter")
-            && !self.flow(filter, frame)?.sources.is_empty()
-        {
+        let is_plain_call = node.word("funcretset") != Some("true") && node.word("funcvariadic") != Some("true");
+        if !is_plain_call || !filter.sources.is_empty() {
             return Ok(None);
         }
         let own: Vec<&Argument<'_, '_>> = arguments.iter().filter(|it| !it.junk).collect();
-        let fallible = arguments.iter().any(|it| it.flow.fallible);
+        // Text as JSON may be none of jsonb's, and a type may have a cast to JSON that runs somebody's code.
+        let may_fail = maker.syntax() == Syntax::Jsonb || matches!(maker, Maker::Object(_));
+        let fallible = may_fail || arguments.iter().any(|it| it.flow.fallible);
         let made = match (maker, own.as_slice()) {
             (Maker::ToJson(syntax), [value, options @ ..]) => {
                 let parts = value.flow.parts.as_deref().filter(|_| options.iter().all(|it| it.flow.sources.is_empty()));
@@ -211,7 +243,7 @@ impl Walk<'_> {
 
     fn together(&self, syntax: Syntax, form: Form, fallible: bool) -> Result<Flow, Refusal> {
         self.spend(form.flows().map(|it| 1 + it.sources.len()).sum())?;
-        Ok(Flow::together(syntax, form, fallible))
+        Ok(Flow::together(syntax, form, fallible, |column| self.is_scalar(column)))
     }
 
     /// COALESCE: whether something that has parts is NULL is not up to what is in them.
@@ -255,7 +287,7 @@ impl Walk<'_> {
         flow.parts.is_some() || flow.exact && flow.sources.iter().all(|it| self.is_scalar(*it))
     }
 
-    fn is_scalar(&self, column: super::Tagged) -> bool {
+    fn is_scalar(&self, column: Tagged) -> bool {
         self.set.column_type(column).is_some_and(|it| SCALARS.contains(&it.oid))
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::change::is_change;
 use super::grouping::Place;
+use super::parts::bounded;
 use super::tree::{Node, Value};
 use super::{Flow, Lineage, Refusal, StandsFor, Tagged, Traced, unescaped};
 use crate::protocol::postgres::catalog::{Named, TaggedSet};
@@ -40,7 +41,9 @@ pub(super) struct Walk<'s> {
     left: Cell<usize>,
     pub(super) lookups: RefCell<Vec<Tagged>>,
     /// A view or a row security policy is part of it.
-    by_code: Cell<bool>,
+    pub(super) by_code: Cell<bool>,
+    /// What is read is what a view was made of.
+    pub(super) in_view: Cell<bool>,
     has_news: Cell<bool>,
     pub(super) reads_tagged: Cell<bool>,
 }
@@ -92,12 +95,14 @@ impl<'s> Walk<'s> {
             left: Cell::new(MAX_STEPS),
             lookups: RefCell::default(),
             by_code: Cell::new(false),
+            in_view: Cell::new(false),
             has_news: Cell::new(false),
             reads_tagged: Cell::new(false),
         }
     }
 
-    pub(super) fn found(self, columns: Vec<Traced>) -> Lineage {
+    pub(super) fn found(self, mut columns: Vec<Traced>) -> Lineage {
+        bounded(&mut columns);
         let (by_code, reads_tagged, has_news) = (self.by_code.get(), self.reads_tagged.get(), self.has_news.get());
         Lineage { columns, lookups: self.lookups.into_inner(), by_code, reads_tagged, has_news }
     }
@@ -362,8 +367,11 @@ impl<'s> Walk<'s> {
             Some("0") => self.relation(frame, item)?.into(),
             Some("1") => {
                 let query = item.node("subquery").ok_or_else(|| Refusal::unknown("a subquery"))?;
+                let view = view_of(item, query);
+                let is_within = self.in_view.replace(self.in_view.get() || view.is_some());
                 let columns = self.query(query, Some(frame))?;
-                match view_of(item, query) {
+                self.in_view.set(is_within);
+                match view {
                     Some(view) => self.view(view, &name_of(item), &columns)?,
                     None => columns,
                 }

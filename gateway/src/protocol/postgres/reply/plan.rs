@@ -68,12 +68,14 @@ fn parts_in<'s>(set: &'s TaggedSet, parts: &Parts, format: CellFormat) -> Option
         Syntax::Json => cell_type == CellType::Json,
         Syntax::Jsonb => cell_type == CellType::Jsonb,
     };
-    is_written_so.then(|| Box::new(part(set, parts, matches!(format, CellFormat::Binary(_)))))
+    is_written_so.then(|| Box::new(part(set, parts, parts.syntax, matches!(format, CellFormat::Binary(_)))))
 }
 
-fn part<'s>(set: &'s TaggedSet, parts: &Parts, binary: bool) -> Part<ColumnMasks<'s>> {
-    // JSON is text, also as it is sent.
-    let binary = binary && parts.syntax == Syntax::Native;
+/// `around`: how what it is part of is written.
+fn part<'s>(set: &'s TaggedSet, parts: &Parts, around: Syntax, binary: bool) -> Part<ColumnMasks<'s>> {
+    // What is within JSON is JSON, and that is text, also as it is sent.
+    let syntax = if around == Syntax::Native { parts.syntax } else { around };
+    let binary = binary && syntax == Syntax::Native;
     let inner = |flow: &Flow| match flow.shows() {
         Shows::Clear => Part::Clear,
         Shows::Column(table, number) => {
@@ -93,13 +95,18 @@ fn part<'s>(set: &'s TaggedSet, parts: &Parts, binary: bool) -> Part<ColumnMasks
             width: None,
             parts: None,
         }),
-        Shows::Together(parts, _) => part(set, parts, binary),
+        Shows::Together(parts, _) => part(set, parts, syntax, binary),
     };
     match &parts.form {
         Form::Fields(fields) => {
-            Part::Fields(parts.syntax, fields.iter().map(|(name, flow)| (name.clone(), inner(flow))).collect())
+            let mut fields: Vec<_> = fields.iter().map(|(name, flow)| (name.clone(), inner(flow))).collect();
+            if syntax == Syntax::Jsonb {
+                // The order of its keys (`lengthCompareJsonbString`).
+                fields.sort_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)));
+            }
+            Part::Fields(syntax, fields)
         }
-        Form::Items(item) => Part::Items(parts.syntax, Box::new(inner(item))),
+        Form::Items(item) => Part::Items(syntax, Box::new(inner(item))),
     }
 }
 
@@ -125,9 +132,13 @@ pub(in crate::protocol::postgres) fn unfit(lineage: &Lineage, columns: &[Column]
         each => each.get(index).copied().unwrap_or(0),
     };
     let mut shown = lineage.shows().zip(columns).enumerate();
-    shown.position(|(index, (shows, column))| {
-        matches!(shows, Shows::Computed(_))
-            && cell_format(column.type_oid, format(index)) == CellFormat::Binary(CellType::Other)
+    shown.position(|(index, (shows, column))| match cell_format(column.type_oid, format(index)) {
+        CellFormat::Text(_) => false,
+        CellFormat::Binary(cell_type) => match shows {
+            Shows::Computed(_) => cell_type == CellType::Other,
+            Shows::Together(parts, _) => parts.as_text_only,
+            Shows::Clear | Shows::Column(..) => false,
+        },
     })
 }
 

@@ -31,6 +31,7 @@ use crate::record::{Limits, RecordError, Recorder, Store};
 use crate::session::Session;
 use crate::target::{CredentialSource, Target, Upstream};
 use crate::tls::TlsError;
+use crate::verdicts::VerdictTimes;
 use crate::witness::{Witness, WitnessConfig};
 
 /// What all sessions share.
@@ -55,6 +56,7 @@ pub struct Engine {
     predecessors: Predecessors,
     ids: SessionIds,
     live: LiveSessions,
+    verdict_times: VerdictTimes,
 }
 
 impl Engine {
@@ -91,6 +93,11 @@ impl Engine {
 
     pub fn witness(&self) -> &Witness {
         &self.witness
+    }
+
+    /// How long verdicts take.
+    pub fn verdict_times(&self) -> &VerdictTimes {
+        &self.verdict_times
     }
 
     pub fn dns(&self) -> &Dns {
@@ -280,6 +287,7 @@ impl Engine {
             predecessors: Predecessors::default(),
             ids: SessionIds::default(),
             live: LiveSessions::default(),
+            verdict_times: VerdictTimes::default(),
         }))
     }
 

@@ -36,4 +36,5 @@ pub(crate) mod supervise;
 pub mod target;
 pub mod telemetry;
 pub mod tls;
+pub mod verdicts;
 pub mod witness;

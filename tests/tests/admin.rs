@@ -70,6 +70,7 @@ fn operators_see_the_state_of_the_moment() {
     assert_eq!(status["kernel"]["attach"].as_str().map(|at| at.trim_matches('/')), Some(world.env.attach()));
     let text = world.weir("status");
     assert!(text.success() && text.stdout.contains("enforce"), "{text:?}");
+    assert!(status["verdicts"].is_null() && text.stdout.contains("none yet"), "{text:?}");
     assert_eq!(world.json("approvals"), Value::Array(vec![]));
     assert_eq!(world.weir("approve 7").code, Some(1));
     assert!(world.weir("kernel status").success());
@@ -169,7 +170,8 @@ fn a_mask_that_protects_nothing_is_a_problem_that_operators_see() {
     // A failure is not tried again at once.
     let works = || shop.psql("SELECT name FROM customers").run().unwrap().success();
     wait_until("the repaired target", PATIENCE, works).unwrap();
-    assert!(shop.env.weir(["status"]).unwrap().success());
+    let status = shop.env.weir(["status"]).unwrap();
+    assert!(status.success() && status.stdout.contains(", half of them within "), "{status:?}");
 }
 
 #[test]

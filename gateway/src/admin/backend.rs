@@ -15,6 +15,7 @@ use crate::record::RecordError;
 use crate::record::event::{ConnectionRefused, Event, OperationDecided, Record, SessionOpened};
 use crate::record::index::Filter;
 use crate::target::Protocol;
+use crate::verdicts::VerdictSummary;
 use crate::witness::{AttachmentReport, Peer as Process, WitnessError};
 
 /// Bytes of one text in an answer; the record has the rest.
@@ -43,6 +44,9 @@ pub struct Status {
     /// Sessions that are open, approvals that wait.
     pub sessions: u64,
     pub approvals: u64,
+    /// How long it takes to decide; None before the first statement.
+    #[serde(default)]
+    pub verdicts: Option<VerdictSummary>,
     /// Gateways that this one replaced and that still serve sessions.
     #[serde(default)]
     pub replaced: u64,
@@ -224,6 +228,7 @@ async fn status(engine: &Engine) -> Status {
         masks: count(config.masks.len()),
         sessions: count(engine.live().count()),
         approvals: count(engine.approvals().list().len()),
+        verdicts: engine.verdict_times().summary(),
         replaced: count(engine.predecessors().count()),
         kernel: kernel.ok(),
         problems,

@@ -13,7 +13,7 @@ resolved.
 
 Examples:
   weir status
-  weir status --json | jq .counters
+  weir status --json | jq .kernel.counters
   weir status >/dev/null || page-somebody";
 
 pub(super) fn run(config: &Path, out: &mut Out) -> Result<u8, Error> {
@@ -55,6 +55,7 @@ pub(super) fn run(config: &Path, out: &mut Out) -> Result<u8, Error> {
         ),
         ("sessions", sessions(&status)),
         ("approvals", format!("{} waiting", status.approvals)),
+        ("verdicts", verdicts(&status)),
     ])?;
     if let Some(report) = &status.kernel {
         out.line("")?;
@@ -75,6 +76,18 @@ fn sessions(status: &Status) -> String {
         replaced => {
             format!("{} open, and those of {} that this one replaced", status.sessions, plural(replaced, "gateway"))
         }
+    }
+}
+
+fn verdicts(status: &Status) -> String {
+    match &status.verdicts {
+        None => "none yet".to_owned(),
+        Some(verdicts) => format!(
+            "{}, half of them within {}, 99 % within {}",
+            verdicts.count,
+            time::nanos(verdicts.median_ns),
+            time::nanos(verdicts.p99_ns)
+        ),
     }
 }
 

@@ -53,6 +53,15 @@ pub(super) fn relative(unix_ms: u64, now: u64) -> String {
     }
 }
 
+/// `850 ns`, `2.1 µs`, and so on as [`micros`].
+pub(super) fn nanos(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..10_000 => format!("{}.{} µs", ns / 1_000, ns / 100 % 10),
+        _ => micros(ns / 1_000),
+    }
+}
+
 /// `40 s`, `3 min`, `5 h`, `12 d`.
 pub(super) fn span(seconds: u64) -> String {
     match seconds {
@@ -99,6 +108,7 @@ mod tests {
         assert_eq!(relative(9_000_000, 1_000_000), "in 2 h");
         assert_eq!(relative(0, 1_000_000_000), "11 d ago");
         assert_eq!(local(1_780_000_000_000).len(), "2026-05-28 20:26:40".len());
+        assert_eq!([nanos(850), nanos(2_190), nanos(12_345_678)], ["850 ns", "2.1 µs", "12.3 ms"]);
         assert_eq!([micros(7), micros(12_345), micros(3_210_000)], ["7 µs", "12.3 ms", "3.21 s"]);
     }
 

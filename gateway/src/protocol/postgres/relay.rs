@@ -133,6 +133,8 @@ pub(super) struct Relay<'s> {
     missing: HashMap<(Option<String>, String), Instant>,
     /// Whether the COPY data at hand goes to the target, whose first part did; None: it has not begun.
     copy_goes: Option<bool>,
+    /// How long the statement at hand has been thought about, its preparing, binding and describing included. None: people were asked.
+    thought: Option<Duration>,
     waiting: Arc<Waiting>,
     canceller: Canceller,
     /// A request to the target to cancel, until it is done with.
@@ -269,6 +271,7 @@ impl<'s> Relay<'s> {
             traces: Traces::default(),
             missing: HashMap::new(),
             copy_goes: None,
+            thought: Some(Duration::ZERO),
             waiting: ends.waiting,
             canceller: ends.canceller,
             cancelling: None,
@@ -292,10 +295,23 @@ impl<'s> Relay<'s> {
             self.receive().await?;
             self.undo_beyond().await?;
             match self.next_from_client()? {
+                Some(Sent::Message(tag @ (b'Q' | b'P' | b'B' | b'D' | b'E'), range)) => {
+                    let began = Instant::now();
+                    self.client_message(tag, range).await?;
+                    self.thought_for(began.elapsed(), matches!(tag, b'Q' | b'E'));
+                }
                 Some(Sent::Message(tag, range)) => self.client_message(tag, range).await?,
                 Some(Sent::TooLarge(message)) => self.too_large(message).await?,
                 None => self.progress().await?,
             }
+        }
+    }
+
+    /// Counts how long a message was thought about, and with the last one of its statement how long that was.
+    fn thought_for(&mut self, time: Duration, is_all: bool) {
+        self.thought = self.thought.map(|before| before + time);
+        if is_all && let Some(thought) = self.thought.replace(Duration::ZERO) {
+            self.session.engine().verdict_times().count(thought);
         }
     }
 
@@ -566,6 +582,7 @@ impl<'s> Relay<'s> {
                 return Ok(());
             }
             b'S' => {
+                self.thought = Some(Duration::ZERO);
                 self.sync(range);
                 return Ok(());
             }

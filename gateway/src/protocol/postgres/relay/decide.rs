@@ -297,6 +297,7 @@ impl Relay<'_> {
         if self.replies.skipping {
             return Ok(Outcome::Over);
         }
+        self.thought = None;
         let (session, waiting) = (self.session, Arc::clone(&self.waiting));
         let cancelled = waiting.cancelled();
         tokio::pin!(cancelled);

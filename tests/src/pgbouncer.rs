@@ -23,6 +23,11 @@ pub struct Pgbouncer {
 impl Pgbouncer {
     /// `pool_mode`: when a connection to the server is free for others, "session" or "transaction".
     pub fn start(shop: &Shop, pool_mode: &str) -> Result<Self> {
+        Self::start_for(200, shop, pool_mode)
+    }
+
+    /// The same for so many clients at once.
+    pub fn start_for(clients: usize, shop: &Shop, pool_mode: &str) -> Result<Self> {
         let dir = shop.env.dir();
         let port = free_port()?;
         let ca = Ca::new()?;
@@ -38,7 +43,7 @@ impl Pgbouncer {
         let ca = file("pgbouncer-ca.pem", ca.pem())?;
         let config = format!(
             "[databases]\n{db} = host=127.0.0.1 port={pg} dbname={db}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             auth_type = scram-sha-256\nauth_file = {users}\npool_mode = {pool_mode}\nmax_client_conn = 200\n\
+             auth_type = scram-sha-256\nauth_file = {users}\npool_mode = {pool_mode}\nmax_client_conn = {clients}\n\
              default_pool_size = 200\nclient_tls_sslmode = require\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n\
              server_tls_sslmode = verify-full\nserver_tls_ca_file = {server_ca}\nlog_connections = 0\nlog_disconnections = 0\n\
              ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\n",

@@ -112,15 +112,26 @@ const TEXT: &[(&str, &str)] = &[
     ("SELECT json_agg(t) FROM (SELECT name AS a, email AS a FROM customers) t", "\"***\""),
     ("SELECT row_to_json(ROW(t)) FROM (SELECT name AS a, email AS a FROM customers WHERE id = 1) t", "\"***\""),
     ("SELECT to_json(array_agg(t)) FROM (SELECT name AS a, email AS a FROM customers) t", "\"***\""),
-    ("SELECT ROW(t) FROM (SELECT name AS a, email AS a FROM customers WHERE id = 1) t", r#"("(""Ada Okafor"",************mple)")"#),
+    (
+        "SELECT ROW(t) FROM (SELECT name AS a, email AS a FROM customers WHERE id = 1) t",
+        r#"("(""Ada Okafor"",************mple)")"#,
+    ),
     // JSON has white space of its own, and what is no text.
-    ("SELECT json_build_object('x', CASE WHEN ssn > '900-2' THEN '   1 '::json ELSE '\"\\ud800\"'::json END, 'y', id) FROM customers WHERE id < 3 ORDER BY id",
-     "{\"x\" :null, \"y\" : 1}\n{\"x\" :null, \"y\" : 2}"),
+    (
+        "SELECT json_build_object('x', CASE WHEN ssn > '900-2' THEN '   1 '::json ELSE '\"\\ud800\"'::json END, 'y', id) FROM customers WHERE id < 3 ORDER BY id",
+        "{\"x\" :null, \"y\" : 1}\n{\"x\" :null, \"y\" : 2}",
+    ),
     // Making jsonb of what is not masked may fail, which is not to be up to what is.
     ("SELECT CASE WHEN ssn > '900-2' THEN to_jsonb(ROW(email, '\"\\u0000\"'::json)) END FROM customers", "DENIED"),
-    ("SELECT json_agg(to_jsonb(ROW(email, '\"\\u0000\"'::json))) FILTER (WHERE ssn > '900-2') FROM customers", "DENIED"),
+    (
+        "SELECT json_agg(to_jsonb(ROW(email, '\"\\u0000\"'::json))) FILTER (WHERE ssn > '900-2') FROM customers",
+        "DENIED",
+    ),
     // Nothing of this type can be sent in binary, but NULL can.
-    ("COPY (SELECT ROW(CASE WHEN ssn > '5' THEN 'postgres=r/postgres'::aclitem END) FROM customers) TO STDOUT (FORMAT binary)", "DENIED"),
+    (
+        "COPY (SELECT ROW(CASE WHEN ssn > '5' THEN 'postgres=r/postgres'::aclitem END) FROM customers) TO STDOUT (FORMAT binary)",
+        "DENIED",
+    ),
     // A view has a row's columns of when it was made.
     ("SELECT * FROM as_json", "\"***\""),
     ("SELECT j FROM of_older", "\"***\""),

@@ -185,7 +185,7 @@ fn client<'s>(stage: &'s Stage, program: &str, way: usize) -> Result<(Place<'s>,
 }
 
 /// The number behind a label in pgbench's report.
-fn figure(report: &str, label: &str) -> Result<f64> {
+pub(super) fn figure(report: &str, label: &str) -> Result<f64> {
     let after = report.split_once(label).ok_or_else(|| format!("no {label:?} in pgbench's report:\n{report}"))?.1;
     Ok(after.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default().parse()?)
 }

@@ -17,8 +17,10 @@ use system_tests::postgres::{self, Options, Postgres};
 use system_tests::shop::Shop;
 
 mod detectors;
+mod idle;
 mod load;
 mod open;
+mod verdicts;
 
 /// Connects of one measurement, and the pause between them: latency is measured, not load.
 const CONNECTS: usize = 300;
@@ -59,7 +61,8 @@ struct Plan {
 type Measure = fn(&Stage, &Plan) -> Result<Vec<Row>>;
 
 /// What is measured, by names that `--row` is looked for in.
-const ROWS: [(&str, Measure); 4] = [
+const ROWS: [(&str, Measure); 5] = [
+    (verdicts::NAME_OF_ROWS, verdicts::rows),
     ("connect, p50", |stage, plan| Ok(vec![connect_row(stage, plan)?])),
     ("connect and close, no agent", |stage, plan| Ok(vec![others_row(stage, plan)?])),
     ("connections to their end", |stage, plan| Ok(vec![flood_row(stage, plan)?])),
@@ -87,11 +90,12 @@ fn bench(words: &[&str]) -> Result {
     let loads: Vec<&load::Load> = load::LOADS.iter().filter(|it| is_asked(it.name)).collect();
     let bulks: Vec<&load::Bulk> = load::BULKS.iter().filter(|it| is_asked(it.name)).collect();
     let (with_open, with_detectors) = (is_asked(open::NAME_OF_ROWS), is_asked(detectors::NAME_OF_ROWS));
+    let with_idle = is_asked(idle::NAME_OF_ROWS);
     let on_stage = !measures.is_empty() || !loads.is_empty() || !bulks.is_empty();
-    if !on_stage && !with_open && !with_detectors {
+    if !on_stage && !with_open && !with_idle && !with_detectors {
         let names = ROWS.iter().map(|(name, _)| *name).chain(load::LOADS.iter().map(|it| it.name));
         let names = names.chain(load::BULKS.iter().map(|it| it.name));
-        let names: Vec<&str> = names.chain([open::NAME_OF_ROWS, detectors::NAME_OF_ROWS]).collect();
+        let names: Vec<&str> = names.chain([open::NAME_OF_ROWS, idle::NAME_OF_ROWS, detectors::NAME_OF_ROWS]).collect();
         return Err(format!("no row has {:?} in its name; there are: {}", plan.row, names.join("; ")).into());
     }
     let mut rows = Vec::new();
@@ -109,6 +113,9 @@ fn bench(words: &[&str]) -> Result {
     }
     if with_open {
         rows.extend(open::rows(&plan)?);
+    }
+    if with_idle {
+        rows.extend(idle::rows(&plan)?);
     }
     if with_detectors {
         rows.extend(detectors::rows(&plan)?);

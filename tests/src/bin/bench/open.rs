@@ -30,14 +30,14 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Raises the limit of descriptors for this process and those that it starts, as far as it goes, and says how many sessions the
 /// gateway can have by it: each takes two.
-fn sessions() -> Result<usize> {
+pub(super) fn sessions(wanted: usize) -> Result<usize> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let sessions = usize::try_from(most.saturating_sub(OTHER_DESCRIPTORS) / 2)?;
-    if sessions < SESSIONS {
-        println!("only {sessions} of {SESSIONS} sessions: a process may have {most} descriptors here");
+    if sessions < wanted {
+        println!("only {sessions} of {wanted} sessions: a process may have {most} descriptors here");
     }
-    Ok(sessions.min(SESSIONS))
+    Ok(sessions.min(wanted))
 }
 
 struct World {
@@ -75,16 +75,20 @@ impl World {
         Ok(status["sessions"].as_u64().unwrap_or(0))
     }
 
-    /// Bytes that the gateway's processes have in memory.
     fn memory(&self) -> Result<u64> {
-        let mut sum = 0;
-        for pid in self.gateway.pids()? {
-            let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-            sum += line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024;
-        }
-        Ok(sum)
+        memory(&self.gateway.pids()?)
     }
+}
+
+/// Bytes that processes have in memory.
+pub(super) fn memory(pids: &[u32]) -> Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        sum += line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024;
+    }
+    Ok(sum)
 }
 
 /// A server that says a byte to whom it accepts, and keeps the connection.
@@ -100,7 +104,7 @@ fn holding_server() -> Result<u16> {
 }
 
 pub(super) fn rows(plan: &Plan) -> Result<Vec<Row>> {
-    let sessions = sessions()?;
+    let sessions = sessions(SESSIONS)?;
     println!("preparing: a gateway before {SERVERS} servers that hold {sessions} connections");
     let world = World::new()?;
     let program = staged(&world.env)?;

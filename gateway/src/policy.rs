@@ -161,12 +161,20 @@ pub struct Action {
     /// None where the action has no WHERE to have.
     pub has_where: Option<bool>,
     pub has_limit: Option<bool>,
+    /// What was not understood, of one that is `unparsed`. Holds nothing of the text's literals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unparsed: Option<String>,
 }
 
 impl Action {
     /// An action of which nothing is known but its kind.
     pub fn of(kind: Kind) -> Self {
-        Self { kind, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None }
+        Self { kind, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None, unparsed: None }
+    }
+
+    /// One of which this was not understood.
+    pub fn unparsed(what: String) -> Self {
+        Self { unparsed: Some(what), ..Self::of(Kind::Unparsed) }
     }
 
     /// Bytes of memory that it takes, more or less.
@@ -176,7 +184,8 @@ impl Action {
             size_of::<TableUse>() + names + table.columns.iter().map(|it| size_of::<String>() + it.len()).sum::<usize>()
         });
         let functions = self.functions.iter().map(|it| size_of::<String>() + it.len());
-        size_of::<Self>() + tables.chain(functions).sum::<usize>()
+        let unparsed = self.unparsed.as_ref().map_or(0, String::len);
+        size_of::<Self>() + unparsed + tables.chain(functions).sum::<usize>()
     }
 
     /// Bytes that it takes in a record, more or less: names in quotation marks, and the words around them.
@@ -187,7 +196,8 @@ impl Action {
             let names = quoted(&table.name) + table.schema.as_ref().map_or(0, quoted);
             WORDS + names + table.columns.iter().map(quoted).sum::<usize>()
         });
-        WORDS + tables.chain(self.functions.iter().map(quoted)).sum::<usize>()
+        let unparsed = self.unparsed.as_ref().map_or(0, quoted);
+        WORDS + unparsed + tables.chain(self.functions.iter().map(quoted)).sum::<usize>()
     }
 }
 
@@ -621,12 +631,15 @@ impl Action {
     }
 }
 
-/// As people write it: `update public.customers, orders`.
+/// As people write it: `update public.customers, orders`; with what was not understood: `unparsed (line 3: ...)`.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
         for (i, table) in self.tables.iter().enumerate() {
             write!(f, "{}{table}", if i == 0 { " " } else { ", " })?;
+        }
+        if let Some(what) = &self.unparsed {
+            write!(f, " ({what})")?;
         }
         Ok(())
     }

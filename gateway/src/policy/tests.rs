@@ -16,6 +16,7 @@ fn action(kind: Kind, tables: &[&str]) -> Action {
         functions: Vec::new(),
         has_where: None,
         has_limit: None,
+        unparsed: None,
     }
 }
 

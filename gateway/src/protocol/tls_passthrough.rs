@@ -137,7 +137,7 @@ impl Opening {
 }
 
 fn operation(text: String, refusal: Option<String>) -> Operation {
-    let connect = Action { kind: Kind::Connect, tables: vec![], functions: vec![], has_where: None, has_limit: None };
+    let connect = Action::of(Kind::Connect);
     Operation { text, database: None, actions: Arc::from([connect]), statements: 1, refusal }
 }
 

@@ -101,6 +101,7 @@ fn decided(id: OperationId, gate: &Gate) -> Event {
             functions: Vec::new(),
             has_where: Some(true),
             has_limit: Some(false),
+            unparsed: None,
         }],
         statements: 2,
         parameters: None,

@@ -156,11 +156,12 @@ const CODE: &[(&str, Option<&str>)] = &[
     ),
     ("DO $$ DECLARE r pg_class := pg_sleep(0); BEGIN NULL; END $$", Some("no naps")),
     ("DO $$ BEGIN RAISE NOTICE '%', pg_sleep(0); END $$", Some("no naps")),
-    ("DO $$ BEGIN EXECUTE 'DROP TABLE ' || 'orders'; END $$", Some("no rule allows")),
+    ("DO $$\nBEGIN\n  EXECUTE 'DROP TABLE ' || 'orders';\nEND $$", Some("line 3: EXECUTE runs a text")),
     (
         "DO $$ DECLARE c refcursor; BEGIN OPEN c FOR EXECUTE 'DELETE FROM orders RETURNING id'; END $$",
-        Some("no rule allows"),
+        Some("line 1: EXECUTE runs a text"),
     ),
+    ("DO $$ BEGIN\nRAISE NOTICE '900' || 1; END $$", Some("line 2: a RAISE of another form")),
 ];
 
 /// What the code of a DO does is judged as if it stood there by itself; what is put together as it runs is `unparsed`.
@@ -181,4 +182,10 @@ fn rules_see_what_the_code_of_a_do_does() {
         }
     }
     assert_eq!(orders(), before);
+    // The record knows it too, without the values.
+    let denied = world.psql(CODE[CODE.len() - 1].0).stderr;
+    let id = denied.split("(ID ").nth(1).and_then(|it| it.split(')').next()).unwrap();
+    let why = world.shop.env.weir(["why", id]).unwrap().expect_success().unwrap();
+    assert_eq!(why.matches("line 2: a RAISE of another form").count(), 3, "{why}");
+    assert!(!denied.contains("900"), "{denied}");
 }

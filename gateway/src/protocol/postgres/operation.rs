@@ -213,7 +213,7 @@ impl Parsed {
         match self {
             Self::Statements(statements) => statements.iter().flat_map(|it| it.actions.iter().cloned()).collect(),
             Self::Empty => Vec::new(),
-            Self::Unparsed { .. } => vec![Action::of(Kind::Unparsed)],
+            Self::Unparsed { reason, .. } => vec![Action::unparsed(reason.clone())],
         }
     }
 

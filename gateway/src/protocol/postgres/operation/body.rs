@@ -11,14 +11,20 @@ use std::ops::Range;
 
 use super::{Lexed, MAX_TOKENS};
 
-/// What of a body runs SQL.
+/// What of a body runs SQL, and where: on which of the body's lines its statement of PL/pgSQL begins, counted as the server does.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) struct Part {
+    pub(super) line: usize,
+    pub(super) runs: Runs,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Runs {
     Statement(String),
     /// What stands behind SELECT, which PL/pgSQL puts before it.
     Expression(String),
-    /// A text that is put together as it runs, or a cursor that somebody may have opened elsewhere.
-    Unknown,
+    /// A text that is put together as it runs, or a cursor that somebody may have opened elsewhere: in words.
+    Unknown(&'static str),
 }
 
 /// What has begun and not ended.
@@ -32,7 +38,7 @@ enum Open {
     Loop,
 }
 
-/// The parts of a body, in their order. An error says what is not understood of it.
+/// The parts of a body, in their order. An error says what is not understood of it, and where.
 pub(super) fn parts(body: &str) -> Result<Vec<Part>, String> {
     let lexed = Lexed::new(body)?;
     if lexed.tokens.len() > MAX_TOKENS {
@@ -42,9 +48,11 @@ pub(super) fn parts(body: &str) -> Result<Vec<Part>, String> {
         .map(|it| Some(usize::try_from(it.start).ok()?..usize::try_from(it.end).ok()?))
         .collect::<Option<Vec<_>>>()
         .ok_or("a body's words are not where they should be")?;
-    let mut reader = Reader { body, words, at: 0, open: Vec::new(), parts: Vec::new() };
-    reader.read().map_err(|what| format!("a body of PL/pgSQL is not understood here: {what}"))?;
-    Ok(reader.parts)
+    let mut reader = Reader { body, words, at: 0, begun: 0, lines: (0, 1), open: Vec::new(), parts: Vec::new() };
+    match reader.read() {
+        Ok(()) => Ok(reader.parts),
+        Err(what) => Err(format!("line {}: {what}", reader.line())),
+    }
 }
 
 struct Reader<'a> {
@@ -53,6 +61,10 @@ struct Reader<'a> {
     words: Vec<Range<usize>>,
     /// The next one.
     at: usize,
+    /// The first one of the statement, or the declaration, at hand.
+    begun: usize,
+    /// A place in the body, and its line: where lines were last counted up to.
+    lines: (usize, usize),
     open: Vec<Open>,
     parts: Vec<Part>,
 }
@@ -79,6 +91,7 @@ impl Reader<'_> {
             if self.open.is_empty() && !["<<", "declare", "begin"].iter().any(|it| self.is(it)) {
                 return Err("it has no block");
             }
+            self.begun = self.at;
             self.statement()?;
             if self.open.is_empty() && self.at > 0 && self.ended() {
                 return Ok(());
@@ -197,6 +210,7 @@ impl Reader<'_> {
             if self.is("begin") {
                 return Ok(());
             }
+            self.begun = self.at;
             let span = self.take_until(";")?;
             let kind = span.start + 1;
             let cursor = (kind..span.end.min(kind + 3)).find(|at| self.is_at(*at, "cursor"));
@@ -284,7 +298,7 @@ impl Reader<'_> {
             "open" => self.open(rest),
             // By a name that may be anybody's portal.
             "fetch" | "move" => {
-                self.parts.push(Part::Unknown);
+                self.runs(Runs::Unknown("a cursor is named, which may be one that was opened elsewhere"));
                 Ok(())
             }
             "exit" | "continue" => match self.find(&rest, &["when"]) {
@@ -340,7 +354,7 @@ impl Reader<'_> {
 
     /// A text that is put together, what it is put together of, and its parameters.
     fn dynamic(&mut self, span: Span) -> Read {
-        self.parts.push(Part::Unknown);
+        self.runs(Runs::Unknown("EXECUTE runs a text that is put together as it runs"));
         let mut at = span.start;
         let mut is_target = false;
         while at <= span.end {
@@ -394,13 +408,13 @@ impl Reader<'_> {
             }
             _ => return Err("INTO more than once"),
         };
-        self.parts.push(Part::Statement(text));
+        self.runs(Runs::Statement(text));
         Ok(())
     }
 
     fn expression(&mut self, span: Span) -> Read {
         let text = self.text(span)?.to_owned();
-        self.parts.push(Part::Expression(text));
+        self.runs(Runs::Expression(text));
         Ok(())
     }
 
@@ -424,6 +438,20 @@ impl Reader<'_> {
     fn assigned_plainly(&self, span: Span) -> Read {
         let is_plain = |at: usize| self.is_word(at) || ["=", ":=", ",", "."].contains(&self.word(at));
         if span.into_iter().all(is_plain) { Ok(()) } else { Err("a GET of another form") }
+    }
+
+    fn runs(&mut self, runs: Runs) {
+        let line = self.line();
+        self.parts.push(Part { line, runs });
+    }
+
+    /// Of the statement at hand.
+    fn line(&mut self) -> usize {
+        let (counted, line) = self.lines;
+        let start = self.words.get(self.begun).map_or(self.body.len(), |it| it.start);
+        let between = self.body.get(counted..start).unwrap_or_default();
+        self.lines = (start.max(counted), line + between.matches('\n').count());
+        self.lines.1
     }
 
     // Words.
@@ -542,10 +570,10 @@ mod tests {
     use serde_json::Value;
 
     fn shown(body: &str) -> Result<Vec<String>, String> {
-        let one = |part| match part {
-            Part::Statement(text) => text,
-            Part::Expression(text) => format!("={text}"),
-            Part::Unknown => "?".to_owned(),
+        let one = |part: Part| match part.runs {
+            Runs::Statement(text) => text,
+            Runs::Expression(text) => format!("={text}"),
+            Runs::Unknown(_) => "?".to_owned(),
         };
         parts(body).map(|it| it.into_iter().map(one).collect())
     }
@@ -589,6 +617,22 @@ mod tests {
             }
         }
         assert!(compared > 40, "{compared}");
+    }
+
+    #[test]
+    fn each_part_has_the_line_of_its_statement() {
+        let lines = |body| parts(body).unwrap().into_iter().map(|it| it.line).collect::<Vec<_>>();
+        assert_eq!(lines("BEGIN a := 1; b := 2; END"), [1, 1]);
+        assert_eq!(
+            lines(
+                "\nDECLARE\n a int;\n b int :=\n f();\nBEGIN\n -- x\n IF a\n THEN DELETE\n FROM t; END IF;\n\nCOMMIT; END"
+            ),
+            [4, 8, 9, 12]
+        );
+        let error = |body| parts(body).unwrap_err();
+        assert_eq!(error("BEGIN\n NULL;\n x := (1;\nEND"), "line 3: a statement without its end");
+        assert_eq!(error("BEGIN\n NULL;\n"), "line 3: a statement without its end");
+        assert_eq!(error(""), "line 1: it has no block");
     }
 
     #[test]

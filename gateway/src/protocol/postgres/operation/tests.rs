@@ -224,6 +224,46 @@ fn the_code_of_a_do_costs_its_length_or_is_not_understood() {
     assert!(has_names_beyond_ascii("DO 'BEGIN DELETE FROM \u{e9}; END'"));
 }
 
+/// Which part it is, and no value of it.
+#[test]
+fn the_code_of_a_do_says_what_of_it_is_not_understood() {
+    let set = nothing_tagged();
+    for (sql, expected) in [
+        (
+            "DO $$\nBEGIN\n DELETE FROM t;\n EXECUTE 'DROP TABLE s3cret';\n EXECUTE 'x'; END $$",
+            "line 4: EXECUTE runs a text",
+        ),
+        (
+            "DO $$ DECLARE c refcursor := 's3cret';\n r record; BEGIN\n\n FETCH c INTO r; END $$",
+            "line 4: a cursor is named",
+        ),
+        ("DO 'BEGIN\nPERFORM ''s3cret'' s3cret s3cret; END'", "line 2: an expression: Invalid statement: syntax error"),
+        (
+            "DO 'BEGIN\nDELETE FROM t AS AS ''s3cret''; END'",
+            "line 2: a statement of SQL: Invalid statement: syntax error",
+        ),
+        ("DO 'BEGIN\nPREPARE s3cret AS SELECT 1; END'", "line 2: a statement of SQL: it makes, or uses, a prepared"),
+        ("DO 'BEGIN\nRAISE NOTICE ''s3cret'' || s3cret; END'", "line 2: a RAISE of another form"),
+        ("DO 'BEGIN NULL; x := ''s3cret; END'", "the body of the DO: Error scanning: unterminated quoted string"),
+        ("DO 'plpy.execute(''s3cret'')' LANGUAGE plpython3u", "it is no text in PL/pgSQL"),
+        (
+            "DO $a$ BEGIN\nDO $b$ BEGIN\n\nEXECUTE 's3cret'; END $b$; END $a$",
+            "line 2: the body of the DO: line 3: EXECUTE",
+        ),
+        (
+            "DO $a$ BEGIN DO $b$ BEGIN DO $c$ BEGIN DO $d$ BEGIN NULL; END $d$; END $c$; END $b$; END $a$",
+            "line 1: the body of the DO: more than 3 bodies",
+        ),
+        ("DELETE FROM 's3cret'", "unparsed (Invalid statement: syntax error"),
+    ] {
+        let actions = analyse_blocking(sql, &set).actions();
+        let said: Vec<String> =
+            actions.iter().filter(|it| it.kind == Kind::Unparsed).map(ToString::to_string).collect();
+        let [only] = said.as_slice() else { panic!("{sql}: {said:?}") };
+        assert!(only.contains(expected) && !only.contains("s3cret"), "{sql}: {only}");
+    }
+}
+
 /// `role` is one of the settings that it could be.
 #[test]
 fn a_settings_name_is_known_in_pg_dumps_own_query_only() {

@@ -242,6 +242,13 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Something of it is not understood. The first such thing is told of.
+    fn not_understood(&mut self, what: String) {
+        if !self.extra.iter().any(|it| it.kind == Kind::Unparsed) {
+            self.extra.push(Action::unparsed(what));
+        }
+    }
+
     fn action(&mut self) -> Option<&mut Action> {
         self.actions.get_mut(self.at)
     }

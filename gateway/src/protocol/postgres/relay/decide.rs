@@ -391,7 +391,7 @@ impl Relay<'_> {
             open.extend(inner.effects.uses.iter().map(|name| (name.clone(), depth + 1)));
         }
         if unknown {
-            all.push(Action::of(Kind::Unparsed));
+            all.push(Action::unparsed("what a name in it stands for is not known".to_owned()));
             tagged = true;
         }
         operation.actions = all.into();

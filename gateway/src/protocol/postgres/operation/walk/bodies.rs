@@ -4,32 +4,47 @@ use pg_query::{Node, NodeEnum, protobuf};
 
 use super::{Unknown, Walk, Walked, string, walk_within};
 use crate::policy::Kind;
-use crate::protocol::postgres::operation::body::{self, Part};
+use crate::protocol::postgres::operation::body::{self, Part, Runs};
 use crate::protocol::postgres::operation::{Lexed, MAX_BODIES, PART_STEPS};
+
+/// What it is of which a line is told.
+const BODY: &str = "the body of the DO";
 
 impl Walk<'_> {
     /// What a body does are actions of the statement's own. What is not understood of it is one too, as which rules know it.
     pub(super) fn code(&mut self, code: &protobuf::DoStmt) -> Walked {
         let parts = match plpgsql(&code.args) {
-            Some(text) if self.depth < MAX_BODIES => body::parts(text).unwrap_or_else(|_| vec![Part::Unknown]),
-            _ => vec![Part::Unknown],
+            Some(text) if self.depth < MAX_BODIES => body::parts(text),
+            Some(_) => Err(format!("more than {MAX_BODIES} bodies of code stand in each other")),
+            None => Err("it is no text in PL/pgSQL".to_owned()),
         };
-        for part in &parts {
-            let understood = match part {
-                Part::Unknown => false,
-                Part::Statement(text) => self.part(text, false).is_ok(),
-                Part::Expression(text) => self.part(&format!("SELECT {text}"), true).is_ok(),
+        let parts = match parts {
+            Ok(parts) => parts,
+            Err(what) => {
+                self.not_understood(format!("{BODY}: {what}"));
+                return Ok(());
+            }
+        };
+        for Part { line, runs } in &parts {
+            let understood = match runs {
+                Runs::Unknown(what) => Err((*what).to_owned()),
+                Runs::Statement(text) => {
+                    self.part(*line, text, false).map_err(|it| format!("a statement of SQL: {it}"))
+                }
+                Runs::Expression(text) => {
+                    self.part(*line, &format!("SELECT {text}"), true).map_err(|it| format!("an expression: {it}"))
+                }
             };
             // A part that takes the last of the steps is not one that is not understood: the whole text is.
             self.in_bounds()?;
-            if !understood {
-                self.add_action(Kind::Unparsed, None);
+            if let Err(what) = understood {
+                self.not_understood(format!("{BODY}: line {line}: {what}"));
             }
         }
         Ok(())
     }
 
-    fn part(&mut self, text: &str, is_expression: bool) -> Result<(), String> {
+    fn part(&mut self, line: usize, text: &str, is_expression: bool) -> Result<(), String> {
         self.spend(PART_STEPS);
         let tree = Lexed::new(text)?.tree()?;
         let [only] = tree.stmts.as_slice() else { return Err("not one statement".to_owned()) };
@@ -39,7 +54,9 @@ impl Walk<'_> {
         self.seen.pinned = self.seen.pinned.take().or(seen.pinned);
         self.seen.lets_write |= seen.lets_write;
         self.seen.secret_strings |= seen.secret_strings;
-        for action in actions {
+        for mut action in actions {
+            // In a body within this one.
+            action.unparsed = action.unparsed.map(|what| format!("{BODY}: line {line}: {what}"));
             let computes = is_expression && action.kind == Kind::Select;
             let tells = !computes || !action.tables.is_empty() || !action.functions.is_empty();
             self.spend(self.actions.len());
@@ -48,7 +65,7 @@ impl Walk<'_> {
             }
         }
         // What a name stands for afterwards nobody would know.
-        if seen.name.is_some() { Err("a prepared statement".to_owned()) } else { Ok(()) }
+        if seen.name.is_some() { Err("it makes, or uses, a prepared statement or a cursor".to_owned()) } else { Ok(()) }
     }
 }
 

@@ -200,6 +200,7 @@ impl<'a> Walk<'a> {
             functions: Vec::new(),
             has_where: Some(has_where),
             has_limit: None,
+            unparsed: None,
         });
     }
 
@@ -313,6 +314,7 @@ impl<'a> Walk<'a> {
             functions: Vec::new(),
             has_where: (kind != Kind::Insert).then_some(chosen),
             has_limit: None,
+            unparsed: None,
         });
         Ok(())
     }

@@ -28,6 +28,9 @@ fn holds(version: &'static str) {
     for sql in ["\\d customers", "\\d+", "\\df", "SELECT name FROM customers WHERE id = 1"] {
         shop.psql(sql).run().unwrap().expect_success().unwrap();
     }
+    // The newest counts buffers by itself, and what is planned by the catalogs tells of what lies in them.
+    let said = shop.psql("EXPLAIN ANALYZE SELECT 1 FROM payments").run().unwrap();
+    assert_eq!(said.stderr.contains("BUFFERS OFF"), version == "18", "{said:?}");
     drop(gateway);
 }
 

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::{Result, paths, shell};
 
+/// Debian's own, and those here.
+pub(crate) const MAJORS: [&str; 6] = ["13", "14", "15", "16", "17", "18"];
 /// One of each major version that is supported, and one that was until lately.
 const VERSIONS: &[(&str, &str)] = &[
     ("13", "13.23.0-beta.16"),

@@ -48,7 +48,7 @@ const CLIENTS: &str = "postgres-clients";
 const VERSIONS: &str = "postgres-versions";
 /// Needs what people do with databases: query builders, TPC-H.
 const UTILITY: &str = "postgres-utility";
-/// Sessions made by chance.
+/// Sessions made by chance, with servers of other versions, too.
 const NONINTERFERENCE: &str = "noninterference";
 /// Measured on sentences made by others' means.
 const DETECTORS: &str = "detectors";
@@ -88,6 +88,9 @@ pub(crate) struct Args {
     /// Where noninterference begins: the same seed makes the same sessions
     #[arg(long)]
     seed: Option<u32>,
+    /// The major version of the servers of noninterference, instead of 15 at length and a little of the oldest and the newest
+    #[arg(long, value_name = "MAJOR", value_parser = servers::MAJORS)]
+    server: Option<String>,
     /// For the test programs themselves: a filter, --nocapture ...
     #[arg(last = true)]
     rest: Vec<String>,
@@ -102,6 +105,7 @@ impl Args {
             kernel: None,
             minutes: None,
             seed: None,
+            server: None,
             rest: Vec::new(),
         }
     }
@@ -224,6 +228,9 @@ impl Args {
         for (name, number) in [("WEIR_MINUTES", self.minutes), ("WEIR_SEED", self.seed)] {
             number.and_then(|it| environment.insert(name, PathBuf::from(it.to_string())));
         }
+        if let Some(server) = &self.server {
+            environment.insert("WEIR_SERVER", PathBuf::from(server));
+        }
         if let Some(previous) = &self.previous {
             let path = std::path::absolute(previous).map_err(|e| format!("{}: {e}", previous.display()))?;
             environment.insert("WEIR_PREVIOUS", path);
@@ -281,7 +288,7 @@ impl Program {
         if self.suite.as_deref() == Some(UTILITY) {
             environment.insert("WEIR_WORKLOADS", workloads::ensure()?);
         }
-        if [VERSIONS, CLIENTS].map(Some).contains(&self.suite.as_deref()) {
+        if [VERSIONS, CLIENTS, NONINTERFERENCE].map(Some).contains(&self.suite.as_deref()) {
             environment.insert("WEIR_SERVERS", servers::ensure()?);
         }
         if self.suite.as_deref() == Some(VM_SMOKE) {

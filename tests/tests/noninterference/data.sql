@@ -7,8 +7,9 @@ DECLARE
     it record;
 BEGIN
     FOR it IN SELECT oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'S', 'p') AND relname LIKE 'made%' AND relpersistence <> 't' LOOP
-        EXECUTE (SELECT format('DROP %s IF EXISTS %s CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass)
-            FROM pg_class WHERE oid = it.oid);
+        -- One that went with another is there no more.
+        EXECUTE coalesce((SELECT format('DROP %s IF EXISTS %s CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass)
+            FROM pg_class WHERE oid = it.oid), 'SELECT 1');
     END LOOP;
     FOR it IN SELECT typname, typtype FROM pg_type WHERE typtype IN ('d', 'e') AND typname LIKE 'made%' LOOP
         EXECUTE format('DROP %s %I CASCADE', CASE it.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, it.typname);

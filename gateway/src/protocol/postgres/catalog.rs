@@ -147,6 +147,7 @@ pub struct TaggedSet {
     keys: HashMap<u32, Vec<i16>>,
     code: Arc<KnownCode>,
     has_hidden_sequences: bool,
+    counts_buffers: bool,
     fetched_at: SystemTime,
 }
 
@@ -231,6 +232,7 @@ impl TaggedSet {
             keys: HashMap::new(),
             code: Arc::default(),
             has_hidden_sequences: false,
+            counts_buffers: false,
             fetched_at,
         }
     }
@@ -365,6 +367,11 @@ impl TaggedSet {
     /// True if there are sequences that give values to tagged columns. As relations they are derived.
     pub(super) fn has_hidden_sequences(&self) -> bool {
         self.has_hidden_sequences
+    }
+
+    /// True where EXPLAIN ANALYZE counts buffers without being told to: from PostgreSQL 18 on.
+    pub(super) fn counts_buffers(&self) -> bool {
+        self.counts_buffers
     }
 
     /// Functions, operators and casts by oid.

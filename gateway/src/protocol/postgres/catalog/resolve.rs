@@ -143,6 +143,7 @@ impl TaggedSet {
             } else {
                 Arc::new(snapshot.known.without_sequences())
             },
+            counts_buffers: snapshot.counts_buffers,
             has_hidden_sequences: !hidden.is_empty(),
             fetched_at,
         })

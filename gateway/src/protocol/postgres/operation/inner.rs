@@ -47,6 +47,26 @@ pub(super) fn explained(explain: &ExplainStmt, tokens: &[ScanToken]) -> Option<u
     usize::try_from(first.start).ok()
 }
 
+/// Whether it tells how many pages or bytes are looked at or written. `by_itself`: with ANALYZE the server counts buffers unless told not to.
+pub(super) fn counts_pages(explain: &ExplainStmt, by_itself: bool) -> bool {
+    let options = || explain.options.iter().filter_map(|it| it.node.as_ref());
+    // Of several the last one counts: one that is off is all there is then.
+    let is_on = |name: &str| {
+        options().any(|it| matches!(it, NodeEnum::DefElem(it) if it.defname == name && !is_off(it.arg.as_deref())))
+    };
+    let is_told = options().any(|it| matches!(it, NodeEnum::DefElem(it) if it.defname == "buffers"));
+    ["buffers", "wal", "memory"].into_iter().any(is_on) || by_itself && !is_told && is_on("analyze")
+}
+
+/// Whether an option's value is plainly "no" (`defGetBoolean`).
+fn is_off(value: Option<&Node>) -> bool {
+    match value.and_then(|it| it.node.as_ref()) {
+        Some(NodeEnum::String(it)) => ["off", "false"].iter().any(|off| it.sval.eq_ignore_ascii_case(off)),
+        Some(NodeEnum::Integer(it)) => it.ival == 0,
+        _ => false,
+    }
+}
+
 /// The type in which EXPLAIN shows the plan.
 pub(super) fn plan_type(explain: &ExplainStmt) -> Option<u32> {
     let mut formats = explain.options.iter().filter_map(|node| match &node.node {

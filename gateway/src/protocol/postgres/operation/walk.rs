@@ -22,6 +22,10 @@ use super::descent::{Unknown, Walked, parts};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::{Exposure, TaggedSet};
 
+/// Also where nothing tagged is in the statement: the catalogs that it is planned by have pages, too, and statistics in them.
+const COUNTS_PAGES: &str = "the pages and bytes that EXPLAIN counts (BUFFERS, WAL, MEMORY) tell how long values are; write BUFFERS OFF, \
+                            beside ANALYZE from PostgreSQL 18 on, too";
+
 /// What one statement was seen to do.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "observations that have nothing to do with each other")]
@@ -332,6 +336,12 @@ impl<'a> Walk<'a> {
         match node {
             NodeRef::CopyStmt(it) => self.copy(it),
             NodeRef::DoStmt(it) => self.code(it),
+            NodeRef::ExplainStmt(it) => {
+                if super::inner::counts_pages(it, self.set.counts_buffers()) {
+                    self.hazard(COUNTS_PAGES.to_owned());
+                }
+                self.children(node)
+            }
             // SELECT INTO and CREATE TABLE AS write the new relation and read with their query.
             NodeRef::CreateTableAsStmt(it) => {
                 if let Some(rel) = it.into.as_deref().and_then(|it| it.rel.as_ref()) {

@@ -3,6 +3,8 @@
 
 #[path = "evasion/disguises.rs"]
 mod disguises;
+#[path = "evasion/fresh.rs"]
+mod fresh;
 #[path = "evasion/lineage.rs"]
 mod lineage;
 #[path = "evasion/others.rs"]

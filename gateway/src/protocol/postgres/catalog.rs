@@ -8,6 +8,7 @@
 mod code;
 mod known;
 mod nearest;
+mod news;
 mod read;
 mod resolve;
 
@@ -134,6 +135,8 @@ pub struct TaggedSet {
     known: HashMap<u32, i16>,
     /// What masks call columns. (`*` is a name that says nothing, and so it stands for none.)
     masked_names: HashSet<String>,
+    /// Columns that are called so, masked or not, and how.
+    called_so: HashMap<(u32, i16), String>,
     /// Relations of whose name there is another one that is masked more.
     masked_less: HashSet<u32>,
     tagged: HashSet<u32>,
@@ -222,6 +225,7 @@ impl TaggedSet {
             derived: HashSet::new(),
             known: HashMap::new(),
             masked_names: HashSet::new(),
+            called_so: HashMap::new(),
             masked_less: HashSet::new(),
             tagged: HashSet::new(),
             referred_to: HashSet::new(),
@@ -301,12 +305,13 @@ impl TaggedSet {
     }
 
     /// True for a column of a result of which this may not be up to date: it was made since, or has no mask, and a name by which it could
-    /// have one. (That may be another one's, or nobody's.)
+    /// have one, and had another name. (That may be another one's, or nobody's.)
     pub(super) fn doubts(&self, column: &Column) -> bool {
         let origin = (column.table, column.attribute);
         let is_named = || {
             self.masks(column.table, column.attribute).is_empty()
-                && std::str::from_utf8(&column.name).is_ok_and(|it| self.masked_names.contains(it))
+                && std::str::from_utf8(&column.name)
+                    .is_ok_and(|it| self.masked_names.contains(it) && !self.was_called(origin, it))
         };
         !self.is_empty() && (!self.has_column(origin) || is_named())
     }

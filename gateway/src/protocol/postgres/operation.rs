@@ -18,7 +18,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -120,6 +120,16 @@ pub struct Statement {
     pub lets_write: bool,
     /// A SET of something by which no name, and no expression, comes to mean something else.
     pub keeps_meanings: bool,
+    pub all_columns: AllColumns,
+}
+
+/// What a statement does with all columns of a relation, which it does not name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AllColumns {
+    /// Names of relations of which they are read, be it under other names, and not just shown as they are.
+    pub by_place: BTreeSet<String>,
+    /// It shows some as they are.
+    pub shown: bool,
 }
 
 /// How a statement relates to the target's tagged data.
@@ -289,7 +299,8 @@ impl Statement {
             size_of::<(Option<String>, String)>() + name.len() + schema.as_ref().map_or(0, String::len)
         });
         let actions = self.actions.iter().map(Action::size);
-        size_of::<Self>() + self.redacted.len() + relations + actions.chain(unknown).sum::<usize>()
+        let by_place = self.all_columns.by_place.iter().map(|it| size_of::<String>() + it.len()).sum::<usize>();
+        size_of::<Self>() + self.redacted.len() + by_place + relations + actions.chain(unknown).sum::<usize>()
     }
 
     /// True if it writes a schema before each of its tables, so that these cannot become others.
@@ -436,6 +447,7 @@ impl<'a> Lexed<'a> {
             name: seen.name,
             lets_write: seen.lets_write,
             keeps_meanings: seen.keeps_meanings,
+            all_columns: seen.all_columns,
         })
     }
 

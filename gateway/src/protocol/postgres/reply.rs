@@ -116,6 +116,8 @@ pub(super) struct Running {
     over: Option<Over>,
     statement: usize,
     plan: Option<Arc<Plan>>,
+    /// It shows all columns of something as they are: see [`Replies::shows_all`].
+    pub(super) shows_all: bool,
     /// Why its rows wait.
     doubt: Option<Arc<Doubt>>,
     /// The rows that a COPY sends.
@@ -177,6 +179,7 @@ impl Running {
             over: None,
             statement: 0,
             plan: None,
+            shows_all: false,
             doubt: None,
             copying: None,
             described: false,

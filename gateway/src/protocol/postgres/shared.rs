@@ -52,6 +52,8 @@ const PROBLEM_AGE: Duration = Duration::from_mins(10);
 const MAX_CATALOG_BYTES: usize = 256 << 20;
 /// Between the beginnings of two readings of one catalog. Who needs a newer one sooner waits, and shares it with all who do.
 const READ_EVERY: Duration = Duration::from_millis(250);
+/// How long a connection for questions about columns is kept when nobody asks any more.
+const ASKS_FOR: Duration = Duration::from_secs(30);
 /// Databases whose catalogs are held, each server's for itself; there is no use for more than a host's targets have.
 const MAX_CATALOGS: usize = 256;
 /// Statements that are remembered under one catalog, and how much memory they may take: twice this at most.
@@ -100,6 +102,14 @@ struct Slot {
     current: Mutex<Current>,
     /// When it was last begun to be read. Held by whoever reads the catalog; others wait for the result.
     reading: tokio::sync::Mutex<Option<Instant>>,
+    /// Whom all sessions ask about columns. Held while there is none yet.
+    asker: tokio::sync::Mutex<Option<Arc<Asker>>>,
+}
+
+/// A connection of the gateway's own, for small questions.
+struct Asker {
+    own: OwnClient,
+    asked: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -176,6 +186,33 @@ impl State {
         let read = load(way, wanted, masks_version).await;
         drop(reading);
         slot.set(read, masks_version)
+    }
+
+    /// Whether one of these relations has a column that came to be called what masks call columns since the catalog was read. The error
+    /// says why that cannot be told.
+    pub(super) async fn has_news(
+        &self,
+        session: &Session,
+        way: &Way,
+        set: &TaggedSet,
+        relations: &[String],
+    ) -> Result<bool, String> {
+        let slot = self.slot(session, way).map_err(|why| why.to_string())?;
+        let ask = async {
+            let asker = slot.asker(way).await?;
+            match set.has_news(&asker.own.client, relations).await {
+                // One that was kept may be closed since: by a timeout of the server's, or with the server.
+                Err(CatalogError::Query(error)) if error.is_closed() => {
+                    slot.let_go(&asker).await;
+                    let asker = slot.asker(way).await?;
+                    set.has_news(&asker.own.client, relations).await.map_err(told)
+                }
+                answer => answer.map_err(told),
+            }
+        };
+        tokio::time::timeout(LOAD_TIMEOUT, ask)
+            .await
+            .map_err(|_elapsed| "the target did not tell in time what columns there are".to_owned())?
     }
 
     /// Databases that are denied since their catalogs could not be read, and why. For people.
@@ -321,6 +358,36 @@ impl Slot {
         read
     }
 
+    /// Whom to ask: the one at hand, or a new one.
+    async fn asker(self: &Arc<Self>, way: &Way) -> Result<Arc<Asker>, String> {
+        let mut current = self.asker.lock().await;
+        if let Some(asker) = current.as_ref().filter(|it| !it.own.client.is_closed()) {
+            *asker.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            return Ok(Arc::clone(asker));
+        }
+        let own = OwnClient::connect(way, "weir columns", |_| {}).await?;
+        let asker = Arc::new(Asker { own, asked: Mutex::new(Instant::now()) });
+        *current = Some(Arc::clone(&asker));
+        let (slot, known) = (Arc::downgrade(self), Arc::downgrade(&asker));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ASKS_FOR).await;
+                let (Some(slot), Some(asker)) = (slot.upgrade(), known.upgrade()) else { return };
+                if asker.asked.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= ASKS_FOR {
+                    return slot.let_go(&asker).await;
+                }
+            }
+        });
+        Ok(asker)
+    }
+
+    async fn let_go(&self, asker: &Arc<Asker>) {
+        let mut current = self.asker.lock().await;
+        if current.as_ref().is_some_and(|it| Arc::ptr_eq(it, asker)) {
+            *current = None;
+        }
+    }
+
     fn refresh_in_background(self: &Arc<Self>, session: &Session, way: &Way) {
         let slot = Arc::clone(self);
         let (way, masks) = (way.clone(), session.masker().rules().to_vec());
@@ -450,8 +517,7 @@ async fn read_catalog(way: &Way, Wanted { masks, target, counts }: Wanted<'_>) -
             let broken = (&mut own.connection).await.ok().flatten();
             Err(unread(&broken.unwrap_or(error)))
         }
-        Err(CatalogError::Query(error)) => Err(unread(&error)),
-        set => set.map_err(|error| error.to_string()),
+        set => set.map_err(told),
     }
 }
 
@@ -497,6 +563,13 @@ impl OwnClient {
 impl Drop for OwnClient {
     fn drop(&mut self) {
         self.connection.abort();
+    }
+}
+
+fn told(error: CatalogError) -> String {
+    match error {
+        CatalogError::Query(error) => unread(&error),
+        error => error.to_string(),
     }
 }
 

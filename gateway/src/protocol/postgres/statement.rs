@@ -47,6 +47,8 @@ pub(super) struct Judged {
     pub(super) catalog: Arc<Catalog>,
     pub(super) redact_parameters: bool,
     pub(super) effects: Effects,
+    /// Relations in which it could reach a column that is newer than the catalog: see [`TaggedSet::reached`].
+    pub(super) reached: Arc<[String]>,
     /// The key under which this may stand for other texts too: see [`template`] and [`free_template`].
     pub(super) template: Option<Arc<str>>,
     /// Bytes of memory that it takes, more or less.
@@ -95,10 +97,11 @@ impl Judged {
             Parsed::Unparsed { .. } => !catalog.set.is_empty(),
         };
         let effects = Effects::of(&parsed, &text);
+        let reached = Arc::from(catalog.set.reached(statements_of(&parsed)));
         let template = template_of(&parsed, &text).map(Arc::from);
         // What was judged is what was understood once more.
         let size = text.len() + 2 * parsed.size();
-        Self { text, parsed, judgement, catalog, redact_parameters, effects, template, size }
+        Self { text, parsed, judgement, catalog, redact_parameters, effects, reached, template, size }
     }
 
     /// The same statement with other literals in it: `text` has this one's template. It takes the memory of its own text.
@@ -109,6 +112,7 @@ impl Judged {
             parsed: Arc::clone(&self.parsed),
             catalog: Arc::clone(&self.catalog),
             effects: self.effects.clone(),
+            reached: Arc::clone(&self.reached),
             template: self.template.clone(),
             redact_parameters: self.redact_parameters,
             // The text is there twice: as it was sent, and as people see it.
@@ -144,10 +148,7 @@ impl Judged {
     }
 
     pub(super) fn statements(&self) -> &[Statement] {
-        match &*self.parsed {
-            Parsed::Statements(statements) => statements,
-            Parsed::Empty | Parsed::Unparsed { .. } => &[],
-        }
+        statements_of(&self.parsed)
     }
 
     /// See [`must_be_plain`].
@@ -174,6 +175,13 @@ impl Judged {
     /// Relations that are named and that the catalog does not know, by schema and name.
     pub(super) fn unknown_relations(&self) -> impl Iterator<Item = &(Option<String>, String)> {
         self.statements().iter().flat_map(|it| &it.unknown_relations)
+    }
+}
+
+fn statements_of(parsed: &Parsed) -> &[Statement] {
+    match parsed {
+        Parsed::Statements(statements) => statements,
+        Parsed::Empty | Parsed::Unparsed { .. } => &[],
     }
 }
 
@@ -877,8 +885,17 @@ mod tests {
         let judgement = Judgement::by(Arc::new(operation), Gate::Allow { rules: Vec::new() });
         let size = parsed.size();
         let effects = Effects::default();
-        let judged =
-            Judged { text: short, parsed, judgement, catalog, redact_parameters: false, effects, template: None, size };
+        let judged = Judged {
+            text: short,
+            parsed,
+            judgement,
+            catalog,
+            redact_parameters: false,
+            effects,
+            reached: Arc::from([]),
+            template: None,
+            size,
+        };
         let long = format!("SELECT '{}'", "a".repeat(100_000));
         let other = judged.with_literals(long.as_str().into());
         assert!(other.size > 2 * long.len() && other.judgement.operation().text == long && *other.text == long);

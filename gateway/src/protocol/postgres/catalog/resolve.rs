@@ -32,6 +32,9 @@ impl TaggedSet {
                 break;
             }
         }
+        let masked_names: HashSet<String> =
+            masks.iter().flat_map(|it| &it.columns).map(|it| it.column.clone()).collect();
+        let called_so = columns.iter().filter(|it| masked_names.contains(&it.name));
         let mut tagged_names: HashMap<u32, BTreeSet<String>> = HashMap::new();
         for column in &columns {
             if tags.contains_key(&(column.relation, column.number)) {
@@ -129,7 +132,8 @@ impl TaggedSet {
             names,
             derived: shown_by,
             known: snapshot.relations.iter().map(|it| (it.oid, it.columns)).collect(),
-            masked_names: masks.iter().flat_map(|it| &it.columns).map(|it| it.column.clone()).collect(),
+            called_so: called_so.map(|it| ((it.relation, it.number), it.name.clone())).collect(),
+            masked_names,
             constrained,
             conflicts,
             keys: grouping_keys,

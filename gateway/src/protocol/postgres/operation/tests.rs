@@ -264,6 +264,62 @@ fn the_code_of_a_do_says_what_of_it_is_not_understood() {
     }
 }
 
+/// Columns that come to be called `ssn` or `email` after the catalog was read.
+#[test]
+fn relations_are_asked_about_where_a_column_could_be_reached_that_is_new() {
+    let set = shop();
+    for (sql, expected) in [
+        ("SELECT id, note FROM orders", ""),
+        ("SELECT count(*) FROM orders", ""),
+        ("SELECT note AS email FROM orders", ""),
+        ("SELECT upper(email) FROM orders", "orders"),
+        ("SELECT id FROM other.orders WHERE ssn = '1'", "orders"),
+        ("SELECT id FROM orders ORDER BY email", "orders"),
+        // As it is, it is shown with its name.
+        ("SELECT * FROM orders", ""),
+        ("SELECT o.*, 1 AS one FROM orders o WHERE id = 1", ""),
+        ("TABLE orders", ""),
+        ("SELECT *, note AS email FROM orders", "orders"),
+        ("SELECT *, o FROM orders o", "orders"),
+        ("SELECT o.*, ROW(o.*) FROM orders o", "orders"),
+        ("SELECT * FROM orders a(b)", "orders"),
+        ("SELECT * FROM orders NATURAL JOIN log", "log orders"),
+        ("SELECT * FROM (orders JOIN log USING (id)) j", "log orders"),
+        ("SELECT * FROM (SELECT * FROM orders) o", "orders"),
+        ("SELECT * FROM orders WHERE EXISTS (SELECT * FROM log)", "log"),
+        ("SELECT (SELECT count(*) FROM (SELECT * FROM log) l), * FROM orders", "log"),
+        ("SELECT * FROM orders UNION SELECT * FROM log", "log orders"),
+        ("WITH w AS (SELECT * FROM orders) SELECT * FROM w", "orders"),
+        ("SELECT o FROM orders o", "orders"),
+        ("SELECT (o).note FROM orders o", "orders"),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders", "orders"),
+        ("PREPARE p AS SELECT * FROM orders", "orders"),
+        ("COPY orders TO STDOUT", "orders"),
+        ("COPY orders (id) TO STDOUT", ""),
+        ("COPY orders FROM STDIN", ""),
+        ("INSERT INTO orders VALUES (1)", ""),
+        ("INSERT INTO orders SELECT * FROM log", "log"),
+        ("UPDATE orders SET note = 'x' WHERE id = 1", ""),
+        ("UPDATE orders SET note = email", "orders"),
+        ("UPDATE orders SET note = 'x' RETURNING *", "orders"),
+        ("DELETE FROM orders WHERE id = 1", ""),
+        // Whose column it is can be told, and is known to be masked.
+        ("SELECT c.email FROM customers c JOIN orders o USING (id)", ""),
+        ("SELECT email FROM customers JOIN orders USING (id)", "orders"),
+        ("SELECT ssn FROM people", "people"),
+        ("SELECT * FROM customers", ""),
+        ("SELECT c FROM customers c", "customers"),
+        ("SELECT count(*) FROM (SELECT * FROM pg_catalog.pg_class) c", "pg_class"),
+    ] {
+        let Parsed::Statements(statements) = analyse_blocking(sql, &set) else { panic!("{sql}") };
+        assert_eq!(set.reached(&statements).join(" "), expected, "{sql}");
+    }
+    let Parsed::Statements(statements) = analyse_blocking("SELECT upper(email) FROM orders", &nothing_tagged()) else {
+        panic!()
+    };
+    assert!(nothing_tagged().reached(&statements).is_empty());
+}
+
 /// `role` is one of the settings that it could be.
 #[test]
 fn a_settings_name_is_known_in_pg_dumps_own_query_only() {

@@ -17,8 +17,8 @@ use pg_query::protobuf::{self, a_const};
 use pg_query::{Node, NodeEnum, NodeRef};
 
 use self::scope::{Item, Scopes, Source};
-use super::Name;
 use super::descent::{Unknown, Walked, parts};
+use super::{AllColumns, Name};
 use crate::policy::{Access, Action, Kind};
 use crate::protocol::postgres::catalog::{Exposure, TaggedSet};
 
@@ -73,12 +73,24 @@ pub(super) struct Seen {
     pub(super) parameters: HashSet<i32>,
     /// Its strings carry secrets whatever they say.
     pub(super) secret_strings: bool,
+    pub(super) all_columns: AllColumns,
 }
 
 #[derive(Debug)]
 pub(super) struct Touched {
     pub(super) relation: String,
     pub(super) exposure: Exposure,
+}
+
+/// Whether it is where the statement itself shows columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Showing {
+    #[default]
+    Nothing,
+    /// In the list of what it shows, where nothing has a name written that masks have.
+    List,
+    /// There, at all columns of something, as they are.
+    All,
 }
 
 pub(super) struct Walk<'a> {
@@ -101,6 +113,7 @@ pub(super) struct Walk<'a> {
     access: Access,
     /// How many bodies of code it stands in.
     depth: usize,
+    showing: Showing,
     /// The setting that the column `name` is, in a query of pg_dump's: see [`code::pg_dumps_setting`].
     setting: Option<&'static str>,
     seen: Seen,
@@ -132,6 +145,7 @@ fn walk_within(
         defining: false,
         access: Access::Read,
         depth,
+        showing: Showing::Nothing,
         setting: None,
         seen: Seen::default(),
     };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decide::{Answer, DENIED, Outcome, judgement, must_be_looked_at, running, shown_by};
-use super::trace::{Question, Traced, is_traced, is_within, only_reads};
+use super::trace::{NEW_COLUMNS, Question, Traced, is_traced, is_within, only_reads};
 use super::{End, Front, PROBE, Reached, Relay};
 use crate::approval::Forecast;
 use crate::policy::Gate;
@@ -204,6 +204,10 @@ impl Relay<'_> {
             Ok(judged) => judged,
             Err(problem) => return self.batch_problem(&problem?).await,
         };
+        let newer = match self.up_to_date(Arc::clone(&judged)).await {
+            Ok(newer) => Some(newer).filter(|it| !Arc::ptr_eq(it, &judged)),
+            Err(problem) => return self.batch_problem(&problem?).await,
+        };
         if self.replies.skipping {
             return Ok(());
         }
@@ -221,8 +225,10 @@ impl Relay<'_> {
         if self.replies.skipping {
             return Ok(());
         }
-        let looked_at = must_be_looked_at(&judged, named.as_ref());
-        let (mut refused, mut traced) = (None, Vec::new());
+        // What it was bound under is older than what it could reach.
+        let mut refused = newer.map(|it| it.refused(self.session, NEW_COLUMNS.to_owned()));
+        let looked_at = refused.is_none() && must_be_looked_at(&judged, named.as_ref());
+        let mut traced = Vec::new();
         let known = if looked_at && only_reads(&judged) { planned(&portal) } else { None };
         if let Some(found) = known {
             // Its description comes before its rows, and one that is another ends the session.

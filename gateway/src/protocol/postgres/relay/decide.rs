@@ -86,11 +86,36 @@ impl Relay<'_> {
             Err(why) => return Ok(self.not_understood(utf8(text)?, why)),
         };
         let judged = self.memory.recall(self.session, &catalog, text);
-        if let Some(judged) = judged.filter(|judged| !self.names_unknown(judged)) {
+        let judged = if let Some(judged) = judged.filter(|judged| !self.names_unknown(judged)) {
+            judged
+        } else {
+            let text = utf8(text)?;
+            self.judged_anew(text, catalog).await?
+        };
+        self.up_to_date(judged).await
+    }
+
+    /// What is about to run, under a catalog that knows the columns which it could reach.
+    pub(super) async fn up_to_date(&mut self, judged: Arc<Judged>) -> Result<Arc<Judged>, Result<Report, End>> {
+        if judged.reached.is_empty() || judged.is_denied() {
             return Ok(judged);
         }
-        let text = utf8(text)?;
-        self.judged_anew(text, catalog).await
+        let set = &judged.catalog.set;
+        match self.state.has_news(self.session, self.way, set, &judged.reached).await {
+            Ok(false) => return Ok(judged),
+            Ok(true) => {}
+            Err(why) => return Ok(self.not_understood(Arc::clone(&judged.text), self.denied_until(&why))),
+        }
+        let text = Arc::clone(&judged.text);
+        match self.catalog(Freshness::AsNewAs(Instant::now())).await.map_err(Err)? {
+            Ok(catalog) => self.judged_anew(text, catalog).await,
+            Err(why) => Ok(self.not_understood(text, why)),
+        }
+    }
+
+    fn denied_until(&self, why: &str) -> String {
+        let target = &self.session.target.name;
+        format!("the target {target:?} is denied until the people who run Weir have put this right: {why}")
     }
 
     /// The same for a prepared statement's text.
@@ -145,10 +170,7 @@ impl Relay<'_> {
             }
             Err(why) => {
                 self.catalog = None;
-                Err(format!(
-                    "the target {:?} is denied until the people who run Weir have put this right: {why}",
-                    self.session.target.name
-                ))
+                Err(self.denied_until(&why))
             }
         })
     }
@@ -163,13 +185,15 @@ impl Relay<'_> {
     pub(super) async fn settle(&mut self) {
         let Some(doubt) = self.replies.doubt().cloned() else { return };
         let own = self.sees_its_own() || self.replies.state != TransactionState::Idle;
-        let is_known = self.catalog.as_ref().is_some_and(|it| it.has_vouched(&doubt));
+        // What all columns of something are called is not what somebody has written.
+        let is_written = !self.replies.shows_all();
+        let is_known = is_written && self.catalog.as_ref().is_some_and(|it| it.has_vouched(&doubt));
         let shows = is_known || {
             let newer = self.state.catalog(self.session, self.way, Freshness::AsNewAs(Instant::now())).await;
             let shows = newer.as_ref().is_ok_and(|it| doubt.is_settled_by(&it.set, own));
             match newer {
                 Ok(newer) => {
-                    if shows {
+                    if shows && is_written {
                         newer.vouch(&doubt);
                     }
                     self.catalog = Some(newer);
@@ -356,6 +380,7 @@ impl Relay<'_> {
                 break;
             };
             let inner = self.judged(text.as_bytes()).await?;
+            let inner = self.up_to_date(inner).await?;
             let statements = inner.behind(maker.as_ref()).unwrap_or_default();
             unknown |= statements.is_empty();
             for statement in statements {
@@ -533,6 +558,7 @@ pub(super) fn touches_tagged(judged: &Judged, index: usize, named: Option<&Named
 pub(super) fn running(session: &Session, judged: &Arc<Judged>, forwarded: Forwarded, tagged: bool) -> Box<Running> {
     let mut running = Running::new(forwarded, Arc::clone(&judged.catalog.set));
     running.allowance = session.allowance();
+    running.shows_all = judged.statements().iter().any(|it| it.all_columns.shown);
     running.makes_names = judged.makes_names().then(|| Arc::clone(judged));
     running.tagged = tagged;
     let actions = &judged.judgement.operation().actions;

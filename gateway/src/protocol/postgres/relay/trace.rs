@@ -32,7 +32,7 @@ const PRINT_AND_KEEP: &str = "\
            pg_catalog.set_config('debug_pretty_print', 'off', true), \
            pg_catalog.set_config('debug_print_rewritten', 'on', true)";
 const KEPT: [&str; 3] = ["client_min_messages", "debug_pretty_print", "debug_print_rewritten"];
-const NEW_COLUMNS: &str =
+pub(super) const NEW_COLUMNS: &str =
     "a table of the statement has columns that are newer than what is known of its masks; run the statement once more";
 const NOT_UTF8: &str =
     "statements that read masked columns are not traced in a database that is not in UTF-8 or LATIN1";

@@ -48,6 +48,11 @@ impl Replies<'_> {
         self.running().and_then(|running| running.doubt.as_ref())
     }
 
+    /// Whether the statement that runs shows columns whose names it does not write.
+    pub(in crate::protocol::postgres) fn shows_all(&self) -> bool {
+        self.running().is_some_and(|running| running.shows_all)
+    }
+
     /// Whether the result may be shown. If not, it ends as one beyond a limit does.
     pub(in crate::protocol::postgres) fn settled(&mut self, shows: bool) {
         let Some(running) = self.running_mut() else { return };

@@ -4,9 +4,9 @@ use pg_query::protobuf::{CmdType, MergeMatchKind};
 use pg_query::{Node, NodeEnum, NodeRef, protobuf};
 
 use super::code::{is_about_a_cursor, pg_dumps_setting};
-use super::{Item, Source, Walk, known, name_parts};
+use super::{Item, Showing, Source, Walk, known, name_parts};
 use crate::policy::{Access, Action, Kind, TableUse};
-use crate::protocol::postgres::catalog::Exposure;
+use crate::protocol::postgres::catalog::{Exposure, TaggedSet};
 use crate::protocol::postgres::operation::descent::{Unknown, Walked, parts};
 use crate::protocol::postgres::operation::functions;
 
@@ -29,6 +29,10 @@ impl<'a> Walk<'a> {
             if let Some(action) = walk.action() {
                 action.has_limit = Some(limited);
                 action.has_where = narrows;
+            }
+            let is_all = walk.depth == 0 && walk.actions.len() == 1 && select.into_clause.is_none();
+            if is_all && !select.target_list.iter().any(|it| is_named_like(it, walk.set)) {
+                walk.showing = Showing::List;
             }
             walk.select(select)
         })
@@ -59,6 +63,7 @@ impl<'a> Walk<'a> {
         } = select;
         // Of this query's columns only: not of what stands in it, nor of what it stands in.
         let outer = self.setting.take();
+        let showing = std::mem::take(&mut self.showing);
         let walked = self.scoped(|walk| {
             if let Some(with) = with_clause {
                 walk.with(with)?;
@@ -78,7 +83,9 @@ impl<'a> Walk<'a> {
                 walk.from(from_clause)?;
             }
             walk.setting = pg_dumps_setting(select);
+            walk.showing = if larg.is_none() { showing } else { Showing::Nothing };
             walk.all(target_list)?;
+            walk.showing = Showing::Nothing;
             walk.setting = None;
             walk.maybe(where_clause.as_deref())?;
             for it in group_clause {
@@ -98,6 +105,7 @@ impl<'a> Walk<'a> {
             walk.all(locking_clause)
         });
         self.setting = outer;
+        self.showing = showing;
         walked
     }
 
@@ -498,4 +506,9 @@ fn depends_on_row(node: NodeRef<'_>, left: &mut usize) -> bool {
         Ok(())
     });
     found && walked.is_ok()
+}
+
+/// Whether what is shown is called what masks call columns, by a name that is written.
+fn is_named_like(target: &Node, set: &TaggedSet) -> bool {
+    matches!(&target.node, Some(NodeEnum::ResTarget(it)) if set.is_masked_name(&it.name))
 }

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use pg_query::{NodeEnum, NodeRef, protobuf};
 
 use super::scope::Of;
-use super::{Item, Source, Touched, Walk, known, name_parts};
+use super::{Item, Showing, Source, Touched, Walk, known, name_parts};
 use crate::policy::{Access, Kind, TableUse};
 use crate::protocol::postgres::catalog::{COVERED, Exposure};
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
@@ -129,7 +129,9 @@ impl<'a> Walk<'a> {
                 Access::Write => self.used(action, Access::Read, used.schema.clone(), used.name.clone()),
             };
             let read = read.and_then(|it| self.actions.get_mut(action)?.tables.get_mut(it));
-            read.map(|it| it.columns.insert("*".to_owned()));
+            let Some(read) = read else { continue };
+            read.columns.insert("*".to_owned());
+            self.seen.all_columns.by_place.insert(read.name.clone());
         }
     }
 
@@ -217,7 +219,19 @@ impl<'a> Walk<'a> {
     pub(super) fn column(&mut self, column: &'a protobuf::ColumnRef, in_target_list: bool) -> Walked {
         let star = matches!(column.fields.last().and_then(|it| it.node.as_ref()), Some(NodeEnum::AStar(_)));
         let named = if star { &column.fields[..column.fields.len() - 1] } else { &column.fields[..] };
-        match (name_parts(named)?.as_slice(), star) {
+        let named = name_parts(named)?;
+        if !(star && in_target_list && self.showing == Showing::List) {
+            return self.column_of(&named, star, in_target_list);
+        }
+        self.showing = Showing::All;
+        self.seen.all_columns.shown = true;
+        let walked = self.column_of(&named, star, in_target_list);
+        self.showing = Showing::List;
+        walked
+    }
+
+    fn column_of(&mut self, named: &[&'a str], star: bool, in_target_list: bool) -> Walked {
+        match (named, star) {
             ([], true) => {
                 self.refer(Of::Innermost, "*");
             }
@@ -326,9 +340,16 @@ impl<'a> Walk<'a> {
         if let Some((catalog, _)) = COVERED.iter().find(is_it).filter(|_| !self.set.is_empty()) {
             self.touch(catalog, &Exposure::Derived);
         }
-        if let Some(used) = self.actions.get_mut(table.0).and_then(|it| it.tables.get_mut(table.1))
-            && !used.columns.contains(column)
+        let Some(used) = self.actions.get_mut(table.0).and_then(|it| it.tables.get_mut(table.1)) else { return };
+        let by_place = &mut self.seen.all_columns.by_place;
+        if column == "*"
+            && self.showing != Showing::All
+            && used.access == Access::Read
+            && !by_place.contains(&used.name)
         {
+            by_place.insert(used.name.clone());
+        }
+        if !used.columns.contains(column) {
             used.columns.insert(column.to_owned());
         }
     }

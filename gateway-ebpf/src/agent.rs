@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use gateway_common::{MAX_LEVELS, Note, Settings};
 
 use crate::maps::{AGENT_UIDS, NOTES, is_agents};
-use crate::structures;
+use crate::structures::Current;
 
 /// The current task, in the host's namespaces.
 #[derive(Clone, Copy)]
@@ -39,12 +39,12 @@ pub fn is_current(settings: &Settings) -> bool {
         || in_agent_cgroup(settings, current_ancestor)
 }
 
-/// The same where a program has no helper to ask: cgroup and user of the current task, if it is an agent's.
+/// The same where a program has no helper to ask. What cannot be read is taken for an agent's: a task has a user and a cgroup.
 #[inline(always)]
-pub fn current_by_structures(settings: &Settings) -> Option<(u64, u32)> {
-    let (cgroup, uid) = structures::current()?;
-    let is_one = (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(uid).is_some()) || cgroup.may_have_above(is_agents);
-    if is_one { Some((cgroup.id()?, uid)) } else { None }
+pub fn is_by_structures(settings: &Settings, task: Current) -> bool {
+    let has_agents_user = || task.user().is_none_or(|uid| AGENT_UIDS.get_ptr(uid).is_some());
+    (settings.agent_uids != 0 && has_agents_user())
+        || task.cgroup().is_none_or(|cgroup| cgroup.may_have_above(is_agents))
 }
 
 /// The current task or the socket is an agent's. Sockets that agents make have a note from `socket()` on.

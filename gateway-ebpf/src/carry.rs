@@ -14,7 +14,7 @@ use gateway_common::{
 use crate::agent;
 use crate::connect::{is_loopback, v4};
 use crate::maps::{NOTES, PENDING, count, field, netns, netns_cookie, settings};
-use crate::structures;
+use crate::structures::{Cgroup, Current};
 
 const TIMEOUT_INIT: u32 = 1;
 const TCP_CONNECT: u32 = 3;
@@ -26,10 +26,8 @@ const STATE_CALLBACK: i32 = 1 << 2;
 const BPF_ANY: u64 = 0;
 const AF_INET: u32 = 2;
 
-/// Without `by_task` only what agents have made themselves is known as theirs when it listens, and not when who connects began: a
-/// kernel that is locked down keeps its structures from programs.
 #[inline(always)]
-pub fn sock_ops(ctx: &SockOpsContext, by_task: bool) -> u32 {
+pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     let op = field!(ctx.ops, op);
     if op != TIMEOUT_INIT && op != TCP_CONNECT && op != PASSIVE_ESTABLISHED && op != STATE && op != TCP_LISTEN {
         return 1;
@@ -41,10 +39,10 @@ pub fn sock_ops(ctx: &SockOpsContext, by_task: bool) -> u32 {
     }
     match op {
         TIMEOUT_INIT => hold(ctx, settings, sk),
-        TCP_CONNECT => connecting(ctx, settings, sk, by_task),
+        TCP_CONNECT => connecting(ctx, settings, sk),
         PASSIVE_ESTABLISHED => accepted(ctx, settings, sk),
         STATE => state_changed(ctx),
-        _ => listening(ctx, settings, sk, by_task),
+        _ => listening(ctx, settings, sk),
     }
     1
 }
@@ -69,7 +67,7 @@ fn hold(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
 
 /// Process context, just before the SYN.
 #[inline(always)]
-fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_task: bool) {
+fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
     let Some(note) = NOTES.get(sk) else { return };
     if note.flags & (NOTE_REDIRECTED | NOTE_OWN) == 0 {
         return;
@@ -83,7 +81,7 @@ fn connecting(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_t
     if note.flags & NOTE_REDIRECTED == 0 {
         return;
     }
-    note.started_at = if by_task { structures::started_at().unwrap_or(0) } else { 0 };
+    note.started_at = Current::get().and_then(Current::started_at).unwrap_or(0);
     let flow = Flow {
         client: local,
         server: remote,
@@ -159,15 +157,17 @@ fn state_changed(ctx: &SockOpsContext) {
 /// An agent's socket listens; sockets accepted from it get a copy of the note, and with it this flag. Process context: a socket that
 /// somebody else made is the agent's who has it listen, so that the gate knows whom others would get in to.
 #[inline(always)]
-fn listening(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock, by_task: bool) {
+fn listening(ctx: &SockOpsContext, settings: &Settings, sk: *mut bpf_sock) {
     if let Some(note) = NOTES.get(sk) {
         note.flags = NOTE_LISTENING;
         return;
     }
-    if !by_task {
+    let Some(task) = Current::get() else { return };
+    if !agent::is_by_structures(settings, task) {
         return;
     }
-    let Some((cgroup, uid)) = agent::current_by_structures(settings) else { return };
+    let Some(uid) = task.user() else { return };
+    let Some(cgroup) = task.cgroup().and_then(Cgroup::id) else { return };
     let Some(note) = NOTES.get_or_insert(sk) else { return count(Counter::DeniedNote) };
     note.socket_cgroup_id = cgroup;
     note.socket_uid = uid;

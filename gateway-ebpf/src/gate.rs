@@ -20,6 +20,7 @@ use crate::maps::{
     DNS_FLOWS, LISTEN, NOTES, count, detached, field, netns, netns_cookie, refuse, refuse_loudly, report,
     report_inbound, settings,
 };
+use crate::structures::Current;
 
 const EPERM: i32 = 1;
 const EPROTONOSUPPORT: i32 = 93;
@@ -159,18 +160,20 @@ pub fn setsockopt(ctx: &SockoptContext) -> i32 {
 /// The second gate, for what no other hook saw: packets of agents' sockets stay on the loopback, apart from the answers
 /// of servers that others may reach.
 ///
-/// With `by_task`, a datagram is judged by its sender too, so that a socket from outside the agent's cgroup is seen:
-/// datagrams leave in the context of whoever sends them. Anything else may leave in anybody's (a TCP segment, the
-/// kernel's own ICMP), and must not be judged by it. Linux before 6.12 cannot ask for the task here.
+/// A datagram is judged by its sender too, so that a socket from outside the agent's cgroup is seen: datagrams leave in the
+/// context of whoever sends them. Anything else may leave in anybody's (a TCP segment, the kernel's own ICMP), and must not be
+/// judged by it. Linux 6.12 has no helper that tells of the task here.
 #[inline(always)]
-pub fn egress(ctx: &SkBuffContext, by_task: bool) -> i32 {
+pub fn egress(ctx: &SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let device = field!(skb, ifindex);
     let sk = field!(skb, __bindgen_anon_2.sk);
     let Some(settings) = settings() else { return DROP };
     let note = if sk.is_null() { None } else { NOTES.get(sk) };
     let of_agent = note.as_ref().is_some_and(|note| is_agents(note)) || in_agent_cgroup(ctx, settings);
-    let by_agent = by_task && !of_agent && leaves_with_its_sender(sk) && agent::is_current(settings);
+    let by_agent = !of_agent
+        && leaves_with_its_sender(sk)
+        && Current::get().is_some_and(|task| agent::is_by_structures(settings, task));
     if !of_agent && !by_agent {
         return PASS;
     }

@@ -78,7 +78,7 @@ pub fn ptrace_access_check(ctx: &LsmContext) -> i32 {
         return ALLOW;
     }
     let own = Task::current().cgroup_id;
-    if Cgroup::of_task(task as u64).is_some_and(|cgroup| cgroup.is_within(own)) {
+    if Cgroup::of_task(task).is_some_and(|cgroup| cgroup.is_within(own)) {
         return ALLOW;
     }
     refuse(Counter::DeniedTrace, EPERM)

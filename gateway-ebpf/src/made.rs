@@ -1,8 +1,10 @@
 //! A cgroup is being made that is an agent's by its path: it is one before anybody can see it, let alone enter it. When a slice is
 //! stopped and started, its cgroup goes and another one comes, with another number.
 
+use core::ffi::c_void;
+
 use aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes;
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::programs::BtfTracePointContext;
 use gateway_common::{CgroupPath, MAX_CGROUP_PATH};
 
 use crate::maps::{AGENT_CGROUPS, AGENT_PATHS, becomes_agents};
@@ -10,8 +12,8 @@ use crate::structures::Cgroup;
 
 /// `cgroup_mkdir(struct cgroup *, const char *path)`.
 #[inline(always)]
-pub fn cgroup_mkdir(ctx: &RawTracePointContext) -> i32 {
-    let (cgroup, path): (u64, *const u8) = (ctx.arg(0), ctx.arg(1));
+pub fn cgroup_mkdir(ctx: &BtfTracePointContext) -> i32 {
+    let (cgroup, path): (*const c_void, *const u8) = (ctx.arg(0), ctx.arg(1));
     let cgroup = Cgroup::new(cgroup);
     let mut key: CgroupPath = [0; MAX_CGROUP_PATH];
     // SAFETY: the helper itself checks what it reads.

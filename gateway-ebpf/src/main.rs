@@ -19,9 +19,9 @@ mod made;
 mod maps;
 mod structures;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm, raw_tracepoint, sock_ops};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm, sock_ops};
 use aya_ebpf::programs::{
-    LsmContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    BtfTracePointContext, LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
 };
 
 use crate::connect::Hook;
@@ -88,13 +88,7 @@ pub fn weir_setsockopt(ctx: SockoptContext) -> i32 {
 
 #[cgroup_skb(egress)]
 pub fn weir_egress(ctx: SkBuffContext) -> i32 {
-    gate::egress(&ctx, true)
-}
-
-/// For kernels that refuse the one above.
-#[cgroup_skb(egress)]
-pub fn weir_egress_by_socket(ctx: SkBuffContext) -> i32 {
-    gate::egress(&ctx, false)
+    gate::egress(&ctx)
 }
 
 #[cgroup_skb(ingress)]
@@ -104,13 +98,7 @@ pub fn weir_ingress(ctx: SkBuffContext) -> i32 {
 
 #[sock_ops]
 pub fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
-    carry::sock_ops(&ctx, true)
-}
-
-/// For kernels that refuse the one above.
-#[sock_ops]
-pub fn weir_sock_ops_by_note(ctx: SockOpsContext) -> u32 {
-    carry::sock_ops(&ctx, false)
+    carry::sock_ops(&ctx)
 }
 
 #[lsm(hook = "file_receive")]
@@ -138,8 +126,8 @@ pub fn weir_ptrace_access_check(ctx: LsmContext) -> i32 {
     lsm::ptrace_access_check(&ctx)
 }
 
-#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
-pub fn weir_cgroup_made(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn weir_cgroup_made(ctx: BtfTracePointContext) -> i32 {
     made::cgroup_mkdir(&ctx)
 }
 

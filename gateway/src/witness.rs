@@ -26,7 +26,6 @@ mod removal;
 mod requirements;
 mod serve;
 mod structures;
-mod substitutes;
 mod usher;
 mod wire;
 
@@ -382,7 +381,7 @@ pub struct AttachmentReport {
     pub detached: Option<Detached>,
     /// What an operator should know: a port in the ephemeral range, an agent cgroup that did not exist.
     pub warnings: Vec<String>,
-    /// Ways around that stay open because this kernel took a program only in part. Not there in the answer of an older gateway.
+    /// Ways around that stay open because programs do not find their way through this kernel's structures. Not there in the answer of an older gateway.
     #[serde(default)]
     pub gaps: Vec<String>,
 }

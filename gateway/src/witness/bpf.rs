@@ -2,7 +2,7 @@
 //! (an update swaps the program without a moment in which none is attached), the query for what is in effect, and opening
 //! a pinned map for reading only.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -178,15 +178,9 @@ pub(super) fn create_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attac
     bpf(LINK_CREATE, &mut attr).map(owned)
 }
 
-/// Attaches a program of the BPF LSM to the hook that it was loaded for.
-pub(super) fn create_lsm_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Attaches a program to the hook of the BPF LSM, or the tracepoint, that it was loaded for.
+pub(super) fn create_typed_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = RawTracepointAttr { program: raw(program), ..RawTracepointAttr::default() };
-    bpf(RAW_TRACEPOINT_OPEN, &mut attr).map(owned)
-}
-
-/// Attaches a program to a raw tracepoint.
-pub(super) fn create_tracepoint_link(name: &CStr, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut attr = RawTracepointAttr { name: name.as_ptr() as u64, program: raw(program), reserved: 0 };
     bpf(RAW_TRACEPOINT_OPEN, &mut attr).map(owned)
 }
 

@@ -27,7 +27,6 @@ use super::lsm::{self, LsmHook};
 use super::pins::{self, MAPS, Pins, create_directories, is_attached, is_bpffs, pin_anew, remove_if_there};
 use super::predecessor::Predecessor;
 use super::structures;
-use super::substitutes::{SUBSTITUTES, Substitute};
 use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
 
 /// Aligned, since the ELF reader wants it.
@@ -83,10 +82,10 @@ pub(super) struct Kernel {
     attached_to: Cgroup,
     /// Every link, under the name of its pin.
     links: BTreeMap<String, OwnedFd>,
+    /// Why programs cannot tell who sends a packet, or has a socket listen.
+    blind: Option<String>,
     /// Why a new cgroup of agents is known only a moment after it was made.
     slow_to_see: Option<String>,
-    /// Programs that this kernel did not take.
-    substituted: Vec<&'static Substitute>,
     /// Why this kernel did not take the programs of the BPF LSM, though it has that.
     without_lsm: Option<String>,
 }
@@ -116,8 +115,8 @@ impl Kernel {
             config,
             attached_to,
             links: BTreeMap::new(),
+            blind: places.as_ref().err().cloned(),
             slow_to_see: places.err(),
-            substituted: Vec::new(),
             without_lsm: None,
         };
         let predecessor = Predecessor::find(&kernel.config, &pins, attached_to.id)?;
@@ -135,7 +134,7 @@ impl Kernel {
             }
         }
         for hook in &HOOKS {
-            kernel.load_hook(hook)?;
+            kernel.load_program(hook.program)?;
         }
         let of_lsm = lsm::available().is_ok().then(|| kernel.load_lsm());
         let carrier = predecessor.has_notes().then(|| kernel.load_program("weir_carry_notes")).transpose()?;
@@ -293,7 +292,7 @@ impl Kernel {
     /// effect beside the old one before that goes.
     fn watch_cgroups(&mut self, pins: &Pins) -> Result<(), String> {
         let program = self.load_program(CGROUP_MADE).map_err(|error| first_line(&error.to_string()).to_owned())?;
-        let link = bpf::create_tracepoint_link(c"cgroup_mkdir", program.as_fd()).map_err(|error| error.to_string())?;
+        let link = bpf::create_typed_link(program.as_fd()).map_err(|error| error.to_string())?;
         self.replace_pin(pins, CGROUP_MADE, link).map_err(|error| error.to_string())
     }
 
@@ -309,7 +308,7 @@ impl Kernel {
     fn attach_lsm(&mut self, pins: &Pins, programs: Result<Vec<OwnedFd>, String>) -> Result<(), String> {
         let mut links = Vec::new();
         for (hook, program) in lsm::HOOKS.iter().zip(programs?) {
-            let link = bpf::create_lsm_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))?;
+            let link = bpf::create_typed_link(program.as_fd()).map_err(|error| format!("{}: {error}", hook.name))?;
             links.push((lsm_name(hook.name), link));
         }
         for (name, link) in links {
@@ -376,8 +375,13 @@ impl Kernel {
             ));
         }
         // Sockets that an agent did not make get nowhere by the BPF LSM.
-        if report.lsm.iter().any(|hook| !hook.effective) || report.lsm.is_empty() {
-            report.gaps.extend(self.substituted.iter().map(|substitute| substitute.gap.to_owned()));
+        if let Some(reason) = &self.blind
+            && (report.lsm.iter().any(|hook| !hook.effective) || report.lsm.is_empty())
+        {
+            report.gaps.push(format!(
+                "programs find no way through this kernel's structures: of sockets that an agent was handed, or had before it became one, a \
+                 UDP socket that is connected, a ping socket or a raw one is not stopped, and others get in where it listens: {reason}"
+            ));
         }
         Ok(report)
     }
@@ -410,18 +414,7 @@ impl Kernel {
         self.ebpf.map_mut(name).ok_or_else(|| io_error(name, "the object has no such map"))
     }
 
-    /// Loads the hook's program once, or what stands in for it.
-    fn load_hook(&mut self, hook: &Hook) -> Result<OwnedFd, WitnessError> {
-        if let Some(known) = self.substituted.iter().find(|substitute| substitute.program == hook.program) {
-            return self.load_program(known.by);
-        }
-        self.load_program(hook.program).or_else(|error| {
-            let substitute = SUBSTITUTES.iter().find(|substitute| substitute.program == hook.program).ok_or(error)?;
-            self.substituted.push(substitute);
-            self.load_program(substitute.by)
-        })
-    }
-
+    /// Loads the program once.
     fn load_program(&mut self, name: &str) -> Result<OwnedFd, WitnessError> {
         let program = self.ebpf.program_mut(name).ok_or_else(|| io_error(name, "the object has no such program"))?;
         if program.fd().is_err() {
@@ -431,11 +424,8 @@ impl Kernel {
                 Program::CgroupSockopt(program) => program.load(),
                 Program::CgroupSkb(program) => program.load(),
                 Program::SockOps(program) => program.load(),
-                Program::RawTracePoint(program) => program.load(),
-                Program::Iter(program) => {
-                    let btf = Btf::from_sys_fs().map_err(|error| io_error(name, &chain(&error)))?;
-                    program.load("bpf_sk_storage_map", &btf)
-                }
+                Program::BtfTracePoint(program) => program.load("cgroup_mkdir", &kernel_types(name)?),
+                Program::Iter(program) => program.load("bpf_sk_storage_map", &kernel_types(name)?),
                 _ => return Err(io_error(name, "not a kind of program that is loaded so")),
             };
             loaded.map_err(|error| io_error(name, &chain(&error)))?;
@@ -449,7 +439,7 @@ impl Kernel {
     fn attach_hook(&mut self, pins: &Pins, hook: &Hook, root: BorrowedFd<'_>) -> Result<OwnedFd, WitnessError> {
         let path = pins.link(hook.name);
         if is_attached(&path, self.attached_to.id) {
-            let program = self.load_hook(hook)?;
+            let program = self.load_program(hook.program)?;
             let link = bpf::open_pin(&path, Access::ReadWrite).map_err(at(hook.name))?;
             if bpf::update_link(link.as_fd(), program.as_fd()).is_ok() {
                 return Ok(link);
@@ -461,7 +451,7 @@ impl Kernel {
     }
 
     fn new_link(&mut self, hook: &Hook, root: BorrowedFd<'_>) -> Result<OwnedFd, WitnessError> {
-        let program = self.load_hook(hook)?;
+        let program = self.load_program(hook.program)?;
         bpf::create_link(program.as_fd(), root, hook.attach_type).map_err(at(hook.name))
     }
 
@@ -678,6 +668,11 @@ fn load_maps(pins: &Pins, places: Option<&common::Places>) -> Result<Ebpf, Witne
         loader.map_pin_path(map.name, pins.map(map.name));
     }
     loader.load(OBJECT).map_err(|error| io_error("loading the eBPF object", &chain(&error)))
+}
+
+/// The running kernel's own, for a program that is loaded by what it is attached to.
+fn kernel_types(program: &str) -> Result<Btf, WitnessError> {
+    Btf::from_sys_fs().map_err(|error| io_error(program, &chain(&error)))
 }
 
 fn open_map(pins: &Pins, name: &str) -> Result<MapData, WitnessError> {

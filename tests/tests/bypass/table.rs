@@ -97,8 +97,9 @@ impl Row {
         let closed = CLOSED_BY_LSM.iter().find(|(technique, _)| lsm && *technique == self.technique);
         match (closed, attacker) {
             // Nobody has one to hand over: Linux 7.3 has no UDP-Lite any more.
-            (Some(_), _) if self.technique.starts_with("handed_udp_lite") && !has_udp_lite() => UNSUPPORTED,
+            (Some(_), _) if self.technique.starts_with("handed_udp_lite") && !has_protocol("UDP-Lite") => UNSUPPORTED,
             (Some((_, must)), _) => *must,
+            (None, _) if self.technique == "handed_sctp" && has_protocol("SCTP") => Open(&CONNECTED),
             // By a packet socket in a namespace of its own.
             (None, _) if lsm && self.technique.contains("_packets_") => NO_FAMILY,
             (None, Attacker::User) => self.user,
@@ -108,9 +109,10 @@ impl Row {
     }
 }
 
-fn has_udp_lite() -> bool {
+/// As the kernel calls it.
+fn has_protocol(name: &str) -> bool {
     let protocols = std::fs::read_to_string("/proc/thread-self/net/protocols").unwrap();
-    protocols.lines().any(|line| line.starts_with("UDP-Lite "))
+    protocols.lines().any(|line| line.split(' ').next() == Some(name))
 }
 
 /// The descriptor does not arrive: the message says that something was cut off (MSG_CTRUNC, which nix calls ENOBUFS).
@@ -295,7 +297,6 @@ pub(crate) const TABLE: &[Row] = &[
     all("handed_mptcp", Shut),
     all("handed_udp_lite", REFUSED),
     all("handed_udp_lite_connected", FORBIDDEN),
-    // Where a kernel has it and no BPF LSM, `weir doctor` finds who has such a socket ("connections"): no kernel here does.
     all("handed_sctp", UNSUPPORTED),
     all("handed_bind_shell", NOBODY),
     all("handed_bind_shell_unbound", NOBODY),

@@ -62,7 +62,8 @@ impl VerdictTimes {
 fn bucket_of(ns: u64) -> usize {
     let ns = ns.max(1 << STEPS_LOG2);
     let octave = ns.ilog2() - STEPS_LOG2;
-    let step = (ns >> octave) as usize - STEPS;
+    // Less than twice the steps.
+    let step = usize::try_from(ns >> octave).unwrap_or(STEPS) - STEPS;
     (octave as usize * STEPS + step).min(BUCKETS - 1)
 }
 

@@ -280,18 +280,15 @@ mod json {
 
     /// A value with the white space around it.
     fn element(part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
-        match part {
-            // Its white space may be its own, of a value that is JSON.
-            Part::Value(column) => {
-                reader.skip_space();
-                masked.extend_from_slice(&shown(column, reader.any()?));
-                reader.skip_space();
-            }
-            _ => {
-                reader.space(masked);
-                value(part, reader, masked)?;
-                reader.space(masked);
-            }
+        // Its white space may be its own, of a value that is JSON.
+        if let Part::Value(column) = part {
+            reader.skip_space();
+            masked.extend_from_slice(&shown(column, reader.any()?));
+            reader.skip_space();
+        } else {
+            reader.space(masked);
+            value(part, reader, masked)?;
+            reader.space(masked);
         }
         Some(())
     }

@@ -85,11 +85,11 @@ fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
 
 /// A value that has the parts that it should have is as good a value when something in it is masked, and the same if nothing is; any
 /// other is covered whole.
-fn parts_agree(masks: &[Arc<MaskRule>], masker: &Masker, value: &[u8], is_binary: bool) {
+fn parts_agree<'m>(masks: &'m [Arc<MaskRule>], masker: &Masker, value: &[u8], is_binary: bool) {
     let format = |cell| if is_binary { CellFormat::Binary(cell) } else { CellFormat::Text(cell) };
     let column =
         |format, parts| ColumnMasks { masks: Cow::Borrowed(masks), computed: false, format, width: None, parts };
-    let shown = |cell, part: Part<ColumnMasks<'_>>| {
+    let shown = |cell, part: Part<ColumnMasks<'m>>| {
         let plan = masker.plan([ColumnMasks { computed: true, ..column(format(cell), Some(Box::new(part))) }]);
         masker.mask_cell(&plan, 0, Some(value)).value().map(|it| it.get().to_vec())
     };

@@ -267,7 +267,9 @@ impl Walk<'_> {
         for (_, value) in node.fields.iter().filter(|(field, _)| !["args", "aggfilter"].contains(field)) {
             flow.add(self.flow(value, frame)?);
         }
-        arguments.into_iter().for_each(|it| flow.add(it.flow));
+        for argument in arguments {
+            flow.add(argument.flow);
+        }
         if total == Total::Always {
             return Ok(flow.computed());
         }

@@ -254,15 +254,12 @@ impl Walk<'_> {
         for argument in node.list("args") {
             let flow = self.flow(argument, frame)?;
             self.must_not_decide(&deciding, flow.fallible)?;
-            match &flow.parts {
-                Some(its) => {
-                    is_one &= parts.as_ref().is_none_or(|it| it == its);
-                    parts = Some(Arc::clone(its));
-                }
-                None => {
-                    is_one &= flow.sources.is_empty();
-                    deciding.add(flow.clone());
-                }
+            if let Some(its) = &flow.parts {
+                is_one &= parts.as_ref().is_none_or(|it| it == its);
+                parts = Some(Arc::clone(its));
+            } else {
+                is_one &= flow.sources.is_empty();
+                deciding.add(flow.clone());
             }
             all.add(flow);
         }

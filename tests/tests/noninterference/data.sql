@@ -11,8 +11,9 @@ BEGIN
         EXECUTE coalesce((SELECT format('DROP %s IF EXISTS %s CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass)
             FROM pg_class WHERE oid = it.oid), 'SELECT 1');
     END LOOP;
-    FOR it IN SELECT typname, typtype FROM pg_type WHERE typtype IN ('d', 'e') AND typname LIKE 'made%' LOOP
-        EXECUTE format('DROP %s %I CASCADE', CASE it.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, it.typname);
+    -- In whatever schema was the first then.
+    FOR it IN SELECT typnamespace::regnamespace AS place, typname, typtype FROM pg_type WHERE typtype IN ('d', 'e') AND typname LIKE 'made%' LOOP
+        EXECUTE format('DROP %s IF EXISTS %s.%I CASCADE', CASE it.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, it.place, it.typname);
     END LOOP;
     FOR it IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'made%' LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', it.nspname);

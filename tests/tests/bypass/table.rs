@@ -97,7 +97,7 @@ impl Row {
         let closed = CLOSED_BY_LSM.iter().find(|(technique, _)| lsm && *technique == self.technique);
         match (closed, attacker) {
             // Nobody has one to hand over: Linux 7.3 has no UDP-Lite any more.
-            (Some(_), _) if self.technique.starts_with("handed_udp_lite") && !has_protocol("UDP-Lite") => UNSUPPORTED,
+            _ if self.technique.starts_with("handed_udp_lite") && !has_protocol("UDP-Lite") => UNSUPPORTED,
             (Some((_, must)), _) => *must,
             (None, _) if self.technique == "handed_sctp" && has_protocol("SCTP") => Open(&CONNECTED),
             // By a packet socket in a namespace of its own.

@@ -20,10 +20,12 @@ const SESSIONS: usize = 10_000;
 
 /// Opens so many sessions, says so, and keeps them until its input ends.
 const HOLD: &str = "
-import psycopg, sys, threading
+import os, psycopg, socket, sys, threading
 count, held = int(sys.argv[1]), []
+# Asked once: an agent may ask so many questions a second.
+address = socket.gethostbyname(os.environ['PGHOST'])
 def some(n):
-    held.extend([psycopg.connect('') for _ in range(n)])
+    held.extend([psycopg.connect('', hostaddr=address) for _ in range(n)])
 threads = [threading.Thread(target=some, args=(count // 4,)) for _ in range(4)]
 [it.start() for it in threads], [it.join() for it in threads]
 print('open', len(held), flush=True)

@@ -125,3 +125,34 @@ fn nothing_is_told_of_a_column_that_others_add() {
     nothing_is_told("simple", MADE, ADDED);
     nothing_is_told("extended", MADE, ADDED);
 }
+
+const UNANSWERED: &str = r#"
+s, stream = session()
+def told(sql):
+    s.sendall(query(sql))
+    seen = until(stream, b"Z")
+    return [body for tag, body in seen if tag in b"DE"]
+print(told(b"SELECT o.item FROM orders o WHERE id = 1"), flush=True)
+sys.stdin.readline()
+print(told(b"SELECT o FROM orders o WHERE id = 1"), flush=True)
+sys.stdin.readline()
+print(told(b"SELECT o FROM orders o WHERE id = 1"))
+"#;
+
+/// Where the target does not answer whether there are such columns, nothing runs that could reach one, and that is on record.
+#[test]
+fn what_the_target_does_not_tell_is_taken_for_news() {
+    let world = World::with(POLICY);
+    let mut client = world.shop.raw_client(UNANSWERED).start().unwrap();
+    client.wait_for("kettle", PATIENCE).unwrap();
+    world.shop.postgres.sql("ALTER ROLE orders_rw CONNECTION LIMIT 1").unwrap();
+    client.write("\n").unwrap();
+    client.wait_for("is denied until", PATIENCE).unwrap();
+    world.shop.postgres.sql("ALTER ROLE orders_rw CONNECTION LIMIT -1").unwrap();
+    client.write("\n").unwrap();
+    let said = client.finish(PATIENCE).unwrap().expect_success().unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[1].contains("C42501") && !lines[1].contains("kettle"), "{said}");
+    assert!(lines[2].contains("kettle"), "{said}");
+    assert_eq!(world.sessions()[0]["denied"], 1, "{:?}", world.sessions());
+}

@@ -295,11 +295,6 @@ impl<'s> Relay<'s> {
             self.receive().await?;
             self.undo_beyond().await?;
             match self.next_from_client()? {
-                Some(Sent::Message(tag @ (b'Q' | b'P' | b'B' | b'D' | b'E'), range)) => {
-                    let began = Instant::now();
-                    self.client_message(tag, range).await?;
-                    self.thought_for(began.elapsed(), matches!(tag, b'Q' | b'E'));
-                }
                 Some(Sent::Message(tag, range)) => self.client_message(tag, range).await?,
                 Some(Sent::TooLarge(message)) => self.too_large(message).await?,
                 None => self.progress().await?,
@@ -308,9 +303,11 @@ impl<'s> Relay<'s> {
     }
 
     /// Counts how long a message was thought about, and with the last one of its statement how long that was.
-    fn thought_for(&mut self, time: Duration, is_all: bool) {
+    fn thought_for(&mut self, tag: u8, time: Duration) {
         self.thought = self.thought.map(|before| before + time);
-        if is_all && let Some(thought) = self.thought.replace(Duration::ZERO) {
+        if matches!(tag, b'Q' | b'E')
+            && let Some(thought) = self.thought.replace(Duration::ZERO)
+        {
             self.session.engine().verdict_times().count(thought);
         }
     }
@@ -597,6 +594,14 @@ impl<'s> Relay<'s> {
                 return Ok(());
             }
         }
+        let began = Instant::now();
+        self.request(tag, range).await?;
+        self.thought_for(tag, began.elapsed());
+        Ok(())
+    }
+
+    /// A message that asks for something, and is heard.
+    async fn request(&mut self, tag: u8, range: Range<usize>) -> Result<(), End> {
         match tag {
             b'Q' => self.query(range).await,
             b'P' => self.parse(range).await,

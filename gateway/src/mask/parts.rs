@@ -200,9 +200,12 @@ mod text {
     }
 }
 
-/// Rows and arrays in the send format: numbers are of four bytes, and a length of -1 is NULL.
+/// Rows and arrays in the send format: numbers are of four bytes.
 mod binary {
     use super::{Column, Part};
+
+    /// In the place of a length.
+    const NULL: i32 = -1;
 
     pub(super) fn row(fields: &[(String, Part<Column>)], value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
         let mut rest = value;
@@ -240,13 +243,12 @@ mod binary {
     }
 
     fn one(part: &Part<Column>, rest: &mut &[u8], masked: &mut Vec<u8>) -> Option<()> {
-        let length = i32::from_be_bytes(*take(rest, 4)?.first_chunk()?);
-        let value = match usize::try_from(length) {
-            Ok(length) => Some(take(rest, length)?),
-            Err(_) => None,
+        let value = match i32::from_be_bytes(*take(rest, 4)?.first_chunk()?) {
+            NULL => None,
+            length => Some(take(rest, usize::try_from(length).ok()?)?),
         };
         match part.within(true, value)? {
-            None => masked.extend_from_slice(&(-1_i32).to_be_bytes()),
+            None => masked.extend_from_slice(&NULL.to_be_bytes()),
             Some(value) => {
                 masked.extend_from_slice(&i32::try_from(value.len()).ok()?.to_be_bytes());
                 masked.extend_from_slice(&value);

@@ -195,6 +195,8 @@ fn rows_and_arrays_in_binary() {
     }
     assert_eq!(of_row(&[whole, vec![0]].concat()), None);
     assert_eq!(of_row(&number(3)), None);
+    // No length, and not what stands for NULL either.
+    assert_eq!(of_row(&[number(2), number(23), cell(None), number(25), number(-2)].concat()), None);
 
     let array = |flags: i32, items: &[Option<&[u8]>]| {
         let count = number(i32::try_from(items.len()).unwrap());

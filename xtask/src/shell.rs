@@ -1,6 +1,7 @@
 //! Running other programs: with a progress line, as root where needed, and with errors that name the command.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -85,16 +86,73 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// A long step: says that it starts, and how long it took.
+/// A long step: says that it starts, how long it took, and how busy the processors were.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("==> {what}");
-    let start = Instant::now();
+    let watch = Watch::start();
     let done = work()?;
-    println!("    done in {:.1} s", start.elapsed().as_secs_f32());
+    println!("    done in {watch}");
     Ok(done)
+}
+
+/// How long something takes, and how much of the machine's processors is used meanwhile, by whomever: a long step that leaves them
+/// idle waits for something.
+pub(crate) struct Watch {
+    start: Instant,
+    processors: Option<Processors>,
+}
+
+/// Ticks since the machine started, over all processors (proc_stat(5)).
+struct Processors {
+    idle: u64,
+    all: u64,
+}
+
+impl Watch {
+    pub(crate) fn start() -> Self {
+        Self { start: Instant::now(), processors: Processors::now() }
+    }
+
+    /// Percent of all processors.
+    fn busy(&self) -> Option<u64> {
+        let (before, now) = (self.processors.as_ref()?, Processors::now()?);
+        let all = now.all.checked_sub(before.all).filter(|ticks| *ticks > 0)?;
+        Some(all.saturating_sub(now.idle.saturating_sub(before.idle)) * 100 / all)
+    }
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s", self.start.elapsed().as_secs_f32())?;
+        self.busy().map_or(Ok(()), |percent| write!(f, ", processors {percent} % busy"))
+    }
+}
+
+impl Processors {
+    fn now() -> Option<Self> {
+        Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn read(stat: &str) -> Option<Self> {
+        // user, nice, system, idle, iowait, irq, softirq, steal; what follows counts twice.
+        let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+        Some(Self { idle: ticks.get(3)? + ticks.get(4)?, all: ticks.iter().sum() })
+    }
 }
 
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_is_told_from_work() {
+        let read = Processors::read("cpu  10 1 5 70 8 1 2 3 50 0\ncpu0 1 1 1 1\n").map(|it| (it.idle, it.all));
+        assert_eq!(read, Some((78, 100)));
+        assert!(Processors::read("").is_none());
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -67,6 +68,8 @@ const KERNELS: &str = "kernels";
 /// How long one test program may take before it is killed and counted as failed.
 const LIMITED: [&str; 2] = ["--kill-after=10", "20m"];
 const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
+/// What takes longer for a single test is worth a line.
+const SLOW: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -334,6 +337,8 @@ struct Counts {
 /// Runs a libtest program, shows what it prints and counts by its closing lines.
 fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Outcome> {
     println!("==> test {name}");
+    let watch = shell::Watch::start();
+    let mut last = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
     let stdout = child.stdout.take().ok_or("no output to read")?;
     let mut counts = Counts::default();
@@ -341,6 +346,12 @@ fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Out
         let line = line.map_err(|e| format!("{name}: {e}"))?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
+        if line.starts_with("test ") {
+            if last.elapsed() > SLOW {
+                println!("    that took {:.0} s", last.elapsed().as_secs_f32());
+            }
+            last = Instant::now();
+        }
         if let Some(more) = closing_line(&line) {
             counts.passed += more.passed;
             counts.failed += more.failed;
@@ -352,6 +363,7 @@ fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Out
     if !status.success() {
         println!("    {name}: {status}");
     }
+    println!("    {name}: {watch}");
     Ok(Outcome { name: name.to_owned(), counts, success: status.success(), is_system })
 }
 

@@ -69,7 +69,11 @@ fn sockets_of(pid: i32) -> io::Result<Vec<OwnedFd>> {
 
 /// None of a socket that is an agent's, or none that connections are made with.
 fn look(notes: &SkStorage<MapData, Note>, socket: &OwnedFd) -> io::Result<Option<ForeignSocket>> {
-    let domain = option(socket, libc::SO_DOMAIN)?;
+    let domain = match option(socket, libc::SO_DOMAIN) {
+        // Between the two looks at it, the number came to stand for another file.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => return Ok(None),
+        domain => domain?,
+    };
     let kind = option(socket, libc::SO_TYPE)?;
     if !matches!(domain, libc::AF_INET | libc::AF_INET6) || !matches!(kind, libc::SOCK_STREAM | libc::SOCK_SEQPACKET) {
         return Ok(None);

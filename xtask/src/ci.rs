@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: everything that a change must pass, cheapest first.
 
-use crate::{Result, deny, fmt, fuzz, lint, package, paths, setup, shell, test, tidy};
+use crate::package::Packages;
+use crate::{Result, deny, fmt, fuzz, lint, paths, setup, shell, test, tidy};
 
 /// What a run takes from nothing: five sets of build output, servers and clients of others, a disk image. In bytes.
 const SPACE: u64 = 25 << 30;
@@ -13,8 +14,8 @@ pub(crate) fn run() -> Result {
     shell::step("cargo-deny", deny::run)?;
     lint::run()?;
     fuzz::run(&fuzz::Args::ci())?;
-    test::run(&test::Args::all())?;
-    package::run(&package::Args::ci())
+    let packages = Packages::begin()?;
+    test::run(&test::Args::all(), &packages)
 }
 
 /// What earlier runs built is given up when the disk is short: it is dear to have, and a full disk breaks the run midway.

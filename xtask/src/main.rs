@@ -4,6 +4,7 @@
 //! brings the rest. Build output and caches live outside the clone, see [`paths`].
 
 mod apt;
+mod beside;
 mod botocore;
 mod build;
 mod ci;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
         Task::Package(args) => package::run(&args),
         Task::Demo(args) => demo::demo(&args),
         Task::Bench(args) => demo::bench(&args),
-        Task::Test(args) => test::run(&args),
+        Task::Test(args) => test::run(&args, &package::Packages::when_asked_for()),
         Task::Fmt(args) => fmt::run(&args),
         Task::Lint => lint::run(),
         Task::Tidy => tidy::run(),

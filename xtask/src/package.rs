@@ -11,11 +11,12 @@
 //! The package's binary is linked with the system's C library, since the groups of `[access]` may come from NSS (SSSD, LDAP). The
 //! tarball's needs nothing of the system (musl), and knows the users and groups of /etc only.
 
+use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
+use crate::beside::Beside;
 use crate::{Result, paths, sbom, setup, shell};
 
 const PRODUCT: &str = "weir";
@@ -43,6 +44,8 @@ exec "$@""#;
 /// What compilers take for the time (`__DATE__`). Not the commit's: every new commit would have all C code compiled anew.
 const COMPILED: &str = "0";
 const SUMS: &str = "SHA256SUMS";
+/// Where a build puts the packages, in its output directory.
+const MADE: &str = "made";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -55,14 +58,8 @@ pub(crate) struct Args {
     verify_own: bool,
 }
 
-impl Args {
-    pub(crate) fn ci() -> Self {
-        Self { verify: false, verify_own: true }
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result {
-    let made = ensure()?;
+    let made = make()?;
     if args.verify {
         shell::step("build again, elsewhere", || verify(&made))?;
     }
@@ -74,15 +71,49 @@ pub(crate) fn run(args: &Args) -> Result {
     Ok(())
 }
 
-/// Makes the packages of the work tree, once a run; the directory with all of them, and nothing else.
-pub(crate) fn ensure() -> Result<PathBuf> {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(made) = MADE.get() {
-        return Ok(made.clone());
+/// The packages of the work tree, which are made once a run: when the first asks for them, or beside everything else until then.
+pub(crate) struct Packages {
+    beside: RefCell<Option<Beside>>,
+    made: OnceCell<PathBuf>,
+}
+
+impl Packages {
+    pub(crate) fn when_asked_for() -> Self {
+        Self { beside: RefCell::new(None), made: OnceCell::new() }
     }
+
+    /// Begins to make them, and to verify as CI does.
+    pub(crate) fn begin() -> Result<Self> {
+        setup::run(setup::Scope::Package)?;
+        let beside = Beside::start(&["package", "--verify-own"])?;
+        Ok(Self { beside: RefCell::new(Some(beside)), made: OnceCell::new() })
+    }
+
+    /// The directory with all of them, and nothing else.
+    pub(crate) fn ensure(&self) -> Result<PathBuf> {
+        if let Some(made) = self.made.get() {
+            return Ok(made.clone());
+        }
+        let made = match self.beside.take() {
+            Some(beside) => beside.finish().and_then(|()| place())?,
+            None => make()?,
+        };
+        Ok(self.made.get_or_init(|| made).clone())
+    }
+}
+
+fn make() -> Result<PathBuf> {
     setup::run(setup::Scope::Package)?;
-    let made = shell::step("package", || Build::new(&paths::root(), &paths::target()?.join("package"))?.all())?;
-    Ok(MADE.get_or_init(|| made).clone())
+    shell::step("package", || Build::new(&paths::root(), &output()?)?.all())
+}
+
+fn output() -> Result<PathBuf> {
+    Ok(paths::target()?.join("package"))
+}
+
+/// Where [`make`] has them.
+fn place() -> Result<PathBuf> {
+    Ok(output()?.join(MADE))
 }
 
 /// The same commit, cloned to another path and built with another output directory.
@@ -176,7 +207,7 @@ impl Build {
     }
 
     fn all(&self) -> Result<PathBuf> {
-        let made = self.output.join("made");
+        let made = self.output.join(MADE);
         remove(&made)?;
         create(&made)?;
         let (system, fixed) = (self.target("gnu"), self.target("musl"));

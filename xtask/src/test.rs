@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::package::Packages;
 use crate::{
-    Result, botocore, clean_kernel, clients, corpus, package, paths, servers, setup, shell, vm_image, vm_kernel,
-    workloads,
+    Result, botocore, clean_kernel, clients, corpus, paths, servers, setup, shell, vm_image, vm_kernel, workloads,
 };
 
 const UNIT: &str = "unit";
@@ -122,7 +122,7 @@ impl Args {
     }
 }
 
-pub(crate) fn run(args: &Args) -> Result {
+pub(crate) fn run(args: &Args, packages: &Packages) -> Result {
     setup::run(setup::Scope::Test)?;
     clean_kernel::run()?;
     let written = written()?;
@@ -135,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Result {
     let mut sums = Sums::default();
     if args.wants(UNIT) {
         for program in programs.iter().filter(|program| program.suite.is_none()) {
-            sums.add(program.run(args)?);
+            sums.add(program.run(args, packages)?);
         }
         sums.add(doc_tests(args)?);
     }
@@ -146,10 +146,10 @@ pub(crate) fn run(args: &Args) -> Result {
         };
         if suite == KERNELS {
             for kernel in vm_kernel::KERNELS.iter().filter(|kernel| args.wants_kernel(kernel)) {
-                sums.add(program.run_on(args, kernel, &programs)?);
+                sums.add(program.run_on(args, packages, kernel, &programs)?);
             }
         } else {
-            sums.add(program.run(args)?);
+            sums.add(program.run(args, packages)?);
         }
         clean_kernel::run()?;
     }
@@ -243,21 +243,27 @@ impl Args {
 }
 
 impl Program {
-    fn run(&self, args: &Args) -> Result<Outcome> {
-        let mut command = self.command(args)?;
+    fn run(&self, args: &Args, packages: &Packages) -> Result<Outcome> {
+        let mut command = self.command(args, packages)?;
         command.args(&args.rest).current_dir(&self.package);
         run_counted(&self.name, self.suite.is_some(), &mut command)
     }
 
     /// In a virtual machine with this kernel. The attack corpus goes along: its programs, and the suite that judges them.
-    fn run_on(&self, args: &Args, kernel: &vm_kernel::Kernel, programs: &[Self]) -> Result<Outcome> {
+    fn run_on(
+        &self,
+        args: &Args,
+        packages: &Packages,
+        kernel: &vm_kernel::Kernel,
+        programs: &[Self],
+    ) -> Result<Outcome> {
         let image = vm_image::ensure()?;
         let corpus =
             programs.iter().find(|program| program.suite.as_deref() == Some(BYPASS)).ok_or("no suite bypass")?;
         let environment = [
             ("WEIR_VM_IMAGE", image.clone()),
             ("WEIR_VM_KERNEL", vm_kernel::ensure(kernel, &image)?),
-            ("WEIR_PACKAGES", package::ensure()?),
+            ("WEIR_PACKAGES", packages.ensure()?),
             ("WEIR_VM_SUITE", corpus.executable.clone()),
             ("WEIR_VM_ATTACKERS", PathBuf::from(if args.all { "all" } else { "user" })),
         ];
@@ -268,7 +274,7 @@ impl Program {
         run_counted(&format!("{} {}", self.name, kernel.name), true, &mut command)
     }
 
-    fn command(&self, args: &Args) -> Result<Command> {
+    fn command(&self, args: &Args, packages: &Packages) -> Result<Command> {
         if self.suite.is_none() {
             let mut command = shell::command("timeout", LIMITED);
             command.arg(&self.executable);
@@ -277,7 +283,7 @@ impl Program {
         let mut environment = BTreeMap::new();
         args.add_to(&mut environment)?;
         if [PACKAGE, VM_SMOKE].map(Some).contains(&self.suite.as_deref()) {
-            environment.insert("WEIR_PACKAGES", package::ensure()?);
+            environment.insert("WEIR_PACKAGES", packages.ensure()?);
         }
         if self.suite.as_deref() == Some(POSTGRES) {
             environment.insert("WEIR_BOTOCORE", botocore::ensure()?);

@@ -373,6 +373,14 @@ impl RowPlan {
     pub fn by_cell(&self) -> bool {
         self.by_cell
     }
+
+    /// For each column whether the same stands for it whatever is in it, and if nothing is.
+    pub fn covered(&self) -> impl Iterator<Item = bool> {
+        self.columns.iter().map(|column| {
+            let says_nothing = |it: &Applied| matches!(it.kind, MaskKind::Null | MaskKind::Redact | MaskKind::Fixed(_));
+            column.parts.is_none() && column.mask.as_ref().is_some_and(says_nothing)
+        })
+    }
 }
 
 impl Hits {

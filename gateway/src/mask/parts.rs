@@ -9,6 +9,10 @@ use std::borrow::Cow;
 use super::Column;
 use super::cell::{CellType, is_json};
 
+/// Values that are masked in one that is put together, whatever is in them; one with more is covered as a whole. By how many fit into
+/// what is held it would be seen how long they are.
+const MAX_MASKED: usize = 10_000;
+
 /// How a value with parts is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
@@ -46,34 +50,44 @@ impl<M> Part<M> {
 }
 
 impl Part<Column> {
-    /// The value with what is masked in it masked. None: it does not have these parts.
+    /// The value with what is masked in it masked. None: it does not have these parts, or too many of them.
     pub(super) fn mask(&self, binary: bool, value: &[u8]) -> Option<Vec<u8>> {
+        self.mask_up_to(&mut { MAX_MASKED }, binary, value)
+    }
+
+    /// `left`: how many may be masked.
+    fn mask_up_to(&self, left: &mut usize, binary: bool, value: &[u8]) -> Option<Vec<u8>> {
         let mut masked = Vec::with_capacity(value.len());
         match self {
             Self::Clear | Self::Value(_) => return None,
-            Self::Fields(Syntax::Native, fields) if binary => self::binary::row(fields, value, &mut masked)?,
-            Self::Fields(Syntax::Native, fields) => text::row(fields, value, &mut masked)?,
-            Self::Items(Syntax::Native, item) if binary => self::binary::array(item, value, &mut masked)?,
-            Self::Items(Syntax::Native, item) => text::array(item, value, &mut masked)?,
+            Self::Fields(Syntax::Native, fields) if binary => self::binary::row(left, fields, value, &mut masked)?,
+            Self::Fields(Syntax::Native, fields) => text::row(left, fields, value, &mut masked)?,
+            Self::Items(Syntax::Native, item) if binary => self::binary::array(left, item, value, &mut masked)?,
+            Self::Items(Syntax::Native, item) => text::array(left, item, value, &mut masked)?,
             Self::Fields(Syntax::Jsonb, _) | Self::Items(Syntax::Jsonb, _) if binary => {
                 let (version, text) = value.split_first().filter(|(version, _)| **version == JSONB_VERSION)?;
                 masked.push(*version);
-                json::document(self, text, &mut masked)?;
+                json::document(left, self, text, &mut masked)?;
             }
-            Self::Fields(..) | Self::Items(..) => json::document(self, value, &mut masked)?,
+            Self::Fields(..) | Self::Items(..) => json::document(left, self, value, &mut masked)?,
         }
         Some(masked)
     }
 
     /// A part of a row or an array of PostgreSQL's that is not clear. `Some(None)` is NULL.
     #[expect(clippy::option_option, reason = "the outer one: whether it has the parts that it should have")]
-    fn within<'v>(&self, binary: bool, value: Option<&'v [u8]>) -> Option<Option<Cow<'v, [u8]>>> {
+    fn within<'v>(&self, left: &mut usize, binary: bool, value: Option<&'v [u8]>) -> Option<Option<Cow<'v, [u8]>>> {
         match (self, value) {
             (Self::Clear, value) => Some(value.map(Cow::Borrowed)),
-            (Self::Value(column), value) => Some(column.show(value)),
+            (Self::Value(column), value) => {
+                *left = left.checked_sub(1)?;
+                Some(column.show(value))
+            }
             // Whether there is one is not up to what is in it.
             (Self::Fields(..) | Self::Items(..), None) => Some(None),
-            (Self::Fields(..) | Self::Items(..), Some(value)) => Some(Some(Cow::Owned(self.mask(binary, value)?))),
+            (Self::Fields(..) | Self::Items(..), Some(value)) => {
+                Some(Some(Cow::Owned(self.mask_up_to(left, binary, value)?)))
+            }
         }
     }
 }
@@ -85,7 +99,12 @@ const JSONB_VERSION: u8 = 1;
 mod text {
     use super::{Column, Cow, Part};
 
-    pub(super) fn row(fields: &[(String, Part<Column>)], value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn row(
+        left: &mut usize,
+        fields: &[(String, Part<Column>)],
+        value: &[u8],
+        masked: &mut Vec<u8>,
+    ) -> Option<()> {
         let mut rest = value.strip_prefix(b"(")?;
         masked.push(b'(');
         for (index, (_, part)) in fields.iter().enumerate() {
@@ -101,7 +120,7 @@ mod text {
                     // A field without a letter is NULL; an empty text has quotation marks.
                     let field = (!written.is_empty()).then(|| unquoted(written));
                     let special = |byte: &u8| matches!(byte, b'"' | b'\\' | b'(' | b')' | b',') || is_space(*byte);
-                    if let Some(field) = part.within(false, field.as_deref())? {
+                    if let Some(field) = part.within(left, false, field.as_deref())? {
                         let plain = !field.is_empty() && !field.iter().any(special);
                         quote(&field, plain, |byte| byte, masked);
                     }
@@ -113,7 +132,7 @@ mod text {
     }
 
     /// Of one dimension, counted from 1, which is what aggregates make.
-    pub(super) fn array(item: &Part<Column>, value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn array(left: &mut usize, item: &Part<Column>, value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
         let mut rest = value.strip_prefix(b"{")?;
         masked.push(b'{');
         let mut is_first = true;
@@ -126,7 +145,7 @@ mod text {
             rest = behind;
             let value = (written != b"NULL").then(|| unquoted(written));
             let special = |byte: &u8| matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',') || is_space(*byte);
-            match item.within(false, value.as_deref())? {
+            match item.within(left, false, value.as_deref())? {
                 None => masked.extend_from_slice(b"NULL"),
                 Some(value) => {
                     let plain = !value.is_empty() && !value.eq_ignore_ascii_case(b"NULL") && !value.iter().any(special);
@@ -207,7 +226,12 @@ mod binary {
     /// In the place of a length.
     const NULL: i32 = -1;
 
-    pub(super) fn row(fields: &[(String, Part<Column>)], value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn row(
+        left: &mut usize,
+        fields: &[(String, Part<Column>)],
+        value: &[u8],
+        masked: &mut Vec<u8>,
+    ) -> Option<()> {
         let mut rest = value;
         let count = number(&mut rest, masked)?;
         if usize::try_from(count).ok()? != fields.len() {
@@ -215,12 +239,12 @@ mod binary {
         }
         for (_, part) in fields {
             let _type_oid = number(&mut rest, masked)?;
-            one(part, &mut rest, masked)?;
+            one(left, part, &mut rest, masked)?;
         }
         rest.is_empty().then_some(())
     }
 
-    pub(super) fn array(item: &Part<Column>, value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn array(left: &mut usize, item: &Part<Column>, value: &[u8], masked: &mut Vec<u8>) -> Option<()> {
         let mut rest = value;
         let dimensions = number(&mut rest, masked)?;
         // Whether there are NULLs among the items would tell of values.
@@ -237,17 +261,17 @@ mod binary {
             _ => return None,
         };
         for _ in 0..count {
-            one(item, &mut rest, masked)?;
+            one(left, item, &mut rest, masked)?;
         }
         rest.is_empty().then_some(())
     }
 
-    fn one(part: &Part<Column>, rest: &mut &[u8], masked: &mut Vec<u8>) -> Option<()> {
+    fn one(left: &mut usize, part: &Part<Column>, rest: &mut &[u8], masked: &mut Vec<u8>) -> Option<()> {
         let value = match i32::from_be_bytes(*take(rest, 4)?.first_chunk()?) {
             NULL => None,
             length => Some(take(rest, usize::try_from(length).ok()?)?),
         };
-        match part.within(true, value)? {
+        match part.within(left, true, value)? {
             None => masked.extend_from_slice(&NULL.to_be_bytes()),
             Some(value) => {
                 masked.extend_from_slice(&i32::try_from(value.len()).ok()?.to_be_bytes());
@@ -274,29 +298,30 @@ mod binary {
 mod json {
     use super::{CellType, Column, Cow, Part, is_json};
 
-    pub(super) fn document(part: &Part<Column>, text: &[u8], masked: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn document(left: &mut usize, part: &Part<Column>, text: &[u8], masked: &mut Vec<u8>) -> Option<()> {
         let mut reader = Reader { text, at: 0 };
-        element(part, &mut reader, masked)?;
+        element(left, part, &mut reader, masked)?;
         (reader.at == text.len()).then_some(())
     }
 
     /// A value with the white space around it.
-    fn element(part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
+    fn element(left: &mut usize, part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
         // Its white space may be its own, of a value that is JSON.
         if let Part::Value(column) = part {
+            *left = left.checked_sub(1)?;
             reader.skip_space();
             masked.extend_from_slice(&shown(column, reader.any()?));
             reader.skip_space();
         } else {
             reader.space(masked);
-            value(part, reader, masked)?;
+            value(left, part, reader, masked)?;
             reader.space(masked);
         }
         Some(())
     }
 
     /// As deep as the parts are.
-    fn value(part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
+    fn value(left: &mut usize, part: &Part<Column>, reader: &mut Reader<'_>, masked: &mut Vec<u8>) -> Option<()> {
         match part {
             Part::Clear => masked.extend_from_slice(reader.any()?),
             Part::Value(_) => return None,
@@ -317,7 +342,7 @@ mod json {
                     serde_json::from_slice::<String>(written).ok().filter(|it| it == name)?;
                     reader.space(masked);
                     reader.sign(b':', masked)?;
-                    element(part, reader, masked)?;
+                    element(left, part, reader, masked)?;
                 }
                 reader.sign(b'}', masked)?;
             }
@@ -329,7 +354,7 @@ mod json {
                     if !std::mem::take(&mut is_first) {
                         reader.sign(b',', masked)?;
                     }
-                    element(item, reader, masked)?;
+                    element(left, item, reader, masked)?;
                 }
                 reader.sign(b']', masked)?;
             }

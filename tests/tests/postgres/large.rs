@@ -10,6 +10,8 @@ use super::World;
 const MIB: u64 = 220;
 /// What all the gateway's processes may take at most beyond what they have.
 const BOUND_KIB: u64 = 32 << 10;
+/// The same where the row that is too large has masked columns: what is kept of it, and what becomes of that.
+const MASKED_BOUND_KIB: u64 = 80 << 10;
 
 /// Without masks.
 fn unmasked() -> String {
@@ -107,7 +109,7 @@ fn a_value_that_must_be_looked_at_and_is_over_the_limit_is_not_shown() {
     for sql in [
         "SELECT id, phone FROM customers WHERE id = 1",
         "SELECT email FROM customers WHERE id = 2",
-        "SELECT upper(email) FROM customers WHERE id = 2",
+        "SELECT repeat('x', 17 << 20), upper(email) FROM customers WHERE id = 1",
         "COPY (SELECT phone FROM customers WHERE id = 1) TO STDOUT",
         "COPY (SELECT email FROM customers WHERE id = 2) TO STDOUT",
     ] {
@@ -118,7 +120,7 @@ fn a_value_that_must_be_looked_at_and_is_over_the_limit_is_not_shown() {
         }
     }
     let peak = world.peak_kib();
-    assert!(peak < before + BOUND_KIB, "{before} KiB before, {peak} KiB at most");
+    assert!(peak < before + MASKED_BOUND_KIB, "{before} KiB before, {peak} KiB at most");
     // Below it, all is as ever.
     let said = world.raw(&format!(
         "{COUNTS}\nprint(counted(b\"SELECT phone, email FROM customers WHERE id = 3\"))\nprint(counted(b\"SELECT 'served'\"))"
@@ -126,6 +128,49 @@ fn a_value_that_must_be_looked_at_and_is_over_the_limit_is_not_shown() {
     assert!(said.contains(&format!("b'D': {}", (10 << 20) + 10 + 18)) && said.matches("ready").count() == 2, "{said}");
     let recorded = world.recorded();
     assert!(recorded.contains("on a target with masks each is checked as a whole"), "{recorded}");
+}
+
+/// An agent can fill a row up with values of its own, to see when it becomes too large.
+#[test]
+fn how_long_a_masked_value_is_is_not_told_by_what_is_too_large() {
+    let world = World::with(&POLICY.replace("\"show\"]", "\"show\", \"copy_out\"]"));
+    let grown = "UPDATE customers SET email = 'a@x' WHERE id = 1; UPDATE customers SET email = repeat('e', 40 << 20) WHERE id = 2;
+        CREATE TABLE padding (t text); INSERT INTO padding VALUES (repeat('y', 20 << 20)); GRANT SELECT ON padding TO orders_rw";
+    world.shop.postgres.sql(grown).unwrap();
+    let filled = |length: u32, more: &str| {
+        let row = format!("SELECT repeat('x', {length}), {more}");
+        [
+            row.clone(),
+            format!("COPY ({row}) TO STDOUT"),
+            format!("COPY ({row}) TO STDOUT CSV"),
+            format!("COPY ({row}) TO STDOUT BINARY"),
+        ]
+    };
+    let fits = (16 << 20) - 64;
+    let covered = "upper(email) FROM customers WHERE id = ID";
+    let chosen = "CASE WHEN email < 'b' THEN t ELSE '' END FROM customers, padding WHERE id = ID";
+    let put_together = "json_build_object('e', email) FROM customers WHERE id = ID";
+    let statements = [filled(fits, covered), filled(fits, chosen), filled(fits + 64, covered)].concat();
+    for (sql, is_shown) in statements.iter().zip([[true; 8].as_slice(), &[false; 4]].concat()) {
+        for extended in ["False", "True"] {
+            let about = |id: &str| {
+                let sql = sql.replace("ID", id);
+                world.raw(&format!("{COUNTS}\nprint(counted(b\"\"\"{sql}\"\"\", {extended}))"))
+            };
+            let (short, long) = (about("1"), about("2"));
+            assert_eq!(short, long, "{sql}");
+            assert_eq!(short.contains("ERROR 54000"), !is_shown, "{sql}: {short}");
+        }
+    }
+    // Many of them in one value.
+    for (count, is_shown) in [(10_000, true), (10_001, false)] {
+        let sql = format!(
+            "SELECT length(a::text), a FROM (SELECT array_agg(email) AS a FROM customers, generate_series(1, {count}) WHERE id = 1) t"
+        );
+        let said = world.rows(&format!("SELECT a FROM ({sql}) u"));
+        assert_eq!(said.starts_with('{'), is_shown, "{}", &said[..said.len().min(100)]);
+    }
+    assert!(world.rows(&format!("SELECT {put_together}").replace("ID", "1")).contains("\"e\""));
 }
 
 /// Where masks are of columns only, other columns need no look.

@@ -35,18 +35,22 @@ const MAX_CATALOG_ROWS: usize = 500_000;
 /// Objects below this oid came with the server (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16_384;
 
-/// System relations that hold values of user columns or texts of other sessions' statements, or that count the bytes or the pages which
-/// these take.
+/// System relations that hold values of user columns or texts of other sessions' statements, that count the bytes or the pages which
+/// these take, or what was read for them, or that show where rows lie: what a statement looks up only where a masked value says so,
+/// and whether a longer row still fits its page, would be seen there.
 const VALUE_CATALOGS: &[&str] = &[
     "pg_aios",
     "pg_backend_memory_contexts",
     "pg_cursors",
     "pg_largeobject",
+    "pg_locks",
     "pg_prepared_statements",
     "pg_replication_origin_status",
     "pg_replication_slots",
     "pg_shmem_allocations",
     "pg_stat_activity",
+    "pg_stat_all_indexes",
+    "pg_stat_all_tables",
     "pg_stat_archiver",
     "pg_stat_bgwriter",
     "pg_stat_checkpointer",
@@ -65,8 +69,17 @@ const VALUE_CATALOGS: &[&str] = &[
     "pg_stat_statements",
     "pg_stat_statements_info",
     "pg_stat_subscription",
+    "pg_stat_sys_indexes",
+    "pg_stat_sys_tables",
+    "pg_stat_user_functions",
+    "pg_stat_user_indexes",
+    "pg_stat_user_tables",
     "pg_stat_wal",
     "pg_stat_wal_receiver",
+    "pg_stat_xact_all_tables",
+    "pg_stat_xact_sys_tables",
+    "pg_stat_xact_user_functions",
+    "pg_stat_xact_user_tables",
     "pg_statio_all_indexes",
     "pg_statio_all_sequences",
     "pg_statio_all_tables",
@@ -150,7 +163,8 @@ pub struct TaggedSet {
     keys: HashMap<u32, Vec<i16>>,
     code: Arc<KnownCode>,
     has_hidden_sequences: bool,
-    counts_buffers: bool,
+    /// `server_version_num`; 0: of a server before PostgreSQL 11.
+    version: i32,
     fetched_at: SystemTime,
 }
 
@@ -236,7 +250,7 @@ impl TaggedSet {
             keys: HashMap::new(),
             code: Arc::default(),
             has_hidden_sequences: false,
-            counts_buffers: false,
+            version: 0,
             fetched_at,
         }
     }
@@ -332,7 +346,7 @@ impl TaggedSet {
         self.referred_to.contains(&relation)
     }
 
-    /// True for a tagged column that the server computes when it is read, by an expression that may fail.
+    /// True for a column that the server computes when it is read, by an expression that may fail.
     pub(super) fn is_computed_when_read(&self, column: (u32, i16)) -> bool {
         self.computed.contains(&column)
     }
@@ -376,7 +390,12 @@ impl TaggedSet {
 
     /// True where EXPLAIN ANALYZE counts buffers without being told to: from PostgreSQL 18 on.
     pub(super) fn counts_buffers(&self) -> bool {
-        self.counts_buffers
+        self.version >= 180_000
+    }
+
+    /// True where an UPDATE reads all columns of a row, to write it anew, and its plan says how wide they are: before PostgreSQL 14.
+    pub(super) fn reads_rows_to_update(&self) -> bool {
+        self.version < 140_000
     }
 
     /// Functions, operators and casts by oid.

@@ -9,11 +9,13 @@ mod copied;
 mod copy;
 mod doubt;
 mod fault;
+mod masked;
 mod own;
 mod parts;
 mod plan;
 mod running;
 mod settings;
+mod shorten;
 mod taken;
 mod texts;
 
@@ -29,6 +31,7 @@ pub(super) use self::plan::unfit;
 use self::plan::{Plan, plan};
 pub(super) use self::settings::Sets;
 use self::settings::Settings;
+use self::shorten::Shortening;
 use self::taken::Over;
 pub(super) use self::taken::{Undo, Undoing};
 use self::texts::{Setting, check_setting, mask_strings, withheld};
@@ -239,8 +242,8 @@ pub(super) struct Replies<'s> {
     known: Option<Known>,
     /// Bytes of each reply that are kept for the record.
     content_limit: usize,
-    /// A row that waits; see [`Doubt`].
-    waiting: Option<Range<usize>>,
+    /// The row that comes in parts, and is too large to be masked as a whole.
+    shortening: Option<Shortening>,
 }
 
 impl<'s> Replies<'s> {
@@ -262,7 +265,7 @@ impl<'s> Replies<'s> {
             finished: Vec::new(),
             known: None,
             content_limit,
-            waiting: None,
+            shortening: None,
         }
     }
 
@@ -374,10 +377,14 @@ impl<'s> Replies<'s> {
     }
 
     fn receive_run(&mut self, inbox: &mut Inbox, out: &mut MaskedBuffer, run: &mut Run) -> Result<(), Fault> {
-        if let Some(range) = self.waiting.take() {
-            self.message(b'D', range, inbox, out, run)?;
-        }
-        while out.len() + run.range.len() < HIGH_WATER && self.doubt().is_none() {
+        while out.len() + run.range.len() < HIGH_WATER {
+            if inbox.next_tag() == Some(b'D') {
+                self.plan_rows()?;
+            }
+            // Rows wait until it is settled, wherever they are.
+            if self.doubt().is_some() {
+                break;
+            }
             // What nobody has to look at passes in parts, where it is too large to be held, and what cannot be looked at is dropped so.
             let begins = !inbox.is_within_message();
             let handling = |tag, length| {
@@ -386,18 +393,13 @@ impl<'s> Replies<'s> {
             };
             match inbox.next(handling)? {
                 Piece::Incomplete => break,
-                Piece::Message(b'D', range) => {
-                    self.plan_rows()?;
-                    if self.doubt().is_some() {
-                        self.waiting = Some(range);
-                        break;
-                    }
-                    self.message(b'D', range, inbox, out, run)?;
-                }
                 Piece::Message(tag, range) => self.message(tag, range, inbox, out, run)?,
                 Piece::Part(tag, range) => {
                     self.flush(run, inbox, out)?;
                     self.part(tag, begins, inbox.bytes(range), out)?;
+                    if !inbox.is_within_message() {
+                        self.shortened(out)?;
+                    }
                 }
             }
         }
@@ -427,9 +429,7 @@ impl<'s> Replies<'s> {
                 Row::Dropped => self.flush(run, inbox, out)?,
                 Row::ByCell(plan) => {
                     self.flush(run, inbox, out)?;
-                    let start = out.len();
-                    self.mask_row(&plan, inbox.bytes(range), out)?;
-                    self.took(out.len() - start);
+                    self.masked_row(&plan, inbox.bytes(range), out)?;
                 }
             },
             b'N' if self.own.as_ref().is_some_and(Own::hears_notices) => {
@@ -691,39 +691,6 @@ impl<'s> Replies<'s> {
             }
             (Err(_), None) => return Err(Fault::Row),
         }
-        Ok(())
-    }
-
-    fn mask_row(&mut self, plan: &Plan, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
-        let start = out.len();
-        // All of it is looked at first: with half a row before it, the client would not see why its session ends.
-        let count = wire::row_columns(message)?;
-        if count != plan.columns {
-            return Err(Fault::Row);
-        }
-        let mut fields = Fields::of(message);
-        fields.count()?;
-        out.framing([b'D', 0, 0, 0, 0]);
-        out.framing(u16::try_from(count).map_err(|_| Fault::Row)?.to_be_bytes());
-        let (mut hits, mut masked) = (Hits::default(), 0);
-        for index in 0..count {
-            let cell = self.masker.mask_cell(&plan.rows, index, fields.value()?);
-            if !cell.hits.is_empty() {
-                hits.add(cell.hits);
-                masked += 1;
-            }
-            out.framing(match cell.len() {
-                None => (-1i32).to_be_bytes(),
-                Some(length) => u32::try_from(length).map_err(|_| Fault::Row)?.to_be_bytes(),
-            });
-            out.cell(&cell);
-        }
-        close_message(out, start)?;
-        if let Some(running) = self.running_mut() {
-            running.hits.add(hits);
-            running.summary.cells_masked += masked;
-        }
-        self.account(start, out);
         Ok(())
     }
 

@@ -324,6 +324,11 @@ impl Inbox {
         }
     }
 
+    /// The type of the message that begins next, once its first byte has come.
+    pub fn next_tag(&self) -> Option<u8> {
+        if self.is_held() { self.buffer[self.start..self.end].first().copied() } else { None }
+    }
+
     /// Whether the next piece is more of a message of which parts were given out.
     pub fn is_within_message(&self) -> bool {
         self.streaming.is_some()

@@ -64,8 +64,8 @@ pub struct Snapshot {
     pub(crate) by_sequences: Vec<u32>,
     /// Columns of the system's own that are covered ([`COVERED`](super::COVERED)).
     pub(crate) covered: Vec<(u32, i16)>,
-    /// EXPLAIN ANALYZE counts buffers without being told to.
-    pub(crate) counts_buffers: bool,
+    /// `server_version_num`; 0: of a server before PostgreSQL 11.
+    pub(crate) version: i32,
 }
 
 /// A unique index of a plain table that has no children.
@@ -126,10 +126,9 @@ pub(crate) struct ColumnType {
 }
 
 /// The server expects more of these queries than there is, and would compile what runs for milliseconds for ten times as long.
-/// (Servers before PostgreSQL 11 have no such setting.) And whether EXPLAIN counts buffers by itself.
+/// (Servers before PostgreSQL 11 have no such setting.) And which version this one is.
 const WITHOUT_JIT: &str = "\
-    SELECT pg_catalog.set_config('jit', 'off', true),
-           pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
+    SELECT pg_catalog.set_config('jit', 'off', true), pg_catalog.current_setting('server_version_num')::pg_catalog.int4
     WHERE pg_catalog.current_setting('jit', true) IS NOT NULL";
 
 const RELATIONS: &str = "\
@@ -874,7 +873,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         sequences: read(&sequences, |row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))))?,
         by_sequences,
         covered: read(&covered, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
-        counts_buffers: newest.first().is_some_and(|row| row.get(1)),
+        version: newest.first().map_or(Ok(0), |row| row.try_get(1))?,
     })
 }
 

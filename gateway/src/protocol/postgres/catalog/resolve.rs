@@ -63,7 +63,6 @@ impl TaggedSet {
                 }
             }
         }
-        let computed = snapshot.computed.iter().copied().filter(|it| tags.contains_key(it)).collect();
         let constrained = constrained(&tags, &tagged, snapshot, &kin);
         let grouping_keys = grouping_keys(&tags, &tagged, snapshot);
         let conflicts = conflicts(&tags, &tagged, snapshot, &kin);
@@ -141,13 +140,13 @@ impl TaggedSet {
             tagged,
             referred_to,
             above,
-            computed,
+            computed: snapshot.computed.iter().copied().collect(),
             code: if hidden.is_empty() {
                 Arc::clone(&snapshot.known)
             } else {
                 Arc::new(snapshot.known.without_sequences())
             },
-            counts_buffers: snapshot.counts_buffers,
+            version: snapshot.version,
             has_hidden_sequences: !hidden.is_empty(),
             fetched_at,
         })

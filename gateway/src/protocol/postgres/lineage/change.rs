@@ -49,7 +49,12 @@ impl Walk<'_> {
                     self.conflict(conflict, table, &frame)?;
                 }
             }
-            Some(UPDATE) => self.updated(entries, table, &frame)?,
+            Some(UPDATE) => {
+                let has_tagged = self.set.has_tagged(table) || self.set.is_above_tagged(table);
+                let reads_all = has_tagged && self.set.reads_rows_to_update();
+                self.reads_tagged.set(self.reads_tagged.get() || reads_all);
+                self.updated(entries, table, &frame)?;
+            }
             Some(DELETE) => self.deleted(entries, table, &frame)?,
             Some(MERGE) => self.merged(query, table, &frame)?,
             _ => return Err(Refusal::unknown("a statement of another kind")),

@@ -9,7 +9,7 @@ use crate::protocol::postgres::operation::{COLLATABLE, SCALARS, Total};
 /// Types to which the output of any type converts by itself.
 const TEXT_TYPES: &[&str] = &["25", "1042", "1043"];
 /// `"char"`, a byte.
-const SINGLE_BYTE: &str = "18";
+const SINGLE_BYTE: u32 = 18;
 /// `anyarray`: in the catalogs of statistics, and of columns that were added with a default, where it has a mask.
 const ANY_ARRAY: &str = "2277";
 /// `pg_attribute`, which has one such column.
@@ -22,6 +22,24 @@ const OTHERS_VALUES: &str = "a column of a system catalog that holds values of o
 /// What the server calls the forms in which a function is called for a cast, and that of one that is written.
 const CAST_FORMS: &[&str] = &["1", "2"];
 const WRITTEN_CAST: &str = "1";
+/// Types of which each value is one of the other type, too (`pg_cast.dat`): the numbers, and the texts.
+const WIDENED: &[(u32, u32)] = &[
+    (21, 23),
+    (21, 20),
+    (23, 20),
+    (21, 1700),
+    (23, 1700),
+    (20, 1700),
+    (21, 701),
+    (23, 701),
+    (20, 701),
+    (700, 701),
+    (1043, 25),
+    (25, 1043),
+    (1042, 25),
+    (1042, 1043),
+    (19, 25),
+];
 /// Constants up to here are places in a text, or lengths.
 const SMALL: i64 = 10_000;
 
@@ -110,8 +128,8 @@ impl Walk<'_> {
             "SUBLINK" => self.sublink(node, frame),
             "COERCEVIAIO" => {
                 // Half a character is one of type "char".
-                let from_char = node.node("arg").and_then(type_of) == Some(SINGLE_BYTE);
-                let to_text = !from_char && node.word("resulttype").is_some_and(|it| TEXT_TYPES.contains(&it));
+                let may_be_char = node.node("arg").and_then(type_of).is_none_or(|it| it == SINGLE_BYTE);
+                let to_text = !may_be_char && node.word("resulttype").is_some_and(|it| TEXT_TYPES.contains(&it));
                 self.unless_it_may_fail(node, frame, to_text, "a conversion")
             }
             "ARRAYCOERCEEXPR" | "CONVERTROWTYPEEXPR" | "COERCETODOMAIN" => {
@@ -166,6 +184,16 @@ impl Walk<'_> {
         self.must_not_decide(&conditions, conditions.fallible || results.fallible)?;
         results.add(conditions);
         Ok(results)
+    }
+
+    /// What the server makes of a value for a column of another type, where it does so by itself and nothing in the tree says how.
+    pub(super) fn converted(&self, flow: Flow, from: Option<u32>, to: u32) -> Result<Flow, Refusal> {
+        match flow.sources.first() {
+            _ if from == Some(to) => Ok(flow),
+            _ if from.is_some_and(|from| WIDENED.contains(&(from, to))) => Ok(flow.computed()),
+            Some(column) => Err(self.may_fail("the conversion to the other side's type", *column)),
+            None => Ok(flow.by_what_may_fail()),
+        }
     }
 
     /// Tagged values may not decide whether something is computed that can fail.
@@ -391,21 +419,41 @@ fn is_own_value(value: &Value<'_>) -> bool {
     }
 }
 
-/// The type of what a node gives, where the node has it.
-fn type_of<'t>(node: &Node<'t>) -> Option<&'t str> {
-    const FIELDS: &[&str] = &[
-        "vartype",
-        "consttype",
-        "paramtype",
-        "funcresulttype",
-        "opresulttype",
-        "casetype",
-        "coalescetype",
-        "minmaxtype",
-        "resulttype",
-        "refrestype",
-    ];
-    FIELDS.iter().find_map(|field| node.word(field))
+/// The oid of the type of what an expression gives, where the tree tells it.
+pub(super) fn type_of(node: &Node<'_>) -> Option<u32> {
+    const BOOL: u32 = 16;
+    let field = match node.kind {
+        "BOOLEXPR" | "NULLTEST" | "BOOLEANTEST" | "SCALARARRAYOPEXPR" | "ROWCOMPARE" | "ROWCOMPAREEXPR" => {
+            return Some(BOOL);
+        }
+        "COLLATE" | "COLLATEEXPR" | "NAMEDARGEXPR" => return type_of(node.node("arg")?),
+        "SUBLINK" => {
+            return match node.word("subLinkType")? {
+                "4" => type_of(node.node("subselect")?.list("targetList").first()?.as_node()?.node("expr")?),
+                "6" => None,
+                _ => Some(BOOL),
+            };
+        }
+        "VAR" => "vartype",
+        "CONST" => "consttype",
+        "PARAM" => "paramtype",
+        "FUNCEXPR" => "funcresulttype",
+        "AGGREF" => "aggtype",
+        "WINDOWFUNC" => "wintype",
+        "OPEXPR" | "DISTINCTEXPR" | "NULLIFEXPR" => "opresulttype",
+        "CASE" | "CASEEXPR" => "casetype",
+        "COALESCE" | "COALESCEEXPR" => "coalescetype",
+        "MINMAX" | "MINMAXEXPR" => "minmaxtype",
+        "ARRAY" | "ARRAYEXPR" => "array_typeid",
+        "ROW" | "ROWEXPR" => "row_typeid",
+        "SUBSCRIPTINGREF" => "refrestype",
+        "SQLVALUEFUNCTION" => "type",
+        "RELABELTYPE" | "COERCEVIAIO" | "ARRAYCOERCEEXPR" | "CONVERTROWTYPEEXPR" | "COERCETODOMAIN" | "FIELDSELECT" => {
+            "resulttype"
+        }
+        _ => return None,
+    };
+    node.word(field)?.parse().ok()
 }
 
 /// A constant that no function of texts fails by: a text, or a number from 1 to [`SMALL`].

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::change::is_change;
+use super::expression::type_of;
 use super::grouping::Place;
 use super::parts::bounded;
 use super::tree::{Node, Value};
@@ -130,7 +131,7 @@ impl<'s> Walk<'s> {
     }
 
     pub(super) fn known_query(&self, query: &Node<'_>) -> Result<(), Refusal> {
-        self.spend(1)?;
+        self.spend(query.fields.len())?;
         known_fields(query, "QUERY", QUERY_FIELDS)
     }
 
@@ -145,6 +146,9 @@ impl<'s> Walk<'s> {
         let entries = query.list("targetList").iter();
         let mut targets = entries.map(|it| self.target(it, &frame)).collect::<Result<Vec<Target>, Refusal>>()?;
         if let Some(operation) = query.node("setOperations") {
+            if operation.kind != "SETOPERATIONSTMT" {
+                return Err(Refusal::unknown(operation.kind));
+            }
             let flows = self.set_operation(operation, &frame)?;
             for (target, flow) in targets.iter_mut().filter(|it| !it.junk).zip(flows) {
                 target.traced.flow = flow;
@@ -316,27 +320,44 @@ impl<'s> Walk<'s> {
     /// Both sides of UNION and the like: a column has what either has.
     fn set_operation(&self, tree: &Node<'_>, frame: &Frame<'_, '_>) -> Result<Vec<Flow>, Refusal> {
         self.spend(1)?;
-        match tree.kind {
-            "RANGETBLREF" => Ok(self.item(frame, number(tree, "rtindex")?)?.to_vec()),
-            "SETOPERATIONSTMT" => {
-                let side = |name| tree.node(name).ok_or_else(|| Refusal::unknown("a set operation"));
-                let (mut left, right) =
-                    (self.set_operation(side("larg")?, frame)?, self.set_operation(side("rarg")?, frame)?);
-                if left.len() != right.len() {
-                    return Err(Refusal::unknown("a set operation"));
-                }
-                left.iter_mut().zip(right).for_each(|(left, right)| left.or(right));
-                // UNION ALL alone compares no rows.
-                if tree.word("op") != Some("1") || tree.word("all") != Some("true") {
-                    left.iter().try_for_each(|it| self.must_be_clear("UNION, INTERSECT or EXCEPT", it))?;
-                    for clause in tree.list("groupClauses").iter().filter_map(Value::as_node) {
-                        self.known_operator(number(clause, "eqop")?)?;
-                    }
-                }
-                Ok(left)
-            }
-            _ => Err(Refusal::unknown(tree.kind)),
+        let sides = ["larg", "rarg"].map(|side| self.side_of_set_operation(tree, side, frame));
+        let [left, right] = sides;
+        let (mut left, right) = (left?, right?);
+        if left.len() != right.len() {
+            return Err(Refusal::unknown("a set operation"));
         }
+        left.iter_mut().zip(right).for_each(|(left, right)| left.or(right));
+        // UNION ALL alone compares no rows.
+        if tree.word("op") != Some("1") || tree.word("all") != Some("true") {
+            left.iter().try_for_each(|it| self.must_be_clear("UNION, INTERSECT or EXCEPT", it))?;
+            for clause in tree.list("groupClauses").iter().filter_map(Value::as_node) {
+                self.known_operator(number(clause, "eqop")?)?;
+            }
+        }
+        Ok(left)
+    }
+
+    /// One side, in the types that both have in common: the server converts what a side gives, and does not print how.
+    fn side_of_set_operation(&self, tree: &Node<'_>, side: &str, frame: &Frame<'_, '_>) -> Result<Vec<Flow>, Refusal> {
+        let unknown = || Refusal::unknown("a set operation");
+        let side = tree.node(side).ok_or_else(unknown)?;
+        let (flows, given) = match side.kind {
+            "RANGETBLREF" => {
+                let place = number(side, "rtindex")?;
+                let query = frame.entry(place).and_then(|it| it.node("subquery")).ok_or_else(unknown)?;
+                (self.item(frame, place)?.to_vec(), types_of(query))
+            }
+            "SETOPERATIONSTMT" => {
+                let types = types_in(side).ok_or_else(unknown)?;
+                (self.set_operation(side, frame)?, types.into_iter().map(Some).collect())
+            }
+            other => return Err(Refusal::unknown(other)),
+        };
+        let common = types_in(tree).ok_or_else(unknown)?;
+        if flows.len() != common.len() || given.len() != common.len() {
+            return Err(unknown());
+        }
+        flows.into_iter().zip(given).zip(common).map(|((flow, from), to)| self.converted(flow, from, to)).collect()
     }
 
     /// The columns of a query's item, by its number from 1 on.
@@ -361,6 +382,7 @@ impl<'s> Walk<'s> {
     }
 
     fn item_columns(&self, frame: &Frame<'_, '_>, item: &Node<'_>) -> Result<(Rc<[Flow]>, bool), Refusal> {
+        self.spend(item.fields.len())?;
         // It has a short name in older servers.
         known_fields(item, if item.kind == "RTE" { "RTE" } else { "RANGETBLENTRY" }, ITEM_FIELDS)?;
         let flows: Rc<[Flow]> = match item.word("rtekind") {
@@ -452,7 +474,11 @@ impl<'s> Walk<'s> {
         let last = i16::try_from(names.len()).unwrap_or(i16::MAX);
         self.has_news.set(self.has_news.get() || !self.set.has_column((oid, last)));
         let column = |number: i16| {
-            if self.set.masks(oid, number).is_empty() { Flow::default() } else { Flow::column((oid, number)) }
+            let column = (oid, number);
+            // One that is computed when it is read may fail, and of one that is new that is not known.
+            let fallible = self.set.is_computed_when_read(column) || !self.set.has_column(column);
+            let flow = if self.set.masks(oid, number).is_empty() { Flow::default() } else { Flow::column(column) };
+            Flow { fallible, ..flow }
         };
         Ok((1..=last).map(column).collect())
     }
@@ -562,6 +588,18 @@ impl<'f, 't> Frame<'f, 't> {
         }
         Some(frame)
     }
+}
+
+/// The types of a set operation's columns; none if it has no such list.
+fn types_in(operation: &Node<'_>) -> Option<Vec<u32>> {
+    let [Value::Word("o"), types @ ..] = operation.list("colTypes") else { return None };
+    types.iter().map(|it| if let Value::Word(word) = it { word.parse().ok() } else { None }).collect()
+}
+
+/// The types of a query's columns, each if its expression tells.
+fn types_of(query: &Node<'_>) -> Vec<Option<u32>> {
+    let entries = query.list("targetList").iter().filter_map(Value::as_node);
+    entries.filter(|it| it.word("resjunk") == Some("false")).map(|it| it.node("expr").and_then(type_of)).collect()
 }
 
 /// As many columns as the item has names for, with nothing in them.

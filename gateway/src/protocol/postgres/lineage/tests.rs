@@ -242,16 +242,28 @@ fn what_can_fail_is_not_up_to_a_masked_value() {
 #[test]
 fn sides_of_a_set_operation_share_their_columns() {
     let side = |column| subquery(&select(&[customers()], &[var(1, column, 0)], ""));
-    let union = |all: bool, op: u32| {
+    let typed_union = |sides: [i32; 2], all: bool, op: u32, common: u32| {
         let tree = format!(
-            ":setOperations {{SETOPERATIONSTMT :op {op} :all {all} :larg {{RANGETBLREF :rtindex 1}} :rarg {{RANGETBLREF :rtindex 2}}}}"
+            ":setOperations {{SETOPERATIONSTMT :op {op} :all {all} :larg {{RANGETBLREF :rtindex 1}} :rarg {{RANGETBLREF :rtindex 2}} \
+             :colTypes (o {common})}}"
         );
         // The target list names the first side's columns.
-        select(&[side(1), side(2)], &[var(1, 1, 0)], &tree)
+        select(&sides.map(side), &[var(1, 1, 0)], &tree)
     };
+    let union = |all: bool, op: u32| typed_union([1, 2], all, op, 25);
     assert_eq!(traced(&union(true, 1)), Ok(vec!["computed"]));
     for compared in [union(false, 1), union(true, 2), union(true, 3)] {
         assert!(traced(&compared).is_err());
+    }
+    // The server converts to the common type by itself, and that may fail.
+    assert_eq!(traced(&typed_union([2, 2], true, 1, 1043)), Ok(vec!["computed"]));
+    assert_eq!(traced(&typed_union([1, 1], true, 1, 26)), Ok(vec!["clear"]));
+    assert!(traced(&typed_union([1, 2], true, 1, 26)).is_err());
+    let decided = format!("{{COALESCE :args ({} {})}}", var(1, 2, 0), var(2, 1, 0));
+    for (common, is_refused) in [(25, false), (26, true)] {
+        let within = subquery(&typed_union([1, 1], true, 1, common));
+        let outer = select(&[customers(), within], std::slice::from_ref(&decided), "");
+        assert_eq!(traced(&outer).is_err(), is_refused, "{common}");
     }
 }
 

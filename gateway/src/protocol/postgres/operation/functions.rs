@@ -18,7 +18,8 @@ pub(super) enum Nature {
     Unknown,
 }
 
-// What counts bytes or pages is on neither: how far the log has grown behind a change of a row says how long the row is.
+// What counts bytes, pages or what was read is on neither: how far the log has grown behind a change of a row says how long the row
+// is, and whether a value outside of its row was fetched, what a condition was. Nor is what shows who holds a lock.
 
 /// What a call by this name, qualified or not, may do.
 pub(super) fn nature(parts: &[&str]) -> Nature {
@@ -203,12 +204,11 @@ fn words(list: &'static str) -> HashSet<&'static str> {
 const EFFECT_WORDS: &str = "\
     currval lastval nextval pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all \
     pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_blocking_pids pg_cancel_backend \
-    pg_current_xact_id pg_export_snapshot pg_last_xact_replay_timestamp pg_lock_status pg_notify \
+    pg_current_xact_id pg_export_snapshot pg_last_xact_replay_timestamp pg_notify \
     pg_safe_snapshot_blocking_pids pg_sequence_last_value pg_sleep pg_sleep_for pg_sleep_until pg_snapshot_xip \
     pg_snapshot_xmax pg_snapshot_xmin pg_stat_clear_snapshot pg_stat_get_dead_tuples pg_stat_get_last_analyze_time pg_stat_get_last_autoanalyze_time \
-    pg_stat_get_last_autovacuum_time pg_stat_get_last_vacuum_time pg_stat_get_live_tuples pg_stat_get_numscans \
-    pg_stat_get_tuples_deleted pg_stat_get_tuples_fetched pg_stat_get_tuples_inserted pg_stat_get_tuples_returned \
-    pg_stat_get_tuples_updated pg_terminate_backend pg_try_advisory_lock pg_try_advisory_lock_shared \
+    pg_stat_get_last_autovacuum_time pg_stat_get_last_vacuum_time pg_stat_get_live_tuples pg_terminate_backend \
+    pg_try_advisory_lock pg_try_advisory_lock_shared \
     pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared pg_visible_in_snapshot pg_wal_lsn_diff \
     pg_walfile_name pg_xact_commit_timestamp pg_xact_status setseed setval txid_current txid_current_snapshot \
     txid_snapshot_xip txid_snapshot_xmax txid_snapshot_xmin txid_status txid_visible_in_snapshot";

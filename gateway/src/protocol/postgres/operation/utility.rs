@@ -191,7 +191,7 @@ pub(super) fn classify(node: NodeRef<'_>) -> Result<Option<Utility<'_>>, Unknown
         NodeRef::TruncateStmt(_) => new(K::Truncate, "TRUNCATE"),
         NodeRef::VacuumStmt(it) => new(K::Vacuum, if it.is_vacuumcmd { "VACUUM" } else { "ANALYZE" }),
         NodeRef::ClusterStmt(_) => new(K::Vacuum, "CLUSTER"),
-        NodeRef::ReindexStmt(_) => new(K::Vacuum, "REINDEX"),
+        NodeRef::ReindexStmt(it) => reindex(it),
         NodeRef::CheckPointStmt(_) => new(K::Admin, "CHECKPOINT"),
         NodeRef::LoadStmt(_) => new(K::Admin, "LOAD").hazard(),
         NodeRef::AlterSystemStmt(_) => new(K::Admin, "ALTER SYSTEM").hazard(),
@@ -348,6 +348,18 @@ pub(super) fn revealing(name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let reveals = REVEALING_SETTINGS.iter().any(|it| name.starts_with(it));
     reveals.then(|| format!("{name} makes the server show plans, with values of the tables in them"))
+}
+
+/// While it holds an index for itself, who waits for that has read by it: a value that lies outside of its row, say, which a masked
+/// one decides about.
+fn reindex(it: &protobuf::ReindexStmt) -> Utility<'_> {
+    let lets_others_read = it
+        .params
+        .iter()
+        .any(|it| matches!(&it.node, Some(NodeEnum::DefElem(it)) if it.defname == "concurrently" && it.arg.is_none()));
+    let reindex = Utility::new(Kind::Vacuum, "REINDEX");
+    let why = "REINDEX lets nobody else read by the index, and who waits for it may do so by a masked value; write REINDEX ... CONCURRENTLY";
+    Utility { hazard: (!lets_others_read).then(|| why.to_owned()), ..reindex }
 }
 
 fn drop_objects(drop: &protobuf::DropStmt) -> Result<Utility<'_>, Unknown> {

@@ -1,10 +1,11 @@
 //! The rows of a COPY that was traced: taken apart, masked as the query's own rows would be, and put together again.
 
 use super::plan::{Plan, plan};
+use super::shorten::Shortening;
 use super::{Fault, Replies, Running, close_message, lineage};
 use crate::mask::{Hits, MaskedBuffer, Masker, NeedsMasking};
 use crate::protocol::postgres::copy::{self, CopyForm, NotInForm};
-use crate::protocol::postgres::wire::{Fields, HEADER};
+use crate::protocol::postgres::wire::{Fields, HEADER, MAX_HELD};
 
 /// Instead of a row's count of columns.
 const END_OF_ROWS: i16 = -1;
@@ -19,6 +20,13 @@ pub(super) struct Copying {
 }
 
 impl Copying {
+    /// How the next row, which is too large, can be made shorter.
+    pub(super) fn shortening(&self) -> Option<Shortening> {
+        let is_header = self.at_start && self.form.has_header();
+        let shortens = self.plan.rows.by_cell() && !is_header;
+        shortens.then(|| Shortening::of_copy(&self.form, self.at_start, self.plan.rows.covered().collect()))
+    }
+
     /// Whether the next row needs no look.
     pub(super) fn passes_unseen(&self) -> bool {
         let is_header = self.at_start && self.form.has_header();
@@ -89,6 +97,11 @@ impl Replies<'_> {
         let start = out.len();
         out.framing([b'd', 0, 0, 0, 0]);
         let masked = copying.put(masker, &message[HEADER..], is_first, out)?;
+        if out.len() - start > MAX_HELD {
+            out.truncate(start);
+            self.shows_too_much();
+            return Ok(());
+        }
         close_message(out, start)?;
         running.hits.add(masked.hits);
         running.summary.rows += masked.rows;

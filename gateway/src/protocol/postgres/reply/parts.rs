@@ -13,10 +13,6 @@ impl Replies<'_> {
         if self.masker.detects() || self.own.is_some() {
             return false;
         }
-        if tag == b'D' && self.plan_rows().is_err() {
-            // It is found out with its row.
-            return false;
-        }
         match (tag, self.expected.front_mut()) {
             (b'd', Some(Expected::Query(running) | Expected::Execute(running))) => match &running.copying {
                 Some(copying) => copying.passes_unseen(),
@@ -28,7 +24,8 @@ impl Replies<'_> {
         }
     }
 
-    /// A part of a message too large to be held, which needs no look. `begins`: the first one, with the header.
+    /// A part of a message too large to be held: of one that is shortened, or that needs no look. `begins`: the first one, with the
+    /// header.
     pub(super) fn part(&mut self, tag: u8, begins: bool, bytes: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
         if self.running().is_none() || self.own.is_some() {
             return Err(Fault::Unexpected(char::from(tag)));
@@ -36,19 +33,19 @@ impl Replies<'_> {
         if self.is_over() {
             return Ok(());
         }
+        if let Some(shortening) = &mut self.shortening {
+            return shortening.push(bytes);
+        }
         let header = if begins { wire::header(bytes)? } else { None };
         match (tag, header) {
             (b'd', _) if self.running().is_none_or(|running| !running.copying_out) => {
                 return Err(Fault::Unexpected('d'));
             }
-            (b'D', Some((_, length))) => {
-                self.plan_rows()?;
-                match self.row(length)? {
-                    Row::Dropped => return Ok(()),
-                    Row::Passes(_) => {}
-                    Row::ByCell(_) => return Err(Fault::Row),
-                }
-            }
+            (b'D', Some((_, length))) => match self.row(length)? {
+                Row::Dropped => return Ok(()),
+                Row::Passes(_) => {}
+                Row::ByCell(_) => return Err(Fault::Row),
+            },
             (b'd', Some((_, length))) if !self.takes(length) => return Ok(()),
             _ => {}
         }

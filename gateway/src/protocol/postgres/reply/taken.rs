@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::{Expected, Fault, Replies, Running, transaction_state};
+use super::shorten::Shortening;
+use super::{Expected, Fault, Replies, Row, Running, transaction_state};
 use crate::mask::{Masked, MaskedBuffer};
 use crate::protocol::postgres::wire::{MAX_HELD, Report, Severity, TransactionState};
 
@@ -16,7 +17,7 @@ const HINT: &str =
 pub(super) enum Over {
     /// In the words of the rule.
     Limit(String),
-    /// A message of the result must be looked at as a whole, and is too large for that. How large is not told: a part of it is masked.
+    /// What is shown of a row is too large, or what has to be held to find that out. What is covered does not count.
     Large,
     /// The catalog has not some of its columns yet, or has a mask for one by now.
     Outdated,
@@ -83,6 +84,15 @@ pub(in crate::protocol::postgres) enum Undoing {
 }
 
 impl Running {
+    /// How the row that begins can be made shorter than it is.
+    fn shortening(&self, tag: u8) -> Option<Shortening> {
+        match (tag, &self.copying, &self.plan) {
+            (b'd', Some(copying), _) => copying.shortening(),
+            (b'D', _, Some(plan)) if plan.rows.by_cell() => Some(Shortening::of_row(plan.rows.covered().collect())),
+            _ => None,
+        }
+    }
+
     /// What ran before it in its batch is undone with it or not at all.
     pub(in crate::protocol::postgres) fn follows_work(&mut self) {
         if self.undoing == Undoing::Nothing {
@@ -115,19 +125,49 @@ impl Replies<'_> {
         }
     }
 
-    /// A message of the result is too large to be looked at. False: nothing runs that has results.
+    /// A message of the result is too large to be looked at as a whole: it is shortened as it comes, or dropped. False: nothing runs that
+    /// has results.
     pub(super) fn is_too_large(&mut self, tag: u8, length: usize) -> bool {
         if length <= MAX_HELD || !matches!(tag, b'D' | b'd') || self.own.is_some() {
             return false;
         }
-        let Some(Expected::Query(running) | Expected::Execute(running)) = self.expected.front_mut() else {
-            return false;
-        };
+        let Some(running) = super::running_mut(&mut self.expected) else { return false };
+        if running.over.is_some() {
+            return true;
+        }
+        let shortening = if self.masker.applies() { running.shortening(tag) } else { None };
+        match shortening {
+            Some(shortening) => self.shortening = Some(shortening),
+            None => self.shows_too_much(),
+        }
+        true
+    }
+
+    /// More of a row would be shown than may be held of one: the statement ends.
+    pub(super) fn shows_too_much(&mut self) {
+        let Some(running) = super::running_mut(&mut self.expected) else { return };
         if running.over.is_none() {
             running.over = Some(Over::Large);
             self.wants_cancel = true;
         }
-        true
+    }
+
+    /// A row that was too large to be looked at as a whole has come to its end.
+    pub(super) fn shortened(&mut self, out: &mut MaskedBuffer) -> Result<(), Fault> {
+        let Some(shortening) = self.shortening.take() else { return Ok(()) };
+        let tag = shortening.tag();
+        let Some(message) = shortening.finish() else {
+            self.shows_too_much();
+            return Ok(());
+        };
+        if tag == b'd' {
+            return self.copy_data(&message, out);
+        }
+        match self.row(message.len())? {
+            Row::Dropped => Ok(()),
+            Row::ByCell(plan) => self.masked_row(&plan, &message, out),
+            Row::Passes(_) => Err(Fault::Row),
+        }
     }
 
     /// Whether the running statement is beyond a limit.

@@ -103,7 +103,7 @@ pub(super) const STATEMENTS: &[(Relation, &str, &str)] = &[
     (Untouched, "LOCK TABLE pg_catalog.pg_class IN ACCESS SHARE MODE", "lock w:pg_catalog.pg_class"),
     (Untouched, "ANALYZE", "vacuum"),
     (Untouched, "CLUSTER orders", "vacuum w:orders"),
-    (Untouched, "REINDEX TABLE orders", "vacuum w:orders"),
+    (Refused, "REINDEX TABLE orders", "vacuum w:orders"),
     (Untouched, "CHECKPOINT", "admin"),
     (Refused, "LOAD 'x'", "admin"),
     (Refused, "ALTER SYSTEM SET work_mem = '1GB'", "admin"),

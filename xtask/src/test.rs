@@ -1,13 +1,14 @@
 //! `cargo xtask test`: unit tests, then the system suites one after the other, with one line of sums at the end.
 //!
-//! The system suites are the test files of the crate in `tests/`. They need root (cgroups, eBPF, users) and share the machine, so each runs as root, single-threaded and
-//! under a time limit. Nothing is skipped silently: a suite that is missing, dies, runs no test or, under CI, ignores
+//! The system suites are the test files of the crate in `tests/`. They need root (cgroups, eBPF, users) and share the machine, so each runs as root and
+//! under a time limit, most of them one test at a time. Nothing is skipped silently: a suite that is missing, dies, runs no test or, under CI, ignores
 //! one, counts as a failure.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -68,6 +69,26 @@ const KERNELS: &str = "kernels";
 /// How long one test program may take before it is killed and counted as failed.
 const LIMITED: [&str; 2] = ["--kill-after=10", "20m"];
 const LIMITED_ALL: [&str; 2] = ["--kill-after=10", "90m"];
+/// Suites of which several tests run at once: each is in a place of its own (`tests/src/env.rs`), looks at nothing of the whole machine's, and
+/// waits for its own servers most of the time.
+const SIDE_BY_SIDE: [&str; 13] = [
+    "approvals",
+    "dns",
+    "evasion",
+    "identity",
+    "masks",
+    "passthrough",
+    "record",
+    "transparent",
+    POSTGRES,
+    VERSIONS,
+    "postgres-hostile",
+    UTILITY,
+    NONINTERFERENCE,
+];
+const AT_ONCE: usize = 3;
+/// Virtual machines that run at once.
+const GUESTS_AT_ONCE: usize = 2;
 /// What takes longer for a single test is worth a line.
 const SLOW: Duration = Duration::from_secs(10);
 
@@ -139,20 +160,27 @@ pub(crate) fn run(args: &Args, packages: &Packages) -> Result {
         }
         sums.add(doc_tests(args)?);
     }
+    let mut guests = Vec::new();
     for suite in known.into_iter().filter(|suite| args.wants(suite)) {
         let Some(program) = programs.iter().find(|program| program.suite.as_deref() == Some(suite)) else {
             sums.fail(format!("suite {suite} has no tests/tests/{}.rs", suite.replace('-', "_")));
             continue;
         };
-        if suite == KERNELS {
-            for kernel in vm_kernel::KERNELS.iter().filter(|kernel| args.wants_kernel(kernel)) {
-                sums.add(program.run_on(args, packages, kernel, &programs)?);
+        match suite {
+            VM_SMOKE => guests.push((program.name.clone(), program.command(args, packages)?)),
+            KERNELS => {
+                for kernel in vm_kernel::KERNELS.iter().filter(|kernel| args.wants_kernel(kernel)) {
+                    let name = format!("{} {}", program.name, kernel.name);
+                    guests.push((name, program.command_on(args, packages, kernel, &programs)?));
+                }
             }
-        } else {
-            sums.add(program.run(args, packages)?);
+            _ => {
+                sums.add(program.run(args, packages)?);
+                clean_kernel::run()?;
+            }
         }
-        clean_kernel::run()?;
     }
+    run_guests(guests)?.into_iter().for_each(|outcome| sums.add(outcome));
     sums.verdict()
 }
 
@@ -244,19 +272,17 @@ impl Args {
 
 impl Program {
     fn run(&self, args: &Args, packages: &Packages) -> Result<Outcome> {
-        let mut command = self.command(args, packages)?;
-        command.args(&args.rest).current_dir(&self.package);
-        run_counted(&self.name, self.suite.is_some(), &mut command)
+        run_counted(&self.name, self.suite.is_some(), self.command(args, packages)?, &mut std::io::stdout())
     }
 
-    /// In a virtual machine with this kernel. The attack corpus goes along: its programs, and the suite that judges them.
-    fn run_on(
+    /// For a virtual machine with this kernel. The attack corpus goes along: its programs, and the suite that judges them.
+    fn command_on(
         &self,
         args: &Args,
         packages: &Packages,
         kernel: &vm_kernel::Kernel,
         programs: &[Self],
-    ) -> Result<Outcome> {
+    ) -> Result<Command> {
         let image = vm_image::ensure()?;
         let corpus =
             programs.iter().find(|program| program.suite.as_deref() == Some(BYPASS)).ok_or("no suite bypass")?;
@@ -269,15 +295,13 @@ impl Program {
         ];
         let mut environment = BTreeMap::from(environment);
         args.add_to(&mut environment)?;
-        let mut command = self.system_command(args, environment)?;
-        command.args(&args.rest).current_dir(&self.package);
-        run_counted(&format!("{} {}", self.name, kernel.name), true, &mut command)
+        self.system_command(args, environment)
     }
 
     fn command(&self, args: &Args, packages: &Packages) -> Result<Command> {
         if self.suite.is_none() {
             let mut command = shell::command("timeout", LIMITED);
-            command.arg(&self.executable);
+            command.arg(&self.executable).args(&args.rest).current_dir(&self.package);
             return Ok(command);
         }
         let mut environment = BTreeMap::new();
@@ -313,14 +337,18 @@ impl Program {
         let limited = if args.all || args.minutes.is_some() { LIMITED_ALL } else { LIMITED };
         let environment = environment.iter().map(|(name, value)| format!("{name}={}", value.display()));
         let mut command = shell::as_root("env", environment);
-        command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable).arg("--test-threads=1");
+        command.arg("RUST_BACKTRACE=1").arg("timeout").args(limited).arg(&self.executable);
+        let is_in_its_own_place = self.suite.as_deref().is_some_and(|suite| SIDE_BY_SIDE.contains(&suite));
+        command.arg(format!("--test-threads={}", if is_in_its_own_place { AT_ONCE } else { 1 }));
+        command.args(&args.rest).current_dir(&self.package);
         Ok(command)
     }
 }
 
 fn doc_tests(args: &Args) -> Result<Outcome> {
     let mut command = shell::cargo(["test", "--locked", "--workspace", "--exclude", FUZZ, "--doc", "--quiet", "--"])?;
-    run_counted("documentation", false, command.args(&args.rest))
+    command.args(&args.rest);
+    run_counted("documentation", false, command, &mut std::io::stdout())
 }
 
 /// What one test program came to.
@@ -340,9 +368,32 @@ struct Counts {
     filtered: u32,
 }
 
+/// Suites in virtual machines, some at once: these wait most of the time. Each shows what it printed when it has ended.
+fn run_guests(guests: Vec<(String, Command)>) -> Result<Vec<Outcome>> {
+    let waiting = Mutex::new(guests.into_iter());
+    let next = || waiting.lock().map_or(None, |mut waiting| waiting.next());
+    let run = || {
+        let mut outcomes = Vec::new();
+        while let Some((name, command)) = next() {
+            println!("==> test {name}, begins");
+            let mut printed = Vec::new();
+            let outcome = run_counted(&name, true, command, &mut printed);
+            std::io::stdout().lock().write_all(&printed).map_err(|e| format!("{name}: {e}"))?;
+            outcomes.push(outcome?);
+        }
+        Ok(outcomes)
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..GUESTS_AT_ONCE).map(|_| scope.spawn(run)).collect();
+        let ended = workers.into_iter().map(|it| it.join().map_err(|_| "a suite's thread died".to_owned())?);
+        ended.collect::<Result<Vec<Vec<Outcome>>>>().map(|outcomes| outcomes.into_iter().flatten().collect())
+    })
+}
+
 /// Runs a libtest program, shows what it prints and counts by its closing lines.
-fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Outcome> {
-    println!("==> test {name}");
+fn run_counted(name: &str, is_system: bool, mut command: Command, shown: &mut dyn Write) -> Result<Outcome> {
+    let failed = |e: std::io::Error| format!("{name}: {e}");
+    writeln!(shown, "==> test {name}").map_err(failed)?;
     let watch = shell::Watch::start();
     let mut last = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
@@ -351,10 +402,10 @@ fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Out
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.map_err(|e| format!("{name}: {e}"))?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        if line.starts_with("test ") {
+        writeln!(shown, "{line}").map_err(failed)?;
+        if line.starts_with("test ") && line.contains(" ... ") {
             if last.elapsed() > SLOW {
-                println!("    that took {:.0} s", last.elapsed().as_secs_f32());
+                writeln!(shown, "    {:.0} s since the one before", last.elapsed().as_secs_f32()).map_err(failed)?;
             }
             last = Instant::now();
         }
@@ -367,9 +418,9 @@ fn run_counted(name: &str, is_system: bool, command: &mut Command) -> Result<Out
     }
     let status = child.wait().map_err(|e| format!("{name}: {e}"))?;
     if !status.success() {
-        println!("    {name}: {status}");
+        writeln!(shown, "    {name}: {status}").map_err(failed)?;
     }
-    println!("    {name}: {watch}");
+    writeln!(shown, "    {name}: {watch}").map_err(failed)?;
     Ok(Outcome { name: name.to_owned(), counts, success: status.success(), is_system })
 }
 

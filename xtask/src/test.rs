@@ -97,7 +97,7 @@ pub(crate) struct Args {
     /// Suites: unit, kernel, demo, bypass, identity, postgres, postgres-clients, postgres-versions, postgres-hostile, postgres-utility, noninterference, detectors, record, failure, handover, package, vm-smoke, kernels, or another file of tests/tests
     suites: Vec<String>,
     /// The long form: kernels has every kernel and every kind of attacker instead of one, and 50,000 sessions; attribution a
-    /// million connections, handover a thousand restarts, postgres-clients more of SQLAlchemy, Django and pgx
+    /// million connections, handover a thousand restarts, postgres-clients psycopg2, and more of SQLAlchemy, Django and pgx
     #[arg(long)]
     all: bool,
     /// A Debian package from which vm-smoke and kernels upgrade; without it, this very build under another version

@@ -228,6 +228,7 @@ const CASES: &[(&str, Outcome)] = &[
     ("SELECT pg_stat_get_numscans('orders'::regclass)", Denied),
     ("SELECT page, tuple FROM pg_locks", Denied),
     ("SELECT pg_stat_get_live_tuples('orders'::regclass) >= 0", Clear),
+    ("REINDEX TABLE orders", Denied),
     // What chooses rows.
     ("SELECT id FROM customers WHERE ssn LIKE '900-1%'", Denied),
     ("SELECT id FROM customers WHERE ssn = '900-11-1002'", Denied),

@@ -92,13 +92,9 @@ fn asyncpg() {
     });
 }
 
-/// With `--all` only: two minutes of what SQLAlchemy's suite uses, too.
+/// Two minutes of what SQLAlchemy's suite uses, too: `cargo xtask test` leaves it to `--all`, and says so.
 #[test]
 fn psycopg2() {
-    if std::env::var_os("WEIR_ALL").is_none() {
-        println!("psycopg2's own suite runs with --all");
-        return;
-    }
     same(&Suite {
         source: "psycopg2-2.9.10",
         words: &["tests"],

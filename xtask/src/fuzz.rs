@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz [NAME]`: cargo-fuzz with the compiler at hand. Without a sanitizer: what is fuzzed is safe Rust, where panics, overflows
-//! and time are what there is to find, and it is built in half the time and tries twice as much.
+//! `cargo xtask fuzz [NAME]`: cargo-fuzz with the compiler at hand. Without a sanitizer: what is ours is safe Rust, where panics, overflows
+//! and time are what there is to find, and the C of libpg_query, which `walker` calls, would not be instrumented by one either.
 //!
 //! Inputs to begin with are in `tests/fuzz/seeds`, one a line: `NAME.txt` has them as they are, `NAME.hex` in hexadecimal. What
 //! is found on the way stays in the cache, and so does what crashes.

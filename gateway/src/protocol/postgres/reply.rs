@@ -677,12 +677,13 @@ impl<'s> Replies<'s> {
         match (passed, plan) {
             (Ok(passed), _) => self.send(&passed, out),
             (Err(_), Some(plan)) => {
-                let mut rest = bytes;
+                let (mut rest, mut goes_on) = (bytes, true);
                 while let Some((tag, length)) = wire::header(rest)? {
                     let (message, behind) = rest.split_at_checked(length).ok_or(Malformed::Body)?;
                     rest = behind;
                     if tag == b'D' {
-                        self.mask_row(&plan, message, out)?;
+                        // Behind a row that is not shown there is none.
+                        goes_on = goes_on && self.mask_row(&plan, message, out)?;
                     } else {
                         let passed = self.masker.pass_metadata(message);
                         self.send(&passed, out);

@@ -14,8 +14,9 @@ impl Replies<'_> {
         Ok(())
     }
 
-    /// Puts a row with its masked values masked behind what is there. One that is too large even so is not shown, and ends its statement.
-    pub(super) fn mask_row(&mut self, plan: &Plan, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+    /// Puts a row with its masked values masked behind what is there. False: it is too large even so, is not shown, and ends its
+    /// statement.
+    pub(super) fn mask_row(&mut self, plan: &Plan, message: &[u8], out: &mut MaskedBuffer) -> Result<bool, Fault> {
         let start = out.len();
         // All of it is looked at first: with half a row before it, the client would not see why its session ends.
         let count = wire::row_columns(message)?;
@@ -43,13 +44,13 @@ impl Replies<'_> {
         if out.len() - start > MAX_HELD {
             out.truncate(start);
             self.shows_too_much();
-            return Ok(());
+            return Ok(false);
         }
         if let Some(running) = self.running_mut() {
             running.hits.add(hits);
             running.summary.cells_masked += masked;
         }
         self.account(start, out);
-        Ok(())
+        Ok(true)
     }
 }

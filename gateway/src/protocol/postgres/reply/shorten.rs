@@ -115,7 +115,7 @@ impl Shortening {
 
     /// The message as if nothing were in the columns that are covered; none if even that is too large.
     pub(super) fn finish(mut self) -> Option<Vec<u8>> {
-        let length = u32::try_from(self.kept.len() - 1).ok()?;
+        let length = u32::try_from(self.kept.len().checked_sub(1)?).ok()?;
         self.kept.get_mut(1..HEADER)?.copy_from_slice(&length.to_be_bytes());
         (!self.is_lost).then_some(self.kept)
     }

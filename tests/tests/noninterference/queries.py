@@ -340,3 +340,10 @@ def same_again(m):
 @makes("statement", "SELECT")
 def table_command(m):
     return f"TABLE {m.one('customers', 'notes', 'kept', 'plain_kept', 'typed', 'v_picky', 'v_reader', 'v_over', 'v_operator', 'v_chain')}"
+
+
+# What two sides compute alike from a column is not the column; and what the server converts between them by itself may fail.
+statements("set operations", 2,
+           "SELECT left(ssn, 4) FROM customers UNION ALL SELECT left(ssn, 4) FROM customers", "SELECT reverse(ssn) FROM customers UNION ALL (SELECT reverse(ssn) FROM customers UNION ALL SELECT reverse(ssn) FROM customers)",
+           "SELECT x.v FROM customers c, LATERAL (VALUES (reverse(c.ssn)), (reverse(c.ssn))) x(v) ORDER BY c.id", "SELECT coalesce(left(ssn, 5), left(ssn, 5)), CASE WHEN score > 1 THEN reverse(ssn) ELSE reverse(ssn) END FROM customers ORDER BY id",
+           "!SELECT CASE WHEN ssn < '500' THEN 5000000000 ELSE 0 END FROM customers UNION ALL SELECT 0::oid", "SELECT length(ssn) FROM customers UNION ALL SELECT 1.5", "SELECT score FROM customers UNION ALL SELECT id::bigint FROM orders")

@@ -355,16 +355,22 @@ impl Column {
             }
         }
         match &self.mask {
-            // That there is no value is not shown either.
+            // That there is no value is not shown either, as a rule.
             Some(mask) if value.is_some() || self.covers_null() => cell::render(mask, self, value),
             Some(_) => None,
             None => value.map(Cow::Borrowed),
         }
     }
 
-    /// What is left of a part of a value tells that there is one; everything else stands for any value, and for none.
+    /// What is left of a part of a value tells that there is one, and so does a hash: what NULL would look like is seen where an outer
+    /// join finds no row. Everything else stands for any value, and for none.
     fn covers_null(&self) -> bool {
-        matches!(&self.mask, Some(mask) if self.computed || !matches!(mask.kind, MaskKind::Partial { .. }))
+        let tells = |it: &Applied| match it.kind {
+            MaskKind::Partial { .. } => true,
+            MaskKind::Hash { .. } => it.key.is_some(),
+            MaskKind::Null | MaskKind::Redact | MaskKind::Fixed(_) => false,
+        };
+        matches!(&self.mask, Some(mask) if self.computed || !tells(mask))
     }
 }
 

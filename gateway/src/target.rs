@@ -21,6 +21,9 @@ pub struct Target {
     pub databases: Vec<String>,
     /// Sessions that no rule lets write are told to be read-only.
     pub read_only_sessions: bool,
+    /// What a pooler before the server does with sessions; None: each session finds out whether there is one, which is not trusted with
+    /// more than transactions.
+    pub pool_mode: Option<PoolMode>,
     pub tls: TlsMode,
     pub login: Option<Login>,
     /// SNI names that a pass-through target accepts (`*.example.com` matches one label); empty: its own names.
@@ -32,6 +35,14 @@ pub struct Target {
 pub enum Protocol {
     Postgres,
     TlsPassthrough,
+}
+
+/// For how long a client has one connection of the server's (pgbouncer's words).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolMode {
+    Session,
+    Transaction,
 }
 
 impl Target {

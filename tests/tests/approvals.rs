@@ -98,6 +98,57 @@ with psycopg.connect("", autocommit=sys.argv[1] == "auto") as c:
     }
 }
 
+/// A view that somebody replaces while people think.
+#[test]
+fn what_runs_is_about_what_people_were_shown() {
+    let world = World::new();
+    let sql = |text: &str| world.shop.postgres.sql(text).unwrap();
+    sql("CREATE TABLE parts (id int); INSERT INTO parts VALUES (1); CREATE TABLE kept (id int); INSERT INTO kept VALUES (1), (2);
+         CREATE VIEW batch AS SELECT id FROM parts; GRANT ALL ON parts, kept, batch TO orders_rw");
+    for (between, rows) in [("kept", "2"), ("parts", "0")] {
+        sql("CREATE OR REPLACE VIEW batch AS SELECT id FROM parts");
+        let (psql, approval) = world.hold("DELETE FROM batch");
+        assert_eq!(approval["forecast"]["plan"][0], "Delete on public.parts", "{approval}");
+        sql(&format!("CREATE OR REPLACE VIEW batch AS SELECT id FROM {between}"));
+        world.weir(&format!("approve {}", number(&approval))).expect_success().unwrap();
+        let finished = psql.finish(PATIENCE).unwrap();
+        assert_eq!(
+            finished.stderr.contains("has become something else since it was shown"),
+            between == "kept",
+            "{finished:?}"
+        );
+        assert_eq!(sql(&format!("SELECT count(*) FROM {between}")).trim(), rows, "{finished:?}");
+    }
+}
+
+/// Planning would run it before anybody was asked.
+#[test]
+fn nothing_is_planned_where_agents_may_have_made_functions() {
+    let masks = POLICY.find("[[mask]]").unwrap();
+    let world = World::with_policy(&POLICY[..masks]);
+    world
+        .shop
+        .postgres
+        .sql(
+            "GRANT CREATE ON SCHEMA public TO orders_rw; SET ROLE orders_rw;
+             CREATE FUNCTION loud(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM pg_advisory_lock(424242); RETURN true; END $$;
+             CREATE VIEW heard AS SELECT id FROM orders WHERE loud(1)",
+        )
+        .unwrap();
+    let (psql, approval) = world.hold("DELETE FROM heard");
+    assert_eq!(approval["forecast"], Value::Null, "{approval}");
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    assert_eq!(world.shop.postgres.sql(locks).unwrap().trim(), "0");
+    world.weir(&format!("deny {}", number(&approval))).expect_success().unwrap();
+    psql.finish(PATIENCE).unwrap();
+    // What others have made is not theirs.
+    world.shop.postgres.sql("ALTER FUNCTION loud(int) OWNER TO postgres").unwrap();
+    let (psql, approval) = world.hold(DELETE);
+    assert!(approval["forecast"]["rows"].is_number(), "{approval}");
+    drop(psql);
+}
+
 /// Keys with every action, over several tables, to the table itself, and between tables of parts.
 const KEYED: &str = "
     CREATE TABLE a (id int PRIMARY KEY, code text UNIQUE, parent int REFERENCES a ON DELETE CASCADE);

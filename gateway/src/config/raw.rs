@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use crate::mask::DetectorKind;
 use crate::origin::Risk;
 use crate::policy::{KIND_GROUPS, Kind, KindSet};
-use crate::target::Protocol;
+use crate::target::{PoolMode, Protocol};
 
 /// A value that knows where it stands in its file.
 #[derive(Clone, Debug)]
@@ -230,6 +230,9 @@ pub(super) struct RawTarget {
     /// Whether sessions that no rule lets write are read-only at the target as well. Default: true. `false` for clients that lock rows
     /// or ask for a server that can be written, and only read.
     pub(super) read_only_sessions: Option<At<bool>>,
+    /// For how long a pooler such as pgbouncer, where the target is one, keeps a connection of the server's for a client. With `"transaction"`,
+    /// prepared statements and cursors of an earlier transaction are nobody's. Default: `"transaction"` if the target turns out to be a pooler.
+    pub(super) pool_mode: Option<At<PoolMode>>,
     pub(super) tls: Option<At<RawTls>>,
     pub(super) login: Option<At<RawLogin>>,
     /// Server names that a tls-passthrough target accepts; `*.` for one label. Default: the names in `address`.

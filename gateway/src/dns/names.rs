@@ -233,6 +233,7 @@ pub(super) mod tests {
             resolve_within: Vec::new(),
             databases: Vec::new(),
             read_only_sessions: true,
+            pool_mode: None,
             tls: TlsMode::Disable { insecure: "test".to_owned() },
             login: None,
             server_names: Vec::new(),

@@ -69,9 +69,9 @@ pub(super) fn render<'a>(mask: &Applied, column: &Column, value: Option<&[u8]>) 
             _ => redacted(format),
         },
         MaskKind::Fixed(text) => fixed(text, format).map(Cow::Owned),
-        MaskKind::Hash { .. } => match &mask.key {
-            Some(key) => hash::hashed(key, format, column.width, value).map(Cow::Owned),
-            None => redacted(format),
+        MaskKind::Hash { .. } => match (&mask.key, value) {
+            (Some(key), Some(value)) => hash::hashed(key, format, column.width, value).map(Cow::Owned),
+            _ => redacted(format),
         },
     }
 }

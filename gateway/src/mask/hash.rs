@@ -27,10 +27,6 @@ const NUMERIC_DIGITS: usize = 18;
 /// Bytes of a hash in a bytea.
 const BYTEA_LENGTH: usize = 16;
 
-/// What is hashed begins with one of these, so that NULL is no value's neighbour.
-const NO_VALUE: u8 = 0;
-const VALUE: u8 = 1;
-
 /// The key of hashes, ready to use. Cannot be printed; the memory is wiped with the last copy.
 #[derive(Clone)]
 pub struct HashKey(Arc<hmac::Key>);
@@ -48,17 +44,14 @@ impl HashKey {
         Ok(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, bytes))))
     }
 
-    fn digest(&self, value: Option<&[u8]>) -> hmac::Tag {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(&[if value.is_some() { VALUE } else { NO_VALUE }]);
-        context.update(value.unwrap_or_default());
-        context.sign()
+    fn digest(&self, value: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.0, value)
     }
 
     /// The hash of a piece of text, as text.
     #[cfg(test)]
     pub(super) fn text(&self, value: &[u8]) -> String {
-        base32(self.digest(Some(value)).as_ref(), TEXT_LENGTH)
+        base32(self.digest(value).as_ref(), TEXT_LENGTH)
     }
 }
 
@@ -68,12 +61,11 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// The hash of a value, as a value of its type in its format. None is NULL on both sides: where a type has no room (bool),
-/// or a text that depends on settings of the session (dates and times), equal values cannot look alike and others not.
-pub(super) fn hashed(key: &HashKey, format: CellFormat, width: Option<usize>, value: Option<&[u8]>) -> Option<Vec<u8>> {
+/// The hash of a value, as a value of its type in its format. None is NULL: where a type has no room (bool), or a text that depends on
+/// settings of the session (dates and times), equal values cannot look alike and others not.
+pub(super) fn hashed(key: &HashKey, format: CellFormat, width: Option<usize>, value: &[u8]) -> Option<Vec<u8>> {
     let cell_type = format.cell_type();
-    let meaning = value.map(|value| meaning(value, format));
-    let tag = key.digest(meaning.as_deref());
+    let tag = key.digest(&meaning(value, format));
     let digest = tag.as_ref();
     let number = u128::from_be_bytes(*digest.first_chunk()?);
     /// The number in all values of the type that are not negative.

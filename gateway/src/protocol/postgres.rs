@@ -38,7 +38,7 @@ use self::operation::Parsed;
 use self::relay::{Encoding, Ends, Relay};
 use self::shared::{Freshness, Way};
 use self::startup::{Request, StartupError, Wish};
-use self::statement::Judged;
+use self::statement::{Judged, Lifetime};
 use self::stream::Stream;
 use self::upstream::UpstreamError;
 use self::wire::{Report, Severity};
@@ -180,6 +180,7 @@ pub(crate) fn cancel_for_another(state: &State, wanted: Cancel) -> impl Future<O
 struct Opened {
     way: Way,
     upstream: upstream::Upstream,
+    lifetime: Lifetime,
     handle: cancel::Handle,
     user: String,
     greeting: Vec<u8>,
@@ -208,10 +209,12 @@ async fn open(
     let settings = settings(wish, session.reads_only);
     let mut upstream = upstream::connect(&way.endpoint, &way.login(&settings, wish.minor)).await?;
     let theirs = (upstream.process, std::mem::take(&mut upstream.key));
-    let keys = &session.engine().protocols().postgres.keys;
+    let state = &session.engine().protocols().postgres;
+    let lifetime = state.lifetime(session, &way, &mut upstream).await?;
+    let keys = &state.keys;
     let key = cancel::Key::new(wish.minor)?;
     let handle = keys.issue(&session.origin, way.endpoint.clone(), theirs, key)?;
-    Ok(Opened { way, upstream, handle, user: wish.user.clone(), greeting: std::mem::take(greeting) })
+    Ok(Opened { way, upstream, lifetime, handle, user: wish.user.clone(), greeting: std::mem::take(greeting) })
 }
 
 /// The settings that the session begins with.
@@ -341,7 +344,7 @@ async fn allowed(
 
 impl Opened {
     async fn serve(self, client: Stream, session: &Session) -> String {
-        let Self { way, upstream, handle, user, mut greeting } = self;
+        let Self { way, upstream, lifetime, handle, user, mut greeting } = self;
         let encoding = upstream.parameters.iter().find(|(name, _)| name == "server_encoding");
         let encoding = Encoding::named(encoding.map(|(_, value)| value.as_str()));
         let (process, key) = handle.told();
@@ -352,6 +355,7 @@ impl Opened {
             target_inbox: upstream.inbox,
             greeting,
             encoding,
+            lifetime,
             waiting: handle.waiting(),
             canceller: handle.canceller(),
         };

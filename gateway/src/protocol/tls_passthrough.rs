@@ -286,6 +286,7 @@ mod tests {
             resolve_within: Vec::new(),
             databases: Vec::new(),
             read_only_sessions: true,
+            pool_mode: None,
             tls: TlsMode::Disable { insecure: "test".to_owned() },
             login: None,
             server_names: server_names.iter().map(|&name| name.to_owned()).collect(),

@@ -52,6 +52,40 @@ for _ in range(3):
     assert!(said.contains("4 times a minute"), "{said}");
 }
 
+/// Or one look-up would find any number of values.
+#[test]
+fn a_look_up_is_by_a_value_that_is_the_very_same() {
+    let policy =
+        four_lookups().replace("\"create\", \"drop\"", "\"drop\"").replace("\"show\"]", "\"show\", \"create\"]");
+    let world = World::with(&policy);
+    world
+        .shop
+        .postgres
+        .sql(
+            "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+             CREATE DOMAIN loose_text AS text COLLATE loose",
+        )
+        .unwrap();
+    let oid = world.shop.postgres.sql("SELECT 'loose_text'::regtype::oid").unwrap();
+    let script = r#"
+s, stream = session()
+value = b"ADA@SHOP.example"
+for oid in (25, OID):
+    s.sendall(msg(b"P", b"\0SELECT id FROM customers WHERE email = $1\0" + struct.pack(">HI", 1, oid)) +
+        msg(b"B", b"\0\0\0\0\0\1" + struct.pack(">I", len(value)) + value + b"\0\0") + execute(b"") + sync)
+    seen = until(stream, b"Z")
+    errors(seen)
+    print([body for tag, body in seen if tag in b"DC"])
+show(s, stream, b"SELECT id FROM customers WHERE email::bpchar = 'ada@shop.example'")
+# What is kept would be counted by nobody.
+show(s, stream, b"CREATE TEMP TABLE found AS SELECT id FROM customers WHERE email = 'ada@shop.example'")
+"#;
+    let said = world.shop.raw(&script.replace("OID", oid.trim())).unwrap();
+    assert_eq!((said.matches("SELECT 0").count(), said.matches("SELECT 1").count()), (1, 0), "{said}");
+    assert_eq!(said.matches("42501").count(), 3, "{said}");
+    assert!(said.contains("a new table is not filled"), "{said}");
+}
+
 #[test]
 fn a_row_with_a_masked_key_is_looked_up_by_it() {
     let world = World::with(&four_lookups());

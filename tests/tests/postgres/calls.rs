@@ -57,9 +57,12 @@ show(s, stream, b"SELECT item FROM orders WHERE id = 3")
     assert_eq!(said.matches("gong").count(), 2, "{said}");
     let made = world.shop.postgres.sql("SELECT count(*) FROM pg_largeobject_metadata").unwrap();
     assert_eq!(made, "0", "{said}");
-    let why = said.split_once("(ID ").unwrap().1.split(')').next().unwrap();
-    let why = world.shop.env.weir(["why", why]).unwrap().expect_success().unwrap();
+    let id = said.split_once("(ID ").unwrap().1.split(')').next().unwrap();
+    let why = world.shop.env.weir(["why", id]).unwrap().expect_success().unwrap();
     assert!(why.contains("function call 715"), "{why}");
+    let session = id.split('-').next().unwrap();
+    let shown = world.shop.env.weir(["sessions", "show", session]).unwrap().expect_success().unwrap();
+    assert!(shown.contains("$1 = binary 00001b59"), "{shown}");
 }
 
 /// The library's own large objects, behind the gateway, in and out.

@@ -14,9 +14,14 @@ struct Pooled {
 
 impl Pooled {
     fn new(pool_mode: &str, policy: &str) -> Self {
+        Self::with(pool_mode, "", policy)
+    }
+
+    /// `told`: of the target's section.
+    fn with(pool_mode: &str, told: &str, policy: &str) -> Self {
         let shop = Shop::new().unwrap();
         let pooler = Pgbouncer::start(&shop, pool_mode).unwrap();
-        shop.configure_target(&pooler.target_config(), policy).unwrap();
+        shop.configure_target(&(pooler.target_config() + told), policy).unwrap();
         let gateway = shop.serve().unwrap();
         Self { gateway, pooler, shop }
     }
@@ -34,10 +39,14 @@ impl Pooled {
     }
 }
 
-/// One connection of the server's for each session: nothing is missing.
+/// One connection of the server's for each session: where that is said, nothing is missing.
 #[test]
 fn a_pooler_of_sessions_is_like_its_server() {
-    let pooled = Pooled::new("session", &POLICY.replace("\"show\"]", "\"show\", \"copy_out\", \"deallocate\"]"));
+    let pooled = Pooled::with(
+        "session",
+        "pool_mode = \"session\"\n",
+        &POLICY.replace("\"show\"]", "\"show\", \"copy_out\", \"deallocate\"]"),
+    );
     let masked = pooled.psql("SELECT ssn, upper(email), name FROM customers WHERE id = 1").expect_success().unwrap();
     assert_eq!(masked, "*******1002|***|Ada Okafor\n");
     let said = pooled.python(
@@ -62,12 +71,62 @@ with psycopg.connect("") as c:
         print(e.sqlstate)
     c.rollback()
     print(c.execute("SELECT count(*) FROM orders WHERE item = 'by a pooler'").fetchone())
+    c.rollback()
+    c.autocommit = True
+    for _ in range(3):
+        print(c.execute("SELECT upper(item) FROM orders WHERE id = %s", (1,), prepare=True).fetchone())
 "#,
     );
     let text = said.expect_success().unwrap();
     assert!(!text.contains(SSN) && !text.contains(EMAIL), "{text}");
     assert!(text.contains("('Ada Okafor', '*******1002', '***')"), "{text}");
     assert!(text.contains("42501\n57014\n(0,)"), "{text}");
+    assert_eq!(text.lines().rev().take(3).collect::<std::collections::HashSet<_>>().len(), 1, "{text}");
+    pooled.gateway.stop().unwrap();
+}
+
+/// The names of a session's earlier transactions may be those of another session's by now: what was judged as one statement would run as
+/// another one.
+#[test]
+fn behind_a_pooler_names_end_with_their_transactions() {
+    let pooled = Pooled::new(
+        "transaction",
+        &POLICY.replace("\"show\"]", "\"show\", \"prepare\", \"execute\", \"declare\", \"fetch\"]"),
+    );
+    let said = pooled.python(
+        r#"
+import psycopg
+def told(result):
+    return result.status, result.error_message.decode(), [result.get_value(row, 0) for row in range(result.ntuples)]
+def session():
+    return psycopg.connect("", autocommit=True).pgconn
+one, other, third = session(), session(), session()
+harmless, secret = b"SELECT upper(item) FROM orders ORDER BY id", b"SELECT upper(ssn) FROM customers ORDER BY id"
+for name, prepare, run in (
+    (b"s", lambda s, sql: s.prepare(b"s", sql), lambda s: s.exec_prepared(b"s", None)),
+    (b"", lambda s, sql: s.prepare(b"", sql), lambda s: s.exec_prepared(b"", None)),
+    (b"q", lambda s, sql: s.exec_(b"PREPARE q AS " + sql), lambda s: s.exec_(b"EXECUTE q")),
+    (b"c", lambda s, sql: s.exec_(b"DECLARE c CURSOR WITH HOLD FOR " + sql), lambda s: s.exec_(b"FETCH ALL c")),
+):
+    prepare(one, harmless)
+    # It has the connection of the server's on which that was; another one is opened for the next.
+    third.exec_(b"BEGIN; SELECT 1")
+    print(name, "other", told(prepare(other, secret))[0])
+    print(name, "one", told(run(one)))
+    third.exec_(b"ROLLBACK")
+# Within one transaction it is one connection.
+one.exec_(b"BEGIN")
+one.prepare(b"t", harmless)
+print("within", len(told(one.exec_prepared(b"t", None))[2]) > 0, len(told(one.exec_prepared(b"t", None))[2]) > 0)
+one.exec_(b"COMMIT")
+print("behind", told(one.exec_prepared(b"t", None)))
+"#,
+    );
+    let text = said.expect_success().unwrap();
+    assert!(!text.contains(SSN), "{text}");
+    assert_eq!(text.matches("does not exist").count(), 3, "{text}");
+    assert_eq!(text.matches("denied by policy").count(), 2, "{text}");
+    assert!(text.contains("within True True") && text.contains("pool_mode"), "{text}");
     pooled.gateway.stop().unwrap();
 }
 

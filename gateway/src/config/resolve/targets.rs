@@ -66,6 +66,7 @@ impl Resolver<'_> {
                 resolve_within,
                 databases: raw.databases.map(|it| it.value).unwrap_or_default(),
                 read_only_sessions: raw.read_only_sessions.is_none_or(|it| it.value),
+                pool_mode: raw.pool_mode.map(|it| it.value),
                 tls,
                 login,
                 server_names,
@@ -99,6 +100,7 @@ impl Resolver<'_> {
                 only("tls", raw.tls.as_ref().map(|it| &it.span), why);
                 only("databases", raw.databases.as_ref().map(|it| &it.span), why);
                 only("read_only_sessions", raw.read_only_sessions.as_ref().map(|it| &it.span), why);
+                only("pool_mode", raw.pool_mode.as_ref().map(|it| &it.span), why);
             }
             Protocol::Postgres => {
                 let why = "sessions are told apart by address";

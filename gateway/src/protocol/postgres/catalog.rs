@@ -174,7 +174,7 @@ struct Relation {
     exposure: Exposure,
     /// A row security policy reads tagged data when it is used, or a child of it has tagged data of its own.
     guarded: bool,
-    /// A key has a tagged column of it, or a constraint or an index both tagged and other ones.
+    /// A key has a tagged column of it, or a constraint or an index both tagged and other ones, or a hash is shown of one.
     mixed: bool,
     /// How many rows it shows, by the server's estimate, if all of it are known.
     rows: Option<u64>,
@@ -440,7 +440,8 @@ impl TaggedSet {
         named.any(|it| it.guarded && schema.is_none_or(|schema| stands_for(schema, &it.schema)))
     }
 
-    /// True for a relation of which a key has a tagged column, or a constraint or an index both tagged and other ones.
+    /// True for a relation of which a key has a tagged column, or a constraint or an index both tagged and other ones, or that has a
+    /// column of which a hash is shown.
     pub fn is_mixed(&self, schema: Option<&str>, name: &str) -> bool {
         let mut named = self.relations.get(name).into_iter().flatten();
         named.any(|it| it.mixed && schema.is_none_or(|schema| stands_for(schema, &it.schema)))

@@ -2,6 +2,8 @@
 //!
 //! Filters and other expressions are left out: they hold the statement's constants, which may be values of masked columns.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::operation::is_harmless;
@@ -15,8 +17,33 @@ const MAX_DEPTH: usize = 20;
 const MAX_TABLES: usize = 16;
 const MAX_CASCADES: usize = 20;
 
-/// Whether a statement is one that EXPLAIN takes, and planning it runs nothing but the server's own functions: those that are
-/// said to be immutable or stable are called.
+/// What people are shown, and what it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) forecast: Forecast,
+    /// What is done to which relations: a view's own ones. As long as these are the same, so is what people were asked.
+    relations: BTreeSet<[String; 3]>,
+}
+
+impl Expected {
+    pub(super) fn is_about_the_same(&self, other: &Self) -> bool {
+        self.relations == other.relations
+    }
+}
+
+/// Fails where there is a function that is no extension's, and that the login's own roles have made: agents may have. Planning calls what
+/// is said to be immutable or stable, by whatever name it is reached: an operator's, a view's, a default's.
+pub(super) const MADE_BY_AGENTS: &str = "\
+    SELECT 1 OPERATOR(pg_catalog./) (p.pronargs OPERATOR(pg_catalog.-) p.pronargs)
+    FROM pg_catalog.pg_proc p
+    WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+      AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.trigger'::pg_catalog.regtype
+      AND pg_catalog.pg_has_role(SESSION_USER, p.proowner, 'MEMBER')
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                        AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'::\"char\")";
+
+/// Whether a statement is one that EXPLAIN takes, and it names no functions but the server's own.
 pub(super) fn is_explainable(actions: &[Action]) -> bool {
     use Kind::{Delete, Insert, Merge, Select, Update};
     let is_known = |name: &String| is_harmless(name.strip_prefix("pg_catalog.").unwrap_or(name));
@@ -139,9 +166,10 @@ fn literal(text: &str) -> String {
 }
 
 /// What [`effects_query`] brought of a statement without a plan.
-pub(super) fn read_effects(effects: &[u8]) -> Option<Forecast> {
+pub(super) fn read_effects(effects: &[u8]) -> Option<Expected> {
     let effects: Value = serde_json::from_slice(effects).ok()?;
-    Some(Forecast { rows: effects["rows"].as_u64(), plan: Vec::new(), cascades: cascades(&effects) })
+    let forecast = Forecast { rows: effects["rows"].as_u64(), plan: Vec::new(), cascades: cascades(&effects) };
+    Some(Expected { forecast, relations: BTreeSet::new() })
 }
 
 fn cascades(effects: &Value) -> Vec<String> {
@@ -156,12 +184,13 @@ fn cascades(effects: &Value) -> Vec<String> {
 
 /// What `EXPLAIN (VERBOSE, FORMAT JSON)` and [`effects_query`] brought; None: the first is none. A rule of the table's may make more
 /// plans than one.
-pub(super) fn read(plans: &[u8], effects: Option<&[u8]>) -> Option<Forecast> {
+pub(super) fn read(plans: &[u8], effects: Option<&[u8]>) -> Option<Expected> {
     let explained: Value = serde_json::from_slice(plans).ok()?;
     let tops: Vec<&Value> = explained.as_array()?.iter().filter_map(|it| it.get("Plan")).collect();
-    let (mut lines, mut changes) = (Vec::new(), Vec::new());
+    let (mut lines, mut changes, mut relations) = (Vec::new(), Vec::new(), BTreeSet::new());
     for top in &tops {
         put(top, 0, &mut lines, &mut changes);
+        collect(top, &mut relations);
     }
     if lines.len() > MAX_LINES {
         lines.truncate(MAX_LINES);
@@ -173,7 +202,16 @@ pub(super) fn read(plans: &[u8], effects: Option<&[u8]>) -> Option<Forecast> {
         [] => estimate(tops.first()?),
         changes => changes.iter().try_fold(0_u64, |sum, rows| Some(sum.saturating_add((*rows)?))),
     };
-    Some(Forecast { rows, plan: lines, cascades })
+    Some(Expected { forecast: Forecast { rows, plan: lines, cascades }, relations })
+}
+
+/// The relations of a plan. (JSON that was read is some hundred levels deep at most.)
+fn collect(plan: &Value, relations: &mut BTreeSet<[String; 3]>) {
+    let word = |name: &str| plan.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    if plan.get("Relation Name").is_some() {
+        relations.insert([word("Operation"), word("Schema"), word("Relation Name")]);
+    }
+    plan.get("Plans").and_then(Value::as_array).into_iter().flatten().for_each(|it| collect(it, relations));
 }
 
 fn estimate(plan: &Value) -> Option<u64> {
@@ -244,7 +282,17 @@ mod tests {
             {"Node Type": "Seq Scan", "Parent Relationship": "InitPlan", "Schema": "public", "Relation Name": "limits", "Plan Rows": 5},
             {"Node Type": "Index Scan", "Parent Relationship": "Outer", "Schema": "a b", "Relation Name": "orders", "Index Name": "by_ssn",
              "Index Cond": "(ssn = '900-11-1002')", "Plan Rows": 1}]}}]"#;
-        let forecast = read(plan, Some(br#"{"rows": 2, "cascades": ["deletes rows of notes"]}"#)).unwrap();
+        let expected = read(plan, Some(br#"{"rows": 2, "cascades": ["deletes rows of notes"]}"#)).unwrap();
+        let as_text = |it: &str| read(it.as_bytes(), None).unwrap();
+        let plan = std::str::from_utf8(plan).unwrap();
+        // By another way it is about the same, and not with another table.
+        assert!(
+            expected
+                .is_about_the_same(&as_text(&plan.replace("Index Scan", "Seq Scan").replace("Rows\": 5", "Rows\": 7")))
+        );
+        assert!(!expected.is_about_the_same(&as_text(&plan.replace("\"Delete\"", "\"Update\""))));
+        assert!(!expected.is_about_the_same(&as_text(&plan.replace("limits", "payments"))));
+        let forecast = expected.forecast;
         assert_eq!(forecast.rows, Some(1));
         let lines = [
             "Delete on public.orders",
@@ -255,7 +303,7 @@ mod tests {
         assert_eq!(forecast.cascades, ["deletes rows of notes"]);
         assert_eq!(read(b"null", None), None);
         assert_eq!(
-            read(b"[{\"Plan\": {\"Node Type\": \"Result\", \"Plan Rows\": 7}}]", Some(b"x")).unwrap().rows,
+            read(b"[{\"Plan\": {\"Node Type\": \"Result\", \"Plan Rows\": 7}}]", Some(b"x")).unwrap().forecast.rows,
             Some(7)
         );
     }
@@ -272,7 +320,7 @@ mod tests {
         };
         let within = format!(r#"{{"Node Type": "Aggregate", "Plan Rows": 1, "Plans": [{}]}}"#, change("Delete", 1000));
         let plans = format!(r#"[{{"Plan": {within}}}, {{"Plan": {}}}]"#, change("Update", 7));
-        let forecast = read(plans.as_bytes(), None).unwrap();
+        let forecast = read(plans.as_bytes(), None).unwrap().forecast;
         assert_eq!(
             (forecast.rows, forecast.plan[0].as_str(), forecast.plan[1].as_str()),
             (Some(1007), "Delete on s.t", "Update on s.t")
@@ -285,7 +333,8 @@ mod tests {
             (0..100).fold("{}".to_owned(), |inner, _| format!("{{\"Node Type\": \"Append\", \"Plans\": [{inner}]}}"));
         // Deeper JSON is not read at all.
         assert!(
-            read(format!("[{{\"Plan\": {deep}}}]").as_bytes(), None).is_none_or(|it| it.plan.len() == MAX_DEPTH + 1)
+            read(format!("[{{\"Plan\": {deep}}}]").as_bytes(), None)
+                .is_none_or(|it| it.forecast.plan.len() == MAX_DEPTH + 1)
         );
     }
 }

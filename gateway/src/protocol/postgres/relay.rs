@@ -30,7 +30,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::cancel::{Canceller, Waiting};
 use super::reply::{Fault, HIGH_WATER, Own, Replies, Undo, Until};
 use super::shared::{Catalog, State, Way};
-use super::statement::Memory;
+use super::statement::{Lifetime, Memory, Names};
 use super::stream::Stream;
 use super::wire::{self, Handling, Inbox, Malformed, NoRoom, PassedOver, Piece, Report, Severity, TransactionState};
 use crate::mask::{Masked, MaskedBuffer};
@@ -240,6 +240,7 @@ pub(super) struct Ends {
     pub(super) target_inbox: Inbox,
     pub(super) greeting: Vec<u8>,
     pub(super) encoding: Encoding,
+    pub(super) lifetime: Lifetime,
     pub(super) waiting: Arc<Waiting>,
     pub(super) canceller: Canceller,
 }
@@ -258,7 +259,7 @@ impl<'s> Relay<'s> {
             to_client,
             to_client_sent: 0,
             to_target: Outbound::default(),
-            replies: Replies::new(session.masker(), content_limit),
+            replies: Replies::new(session.masker(), content_limit, Names::lasting(ends.lifetime)),
             front: Front::Open,
             batch: 0,
             forwarded: Batch::default(),

@@ -247,10 +247,10 @@ pub(super) struct Replies<'s> {
 }
 
 impl<'s> Replies<'s> {
-    pub(super) fn new(masker: &'s Masker, content_limit: usize) -> Self {
+    pub(super) fn new(masker: &'s Masker, content_limit: usize, names: Names) -> Self {
         Self {
             masker,
-            names: Names::default(),
+            names,
             expected: VecDeque::new(),
             own: None,
             state: TransactionState::Idle,

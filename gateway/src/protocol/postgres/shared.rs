@@ -27,6 +27,7 @@ use super::catalog::{self, CatalogError, TaggedSet};
 use super::lookups::Lookups;
 use super::operation::{Analyser, Parsed};
 use super::reply::Doubt;
+use super::statement::Lifetime;
 use super::stream::Stream;
 use super::upstream::{self, Endpoint, Login, Proof, Upstream};
 use super::wire::{self, Room};
@@ -35,7 +36,7 @@ use crate::mask::MaskRule;
 use crate::protocol::StateError;
 use crate::rds_iam::Signer;
 use crate::session::Session;
-use crate::target::{self, Host, Target};
+use crate::target::{self, Host, PoolMode, Target};
 use crate::tls::{self, TlsError};
 
 /// An older catalog is read again, in the background.
@@ -104,6 +105,8 @@ struct Slot {
     reading: tokio::sync::Mutex<Option<Instant>>,
     /// Whom all sessions ask about columns. Held while there is none yet.
     asker: tokio::sync::Mutex<Option<Arc<Asker>>>,
+    /// Whether a pooler answered, and when that was asked.
+    pooled: Mutex<Option<(Instant, bool)>>,
 }
 
 /// A connection of the gateway's own, for small questions.
@@ -234,6 +237,31 @@ impl State {
     pub(super) fn address_of(&self, target: &str, database: &str) -> Option<SocketAddr> {
         let catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
         catalogs.keys().find(|it| it.target == target && it.database == database).map(|it| it.address)
+    }
+
+    /// How long the target keeps what a session has named, as it is configured, or as the target itself shows now and then.
+    pub(super) async fn lifetime(
+        &self,
+        session: &Session,
+        way: &Way,
+        upstream: &mut Upstream,
+    ) -> Result<Lifetime, NotServed> {
+        match session.target.pool_mode {
+            Some(PoolMode::Session) => return Ok(Lifetime::Session),
+            Some(PoolMode::Transaction) => return Ok(Lifetime::Transaction),
+            None => {}
+        }
+        let slot = self.slot(session, way).map_err(|why| NotServed::Unfit(why.to_string()))?;
+        let known = || *slot.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_pooled = match known().filter(|(asked, _)| asked.elapsed() < REFRESH_AFTER) {
+            Some((_, is_pooled)) => is_pooled,
+            None => {
+                let is_pooled = upstream::is_pooled(upstream).await?;
+                *slot.pooled.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), is_pooled));
+                is_pooled
+            }
+        };
+        Ok(if is_pooled { Lifetime::Transaction } else { Lifetime::Session })
     }
 
     fn slot(&self, session: &Session, way: &Way) -> Result<Arc<Slot>, Arc<str>> {

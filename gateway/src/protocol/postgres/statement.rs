@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::catalog::TaggedSet;
+use super::forecast::Expected;
 use super::operation::{self, Class, Name, Parsed, Query, Statement};
 use super::relay::Trace;
 use super::reply::Checked;
 use super::shared::{Catalog, Remembered};
 use super::wire::Column;
-use crate::approval::Forecast;
 use crate::policy::{Gate, Kind, Operation};
 use crate::session::{Judgement, Session};
 
@@ -512,7 +512,7 @@ pub(super) struct Portal {
     /// Where its columns come from, as the target said before it was bound.
     pub(super) traced: Option<Arc<Trace>>,
     /// What the target expects of it, if people are to decide.
-    pub(super) forecast: Option<Arc<Forecast>>,
+    pub(super) forecast: Option<Arc<Expected>>,
     /// [`Names::changes`] when it was bound: what it describes of a name is what the name stood for then.
     pub(super) names: u64,
     pub(super) batch: u64,
@@ -562,9 +562,19 @@ impl Made {
     }
 }
 
+/// How long the target keeps prepared statements and cursors for who has made them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    #[default]
+    Session,
+    /// A pooler's next transaction may be another connection's, where the same names are somebody else's.
+    Transaction,
+}
+
 /// The names of a session.
 #[derive(Default)]
 pub(super) struct Names {
+    lifetime: Lifetime,
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Portal>,
     bytes: usize,
@@ -580,6 +590,15 @@ pub(super) struct Names {
 }
 
 impl Names {
+    pub(super) fn lasting(lifetime: Lifetime) -> Self {
+        Self { lifetime, ..Self::default() }
+    }
+
+    /// Whether what an earlier batch has named may be somebody else's by now, if that ended a transaction.
+    pub(super) fn end_with_transactions(&self) -> bool {
+        self.lifetime == Lifetime::Transaction
+    }
+
     /// As long as it is the same, every name that SQL can use stands for the same.
     pub(super) fn changes(&self) -> u64 {
         self.changes
@@ -708,6 +727,9 @@ impl Names {
 
     /// A transaction has ended, and with it the portals that were bound in it.
     pub(super) fn transaction_ended(&mut self, batch: u64) {
+        if self.end_with_transactions() {
+            self.statements_end(batch);
+        }
         if self.portals.is_empty() {
             return;
         }
@@ -719,6 +741,20 @@ impl Names {
             }
             stays
         });
+    }
+
+    fn statements_end(&mut self, batch: u64) {
+        let bytes = &mut self.bytes;
+        self.statements.retain(|_, statement| {
+            let stays = statement.batch > batch;
+            if !stays {
+                *bytes -= statement.size();
+            }
+            stays
+        });
+        *bytes -= self.sql.values().map(Made::size).sum::<usize>();
+        self.sql.clear();
+        self.changes += 1;
     }
 
     /// A statement is forwarded that may change names at the target: what they stand for is not known until it has succeeded.

@@ -12,6 +12,8 @@ use super::statement::Columns;
 use super::wire::Column;
 
 const ANOTHER: &str = "the target describes another result than the one that it plans";
+const KEPT_BY_LOOKUP: &str =
+    "a new table is not filled with rows that are looked up by a masked column; select them without making one";
 const WIDTHS: &str =
     "EXPLAIN of a statement that reads masked columns is refused: its plan tells how long their values are";
 
@@ -38,6 +40,7 @@ pub(super) fn checked(
         },
         Query::Planned { .. } if lineage.reads_tagged => Err(WIDTHS.to_owned()),
         Query::Planned { plan, .. } => Ok(Checked::described(Some(plan_columns(*plan)), None)),
+        Query::Kept(_) if !lineage.lookups.is_empty() => Err(KEPT_BY_LOOKUP.to_owned()),
         Query::Kept(_) => match lineage.shows().zip(described).find(|(shows, _)| *shows != Shows::Clear) {
             Some((_, column)) => Err(kept_masked(&column.name)),
             None => Ok(Checked::described(None, None)),

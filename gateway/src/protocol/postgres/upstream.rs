@@ -231,6 +231,33 @@ pub(super) async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     timeout(LOGIN_TIMEOUT, encrypted).await.map_err(|_elapsed| UpstreamError::Late)?
 }
 
+/// Whether somebody answers in the server's place: a pooler gives a process's number of its own, and not that of whom a client is
+/// served by. Asked before the session's first statement.
+pub(super) async fn is_pooled(upstream: &mut Upstream) -> Result<bool, UpstreamError> {
+    let Upstream { stream, inbox, process, .. } = upstream;
+    let asked = async {
+        let mut out = Vec::new();
+        wire::message(&mut out, b'Q', |out| wire::put_string(out, b"SELECT pg_catalog.pg_backend_pid()"));
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        let mut served_by = None;
+        loop {
+            let message = next_message(stream, inbox).await?;
+            let mut fields = Fields::of(&message);
+            match message[0] {
+                b'D' => {
+                    fields.count()?;
+                    served_by = fields.value()?.and_then(|it| std::str::from_utf8(it).ok()?.parse::<u32>().ok());
+                }
+                b'T' | b'C' | b'N' | b'S' => {}
+                b'Z' if fields.rest() == b"I" => return Ok(served_by != Some(*process)),
+                other => return Err(UpstreamError::Unexpected(char::from(other))),
+            }
+        }
+    };
+    timeout(LOGIN_TIMEOUT, asked).await.map_err(|_elapsed| UpstreamError::Late)?
+}
+
 /// A target that has answered the start-up packet.
 struct Answered {
     stream: Stream,

@@ -619,6 +619,14 @@ pub fn bound<'a>(portal: &'a [u8], statement: &'a [u8], values: &'a [u8]) -> Res
     Ok(Bind { portal, statement, parameter_formats, parameters, result_formats, values })
 }
 
+/// The arguments of a FunctionCall message as [`bound`] takes them: the same, but for the format of what comes back.
+pub fn call_arguments(message: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut fields = Fields::of(message);
+    let _function = fields.u32()?;
+    let (arguments, _format) = fields.rest().split_last_chunk::<2>().ok_or(Malformed::Body)?;
+    Ok([arguments, &[0, 0]].concat())
+}
+
 fn formats(fields: &mut Fields<'_>) -> Result<Vec<i16>, Malformed> {
     let count = fields.count()?;
     (0..count).map(|_| fields.i16()).collect()

@@ -41,7 +41,8 @@ pub(super) fn rows(plan: &Plan) -> Result<Vec<Row>> {
     shop.postgres.pgbench_tables(SCALE)?;
     let pgbouncer = Pgbouncer::start_for(2 * SESSIONS, &shop, "session")?;
     let more = format!("max_sessions_per_agent = {}\n", 2 * SESSIONS);
-    shop.env.configure(&(more + &shop.config_with(&pgbouncer.target_config(), POLICY)))?;
+    shop.env
+        .configure(&(more + &shop.config_with(&(pgbouncer.target_config() + "pool_mode = \"session\"\n"), POLICY)))?;
     let gateway = shop.serve()?;
 
     let direct = |program: &str| -> Place<'_> {

@@ -172,7 +172,11 @@ impl KnownCode {
         COLLATIONS.contains(&oid)
     }
 
-    pub(in crate::protocol::postgres) fn is_equality(&self, oid: u32) -> bool {
-        self.equalities.contains(&oid)
+    /// True for an `=` of plain values, or of an extension's type, by which no more is found than what is the same. `as_another`: the value
+    /// is compared as one of another type. (Boxes are equal by their areas; collations of somebody's own take for equal what they like.)
+    pub(in crate::protocol::postgres) fn finds_itself(&self, oid: u32, collation: u32, as_another: bool) -> bool {
+        let is_extensions = !as_another && self.extension_operators.contains(&oid);
+        let is_known = self.comparisons.contains_key(&oid) || is_extensions;
+        self.equalities.contains(&oid) && collation < FIRST_USER_OID && is_known
     }
 }

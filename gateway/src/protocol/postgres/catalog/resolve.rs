@@ -32,6 +32,7 @@ impl TaggedSet {
                 break;
             }
         }
+        cover_what_is_made(&mut tags, &snapshot.made_of);
         let masked_names: HashSet<String> =
             masks.iter().flat_map(|it| &it.columns).map(|it| it.column.clone()).collect();
         let called_so = columns.iter().filter(|it| masked_names.contains(&it.name));
@@ -67,7 +68,10 @@ impl TaggedSet {
         let grouping_keys = grouping_keys(&tags, &tagged, snapshot);
         let conflicts = conflicts(&tags, &tagged, snapshot, &kin);
         let by_columns = constrained.iter().chain(conflicts.keys()).map(|(relation, _)| *relation);
-        let mixed: HashSet<u32> = by_columns.chain(snapshot.by_rules.iter().copied()).collect();
+        let is_hashed = |masks: &[Arc<MaskRule>]| masks.iter().any(|it| matches!(it.with, MaskKind::Hash { .. }));
+        // What a hashed column has by default would be hashed for whoever inserts.
+        let hashed = tags.iter().filter(|(_, masks)| is_hashed(masks)).map(|((relation, _), _)| *relation);
+        let mixed: HashSet<u32> = by_columns.chain(snapshot.by_rules.iter().copied()).chain(hashed).collect();
         let called = |it: &ColumnRow| {
             let relation = by_oid.get(&it.relation).map_or("", |it| it.name.as_str());
             ((it.relation, it.number), format!("{relation}.{}", it.name))
@@ -379,16 +383,34 @@ fn conflicts(tags: &Tags, tagged: &HashSet<u32>, snapshot: &Snapshot, kin: &Kin<
     conflicts
 }
 
-/// Columns of the system's own are covered wherever anything is.
-fn cover_the_systems(tags: &mut Tags, snapshot: &Snapshot) {
-    let mask = Arc::new(MaskRule {
-        name: "what a system catalog holds".to_owned(),
+/// A mask of nobody's configuration, of which nothing is seen.
+fn cover(name: &str) -> Arc<MaskRule> {
+    Arc::new(MaskRule {
+        name: name.to_owned(),
         targets: Vec::new(),
         columns: Vec::new(),
         detectors: Vec::new(),
         with: MaskKind::Redact,
         lookups_per_minute: None,
-    });
+    })
+}
+
+/// A hash of what is computed from a column that agents write would tell them the hash of any value they like.
+fn cover_what_is_made(tags: &mut Tags, made_of: &[(ColumnRow, (u32, i16))]) {
+    let mask = cover("computed from what has no hash");
+    for (made, part) in made_of {
+        let column = (made.relation, made.number);
+        let has = |it: &Arc<MaskRule>| tags.get(part).is_some_and(|of| of.iter().any(|mask| Arc::ptr_eq(mask, it)));
+        let mut hashes = tags.get(&column).into_iter().flatten().filter(|it| matches!(it.with, MaskKind::Hash { .. }));
+        if hashes.any(|it| !has(it)) {
+            add(tags, column, &mask);
+        }
+    }
+}
+
+/// Columns of the system's own are covered wherever anything is.
+fn cover_the_systems(tags: &mut Tags, snapshot: &Snapshot) {
+    let mask = cover("what a system catalog holds");
     if !tags.is_empty() {
         tags.extend(snapshot.covered.iter().map(|column| (*column, vec![Arc::clone(&mask)])));
     }

@@ -119,7 +119,8 @@ impl Walk<'_> {
         let hashed = self.set.masks(column.0, column.1).iter().any(|it| matches!(it.with, MaskKind::Hash { .. }));
         if hashed {
             return Err(Refusal::new(format!(
-                "it writes {name}, of which a hash is shown: rows of one's own would tell which hash stands for which value"
+                "it writes {name} (by its default, if not itself), of which a hash is shown: rows of one's own would tell which hash \
+                 stands for which value"
             )));
         }
         match self.set.conflict(column) {

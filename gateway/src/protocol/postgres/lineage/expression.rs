@@ -376,14 +376,14 @@ impl Walk<'_> {
     pub(super) fn lookup(&self, condition: &Value<'_>, frame: &Frame<'_, '_>) -> Result<Option<Tagged>, Refusal> {
         let Some(node) = condition.as_node().filter(|it| it.kind == "OPEXPR") else { return Ok(None) };
         let [left, right] = node.list("args") else { return Ok(None) };
-        if !self.set.code().is_equality(number(node, "opno")?) {
-            return Ok(None);
-        }
-        for (column, value) in [(left, right), (right, left)] {
-            if !is_own_value(value) {
+        let (operator, collation) = (number(node, "opno")?, number(node, "inputcollid")?);
+        for (value, own) in [(left, right), (right, left)] {
+            let column = column_behind(value);
+            let as_another = !std::ptr::eq(column, value);
+            if !is_own_value(own) || !self.set.code().finds_itself(operator, collation, as_another) {
                 continue;
             }
-            let flow = self.flow(column_behind(column), frame)?;
+            let flow = self.flow(column, frame)?;
             if let (true, Some(found)) = (flow.exact, flow.sources.first())
                 && self.set.may_be_looked_up(*found)
             {
@@ -402,10 +402,13 @@ fn must_be_shown_whole(frame: &Frame<'_, '_>, number: usize) -> Result<(), Refus
     }
 }
 
-/// A column that is compared as another type of the same values (varchar as text).
+/// A column that is compared as another type of the same values (varchar as text). Blanks at its end are no part of a `bpchar`.
 fn column_behind<'v, 't>(value: &'v Value<'t>) -> &'v Value<'t> {
+    const BPCHAR: &str = "1042";
     match value.as_node() {
-        Some(node) if node.kind == "RELABELTYPE" => node.field("arg").unwrap_or(value),
+        Some(node) if node.kind == "RELABELTYPE" && node.word("resulttype") != Some(BPCHAR) => {
+            node.field("arg").unwrap_or(value)
+        }
         _ => value,
     }
 }

@@ -10,6 +10,7 @@ use super::grouping::Place;
 use super::parts::bounded;
 use super::tree::{Node, Value};
 use super::{Flow, Lineage, Refusal, StandsFor, Tagged, Traced, unescaped};
+use crate::mask::MaskKind;
 use crate::protocol::postgres::catalog::{Named, TaggedSet};
 
 /// Queries within queries, the views between them included. The text's own depth is bounded before.
@@ -496,7 +497,12 @@ impl<'s> Walk<'s> {
             match flow.sources.first() {
                 _ if own.is_empty() => flow.clone(),
                 Some(source) if flow.exact && has(source) => flow.clone(),
-                None => Flow { fallible: flow.fallible, ..Flow::column((view, number)) },
+                None => {
+                    let column = Flow { fallible: flow.fallible, ..Flow::column((view, number)) };
+                    // What lies below the view is clear, and a guess that is written there would be hashed here.
+                    let is_hashed = own.iter().any(|it| matches!(it.with, MaskKind::Hash { .. }));
+                    if is_hashed { column.computed() } else { column }
+                }
                 Some(_) => {
                     let mut both = flow.clone();
                     both.add(Flow::column((view, number)));

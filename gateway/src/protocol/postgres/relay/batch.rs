@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::decide::{Answer, DENIED, Outcome, judgement, must_be_looked_at, running, shown_by};
 use super::trace::{NEW_COLUMNS, Question, Traced, is_traced, is_within, only_reads};
 use super::{End, Front, PROBE, Reached, Relay};
-use crate::approval::Forecast;
 use crate::policy::Gate;
+use crate::protocol::postgres::forecast::Expected;
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::traced::only_as_text;
@@ -20,8 +20,11 @@ const NO_STATEMENT: &[u8] = b"denied by policy";
 const NOT_TRACED: &str = "what its statement names has changed since it was bound; bind it again";
 /// Of one that is about something else when it runs than when it was bound.
 const CHANGED: &str = "what it names may have become something else since it was bound; bind it again";
+/// Of a name of an earlier transaction, behind a pooler.
+const OF_A_POOLER: &str = "this target is a pooler, behind which names end with their transaction; if each session keeps its connection there, \
+                           the people who run Weir can say pool_mode = \"session\"";
 /// Of the parameters of a statement that nobody is asked about: these are for its record.
-const MAX_PARAMETERS_RECORDED: usize = 1_000;
+pub(super) const MAX_PARAMETERS_RECORDED: usize = 1_000;
 
 impl Relay<'_> {
     pub(super) fn sync(&mut self, range: Range<usize>) {
@@ -144,13 +147,15 @@ impl Relay<'_> {
         &mut self,
         prepared: &Prepared,
         range: Range<usize>,
-    ) -> Result<Option<Arc<Forecast>>, End> {
+    ) -> Result<Option<Arc<Expected>>, End> {
         let is_held = matches!(prepared.judged.judgement.gate(), Gate::Hold { .. });
         if !is_held || self.forwarded.reached > Reached::Prepared {
             return Ok(None);
         }
         self.drain().await?;
-        if self.replies.skipping {
+        // What a batch has prepared may end with it.
+        let ends = self.replies.names.end_with_transactions() && self.replies.state == TransactionState::Idle;
+        if self.replies.skipping || ends {
             return Ok(None);
         }
         if std::mem::take(&mut self.forwarded.any) {
@@ -191,7 +196,9 @@ impl Relay<'_> {
         let _rows = fields.u32()?;
         fields.end()?;
         // A Bind of an earlier batch may have failed: then the name stands for something else at the target.
-        if self.replies.names.portal(&name).is_some_and(|portal| !portal.confirmed && portal.batch != self.batch) {
+        let names = &self.replies.names;
+        let is_unsure = |portal: &Portal| !portal.confirmed || names.end_with_transactions();
+        if names.portal(&name).is_some_and(|portal| portal.batch != self.batch && is_unsure(portal)) {
             self.drain().await?;
             if self.replies.skipping {
                 return Ok(());
@@ -350,7 +357,8 @@ impl Relay<'_> {
     /// for something else there. None: the client was told, or the batch has failed.
     async fn certain_statement(&mut self, name: &[u8]) -> Result<Option<Prepared>, End> {
         let names = &self.replies.names;
-        if names.statement(name).is_some_and(|statement| !statement.confirmed && statement.batch != self.batch) {
+        let is_unsure = |statement: &Prepared| !statement.confirmed || names.end_with_transactions();
+        if names.statement(name).is_some_and(|statement| statement.batch != self.batch && is_unsure(statement)) {
             self.drain().await?;
             if self.replies.skipping {
                 return Ok(None);
@@ -360,7 +368,11 @@ impl Relay<'_> {
             return Ok(Some(statement.clone()));
         }
         let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
-        self.batch_error(&Report::new(Severity::Error, "26000", text)).await?;
+        let mut report = Report::new(Severity::Error, "26000", text);
+        if self.replies.names.end_with_transactions() {
+            report = report.with_hint(OF_A_POOLER);
+        }
+        self.batch_error(&report).await?;
         Ok(None)
     }
 

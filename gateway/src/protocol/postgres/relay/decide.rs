@@ -28,6 +28,9 @@ const MAX_NAMED: usize = 4;
 /// What stands behind the names of a text, as its record holds it beside the text's own: with more, it is not understood.
 const MAX_NAMED_BYTES: usize = MAX_FACTS / 2;
 pub(super) const DENIED: &str = "42501";
+/// People were asked about other tables than those that it would change or read now.
+const ABOUT_ANOTHER: &str = "what the statement names has become something else since it was shown to people, or cannot be looked at any \
+                             more; ask again";
 /// Where the columns of a result come from is asked of the target by the statement's text.
 const BY_NAME: &str = "what the name stands for reads masked columns; send the statement itself";
 /// What it does to settings, names and transactions would not be seen.
@@ -260,15 +263,25 @@ impl Relay<'_> {
         };
         let bytes: &[&[u8]] = &[judged.text.as_bytes(), values];
         let is_revocable = self.is_revocable(judged, answer);
-        let exact =
-            Exact { bytes, parameters, understood: understood.as_deref(), forecast: forecast.as_deref(), is_revocable };
+        let shown = forecast.as_deref().map(|it| &it.forecast);
+        let exact = Exact { bytes, parameters, understood: understood.as_deref(), forecast: shown, is_revocable };
         match self.session.decide(judgement, range, exact).await? {
             Decision::Permit(permit) => Ok(Outcome::Permit(permit)),
             Decision::Denial(denial) => {
                 self.deny(&denial, answer).await?;
                 Ok(Outcome::Over)
             }
-            Decision::Hold(held) => self.hold(held, answer).await,
+            Decision::Hold(held) => {
+                let Outcome::Permit(permit) = self.hold(held, answer).await? else { return Ok(Outcome::Over) };
+                // A portal keeps what it was bound to.
+                let Some(shown) = forecast.filter(|_| portal.is_none()) else { return Ok(Outcome::Permit(permit)) };
+                if self.forecast(judged, None, &[]).await?.is_some_and(|now| now.is_about_the_same(&shown)) {
+                    return Ok(Outcome::Permit(permit));
+                }
+                self.not_run(permit, ABOUT_ANOTHER).await?;
+                self.answer(&Report::new(Severity::Error, DENIED, ABOUT_ANOTHER), answer).await?;
+                Ok(Outcome::Over)
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! Asking the target what it expects of a statement that people are to decide on, in the client's own session, where names
-//! mean what they will. Planning may run functions that are said to be immutable: so it is done in a transaction that only reads.
+//! mean what they will. Planning may run functions that are said to be immutable: so it is done in a transaction that only reads, and not
+//! where agents may have made some.
 
 use super::trace::{NO_TYPES, WITHIN, command, name, prepare};
 use super::{End, PROBE, Relay};
-use crate::approval::Forecast;
-use crate::protocol::postgres::forecast::{effects_query, is_explainable, is_truncate, read, read_effects};
+use crate::protocol::postgres::forecast::{
+    Expected, MADE_BY_AGENTS, effects_query, is_explainable, is_truncate, read, read_effects,
+};
 use crate::protocol::postgres::reply::Until;
 use crate::protocol::postgres::statement::Judged;
 use crate::protocol::postgres::wire::{self, Fields, Malformed, TransactionState};
@@ -23,7 +25,7 @@ impl Relay<'_> {
         judged: &Judged,
         types: Option<&[u8]>,
         values: &[u8],
-    ) -> Result<Option<Forecast>, End> {
+    ) -> Result<Option<Expected>, End> {
         let [statement] = judged.statements() else { return Ok(None) };
         let has_plan = is_explainable(&statement.actions);
         if !has_plan && !is_truncate(&statement.actions) || self.forwarded.any {
@@ -42,6 +44,7 @@ impl Relay<'_> {
         }
         let source = judged.source(statement);
         if has_plan {
+            command(&mut out, MADE_BY_AGENTS);
             let parameters = parameters(values)?;
             prepare(&mut out, &format!("EXPLAIN (VERBOSE, FORMAT JSON) {source}"), types.unwrap_or(NO_TYPES));
             wire::message(&mut out, b'B', |out| {

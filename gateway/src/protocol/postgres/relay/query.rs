@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::batch::{MAX_PARAMETERS_RECORDED, shown_parameters};
 use super::decide::{Answer, Named, Outcome, judgement, must_be_looked_at, running, shown_by, touches_tagged};
 use super::trace::{NO_TYPES, Question, Traced, may_change_meanings, name, not_taken, prepare};
 use super::{End, Reached, Relay};
+use crate::approval;
 use crate::policy::{Action, Gate, Kind, Operation};
 use crate::protocol::postgres::operation::{Class, Name, Statement};
 use crate::protocol::postgres::reply::{Checked, Fault, Running, Until};
@@ -152,9 +154,17 @@ impl Relay<'_> {
             statements: 1,
             refusal,
         };
+        // Where columns are masked, a value may be one of theirs.
+        let is_shown = operation.refusal.is_none();
         let judgement = self.session.judge(Arc::new(operation));
         let bytes = self.client.inbox.bytes(range.clone()).to_vec();
-        let exact = Exact { bytes: &[&bytes], ..Exact::default() };
+        let most = match judgement.gate() {
+            Gate::Hold { .. } => approval::MAX_TEXT,
+            Gate::Allow { .. } | Gate::Deny { .. } => MAX_PARAMETERS_RECORDED,
+        };
+        let arguments = wire::call_arguments(&bytes)?;
+        let arguments = shown_parameters(&wire::bound(&[], &[], &arguments)?, most).filter(|_| is_shown);
+        let exact = Exact { bytes: &[&bytes], parameters: arguments.as_deref(), ..Exact::default() };
         match self.session.decide(&judgement, range, exact).await? {
             Decision::Permit(permit) => {
                 let forwarded = self.to_target.permitted(permit, &self.client.inbox);

@@ -252,14 +252,13 @@ impl State {
             None => {}
         }
         let slot = self.slot(session, way).map_err(|why| NotServed::Unfit(why.to_string()))?;
-        let known = || *slot.pooled.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_pooled = match known().filter(|(asked, _)| asked.elapsed() < REFRESH_AFTER) {
-            Some((_, is_pooled)) => is_pooled,
-            None => {
-                let is_pooled = upstream::is_pooled(upstream).await?;
-                *slot.pooled.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), is_pooled));
-                is_pooled
-            }
+        let known = *slot.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_pooled = if let Some((_, known)) = known.filter(|(asked, _)| asked.elapsed() < REFRESH_AFTER) {
+            known
+        } else {
+            let found = upstream::is_pooled(upstream).await?;
+            *slot.pooled.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found));
+            found
         };
         Ok(if is_pooled { Lifetime::Transaction } else { Lifetime::Session })
     }

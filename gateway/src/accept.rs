@@ -89,11 +89,13 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: A
     let id = engine.new_session_id();
     let origin = match interceptor.origin(stream.as_fd(), peer) {
         Ok(origin) => origin,
-        Err(error) => return reset(&engine, id, stream, None, Reason::Origin, &error.to_string()).await,
+        Err(error) => return Box::pin(reset(&engine, id, stream, None, Reason::Origin, &error.to_string())).await,
     };
     let place = match engine.admission().enter(dns::agent_key(&origin)) {
         Ok(place) => place,
-        Err(crowded) => return reset(&engine, id, stream, Some(origin), Reason::Gateway, &crowded.to_string()).await,
+        Err(crowded) => {
+            return Box::pin(reset(&engine, id, stream, Some(origin), Reason::Gateway, &crowded.to_string())).await;
+        }
     };
     if origin.destination.port() == DNS_PORT {
         let Some(stream) = registered(stream) else { return };
@@ -101,19 +103,19 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: A
     }
     let mut known = Known::default();
     let Some(turn) = place.turn().await else { return };
-    let admitted = admit(&engine, id, &origin, &mut known).await;
+    // Boxed, like all that a session which is served has no use for: a task is as large as the largest of what it awaits.
+    let admitted = Box::pin(admit(&engine, id, &origin, &mut known)).await;
     drop(turn);
     match admitted {
         Ok(session) => {
             drop(place);
             let outcome = match registered(stream) {
-                // Boxed, so that what is refused does not take its room.
                 Some(stream) => Box::pin(protocol::serve(stream, &session)).await,
                 None => UNREGISTERED.to_owned(),
             };
-            session.close(&outcome).await;
+            Box::pin(session.close(&outcome)).await;
         }
-        Err(refusal) => refuse(&engine, id, stream, origin, known, refusal, place).await,
+        Err(refusal) => Box::pin(refuse(&engine, id, stream, origin, known, refusal, place)).await,
     }
 }
 

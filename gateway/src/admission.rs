@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub type Key = (u64, u32);
 
 /// Connections of one origin that are admitted at once; the rest wait for their turn.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 /// Connections of one origin that are not sessions yet, under way, waiting, or being told that they are refused.
 const MAX_OF_ONE: usize = 512;
 /// The same of all origins, of those without one too.

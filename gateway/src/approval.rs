@@ -46,6 +46,8 @@ pub struct Ask {
     pub text: String,
     /// The text as it was understood, written out anew; hides what `text` hides. None: it is nothing else.
     pub understood: Option<String>,
+    /// What it does, by which the rules have judged it; nothing of it is hidden.
+    pub actions: Vec<String>,
     /// As they may be shown; None where there are none, or they touch tagged data.
     pub parameters: Option<String>,
     pub agent: String,
@@ -152,6 +154,9 @@ pub struct View {
     /// The text as it was understood, written out anew; hides what `text` hides. None: it is nothing else.
     #[serde(default)]
     pub understood: Option<String>,
+    /// What it does, by which the rules have judged it; nothing of it is hidden.
+    #[serde(default)]
+    pub actions: Vec<String>,
     /// As they may be shown; None where there are none, or they touch tagged data.
     pub parameters: Option<String>,
     pub agent: String,
@@ -548,6 +553,7 @@ impl Entry {
             requirements: ask.requirements.clone(),
             evidence: ask.evidence.clone(),
             understood: ask.understood.clone(),
+            actions: ask.actions.clone(),
             forecast: ask.forecast.clone(),
             requested_at: self.requested_at,
             expires_at: self.expires_at,

@@ -164,12 +164,23 @@ pub struct Action {
     /// What was not understood, of one that is `unparsed`. Holds nothing of the text's literals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unparsed: Option<String>,
+    /// Some function may do more than give a value.
+    #[serde(skip)]
+    pub runs_code: bool,
 }
 
 impl Action {
     /// An action of which nothing is known but its kind.
     pub fn of(kind: Kind) -> Self {
-        Self { kind, tables: Vec::new(), functions: Vec::new(), has_where: None, has_limit: None, unparsed: None }
+        Self {
+            kind,
+            tables: Vec::new(),
+            functions: Vec::new(),
+            has_where: None,
+            has_limit: None,
+            unparsed: None,
+            runs_code: false,
+        }
     }
 
     /// One of which this was not understood.
@@ -181,6 +192,7 @@ impl Action {
     pub fn size(&self) -> usize {
         let tables = self.tables.iter().map(|table| {
             let names = table.name.len() + table.schema.as_ref().map_or(0, String::len);
+            let names = names + table.schemas.iter().map(|it| size_of::<String>() + it.len()).sum::<usize>();
             size_of::<TableUse>() + names + table.columns.iter().map(|it| size_of::<String>() + it.len()).sum::<usize>()
         });
         let functions = self.functions.iter().map(|it| size_of::<String>() + it.len());
@@ -194,6 +206,7 @@ impl Action {
         let quoted = |it: &String| it.len() + 3;
         let tables = self.tables.iter().map(|table| {
             let names = quoted(&table.name) + table.schema.as_ref().map_or(0, quoted);
+            let names = names + table.schemas.iter().map(quoted).sum::<usize>();
             WORDS + names + table.columns.iter().map(quoted).sum::<usize>()
         });
         let unparsed = self.unparsed.as_ref().map_or(0, quoted);
@@ -212,6 +225,18 @@ pub struct TableUse {
     /// How many rows the table has, as the target's catalog estimates. None: nobody asked, or it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    /// Where the statement leaves the schema to the search path: those that have a relation of that name, by the target's catalog.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
+}
+
+impl TableUse {
+    /// The schemas that it may be of, for who grants: the one that is written, or all that have it; `public` if nobody knows of one.
+    fn candidates(&self) -> impl Iterator<Item = &str> {
+        let known = self.schema.iter().chain(self.schemas.iter().filter(|_| self.schema.is_none()));
+        let is_known = self.schema.is_some() || !self.schemas.is_empty();
+        known.map(String::as_str).chain((!is_known).then_some("public"))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -285,8 +310,8 @@ pub struct HoldRequirement {
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub rules: Vec<Rule>,
-    /// Some rule asks how many rows tables have: this is looked at for each statement.
-    asks_for_rows: bool,
+    /// Some rule asks for what only the target's catalog knows: this is looked at for each statement.
+    asks_of_catalog: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -301,7 +326,8 @@ pub enum Then {
 /// - `unparsed` is never *allowed* by a rule that does not name it, nor by one that asks for what nobody knows of it (tables,
 ///   columns, functions, `has_where`, `has_limit`). Rules that deny or hold match it wherever they could.
 /// - `tables`: a rule that denies or holds matches if **any** table of the action fits, one that allows only if **every**
-///   table fits. An action that touches no table fits no rule that names tables.
+///   table fits. An action that touches no table fits no rule that names tables, but for those of which the text does not say which they
+///   touch (`DROP SCHEMA`, `GRANT ... ON ALL TABLES`, `DROP INDEX`, `VACUUM`): they fit all that deny or hold.
 /// - `columns` and `columns_written` in the same way: any of them, or every one. `*` in a statement is a column of every name. An action that
 ///   names no column fits no rule that denies or holds by `columns`; removing rows writes all of theirs.
 /// - `functions`: any, or every one that is called; who calls none is allowed by every list.
@@ -332,8 +358,8 @@ pub struct Rule {
 
 impl Policy {
     pub fn new(rules: Vec<Rule>) -> Self {
-        let asks_for_rows = rules.iter().any(|rule| rule.more_rows_than.is_some());
-        Self { rules, asks_for_rows }
+        let asks_of_catalog = rules.iter().any(Rule::asks_of_catalog);
+        Self { rules, asks_of_catalog }
     }
 
     /// The verdict on an operation.
@@ -406,9 +432,9 @@ impl Policy {
         !denied && concerned().any(|rule| rule.then != Then::Deny)
     }
 
-    /// Whether a rule about this target asks how many rows its tables have.
-    pub fn asks_for_rows(&self, target: &str) -> bool {
-        self.asks_for_rows && self.rules.iter().any(|it| it.more_rows_than.is_some() && names(&it.targets, target))
+    /// Whether a rule about this target asks for what only its catalog knows.
+    pub fn asks_of_catalog(&self, target: &str) -> bool {
+        self.asks_of_catalog && self.rules.iter().any(|it| it.asks_of_catalog() && names(&it.targets, target))
     }
 
     /// Whether no rule lets this subject do anything but read, in whatever database: the target can be told to hold it to that.
@@ -448,6 +474,15 @@ impl Rule {
         }
     }
 
+    /// How many rows tables have, which functions a name can stand for, which schemas a table: the text of a statement does not say.
+    fn asks_of_catalog(&self) -> bool {
+        let mut columns = self.columns.iter().chain(&self.columns_written);
+        self.more_rows_than.is_some()
+            || !self.functions.is_empty()
+            || self.then != Then::Deny
+                && (self.tables.iter().any(NamePattern::names_a_schema) || columns.any(ColumnPattern::names_a_schema))
+    }
+
     /// Whether the rule speaks of this subject in this database at all.
     fn applies(&self, subject: Subject<'_>, database: Option<&str>) -> bool {
         names(&self.agents, subject.agent)
@@ -483,7 +518,9 @@ impl Rule {
             Matcher::HasLimit => self.has_limit == action.has_limit,
             Matcher::Rows => self.more_rows_than.is_some_and(|most| action.takes_more_rows_than(most)),
             Matcher::Statements => self.more_statements_than.is_some_and(|most| operation.statements > most),
-            Matcher::Tables if restricts => action.tables.iter().any(|it| may_mean(&self.tables, it)),
+            Matcher::Tables if restricts => {
+                action.names_no_table() || action.tables.iter().any(|it| may_mean(&self.tables, it))
+            }
             Matcher::Tables => !action.tables.is_empty() && action.tables.iter().all(|it| covers(&self.tables, it)),
             Matcher::Columns => fit(&self.columns, action.tables.iter(), restricts),
             Matcher::ColumnsWritten => {
@@ -563,7 +600,7 @@ fn may_mean(patterns: &[NamePattern], table: &TableUse) -> bool {
 }
 
 fn covers(patterns: &[NamePattern], table: &TableUse) -> bool {
-    patterns.iter().any(|it| it.is(table.schema.as_deref(), &table.name))
+    table.candidates().all(|schema| patterns.iter().any(|it| it.is(Some(schema), &table.name)))
 }
 
 /// Whether one of these tables' columns could be one of the patterns'; or, if nothing is restricted, whether all are.
@@ -606,6 +643,12 @@ impl Action {
             && self.tables.iter().any(|it| it.rows.is_none_or(|rows| rows > most))
     }
 
+    /// Whether it may be about tables that it does not name: a schema's, an owner's, an index's.
+    fn names_no_table(&self) -> bool {
+        use Kind::{Alter, Drop, Grant, Revoke, Vacuum};
+        self.tables.is_empty() && matches!(self.kind, Alter | Drop | Grant | Revoke | Vacuum)
+    }
+
     fn is_read_only(&self) -> bool {
         use Kind::{
             Connect, CopyOut, Deallocate, Declare, Discard, Explain, Fetch, Listen, Prepare, Select, Set, Show,
@@ -627,7 +670,7 @@ impl Action {
                 | Show
                 | Transaction
         );
-        reads && self.tables.iter().all(|table| table.access == Access::Read)
+        reads && !self.runs_code && self.tables.iter().all(|table| table.access == Access::Read)
     }
 }
 
@@ -650,7 +693,11 @@ impl fmt::Display for TableUse {
         if let Some(schema) = &self.schema {
             write!(f, "{schema}.")?;
         }
-        f.write_str(&self.name)
+        f.write_str(&self.name)?;
+        match &self.schemas[..] {
+            [_, _, ..] if self.schema.is_none() => write!(f, " (of {}: write which)", self.schemas.join(" or ")),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -98,6 +98,23 @@ with psycopg.connect("", autocommit=sys.argv[1] == "auto") as c:
     }
 }
 
+/// One word that looks like a secret must not hide what runs.
+#[test]
+fn approvers_see_what_code_does() {
+    let unmasked = POLICY.split("[[mask]]").next().unwrap().replace("\"show\"]", "\"show\", \"do\"]");
+    let world = World::with_policy(&unmasked);
+    for body in [
+        "$$ begin /* password */ delete from orders; perform 'password=x1y2'; end $$",
+        "'begin /* pwd= */ delete from orders; perform ''password=x1y2''; end'",
+    ] {
+        let (psql, approval) = world.hold(&format!("do {body}"));
+        let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
+        assert!(shown.contains("delete from orders;") && shown.contains("does: do; delete orders"), "{shown}");
+        assert!(!shown.contains("x1y2"), "{shown}");
+        drop(psql);
+    }
+}
+
 /// A view that somebody replaces while people think.
 #[test]
 fn what_runs_is_about_what_people_were_shown() {

@@ -67,6 +67,7 @@ fn ask(requirements: Vec<HoldRequirement>) -> Ask {
         requirements,
         evidence: Evidence::default(),
         understood: None,
+        actions: vec!["select orders".to_owned()],
         forecast: None,
     }
 }

@@ -160,6 +160,10 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
         out.line("which is understood as")?;
         out.line(clean_lines(understood))?;
     }
+    if !view.actions.is_empty() {
+        out.line("")?;
+        out.line(format!("does: {}", clean(&view.actions.join("; "))))?;
+    }
     if let Some(parameters) = &view.parameters {
         out.line(format!("parameters {}", clean(parameters)))?;
     }

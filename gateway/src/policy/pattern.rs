@@ -15,9 +15,9 @@ pub enum Glob {
 
 /// A table or a function: `schema.name`, or `name` in any schema.
 ///
-/// Where a statement leaves the schema to the search path, a rule that denies or holds takes it to mean any schema.
-/// A rule that allows takes it to mean `public`: it fits patterns without a schema, with the schema `*`, and with the schema
-/// `public`.
+/// Where a statement leaves the schema to the search path, a rule that denies or holds takes it to mean any schema. A rule that allows
+/// takes a table to be each one of that name that the target's catalog knows, whatever the search path; one that it does not know, and
+/// a function, to be of `public`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern {
     schema: Option<Glob>,
@@ -80,6 +80,11 @@ impl NamePattern {
         of_schema && self.name.matches(name)
     }
 
+    /// Whether it is up to the schema what fits.
+    pub(super) fn names_a_schema(&self) -> bool {
+        self.schema.as_ref().is_some_and(|it| *it != Glob::Any)
+    }
+
     pub(super) fn includes(&self, other: &NamePattern) -> bool {
         let any = Glob::Any;
         self.schema.as_ref().unwrap_or(&any).includes(other.schema.as_ref().unwrap_or(&any))
@@ -97,11 +102,19 @@ impl ColumnPattern {
 
     /// Whether each column that is used of the table is one of some pattern's.
     pub(super) fn cover(patterns: &[Self], table: &TableUse) -> bool {
-        let of_table = || patterns.iter().filter(|it| it.table.is(table.schema.as_deref(), &table.name));
+        table.candidates().all(|schema| Self::cover_in(schema, patterns, table))
+    }
+
+    fn cover_in(schema: &str, patterns: &[Self], table: &TableUse) -> bool {
+        let of_table = || patterns.iter().filter(|it| it.table.is(Some(schema), &table.name));
         let has = |column: &str| {
             of_table().any(|it| if column == ALL { it.column == Glob::Any } else { it.column.matches(column) })
         };
         of_table().next().is_some() && table.columns.iter().all(|it| has(it)) && (!takes_all(table) || has(ALL))
+    }
+
+    pub(super) fn names_a_schema(&self) -> bool {
+        self.table.names_a_schema()
     }
 
     pub(super) fn includes(&self, other: &Self) -> bool {
@@ -202,7 +215,14 @@ mod tests {
 
     fn table(access: Access, columns: &[&str]) -> TableUse {
         let columns = columns.iter().map(|it| (*it).to_owned()).collect();
-        TableUse { schema: Some("public".to_owned()), name: "orders".to_owned(), access, columns, rows: None }
+        TableUse {
+            schema: Some("public".to_owned()),
+            name: "orders".to_owned(),
+            access,
+            columns,
+            rows: None,
+            schemas: Vec::new(),
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ fn table(name: &str, access: Access) -> TableUse {
         Some((schema, name)) => (Some(schema.to_owned()), name),
         None => (None, name),
     };
-    TableUse { schema, name: name.to_owned(), access, columns: BTreeSet::new(), rows: Some(10) }
+    TableUse { schema, name: name.to_owned(), access, columns: BTreeSet::new(), rows: Some(10), schemas: Vec::new() }
 }
 
 fn action(kind: Kind, tables: &[&str]) -> Action {
@@ -17,6 +17,7 @@ fn action(kind: Kind, tables: &[&str]) -> Action {
         has_where: None,
         has_limit: None,
         unparsed: None,
+        runs_code: false,
     }
 }
 
@@ -336,7 +337,7 @@ fn whole_tables_with_many_rows_and_many_statements_can_be_denied() {
     }
     let two = Operation { statements: 2, ..operation(vec![action(Kind::Show, &[])]) };
     assert_eq!(verdict(&Policy::new(rules()).judge(SUBJECT, &two)), "deny batches");
-    assert!(Policy::new(rules()).asks_for_rows("orders"));
+    assert!(Policy::new(rules()).asks_of_catalog("orders"));
 }
 
 #[test]

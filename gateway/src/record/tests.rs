@@ -90,6 +90,7 @@ fn decided(id: OperationId, gate: &Gate) -> Event {
         access: Access::Read,
         columns: ["id", "name"].map(str::to_owned).into(),
         rows: Some(3),
+        schemas: Vec::new(),
     };
     Event::OperationDecided(OperationDecided {
         operation: id,
@@ -102,6 +103,7 @@ fn decided(id: OperationId, gate: &Gate) -> Event {
             has_where: Some(true),
             has_limit: Some(false),
             unparsed: None,
+            runs_code: false,
         }],
         statements: 2,
         parameters: None,

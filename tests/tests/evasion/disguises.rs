@@ -32,6 +32,31 @@ show(s, stream, b"UPDATE customers SET phone = (SELECT max(o.item) FROM orders o
     assert!(said.matches("42501").count() == 3 && said.contains("***") && said.contains("UPDATE 1"), "{said}");
 }
 
+/// `value.name` calls the function of that name, which may run a text.
+#[test]
+fn a_field_of_what_is_no_row_is_a_call() {
+    let world = World::with(POLICY);
+    let said = world
+        .shop
+        .raw(
+            r#"
+s, stream = session()
+text = b"'select to_tsvector(''simple'', ssn) from customers'"
+for sql in (
+    b"SELECT (" + text + b"::text).ts_stat",
+    b"SELECT x.ts_stat FROM unnest(ARRAY[" + text + b"]) x",
+    b"SELECT unnest.ts_stat FROM unnest(ARRAY[" + text + b"])",
+    b"SELECT (SELECT (x).ts_stat LIMIT 1) FROM unnest(ARRAY[" + text + b"]) x",
+    b"SELECT ('default_transaction_read_only'::text).current_setting",
+):
+    show(s, stream, sql)
+"#,
+        )
+        .unwrap();
+    assert!(!said.contains(SSN) && !said.contains("900"), "{said}");
+    assert_eq!((said.matches("42501").count(), said.matches("off").count()), (4, 1), "{said}");
+}
+
 #[test]
 fn a_parent_tells_nothing_of_its_childrens_own_columns() {
     let world = World::with(POLICY);

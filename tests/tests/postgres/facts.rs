@@ -116,6 +116,51 @@ fn rules_ask_for_columns_functions_and_sizes() {
     }
 }
 
+const BY_NAME: &str = r#"
+[[rule]]
+name      = "orders"
+kinds     = ["select", "update"]
+tables    = ["public.orders"]
+functions = ["count", "generate_series"]
+then      = "allow"
+
+[[rule]]
+name  = "settings"
+kinds = ["set"]
+then  = "allow"
+"#;
+
+/// The search path is the agent's own, and `value.name` calls a function.
+#[test]
+fn a_rule_that_allows_by_name_allows_nothing_else_by_that_name() {
+    let shop = Shop::new().unwrap();
+    let setup = format!(
+        "CREATE SCHEMA hr; CREATE TABLE hr.orders AS TABLE public.orders; CREATE TABLE hr.wages AS TABLE public.orders;
+         CREATE FUNCTION public.wipe(int) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'DELETE FROM hr.orders RETURNING 1';
+         GRANT ALL ON SCHEMA hr TO {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA hr TO {ROLE}"
+    );
+    shop.postgres.sql(&setup).unwrap();
+    shop.configure(BY_NAME).unwrap();
+    let _gateway = shop.serve().unwrap();
+    for (sql, why) in [
+        ("UPDATE orders SET item = 'x' WHERE id = 1", "orders (of hr or public: write which)"),
+        ("SET search_path = hr; SELECT count(*) FROM orders", "write which"),
+        ("SELECT count(*) FROM wages", "no rule allows \"select wages\""),
+        ("SELECT count(*) FROM pg_stat_activity", "no rule allows"),
+        ("SELECT (o.id + 5).wipe FROM public.orders o", "no rule allows"),
+        ("SELECT x.wipe FROM public.orders, generate_series(1, 2) x", "no rule allows"),
+        ("SELECT o.wipe FROM public.orders o", ""),
+        ("SELECT count(x.wipe) FROM public.orders, generate_series(1, 2) AS x(wipe)", ""),
+        ("UPDATE public.orders SET item = 'x' WHERE id = 1", ""),
+    ] {
+        let said = shop.psql(sql).env("PGOPTIONS", "-c search_path=hr").run().unwrap();
+        let fits = if why.is_empty() { !said.stderr.contains("denied by policy") } else { said.stderr.contains(why) };
+        assert!(fits, "{sql}: {said:?}");
+    }
+    let others = "SELECT count(*) FILTER (WHERE item = 'x') = 0 AND count(*) > 0 FROM hr.orders";
+    assert_eq!(shop.postgres.sql(others).unwrap().trim(), "t");
+}
+
 const WHAT_CODE_DOES: &str = r#"
 [[rule]]
 name = "all"

@@ -69,6 +69,39 @@ rows(t, other, query(b"SELECT 'another session'"))
     assert!(recorded.contains("limit \"a page\""), "{recorded}");
 }
 
+/// What is no row may be made of some.
+#[test]
+fn errors_and_notices_count_for_a_limit() {
+    let unmasked =
+        POLICY.split("[[mask]]").next().unwrap().replace("\"show\"]", "\"show\", \"do\", \"call\", \"function_call\"]");
+    let world = World::with(&format!("{unmasked}[[limit]]\nname = \"little\"\nbytes = \"2K\"\n"));
+    let said = world.raw(
+        r#"
+s, stream = session()
+for sql in (b"SELECT (json_agg(g)::text)::int FROM generate_series(1, 100000) g", b"SELECT 'a short one'::int",
+            b"DO $$ BEGIN FOR n IN 1..100 LOOP RAISE NOTICE '%', repeat('x', 100); END LOOP; END $$"):
+    s.sendall(query(sql))
+    seen = until(stream, b"Z")
+    errors(seen)
+    print(sum(len(body) for _, body in seen) < 5000, sum(tag == b"N" for tag, _ in seen))
+# Its code was done before it could be stopped, which ended the session.
+s, stream = session()
+s.sendall(query(b"SELECT lo_from_bytea(7, repeat('x', 3000)::bytea)"))
+errors(until(stream, b"Z"))
+s.sendall(msg(b"F", struct.pack(">IHHHII", 3458, 1, 1, 1, 4, 7) + struct.pack(">H", 1)))
+print([(tag, body[:200]) for tag, body in stream if tag in b"VE"])
+"#,
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].contains("42501") && lines[0].contains("2048 bytes (limit \"little\")"), "{said}");
+    assert_eq!((lines[1], lines[3]), ("True 0", "True 0"), "{said}");
+    assert!(lines[2].contains("22P02") && lines[2].contains("a short one"), "{said}");
+    assert!(lines[4].starts_with("FATAL") && lines[4].contains("limit \"little\""), "{said}");
+    assert!(lines[5].starts_with("True "), "{said}");
+    assert!(lines.last().is_some_and(|it| it.contains("b'E'") && it.contains("little")), "{said}");
+    assert!(!said.contains("b'V'"), "{said}");
+}
+
 /// The target is done before it can be told to stop: what is told of the statement is made true.
 #[test]
 fn who_takes_a_little_too_much_is_told_so_and_goes_on() {

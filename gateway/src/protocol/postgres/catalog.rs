@@ -134,6 +134,8 @@ pub struct TaggedSet {
     /// What tagged columns are called.
     tagged_columns: HashSet<String>,
     functions: HashMap<String, UserFunction>,
+    /// Names of functions that can be called with one argument. None: nobody has asked.
+    take_one: Option<HashSet<String>>,
     operators: HashSet<String>,
     cast_types: HashSet<String>,
     /// Types that a cast to them reads tagged data for, by a domain's check.
@@ -231,6 +233,7 @@ impl TaggedSet {
             ordinary: HashSet::new(),
             tagged_columns: HashSet::new(),
             functions: HashMap::new(),
+            take_one: None,
             operators: HashSet::new(),
             cast_types: HashSet::new(),
             reading_types: HashSet::new(),
@@ -455,6 +458,14 @@ impl TaggedSet {
         named.try_fold(0, |most: u64, it| Some(most.max(it.rows?)))
     }
 
+    /// The schemas that have a relation of this name, sessions' own ones aside.
+    pub fn schemas_of(&self, name: &str) -> Vec<String> {
+        let named = self.relations.get(name).into_iter().flatten().map(|it| it.schema.clone());
+        let mut schemas: Vec<String> = named.filter(|it| !it.starts_with("pg_temp_")).collect();
+        schemas.sort_unstable();
+        schemas
+    }
+
     /// True if some tagged or derived relation has this name, whatever its schema.
     pub fn is_sensitive_name(&self, name: &str) -> bool {
         matches!(self.exposure(None, name), Exposure::Tagged(_) | Exposure::Derived)
@@ -471,6 +482,12 @@ impl TaggedSet {
     /// What is known of a function by that name that did not come with the server.
     pub fn user_function(&self, name: &str) -> UserFunction {
         self.functions.get(name).copied().unwrap_or_default()
+    }
+
+    /// True if there may be a function of that name, the server's own included, that can be called with one argument: `value.name` calls
+    /// it, too.
+    pub fn may_take_one(&self, name: &str) -> bool {
+        self.take_one.as_ref().is_none_or(|it| it.contains(name))
     }
 
     /// True if somebody defined a cast from or to a type of that name by a function: casting may run any code.

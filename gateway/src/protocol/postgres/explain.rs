@@ -51,7 +51,7 @@ pub async fn explain_at_target(
     let _turn = state.explaining.lock().await;
     let way = way(engine, state, target, database).await?;
     let masks = engine.masker(target).rules().to_vec();
-    let counts = engine.config().policy.asks_for_rows(&target.name);
+    let counts = engine.config().policy.asks_of_catalog(&target.name);
     let wanted = Wanted { masks: &masks, target: &target.name, counts };
     let catalog = load(&way, wanted, engine.masks_version()).await?;
     let parsed = understood(&state.analyser, text, &catalog.set).await;

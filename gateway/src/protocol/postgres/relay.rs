@@ -259,7 +259,7 @@ impl<'s> Relay<'s> {
             to_client,
             to_client_sent: 0,
             to_target: Outbound::default(),
-            replies: Replies::new(session.masker(), content_limit, Names::lasting(ends.lifetime)),
+            replies: Replies::new(session.masker(), content_limit, Names::lasting(ends.lifetime), session.reads_only),
             front: Front::Open,
             batch: 0,
             forwarded: Batch::default(),

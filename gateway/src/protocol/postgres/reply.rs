@@ -34,7 +34,7 @@ use self::settings::Settings;
 use self::shorten::Shortening;
 use self::taken::Over;
 pub(super) use self::taken::{Undo, Undoing};
-use self::texts::{Setting, check_setting, mask_strings, withheld};
+use self::texts::{Setting, check_setting, lets_write, mask_strings, withheld};
 use super::catalog::TaggedSet;
 use super::copy::CopyForm;
 use super::lineage::Lineage;
@@ -218,6 +218,8 @@ impl Known {
 pub(super) struct Replies<'s> {
     masker: &'s Masker,
     pub(super) names: Names,
+    /// The session is to read only, at the target too.
+    reads_only: bool,
     expected: VecDeque<Expected>,
     own: Option<Own>,
     pub(super) state: TransactionState,
@@ -247,10 +249,11 @@ pub(super) struct Replies<'s> {
 }
 
 impl<'s> Replies<'s> {
-    pub(super) fn new(masker: &'s Masker, content_limit: usize, names: Names) -> Self {
+    pub(super) fn new(masker: &'s Masker, content_limit: usize, names: Names, reads_only: bool) -> Self {
         Self {
             masker,
             names,
+            reads_only,
             expected: VecDeque::new(),
             own: None,
             state: TransactionState::Idle,
@@ -702,6 +705,10 @@ impl<'s> Replies<'s> {
         let mut fields = Fields::of(message);
         let value = fields.value()?;
         fields.end()?;
+        if !self.takes_text(message.len()) {
+            let over = self.running().and_then(|it| it.over.as_ref()).map(ToString::to_string);
+            return Err(Fault::Limit(over.unwrap_or_default()));
+        }
         let start = out.len();
         out.framing([b'V', 0, 0, 0, 0]);
         match value {
@@ -731,6 +738,9 @@ impl<'s> Replies<'s> {
 
     /// What a target may send at any time: notices, settings, notifications.
     fn aside(&mut self, tag: u8, message: &[u8], out: &mut MaskedBuffer) -> Result<(), Fault> {
+        if self.reads_only && tag == b'S' && lets_write(message)? {
+            return Err(Fault::Setting("default_transaction_read_only"));
+        }
         if tag == b'S' && check_setting(message)? == Setting::Free && self.columns_are_masked() {
             let name = Fields::of(message).string()?;
             let running = running(&self.expected);
@@ -742,6 +752,10 @@ impl<'s> Replies<'s> {
         let is_withheld = tag == b'N' && self.why_withheld(message)?.is_some();
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
         let tagged = is_withheld || tag == b'A' && self.columns_are_masked();
+        // How long a text is that is withheld no limit tells.
+        if tag != b'S' && !tagged && !self.takes_text(message.len()) {
+            return Ok(());
+        }
         match self.masker.pass_text(tagged, message) {
             Ok(passed) => self.send(&passed, out),
             Err(NeedsMasking::Columns) if tag == b'A' => {
@@ -802,6 +816,9 @@ impl<'s> Replies<'s> {
             running.summary.outcome = format!("ERROR {code}");
         }
         let why = self.why_withheld(message)?;
+        if why.is_none() {
+            self.takes_text(message.len());
+        }
         let told = self.tell_limit(out);
         match self.masker.pass_text(why.is_some(), message) {
             _ if told => {}

@@ -185,7 +185,7 @@ impl State {
         }
         *reading = Some(Instant::now());
         let masks = session.masker().rules().to_vec();
-        let wanted = Wanted { masks: &masks, target: &session.target.name, counts: session.asks_for_rows() };
+        let wanted = Wanted { masks: &masks, target: &session.target.name, counts: session.asks_of_catalog() };
         let read = load(way, wanted, masks_version).await;
         drop(reading);
         slot.set(read, masks_version)
@@ -330,7 +330,7 @@ impl Catalog {
 
     /// Whether it says what rules ask of this session's tables, also if these are newer than it is.
     pub(super) fn answers(&self, session: &Session) -> bool {
-        self.has_counts || !session.asks_for_rows()
+        self.has_counts || !session.asks_of_catalog()
     }
 
     fn serves(&self, masks_version: u64, freshness: Freshness) -> bool {
@@ -419,7 +419,7 @@ impl Slot {
         let slot = Arc::clone(self);
         let (way, masks) = (way.clone(), session.masker().rules().to_vec());
         let (target, masks_version) = (session.target.name.clone(), session.masks_version());
-        let counts = session.asks_for_rows();
+        let counts = session.asks_of_catalog();
         tokio::spawn(async move {
             let Ok(mut reading) = slot.reading.try_lock() else { return };
             // One that cannot be read is not tried by each statement.

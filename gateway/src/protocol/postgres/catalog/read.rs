@@ -36,6 +36,8 @@ pub struct Snapshot {
     /// of a relation in them that ([`WHOLE_ROW`]).
     pub(crate) made_of: Vec<(ColumnRow, (u32, i16))>,
     pub(crate) functions: Vec<(String, UserFunction)>,
+    /// Names of functions that can be called with one argument. None: nobody has asked.
+    pub(crate) take_one: Option<HashSet<String>>,
     pub(crate) operators: Vec<String>,
     /// Types that a function of somebody's casts from or to.
     pub(crate) cast_types: Vec<String>,
@@ -336,6 +338,12 @@ const FUNCTIONS: &str = "\
            COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'd', 'p']::\"char\"[]), false)
     FROM pg_catalog.pg_proc p LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0]
     WHERE p.oid OPERATOR(pg_catalog.>=) $2
+    LIMIT $1";
+
+const TAKE_ONE: &str = "\
+    SELECT DISTINCT p.proname::text FROM pg_catalog.pg_proc p
+    WHERE p.pronargs OPERATOR(pg_catalog.>=) 1::int2
+      AND (p.pronargs OPERATOR(pg_catalog.-) p.pronargdefaults) OPERATOR(pg_catalog.<=) 1
     LIMIT $1";
 
 const OPERATORS: &str = "\
@@ -742,6 +750,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         unique,
         sequences,
         covered,
+        take_one,
     ) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "columns", COLUMNS, &named),
@@ -773,6 +782,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         rows(client, "unique indexes", UNIQUE, &users),
         rows(client, "sequences", SEQUENCES, &[]),
         rows(client, "columns of the catalog", COVERED_COLUMNS, &covered),
+        rows(client, "functions of one argument", TAKE_ONE, &[]),
     )?;
     let known = KnownCode::new(
         &read(&known_functions, |row| {
@@ -796,9 +806,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         };
         Ok(CodeRow { relation: row.try_get(0)?, function: row.try_get(1)?, runs })
     })?;
-    let functions = read(&functions, |row| {
-        Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
-    })?;
+    let functions = read(&functions, user_function)?;
     let policy_code: Vec<(u32, u32)> = read(&policy_code, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
     let type_code: Vec<(u32, String, u32)> =
         read(&type_code, |row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))?;
@@ -841,6 +849,7 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
         inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         made_of,
         functions,
+        take_one: Some(names_of(&take_one)?),
         operators: read(&operators, |row| row.try_get(0))?,
         cast_types: read(&casts, |row| row.try_get(0))?,
         code,
@@ -877,19 +886,32 @@ async fn fetch(client: &Client, masks: &[Arc<MaskRule>]) -> Result<Snapshot, Cat
     })
 }
 
-/// What of a catalog tells how many rows there are.
+/// What of a catalog rules ask for: how many rows there are, and what a name may call.
 async fn fetch_rows(client: &Client) -> Result<Snapshot, CatalogError> {
-    let (relations, rewrites, inherits) = tokio::try_join!(
+    let users: [&(dyn ToSql + Sync); 1] = [&FIRST_USER_OID];
+    let (relations, rewrites, inherits, functions, take_one) = tokio::try_join!(
         rows(client, "relations", RELATIONS, &[]),
         rows(client, "view dependencies", REWRITES, &[]),
         rows(client, "inheritance links", INHERITS, &[]),
+        rows(client, "functions", FUNCTIONS, &users),
+        rows(client, "functions of one argument", TAKE_ONE, &[]),
     )?;
     Ok(Snapshot {
+        functions: read(&functions, user_function)?,
+        take_one: Some(names_of(&take_one)?),
         relations: read(&relations, relation_row)?,
         rewrites: read(&rewrites, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         inherits: read(&inherits, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?,
         ..Snapshot::default()
     })
+}
+
+fn user_function(row: &tokio_postgres::Row) -> Result<(String, UserFunction), tokio_postgres::Error> {
+    Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
+}
+
+fn names_of(rows: &[tokio_postgres::Row]) -> Result<HashSet<String>, tokio_postgres::Error> {
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres::Error> {

@@ -128,6 +128,7 @@ impl TaggedSet {
             ordinary,
             tagged_columns,
             functions,
+            take_one: snapshot.take_one.clone(),
             operators,
             cast_types,
             reading_types: reading_types.into_keys().collect(),

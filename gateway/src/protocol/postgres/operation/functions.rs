@@ -145,8 +145,10 @@ pub(super) fn also(name: &str) -> Option<Kind> {
         Some(Kind::ServerFile)
     } else if has(HIDDEN_SQL, name) || starts(&["dblink", "query_to_xml", "cursor_to_xml", "crosstab"]) {
         Some(Kind::Do)
-    } else if has(ADMIN, name) || starts(&["pg_create_", "pg_drop_replication", "pg_replication_", "pg_wal_replay"]) {
+    } else if has(ADMIN, name) || starts(ADMIN_BEGIN) {
         Some(Kind::Admin)
+    } else if has(LARGE_OBJECTS, name) {
+        Some(Kind::Call)
     } else if name == "pg_notify" {
         Some(Kind::Notify)
     } else {
@@ -175,7 +177,11 @@ const ROW: &str = "\
 
 /// They read or write files of the target's host.
 const SERVER_FILE: &str = "\
-    lo_export lo_import pg_current_logfile pg_logdir_ls pg_stat_file";
+    lo_export lo_import pg_current_logfile pg_hba_file_rules pg_ident_file_mappings pg_logdir_ls pg_show_all_file_settings pg_stat_file";
+
+/// They write what is in no table.
+const LARGE_OBJECTS: &str = "\
+    lo_creat lo_create lo_from_bytea lo_put lo_truncate lo_truncate64 lo_unlink lowrite";
 
 /// They run a statement that their argument holds, some of them (pg_cron's) later.
 const HIDDEN_SQL: &str = "\
@@ -187,8 +193,20 @@ const HIDDEN_SQL: &str = "\
 const ADMIN: &str = "\
     pg_backup_start pg_backup_stop pg_cancel_backend pg_logical_emit_message pg_logical_slot_get_binary_changes \
     pg_logical_slot_get_changes pg_logical_slot_peek_binary_changes pg_logical_slot_peek_changes \
-    pg_log_backend_memory_contexts pg_promote pg_reload_conf pg_rotate_logfile pg_start_backup pg_stat_reset \
-    pg_stat_reset_shared pg_stop_backup pg_switch_wal pg_terminate_backend";
+    pg_import_system_collations pg_log_backend_memory_contexts pg_promote pg_reload_conf pg_rotate_logfile pg_start_backup \
+    pg_stop_backup pg_switch_wal pg_terminate_backend";
+/// The same, by how their names begin.
+const ADMIN_BEGIN: &[&str] = &[
+    "pg_clear_",
+    "pg_copy_",
+    "pg_create_",
+    "pg_drop_replication",
+    "pg_replication_",
+    "pg_restore_",
+    "pg_stat_reset",
+    "pg_sync_",
+    "pg_wal_replay",
+];
 
 static EFFECT: LazyLock<HashSet<&str>> = LazyLock::new(|| words(EFFECT_WORDS));
 static PURE: LazyLock<HashSet<&str>> = LazyLock::new(|| words(PURE_WORDS));

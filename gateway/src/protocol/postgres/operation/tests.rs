@@ -104,6 +104,7 @@ fn shop() -> TaggedSet {
         policies: Vec::new(),
         made_of: vec![(column(20_001, 6, "ssn_upper"), (20_001, 3))],
         functions: vec![function("leak", true, true), function("initcap", true, false)],
+        take_one: Some(["leak", "initcap", "lower", "ts_stat", "lo_get", "dressed"].map(str::to_owned).into()),
         operators: vec!["~~~".to_owned()],
         cast_types: vec!["dressed".to_owned()],
         ..Snapshot::default()

@@ -84,8 +84,10 @@ pub(super) fn repetition(tokens: &[ScanToken]) -> usize {
 /// What of a text is hidden from people.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hide<'a> {
-    /// String literals that look like they hold a password.
+    /// String literals that look like they hold a password; of code those within.
     Passwords,
+    /// The same, and no code.
+    Secrets,
     /// All string literals.
     Strings,
     /// All literals and comments, but for the literals at these offsets.
@@ -102,6 +104,7 @@ pub(super) fn redact(sql: &str, part: Range<usize>, tokens: &[ScanToken], hide: 
     // A text may have as many parts as tokens: each looks at its own.
     let starts_in = |limit: usize| tokens.partition_point(|it| usize::try_from(it.start).is_ok_and(|it| it < limit));
     let (first, behind) = (starts_in(part.start), starts_in(part.end));
+    let is_do = tokens.get(first).is_some_and(|it| it.token() == Token::Do);
     let mut before = first.checked_sub(1).and_then(|at| tokens.get(at));
     for token in tokens.get(first..behind).unwrap_or_default() {
         let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else { continue };
@@ -112,7 +115,9 @@ pub(super) fn redact(sql: &str, part: Range<usize>, tokens: &[ScanToken], hide: 
         let Some(text) = sql.get(start..end) else { return fingerprint(sql) };
         if let Some(instead) = replacement(token, text, before, hide) {
             out.push_str(sql.get(done..start).unwrap_or_default());
-            out.push_str(instead);
+            let is_code = is_do || before.is_some_and(|it| it.token() == Token::As);
+            let body = (is_code && matches!(hide, Hide::Passwords)).then(|| readable_body(text)).flatten();
+            out.push_str(body.as_deref().unwrap_or(instead));
             done = end;
         }
         before = Some(token);
@@ -128,7 +133,7 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
     let is_comment = matches!(token.token(), Token::SqlComment | Token::CComment);
     let comment = is_comment.then_some(HIDDEN_COMMENT);
     match hide {
-        Hide::Passwords => (is_string && looks_secret(text)).then_some(HIDDEN),
+        Hide::Passwords | Hide::Secrets => (is_string && looks_secret(text)).then_some(HIDDEN),
         Hide::Strings => is_string.then_some(HIDDEN).or(comment),
         Hide::Literals { shown } => {
             // The parser places a negative number at its sign.
@@ -137,6 +142,22 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
             (is_literal && !is_shown).then_some(HIDDEN).or(comment)
         }
     }
+}
+
+/// The code of a DO, or of a function, without the strings in it that look secret: one such word must not hide what runs. None: it
+/// cannot be read.
+fn readable_body(text: &str) -> Option<String> {
+    let (body, quote) = if text.starts_with('$') {
+        let tag = text.get(..text[1..].find('$')? + 2)?;
+        (text.strip_prefix(tag)?.strip_suffix(tag)?.to_owned(), tag)
+    } else {
+        (text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'"), "'")
+    };
+    let tokens = pg_query::scan(&body).ok()?.tokens;
+    // What stands in it is a string to it, and not code.
+    let shown = redact(&body, 0..body.len(), &tokens, Hide::Secrets);
+    let shown = if quote == "'" { shown.replace('\'', "''") } else { shown };
+    Some(format!("{quote}{shown}{quote}"))
 }
 
 /// A connection string, a function body or an option that holds a password.

@@ -186,7 +186,7 @@ impl<'a> Walk<'a> {
             NodeRef::MergeStmt(it) => self.nested(Kind::Merge, |walk| walk.merge(it)),
             NodeRef::RangeVar(it) => self.relation(it, self.access).map(drop),
             NodeRef::RangeSubselect(it) => self.other_item(it.alias.as_ref(), node),
-            NodeRef::RangeFunction(it) => self.other_item(it.alias.as_ref(), node),
+            NodeRef::RangeFunction(it) => self.functions_item(it),
             NodeRef::RangeTableFunc(it) => self.other_item(it.alias.as_ref(), node),
             NodeRef::JsonTable(it) => self.other_item(it.alias.as_ref(), node),
             NodeRef::RangeTableSample(it) => self.sample(it),

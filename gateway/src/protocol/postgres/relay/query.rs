@@ -185,6 +185,7 @@ impl Relay<'_> {
     fn call(&mut self, forwarded: Forwarded, catalog: &Catalog) {
         let mut running = Running::new(forwarded, Arc::clone(&catalog.set));
         running.batch = self.batch;
+        running.allowance = self.session.allowance();
         self.replies.function_call(running);
     }
 

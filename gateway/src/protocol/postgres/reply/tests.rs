@@ -52,7 +52,7 @@ struct Pair<'m> {
 
 impl<'m> Pair<'m> {
     fn new(masker: &'m Masker) -> Self {
-        let replies = Replies::new(masker, 1 << 16, Names::default());
+        let replies = Replies::new(masker, 1 << 16, Names::default(), false);
         Self { replies, inbox: Inbox::default(), out: MaskedBuffer::new(), operations: 0 }
     }
 

@@ -43,6 +43,12 @@ pub(super) fn check_setting(message: &[u8]) -> Result<Setting, Fault> {
     Ok(if is_known { Setting::Known } else { Setting::Free })
 }
 
+/// Whether what the target tells of a setting undoes that a session is to be read-only, however that came about.
+pub(super) fn lets_write(message: &[u8]) -> Result<bool, Fault> {
+    let mut fields = Fields::of(message);
+    Ok((fields.string()?, fields.string()?) == (b"default_transaction_read_only", b"off"))
+}
+
 /// The name of a zone, or a rule as POSIX has it.
 fn is_zone(value: &[u8]) -> bool {
     let begins = value.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'<');

@@ -165,6 +165,9 @@ impl<'a> Walk<'a> {
         let written = parts.join(".");
         if let Some(kind) = functions::also(name) {
             self.add_action(kind, Some(&written));
+            if kind == Kind::Do {
+                self.not_understood(format!("what {written} runs"));
+            }
         }
         self.seen.secret_strings |= functions::takes_secrets(name);
         let shadowed = parts.len() == 1 && self.set.user_function(name).shadows;
@@ -225,10 +228,12 @@ impl<'a> Walk<'a> {
 
     pub(super) fn note_function(&mut self, name: String) {
         self.spend(self.actions.get(self.at).map_or(0, |it| it.functions.len()));
-        if let Some(action) = self.action()
-            && !action.functions.contains(&name)
-        {
-            action.functions.push(name);
+        let computes = functions::only_computes(&name);
+        if let Some(action) = self.action() {
+            action.runs_code |= !computes;
+            if !action.functions.contains(&name) {
+                action.functions.push(name);
+            }
         }
     }
 

@@ -209,6 +209,7 @@ impl<'a> Walk<'a> {
             has_where: Some(has_where),
             has_limit: None,
             unparsed: None,
+            runs_code: false,
         });
     }
 
@@ -323,6 +324,7 @@ impl<'a> Walk<'a> {
             has_where: (kind != Kind::Insert).then_some(chosen),
             has_limit: None,
             unparsed: None,
+            runs_code: false,
         });
         Ok(())
     }

@@ -61,6 +61,19 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    pub(super) fn functions_item(&mut self, range: &'a protobuf::RangeFunction) -> Walked {
+        self.children(NodeRef::RangeFunction(range))?;
+        let alias = range.alias.as_ref();
+        let mut columns: Vec<String> =
+            name_parts(alias.map_or(&[], |it| &it.colnames))?.into_iter().map(str::to_owned).collect();
+        columns.extend(range.coldeflist.iter().filter_map(|it| match &it.node {
+            Some(NodeEnum::ColumnDef(column)) => Some(column.colname.clone()),
+            _ => None,
+        }));
+        self.add_item(alias.map_or("", |it| it.aliasname.as_str()), Source::Function { columns });
+        Ok(())
+    }
+
     pub(super) fn add_item(&mut self, name: &'a str, source: Source) {
         self.scopes.add(Item { name, source });
     }
@@ -196,7 +209,8 @@ impl<'a> Walk<'a> {
             Entry::Vacant(vacant) => {
                 let (_, _, schema, name) = vacant.key().clone();
                 let rows = self.set.rows(schema.as_deref(), &name);
-                tables.push(TableUse { schema, name, access, columns: BTreeSet::new(), rows });
+                let schemas = if schema.is_none() { self.set.schemas_of(&name) } else { Vec::new() };
+                tables.push(TableUse { schema, name, access, columns: BTreeSet::new(), rows, schemas });
                 Some(*vacant.insert(tables.len() - 1))
             }
         }
@@ -253,11 +267,38 @@ impl<'a> Walk<'a> {
                 if functions::takes_row(name) {
                     self.row_of(item);
                 }
+                if self.may_be_one_value(item, name) {
+                    self.attribute(name)?;
+                }
                 self.qualified(item, name);
             }
             ([], false) => return Err(Unknown("a column without a name")),
         }
         Ok(())
+    }
+
+    /// Whether what an item gives may be a value that is no row, or a row without this column. What this walk does not follow may be anything.
+    fn may_be_one_value(&mut self, item: &str, column: &str) -> bool {
+        let (mut looked_at, mut is_followed) = (0, false);
+        let is_one = |it: &Item<'_>| match &it.source {
+            Source::Function { columns } => {
+                looked_at += 1 + columns.len();
+                !columns.iter().any(|it| it == column)
+            }
+            Source::Table { .. } | Source::Other => false,
+        };
+        let found = self.scopes.of(Of::Named(item)).inspect(|_| is_followed = true).any(is_one);
+        self.spend(looked_at);
+        found || !is_followed
+    }
+
+    /// `value.name`: where the value is no row with a field of that name, the server calls the function, or casts to the type (PostgreSQL
+    /// manual, "Value Expressions", on field selection and functional notation).
+    fn attribute(&mut self, name: &str) -> Walked {
+        if self.set.is_cast_by_code(name) {
+            self.type_name(&[name]);
+        }
+        if self.set.may_take_one(name) { self.function(&[name]) } else { Ok(()) }
     }
 
     /// Notes a column of every item that it may be of.
@@ -369,10 +410,8 @@ impl<'a> Walk<'a> {
 
     pub(super) fn indirection(&mut self, indirection: &'a protobuf::AIndirection) -> Walked {
         for step in &indirection.indirection {
-            if let Some(NodeEnum::String(field)) = &step.node
-                && self.set.user_function(&field.sval).takes_row
-            {
-                self.function(&[&field.sval])?;
+            if let Some(NodeEnum::String(field)) = &step.node {
+                self.attribute(&field.sval)?;
             }
         }
         self.children(NodeRef::AIndirection(indirection))

@@ -21,7 +21,9 @@ pub(super) enum Source {
         /// Its columns have their own names here.
         bare: bool,
     },
-    /// A subquery, a CTE, a function: its columns come from anywhere.
+    /// Functions, with the columns that are named for them: what they give may be one value, and no row.
+    Function { columns: Vec<String> },
+    /// A subquery, a CTE, a join: its columns come from anywhere.
     Other,
 }
 

@@ -59,7 +59,7 @@ impl Walk<'_> {
         let plain = |it: &Item<'_>, column: &str| match &it.source {
             Source::Table { exposure: Exposure::Clear | Exposure::Unknown, bare, .. } => *bare,
             Source::Table { exposure: Exposure::Tagged(tagged), bare, .. } => *bare && !tagged.contains(column),
-            Source::Table { exposure: Exposure::Derived, .. } | Source::Other => false,
+            Source::Table { exposure: Exposure::Derived, .. } | Source::Function { .. } | Source::Other => false,
         };
         let (of, column) = match parts.as_slice() {
             [column] => (Of::Any, column),

@@ -140,7 +140,14 @@ mod tests {
     /// A process that becomes `cat` when it is told to.
     fn shell() -> Child {
         let script = "read line; exec cat";
-        Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+        let child =
+            Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let (arguments, deadline) = (format!("/proc/{}/cmdline", child.id()), Instant::now() + Duration::from_secs(20));
+        // In the midst of becoming a shell it has none yet.
+        while std::fs::read(&arguments).unwrap().is_empty() {
+            assert!(Instant::now() < deadline);
+        }
+        child
     }
 
     #[test]

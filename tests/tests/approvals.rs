@@ -109,7 +109,10 @@ fn approvers_see_what_code_does() {
     ] {
         let (psql, approval) = world.hold(&format!("do {body}"));
         let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
-        assert!(shown.contains("delete from orders;") && shown.contains("does: do; delete orders"), "{shown}");
+        assert!(
+            shown.contains("begin /* *** */ delete from orders;") && shown.contains("does: do; delete orders"),
+            "{shown}"
+        );
         assert!(!shown.contains("x1y2"), "{shown}");
         drop(psql);
     }

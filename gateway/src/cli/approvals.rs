@@ -162,7 +162,7 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     }
     if !view.actions.is_empty() {
         out.line("")?;
-        out.line(format!("does: {}", clean(&view.actions.join("; "))))?;
+        out.line(format!("does: {}", clean(view.actions.join("; "))))?;
     }
     if let Some(parameters) = &view.parameters {
         out.line(format!("parameters {}", clean(parameters)))?;

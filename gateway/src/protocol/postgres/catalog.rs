@@ -458,10 +458,14 @@ impl TaggedSet {
         named.try_fold(0, |most: u64, it| Some(most.max(it.rows?)))
     }
 
-    /// The schemas that have a relation of this name, sessions' own ones aside.
+    /// The schemas that have a relation of this name. Those of sessions do not count, nor, beside others, that of views which show anybody
+    /// what names there are, and are called `tables`, `parameters` or `triggers`.
     pub fn schemas_of(&self, name: &str) -> Vec<String> {
         let named = self.relations.get(name).into_iter().flatten().map(|it| it.schema.clone());
         let mut schemas: Vec<String> = named.filter(|it| !it.starts_with("pg_temp_")).collect();
+        if schemas.len() > 1 {
+            schemas.retain(|it| it != "information_schema");
+        }
         schemas.sort_unstable();
         schemas
     }

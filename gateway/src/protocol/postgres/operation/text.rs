@@ -86,7 +86,7 @@ pub(super) fn repetition(tokens: &[ScanToken]) -> usize {
 pub(super) enum Hide<'a> {
     /// String literals that look like they hold a password; of code those within.
     Passwords,
-    /// The same, and no code.
+    /// The same within code, and comments.
     Secrets,
     /// All string literals.
     Strings,
@@ -133,7 +133,8 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
     let is_comment = matches!(token.token(), Token::SqlComment | Token::CComment);
     let comment = is_comment.then_some(HIDDEN_COMMENT);
     match hide {
-        Hide::Passwords | Hide::Secrets => (is_string && looks_secret(text)).then_some(HIDDEN),
+        Hide::Passwords => (is_string && looks_secret(text)).then_some(HIDDEN),
+        Hide::Secrets => (is_string && looks_secret(text)).then_some(HIDDEN).or(comment.filter(|_| looks_secret(text))),
         Hide::Strings => is_string.then_some(HIDDEN).or(comment),
         Hide::Literals { shown } => {
             // The parser places a negative number at its sign.
@@ -147,8 +148,8 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
 /// The code of a DO, or of a function, without the strings in it that look secret: one such word must not hide what runs. None: it
 /// cannot be read.
 fn readable_body(text: &str) -> Option<String> {
-    let (body, quote) = if text.starts_with('$') {
-        let tag = text.get(..text[1..].find('$')? + 2)?;
+    let (body, quote) = if let Some(behind) = text.strip_prefix('$') {
+        let tag = text.get(..behind.find('$')? + 2)?;
         (text.strip_prefix(tag)?.strip_suffix(tag)?.to_owned(), tag)
     } else {
         (text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'"), "'")

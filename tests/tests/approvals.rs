@@ -118,6 +118,39 @@ fn approvers_see_what_code_does() {
     }
 }
 
+/// A function that is said to compute only, and does more, runs when the values are bound.
+#[test]
+fn nothing_runs_before_people_have_decided() {
+    let rule = "[[rule]]\nname = \"refunds\"\ntargets = [\"orders\"]\nfunctions = [\"refund\", \"refunds\"]\n\
+                then = { hold = { approvers = [\"dba\"], count = 1, timeout = \"5s\" } }\n";
+    let unmasked = POLICY.split("[[mask]]").next().unwrap();
+    let world = World::with_policy(&format!("{unmasked}{rule}"));
+    let function = |name: &str, volatility: &str| {
+        format!(
+            "CREATE FUNCTION {name}(int) RETURNS int {volatility} SECURITY DEFINER LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM note_down($1); RETURN $1; END $$;"
+        )
+    };
+    let setup = "CREATE TABLE noted (n int);
+                 CREATE FUNCTION note_down(int) RETURNS void LANGUAGE sql AS 'INSERT INTO noted VALUES ($1)';";
+    world.shop.postgres.sql(&format!("{setup}{}{}", function("refund", "IMMUTABLE"), function("refunds", ""))).unwrap();
+    let script = "
+import psycopg, sys
+with psycopg.connect('', autocommit=True) as c:
+    for name in ('refund', 'refunds'):
+        try:
+            print(c.execute(f'SELECT {name}(1), %s', (1,)).fetchone())
+        except psycopg.Error as e:
+            print(str(e).splitlines()[0])
+";
+    let said = world.shop.client("/usr/bin/python3").args(["-c", script]).run().unwrap().expect_success().unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].contains("refund is said to be immutable") && lines[0].contains("(ID "), "{said}");
+    // This one waited, and nobody came.
+    assert!(lines[1].contains("approval"), "{said}");
+    assert_eq!(world.shop.postgres.sql("SELECT count(*) FROM noted").unwrap().trim(), "0", "{said}");
+}
+
 /// A view that somebody replaces while people think.
 #[test]
 fn what_runs_is_about_what_people_were_shown() {

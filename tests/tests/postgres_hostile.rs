@@ -47,6 +47,9 @@ const CATALOG_RETRY: Duration = Duration::from_millis(2200);
 /// The gateway gives a server 20 s for a login.
 const LOGIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// The gateway asks nothing before the client does: what is tampered with is counted from the client's first word.
+const ONE_SESSION: &str = "pool_mode = \"session\"\n";
+
 /// The shop behind a gateway that reaches it through the hostile server. Dropped in this order.
 struct World {
     gateway: Gateway,
@@ -71,7 +74,7 @@ impl World {
         shop.postgres.sql("SELECT pg_reload_conf()").unwrap();
         let leaf = shop.postgres.ca().issue(&[NAME]).unwrap();
         let hostile = Hostile::start(shop.postgres.port(), &leaf).unwrap();
-        let target = postgres::target_config(hostile.port(), &shop.postgres.ca_path());
+        let target = postgres::target_config(hostile.port(), &shop.postgres.ca_path()) + ONE_SESSION;
         shop.configure_target(&target, POLICY).unwrap();
         let gateway = shop.serve().unwrap();
         Self { gateway, hostile, shop }
@@ -235,7 +238,7 @@ fn an_honest_server_in_the_middle_is_no_hindrance() {
     let open =
         POLICY.replace("columns = [\"public.customers.ssn\", \"*.*.email\"]", "columns = [\"public.customers.since\"]");
     assert_ne!(open, POLICY);
-    let target = postgres::target_config(world.hostile.port(), &world.shop.postgres.ca_path());
+    let target = postgres::target_config(world.hostile.port(), &world.shop.postgres.ca_path()) + ONE_SESSION;
     world.shop.configure_target(&target, &open).unwrap();
     world.gateway.reload().unwrap();
     let told = world.ask(How::Simple, tables::SSN_OF_ONE);

@@ -222,6 +222,8 @@ pub struct UserFunction {
     pub shadows: bool,
     /// Its first argument can be a row: `t.f` calls it.
     pub takes_row: bool,
+    /// It is said to be immutable or stable: planning may call it, when values are bound.
+    pub planned: bool,
 }
 
 impl TaggedSet {

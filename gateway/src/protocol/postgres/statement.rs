@@ -139,6 +139,14 @@ impl Judged {
         session.judge(Arc::new(operation))
     }
 
+    /// A function that may have run, when values are bound, before people have decided on the statement.
+    pub(super) fn runs_before_people(&self) -> Option<&str> {
+        let actions = self.judgement.operation().actions.iter().filter(|it| it.runs_code);
+        let mut functions = actions.flat_map(|it| &it.functions).map(String::as_str);
+        let is_planned = |it: &&str| self.catalog.set.user_function(it.rsplit('.').next().unwrap_or_default()).planned;
+        functions.find(is_planned).filter(|_| matches!(self.judgement.gate(), Gate::Hold { .. }))
+    }
+
     pub(super) fn is_denied(&self) -> bool {
         matches!(self.judgement.gate(), Gate::Deny { .. }) && !self.is_empty()
     }

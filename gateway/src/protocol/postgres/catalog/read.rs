@@ -335,7 +335,8 @@ const FUNCTIONS: &str = "\
            NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                        WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
                          AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'),
-           COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'd', 'p']::\"char\"[]), false)
+           COALESCE(t.typtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'd', 'p']::\"char\"[]), false),
+           p.provolatile OPERATOR(pg_catalog.<>) 'v'::\"char\"
     FROM pg_catalog.pg_proc p LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0]
     WHERE p.oid OPERATOR(pg_catalog.>=) $2
     LIMIT $1";
@@ -907,7 +908,10 @@ async fn fetch_rows(client: &Client) -> Result<Snapshot, CatalogError> {
 }
 
 fn user_function(row: &tokio_postgres::Row) -> Result<(String, UserFunction), tokio_postgres::Error> {
-    Ok((row.try_get(0)?, UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)? }))
+    Ok((
+        row.try_get(0)?,
+        UserFunction { shadows: row.try_get(1)?, takes_row: row.try_get(2)?, planned: row.try_get(3)? },
+    ))
 }
 
 fn names_of(rows: &[tokio_postgres::Row]) -> Result<HashSet<String>, tokio_postgres::Error> {

@@ -114,6 +114,7 @@ impl TaggedSet {
             let known = functions.entry(name.clone()).or_default();
             known.shadows |= function.shadows;
             known.takes_row |= function.takes_row;
+            known.planned |= function.planned;
         }
         let types = snapshot.types.iter().filter(|(column, _)| tags.contains_key(column)).copied().collect();
         // Last, since nobody named it.

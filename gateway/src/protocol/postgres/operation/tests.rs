@@ -70,7 +70,8 @@ fn shop() -> TaggedSet {
         columns: 100,
     };
     let column = |relation, number, name: &str| ColumnRow { relation, number, name: name.to_owned() };
-    let function = |name: &str, shadows, takes_row| (name.to_owned(), UserFunction { shadows, takes_row });
+    let function =
+        |name: &str, shadows, takes_row| (name.to_owned(), UserFunction { shadows, takes_row, planned: false });
     let pattern = |table: Option<&str>, column: &str| ColumnPattern {
         schema: table.map(|_| "public".to_owned()),
         table: table.map(str::to_owned),

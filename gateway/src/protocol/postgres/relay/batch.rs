@@ -20,6 +20,9 @@ const NO_STATEMENT: &[u8] = b"denied by policy";
 const NOT_TRACED: &str = "what its statement names has changed since it was bound; bind it again";
 /// Of one that is about something else when it runs than when it was bound.
 const CHANGED: &str = "what it names may have become something else since it was bound; bind it again";
+/// Of a function that people are asked about.
+const PLANNED: &str = "is said to be immutable or stable, and so it may run when values are bound, before anybody has decided; send the statement as a \
+                       simple query, with its values in it, or have the function declared VOLATILE";
 /// Of a name of an earlier transaction, behind a pooler.
 const OF_A_POOLER: &str = "this target is a pooler, behind which names end with their transaction; if each session keeps its connection there, \
                            the people who run Weir can say pool_mode = \"session\"";
@@ -61,6 +64,12 @@ impl Relay<'_> {
             }
             // Recorded and told by the decision; a denied statement is not even prepared.
             if let Outcome::Over = self.decide(&judged.judgement, &judged, range.clone(), None, Answer::Batch).await? {
+                return Ok(());
+            }
+        }
+        if let Some(function) = judged.runs_before_people() {
+            let refused = judged.refused(self.session, format!("{function} {PLANNED}"));
+            if let Outcome::Over = self.decide(&refused, &judged, range.clone(), None, Answer::Batch).await? {
                 return Ok(());
             }
         }

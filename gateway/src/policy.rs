@@ -620,7 +620,21 @@ fn split(function: &str) -> (Option<&str>, &str) {
     }
 }
 
+/// Actions that people are shown, each once.
+const MAX_ACTIONS_SHOWN: usize = 100;
+
 impl Operation {
+    /// What it does, for people: changes first, and at the end how many more there are, so that nothing hides behind many of a kind.
+    pub fn shown_actions(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let (reads, changes): (Vec<&Action>, Vec<&Action>) = self.actions.iter().partition(|it| it.is_read_only());
+        let all: Vec<String> =
+            changes.iter().chain(&reads).map(ToString::to_string).filter(|it| seen.insert(it.clone())).collect();
+        let more = all.len().saturating_sub(MAX_ACTIONS_SHOWN);
+        let told = (more > 0).then(|| format!("and {more} more"));
+        all.into_iter().take(MAX_ACTIONS_SHOWN).chain(told).collect()
+    }
+
     /// Whether it is the opening of a session in which operations will follow: `connect` alone, in a database. (Where a
     /// protocol has no databases the connection is all that is asked for, and `connect` is judged as any action.)
     fn opens_session(&self) -> bool {

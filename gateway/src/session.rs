@@ -25,8 +25,6 @@ use crate::record::event::{self, Event};
 use crate::target::{Target, Upstream};
 
 /// How often a client that waits for an approval hears that it still does.
-/// Actions that people are shown beside a text; one with more of them is read by itself.
-const MAX_ACTIONS_SHOWN: usize = 100;
 const HOLD_NOTICE_EVERY: Duration = Duration::from_secs(3);
 
 /// Who speaks with what, under which policy. Made by `Engine::open`, ended by [`Session::close`].
@@ -509,7 +507,7 @@ impl Session {
             digest: self.digest(judgement, exact),
             text: judgement.operation.text.clone(),
             understood: exact.understood.map(str::to_owned),
-            actions: judgement.operation.actions.iter().take(MAX_ACTIONS_SHOWN).map(ToString::to_string).collect(),
+            actions: judgement.operation.shown_actions(),
             parameters: exact.parameters.map(str::to_owned),
             agent: self.principal.agent.clone(),
             agent_uid: self.origin.uid,

@@ -472,3 +472,12 @@ fn a_session_may_open_where_some_token_could_open_it() {
     assert!(may_open(vec![allow(), rule("no drops", &[Kind::Drop], Then::Deny)]));
     assert!(may_open(vec![allow(), only(&|rule| rule.groups = strings(&["guests"]), Then::Deny)]));
 }
+
+#[test]
+fn people_are_shown_changes_first_and_what_is_cut() {
+    let reads =
+        (0..200).map(|n| Action { tables: vec![table(&format!("t{n}"), Access::Read)], ..Action::of(Kind::Select) });
+    let delete = Action { tables: vec![table("orders", Access::Write)], ..Action::of(Kind::Delete) };
+    let shown = operation(reads.chain([delete.clone(), delete]).collect()).shown_actions();
+    assert_eq!((shown.len(), shown[0].as_str(), shown[100].as_str()), (101, "delete orders", "and 101 more"));
+}

@@ -249,7 +249,8 @@ pub(super) async fn is_pooled(upstream: &mut Upstream) -> Result<bool, UpstreamE
                     fields.count()?;
                     served_by = fields.value()?.and_then(|it| std::str::from_utf8(it).ok()?.parse::<u32>().ok());
                 }
-                b'T' | b'C' | b'N' | b'S' => {}
+                b'S' => must_read_alike(fields.text()?, fields.text()?)?,
+                b'T' | b'C' | b'N' => {}
                 b'Z' if fields.rest() == b"I" => return Ok(served_by != Some(*process)),
                 other => return Err(UpstreamError::Unexpected(char::from(other))),
             }
@@ -305,14 +306,21 @@ async fn log_in(answered: Answered, login: &Login<'_>) -> Result<Upstream, Upstr
     if parameters.iter().any(|(_, value)| sent.as_ref().is_some_and(|sent| sent.is_in(value))) {
         return Err(UpstreamError::TokenShown);
     }
-    let reported = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-    if reported("standard_conforming_strings") != Some("on") {
-        return Err(UpstreamError::Strings);
-    }
-    if !matches!(reported("client_encoding"), Some("UTF8" | "UNICODE")) {
-        return Err(UpstreamError::Encoding);
+    for wanted in ["standard_conforming_strings", "client_encoding"] {
+        let value = parameters.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str());
+        must_read_alike(wanted, value)?;
     }
     Ok(Upstream { stream, inbox, parameters, process, key })
+}
+
+/// Settings under which the target reads statements as the gateway does. (While the session runs, `reply::texts` sees to that.)
+fn must_read_alike(name: &str, value: &str) -> Result<(), UpstreamError> {
+    match (name, value) {
+        ("standard_conforming_strings", "on") | ("client_encoding", "UTF8" | "UNICODE") => Ok(()),
+        ("standard_conforming_strings", _) => Err(UpstreamError::Strings),
+        ("client_encoding", _) => Err(UpstreamError::Encoding),
+        _ => Ok(()),
+    }
 }
 
 /// What the target says once it has let us in: its settings, the process's number and its key for cancelling.

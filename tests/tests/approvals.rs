@@ -105,14 +105,15 @@ fn approvers_see_what_code_does() {
     let world = World::with_policy(&unmasked);
     for body in [
         "$$ begin /* password */ delete from orders; perform 'password=x1y2'; end $$",
+        "/* c */ language plpgsql $$ begin /* password */ delete from orders; perform 'password=x1y2'; end $$",
+        "$$ begin delete from orders; perform crypt('x1y2', 'key'); end $$",
         "'begin /* pwd= */ delete from orders; perform ''password=x1y2''; end'",
     ] {
         let (psql, approval) = world.hold(&format!("do {body}"));
         let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
-        assert!(
-            shown.contains("begin /* *** */ delete from orders;") && shown.contains("does: do; delete orders"),
-            "{shown}"
-        );
+        let code =
+            if body.contains("crypt") { "begin delete from orders;" } else { "begin /* *** */ delete from orders;" };
+        assert!(shown.contains(code) && shown.contains("does: do; delete orders"), "{shown}");
         assert!(!shown.contains("x1y2"), "{shown}");
         drop(psql);
     }

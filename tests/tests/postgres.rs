@@ -602,6 +602,12 @@ then    = "allow"
     let asked = world.shop.client("psql").env("PGOPTIONS", "-c default_transaction_read_only=off");
     let ran = asked.args(["--no-psqlrc", "--command", "SELECT bump()"]).run().unwrap();
     assert!(!ran.success(), "{ran:?}");
+    // However it came about that the target would take writes.
+    let undoes = "CREATE FUNCTION undo() RETURNS text LANGUAGE sql AS
+                  $$ SELECT set_config('default_transaction_read_only', 'off', false) $$";
+    world.shop.postgres.sql(undoes).unwrap();
+    let ran = world.script(&["SELECT undo()", "SELECT bump()"]);
+    assert!(ran.stderr.contains("the target set default_transaction_read_only to another value"), "{ran:?}");
     assert_eq!(sum(), before);
     // Who may write is not held to anything.
     world.shop.configure(&rules.replace("\"select\"", "\"select\", \"update\"")).unwrap();

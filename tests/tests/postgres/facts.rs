@@ -159,6 +159,24 @@ fn a_rule_that_allows_by_name_allows_nothing_else_by_that_name() {
         let fits = if why.is_empty() { !said.stderr.contains("denied by policy") } else { said.stderr.contains(why) };
         assert!(fits, "{sql}: {said:?}");
     }
+    let of_hr = "\n[[rule]]\nname = \"nothing of hr\"\ntables = [\"hr.*\"]\nthen = \"deny\"\n\n\
+                 [[rule]]\nname = \"the rest\"\nkinds = [\"ddl\", \"privileges\", \"vacuum\"]\nthen = \"allow\"\n";
+    shop.configure(&format!("{BY_NAME}{of_hr}")).unwrap();
+    shop.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    // Of these the text does not say which tables they are about.
+    for sql in [
+        "DROP SCHEMA hr CASCADE",
+        "DROP OWNED BY current_user",
+        "DROP INDEX hr.no_index",
+        "ALTER SCHEMA hr RENAME TO her",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA hr TO public",
+        "COMMENT ON TABLE hr.wages IS 'mine'",
+        "REINDEX SCHEMA hr",
+        "VACUUM",
+    ] {
+        let said = shop.psql(sql).run().unwrap();
+        assert!(said.stderr.contains("rule \"nothing of hr\""), "{sql}: {said:?}");
+    }
     let others = "SELECT count(*) FILTER (WHERE item = 'x') = 0 AND count(*) > 0 FROM hr.orders";
     assert_eq!(shop.postgres.sql(others).unwrap().trim(), "t");
 }

@@ -433,7 +433,7 @@ impl<'a> Lexed<'a> {
         let redact_parameters = match hide {
             Hide::Literals { shown } => seen.parameters.iter().any(|it| !shown.contains(it)),
             Hide::Strings => true,
-            Hide::Passwords | Hide::Secrets => false,
+            Hide::Passwords => false,
         };
         let redacted = text::redact(self.sql, text_range.clone(), &self.tokens, hide);
         let unknown_relations = seen.unknown.into_iter().collect();

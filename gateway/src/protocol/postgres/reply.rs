@@ -753,7 +753,9 @@ impl<'s> Replies<'s> {
         // Whoever sent a notification, through whatever function or trigger, may have put any row into it.
         let tagged = is_withheld || tag == b'A' && self.columns_are_masked();
         // How long a text is that is withheld no limit tells.
+        let was_over = self.is_over();
         if tag != b'S' && !tagged && !self.takes_text(message.len()) {
+            self.wants_cancel |= !was_over;
             return Ok(());
         }
         match self.masker.pass_text(tagged, message) {

@@ -86,9 +86,7 @@ pub(super) fn repetition(tokens: &[ScanToken]) -> usize {
 pub(super) enum Hide<'a> {
     /// String literals that look like they hold a password; of code those within.
     Passwords,
-    /// The same within code, and comments.
-    Secrets,
-    /// All string literals.
+    /// All string literals; of code those within.
     Strings,
     /// All literals and comments, but for the literals at these offsets.
     Literals { shown: &'a HashSet<i32> },
@@ -99,42 +97,65 @@ const HIDDEN_COMMENT: &str = "/* *** */";
 
 /// A part of a text as people may see it. Its control characters are as they were: whoever shows it escapes them.
 pub(super) fn redact(sql: &str, part: Range<usize>, tokens: &[ScanToken], hide: Hide<'_>) -> String {
+    redact_at(Depth::Statement, sql, part, tokens, hide)
+}
+
+/// Where a text stands. What is a string within code is none to it: so this goes one level deep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Statement,
+    Code,
+}
+
+fn redact_at(depth: Depth, sql: &str, part: Range<usize>, tokens: &[ScanToken], hide: Hide<'_>) -> String {
     let mut out = String::with_capacity(part.len());
     let mut done = part.start;
     // A text may have as many parts as tokens: each looks at its own.
     let starts_in = |limit: usize| tokens.partition_point(|it| usize::try_from(it.start).is_ok_and(|it| it < limit));
     let (first, behind) = (starts_in(part.start), starts_in(part.end));
-    let is_do = tokens.get(first).is_some_and(|it| it.token() == Token::Do);
-    let mut before = first.checked_sub(1).and_then(|at| tokens.get(at));
+    let is_do = tokens[first..].iter().find(|it| !is_comment(it)).is_some_and(|it| it.token() == Token::Do);
+    let mut before = tokens[..first].iter().rev().find(|it| !is_comment(it));
     for token in tokens.get(first..behind).unwrap_or_default() {
         let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else { continue };
-        if start < done || end > part.end {
+        let earlier = before;
+        if !is_comment(token) {
             before = Some(token);
+        }
+        if start < done || end > part.end {
             continue;
         }
         let Some(text) = sql.get(start..end) else { return fingerprint(sql) };
-        if let Some(instead) = replacement(token, text, before, hide) {
+        if let Some(instead) = replacement(depth, token, text, earlier, hide) {
             out.push_str(sql.get(done..start).unwrap_or_default());
-            let is_code = is_do || before.is_some_and(|it| it.token() == Token::As);
-            let body = (is_code && matches!(hide, Hide::Passwords)).then(|| readable_body(text)).flatten();
+            let is_code = depth == Depth::Statement && (is_do || earlier.is_some_and(|it| it.token() == Token::As));
+            let body = if is_code { readable_body(text, hide) } else { None };
             out.push_str(body.as_deref().unwrap_or(instead));
             done = end;
         }
-        before = Some(token);
     }
     out.push_str(sql.get(done..part.end).unwrap_or_default());
     out
 }
 
-fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: Hide<'_>) -> Option<&'static str> {
+fn is_comment(token: &ScanToken) -> bool {
+    matches!(token.token(), Token::SqlComment | Token::CComment)
+}
+
+fn replacement(
+    depth: Depth,
+    token: &ScanToken,
+    text: &str,
+    before: Option<&ScanToken>,
+    hide: Hide<'_>,
+) -> Option<&'static str> {
     let is_string = matches!(token.token(), Token::Sconst | Token::Usconst);
     let is_literal =
         is_string || matches!(token.token(), Token::Bconst | Token::Xconst | Token::Iconst | Token::Fconst);
-    let is_comment = matches!(token.token(), Token::SqlComment | Token::CComment);
-    let comment = is_comment.then_some(HIDDEN_COMMENT);
+    let comment = is_comment(token).then_some(HIDDEN_COMMENT);
     match hide {
-        Hide::Passwords => (is_string && looks_secret(text)).then_some(HIDDEN),
-        Hide::Secrets => (is_string && looks_secret(text)).then_some(HIDDEN).or(comment.filter(|_| looks_secret(text))),
+        Hide::Passwords if !looks_secret(text) => None,
+        // In code comments are the string's, which was all hidden once.
+        Hide::Passwords => is_string.then_some(HIDDEN).or(comment.filter(|_| depth == Depth::Code)),
         Hide::Strings => is_string.then_some(HIDDEN).or(comment),
         Hide::Literals { shown } => {
             // The parser places a negative number at its sign.
@@ -145,9 +166,12 @@ fn replacement(token: &ScanToken, text: &str, before: Option<&ScanToken>, hide: 
     }
 }
 
-/// The code of a DO, or of a function, without the strings in it that look secret: one such word must not hide what runs. None: it
-/// cannot be read.
-fn readable_body(text: &str) -> Option<String> {
+/// The code of a DO, or of a function, without the strings in it that are to be hidden: one word that looks secret must not hide what
+/// runs. None: it cannot be read, or is to be hidden as all literals are.
+fn readable_body(text: &str, hide: Hide<'_>) -> Option<String> {
+    if let Hide::Literals { .. } = hide {
+        return None;
+    }
     let (body, quote) = if let Some(behind) = text.strip_prefix('$') {
         let tag = text.get(..behind.find('$')? + 2)?;
         (text.strip_prefix(tag)?.strip_suffix(tag)?.to_owned(), tag)
@@ -155,8 +179,7 @@ fn readable_body(text: &str) -> Option<String> {
         (text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'"), "'")
     };
     let tokens = pg_query::scan(&body).ok()?.tokens;
-    // What stands in it is a string to it, and not code.
-    let shown = redact(&body, 0..body.len(), &tokens, Hide::Secrets);
+    let shown = redact_at(Depth::Code, &body, 0..body.len(), &tokens, hide);
     let shown = if quote == "'" { shown.replace('\'', "''") } else { shown };
     Some(format!("{quote}{shown}{quote}"))
 }

@@ -117,14 +117,14 @@ impl Replies<'_> {
         running.over.is_none()
     }
 
-    /// Counts a text that is no row, but may be made of some: an error's, a notice's, what a function gives. False: it is beyond a limit.
+    /// Counts a text that is no row, but may be made of some: an error's, a notice's, what a function gives. False: it is beyond a limit, and
+    /// the statement, if it goes on, is to be stopped.
     pub(super) fn takes_text(&mut self, bytes: usize) -> bool {
         self.took(bytes);
         let taken = self.taken;
         let Some(running) = super::running_mut(&mut self.expected) else { return true };
         if running.over.is_none() {
             running.over = running.allowance.exceeded(running.taken, taken).map(Over::Limit);
-            self.wants_cancel |= running.over.is_some();
         }
         running.over.is_none()
     }

@@ -38,6 +38,8 @@ pub struct Cell<'a> {
 pub struct NotInForm;
 
 const NULL: &[u8] = br"\N";
+/// What ended the data before protocol 3.0, and does in files.
+const END_OF_DATA: &[u8] = br"\.";
 /// What binary data begins with: the signature, flags, and the length of what else the header has.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 pub const BINARY_HEADER: usize = SIGNATURE.len() + 8;
@@ -71,7 +73,12 @@ impl CopyForm {
             let (cell, behind) = match self {
                 Self::Text { delimiter, .. } => text_cell(from, *delimiter)?,
                 Self::Csv { delimiter, quote, escape, null, .. } => {
-                    csv_cell(from, *delimiter, *quote, *escape, null.as_bytes())?
+                    let (cell, behind) = csv_cell(from, *delimiter, *quote, *escape, null.as_bytes())?;
+                    // Alone in its row it would end the data for some readers: the server quotes it.
+                    if columns == 1 && !cell.quoted && cell.value.as_deref() == Some(END_OF_DATA) {
+                        return Err(NotInForm);
+                    }
+                    (cell, behind)
                 }
                 Self::Binary => return Err(NotInForm),
             };
@@ -89,7 +96,7 @@ impl CopyForm {
             (Self::Csv { null, .. }, None) => out.extend_from_slice(null.as_bytes()),
             (Self::Csv { delimiter, quote, escape, null, .. }, Some(value)) => {
                 let special = |byte: &u8| [*delimiter, *quote, b'\n', b'\r'].contains(byte);
-                let needed = value == null.as_bytes() || alone && value == br"\." || value.iter().any(special);
+                let needed = value == null.as_bytes() || alone && value == END_OF_DATA || value.iter().any(special);
                 if quoted || needed {
                     out.push(*quote);
                     for byte in value {

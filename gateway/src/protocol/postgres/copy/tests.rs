@@ -49,10 +49,12 @@ fn csv_as_the_server_writes_it() {
     assert_eq!(values(&csv(), b"1,ada,,\"\"\n", 4), Ok([some(&["1", "ada"]), vec![None], some(&[""])].concat()));
     assert_eq!(values(&csv(), b"\"a,b\",\"c\"\"d\",\"e\nf\"\n", 3), Ok(some(&["a,b", "c\"d", "e\nf"])));
     assert!(csv().cells(b"\"a\",b\n", 2).unwrap()[0].quoted);
+    assert_eq!(values(&csv(), b"\"\\.\"\n", 1), Ok(some(&["\\."])));
+    assert_eq!(values(&csv(), b"\\.,\\.\n", 2), Ok(some(&["\\.", "\\."])));
     let other = CopyForm::Csv { delimiter: b';', quote: b'\'', escape: b'\\', null: "-".to_owned(), header: false };
     assert_eq!(values(&other, b"-;'-';'it\\'s \\\\'\n", 3), Ok([vec![None], some(&["-", "it's \\"])].concat()));
     for (row, columns) in
-        [(&b"\"a\n"[..], 1), (b"\"a\"b\n", 1), (b"a\"b\n", 1), (b"a\nb\n", 1), (b"a,b\n", 1), (b"a\n", 2)]
+        [(&b"\"a\n"[..], 1), (b"\"a\"b\n", 1), (b"a\"b\n", 1), (b"a\nb\n", 1), (b"a,b\n", 1), (b"a\n", 2), (b"\\.\n", 1)]
     {
         assert_eq!(values(&csv(), row, columns), Err(NotInForm), "{row:?}");
     }

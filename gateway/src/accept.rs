@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::admission::Place;
 use crate::dns;
 use crate::engine::Engine;
+use crate::identity;
 use crate::ids::SessionId;
 use crate::intercept::Interceptor;
 use crate::origin::{Evidence, Origin};
@@ -27,6 +28,8 @@ use crate::target::{Target, Upstream};
 /// A refused client gets this long to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Reloads in the midst of which a connection is admitted.
+const MAX_RELOADS: u32 = 3;
 const DNS_PORT: u16 = 53;
 const UNREGISTERED: &str = "the accepted connection cannot be served, and was closed";
 
@@ -119,15 +122,23 @@ pub async fn connection(engine: Arc<Engine>, interceptor: Interceptor, stream: A
     }
 }
 
+/// Under one configuration from beginning to end: what is reloaded meanwhile begins anew.
 async fn admit(engine: &Arc<Engine>, id: SessionId, origin: &Origin, known: &mut Known) -> Result<Session, Refusal> {
-    let destination = engine.resolve(origin);
-    known.target = destination.as_ref().ok().cloned();
-    let evidence = known.evidence.insert(engine.evidence(origin).await?).clone();
-    known.agent = engine.agent_name(origin, &evidence);
-    // Only now: that somebody wanted to go where there is no target is worth a record of who it was.
-    let destination = destination?;
-    let principal = engine.identify(origin, &evidence).await?;
-    engine.open(id, (origin.clone(), evidence), principal, destination).await
+    for _ in 0..MAX_RELOADS {
+        let in_force = engine.in_force();
+        let config = &in_force.config;
+        let destination = engine.resolve(config, origin);
+        known.target = destination.as_ref().ok().cloned();
+        let evidence = known.evidence.insert(engine.evidence(origin).await?).clone();
+        known.agent = identity::agent_name(config, origin, &evidence);
+        // Only now: that somebody wanted to go where there is no target is worth a record of who it was.
+        let destination = destination?;
+        let principal = engine.identify(config, origin, &evidence).await?;
+        if let Some(session) = engine.open(id, &in_force, (origin.clone(), evidence), principal, destination).await? {
+            return Ok(session);
+        }
+    }
+    Err(Refusal::new(Reason::Gateway, "the configuration was reloaded again and again meanwhile; connect again"))
 }
 
 /// Records the refusal, then tells the client in its protocol's words. Of what cannot be recorded it hears just that.

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::accept::{Reason, Refusal};
 use crate::admission::Admission;
@@ -19,7 +19,7 @@ use crate::approval::{Approvals, Ledger, LedgerError, Transition};
 use crate::config::{self, Config, Mode, TargetMatch};
 use crate::dns::{self, Dns};
 use crate::handover::Predecessors;
-use crate::identity::{self, Identifier, Principal};
+use crate::identity::{Identifier, Principal};
 use crate::ids::{SessionId, SessionIds};
 use crate::live::LiveSessions;
 use crate::mask::{HashKey, Masker};
@@ -36,13 +36,11 @@ use crate::witness::{Witness, WitnessConfig};
 
 /// What all sessions share.
 pub struct Engine {
-    config: ArcSwap<Config>,
+    in_force: ArcSwap<InForce>,
+    /// Says that there was a reload, to those who wait for one.
+    reloads: watch::Sender<u64>,
     config_path: PathBuf,
     started: Instant,
-    /// Counts configurations; a judgement made under another one is made again.
-    epoch: AtomicU64,
-    /// Counts changes of masks; sessions that began under another one end.
-    masks_version: AtomicU64,
     /// Held while the files are read again: of two reloads at once the later one must see what the earlier one put in force.
     reloading: tokio::sync::Mutex<()>,
     store: Store,
@@ -59,20 +57,45 @@ pub struct Engine {
     verdict_times: VerdictTimes,
 }
 
+/// The configuration of a moment, with its numbers: a reload replaces all of it at once.
+#[derive(Debug)]
+pub struct InForce {
+    pub config: Arc<Config>,
+    /// Counts configurations; a judgement made under another one is made again.
+    pub epoch: u64,
+    /// Counts changes of masks; sessions that began under another one end.
+    pub masks_version: u64,
+}
+
+impl InForce {
+    fn first(config: Arc<Config>) -> Self {
+        Self { config, epoch: 1, masks_version: 1 }
+    }
+
+    fn next(&self, config: Arc<Config>) -> Self {
+        let old = &self.config;
+        let masks_changed = old.masks != config.masks || old.gateway.mode != config.gateway.mode;
+        Self { config, epoch: self.epoch + 1, masks_version: self.masks_version + u64::from(masks_changed) }
+    }
+}
+
 impl Engine {
-    /// The configuration of this moment and its number.
-    pub fn policy(&self) -> (Arc<Config>, u64) {
-        // The epoch is read first: a reload in between makes a judgement look stale, never fresh.
-        let epoch = self.epoch();
-        (self.config.load_full(), epoch)
+    /// What is in force at this moment.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
     }
 
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        self.in_force.load().epoch
     }
 
     pub fn masks_version(&self) -> u64 {
-        self.masks_version.load(Ordering::Acquire)
+        self.in_force.load().masks_version
+    }
+
+    /// Tells of reloads from now on.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
     }
 
     pub fn recorder(&self) -> &Recorder {
@@ -118,17 +141,14 @@ impl Engine {
     }
 
     /// The masks of a target, without the keys that some of them need.
-    pub fn masker(&self, target: &Target) -> Masker {
-        let config = self.config.load();
+    pub fn masker(config: &Config, target: &Target) -> Masker {
         let masker = Masker::for_target(&config.masks, &target.name);
         if config.gateway.mode == Mode::Observe { masker.observing() } else { masker }
     }
 
-    /// The same with their keys, and the number of the masks that they are from.
-    async fn masker_with_keys(&self, target: &Target) -> Result<(Masker, u64), Refusal> {
-        // The version is read first: a reload in between makes the session end, never keep masks under a newer number.
-        let version = self.masks_version();
-        let masker = self.masker(target);
+    /// The same with their keys.
+    async fn masker_with_keys(&self, config: &Config, target: &Target) -> Result<Masker, Refusal> {
+        let masker = Self::masker(config, target);
         // What is passed on as it is has no values, and needs no keys.
         let needs_keys = masker.applies() && target.protocol.logs_in();
         let sources: Vec<&CredentialSource> = if needs_keys { masker.key_sources().collect() } else { Vec::new() };
@@ -142,13 +162,13 @@ impl Engine {
             let key = HashKey::new(&secret).map_err(|weak| refused(format!("{source} {weak}")))?;
             keys.push((source.clone(), key));
         }
-        Ok((masker.with_keys(&keys), version))
+        Ok(masker.with_keys(&keys))
     }
 
     /// Whether a refusal is only recorded, and the connection passed through. Never one whose origin is unknown, nor one to
     /// where the gateway's own keys are to be had.
     pub fn only_observes(&self, refusal: &Refusal, destination: SocketAddr) -> bool {
-        let config = self.config.load();
+        let config = self.config();
         let gateway = &config.gateway;
         match refusal.reason {
             _ if config.has_keys_from(destination) => false,
@@ -168,9 +188,9 @@ impl Engine {
     }
 
     /// The one target at the origin's destination, by the names that this agent looked up.
-    pub fn resolve(&self, origin: &Origin) -> Result<(Arc<Target>, Upstream), Refusal> {
+    pub fn resolve(&self, config: &Config, origin: &Origin) -> Result<(Arc<Target>, Upstream), Refusal> {
         let names = self.dns.names_for(dns::agent_key(origin), origin.destination.ip());
-        match self.config.load().targets_for(origin.destination, &names) {
+        match config.targets_for(origin.destination, &names) {
             TargetMatch::One(target) => {
                 let server_name = names.into_iter().find(|name| target.has_name(name));
                 Ok((target, Upstream { address: origin.destination, server_name }))
@@ -189,29 +209,28 @@ impl Engine {
         self.witness.evidence(origin).await.map_err(|error| Refusal::new(Reason::Origin, error.to_string()))
     }
 
-    /// The configured agent's name, for records of connections that are refused before they are identified.
-    pub fn agent_name(&self, origin: &Origin, evidence: &Evidence) -> Option<String> {
-        identity::agent_name(&self.config.load(), origin, evidence)
-    }
-
-    pub async fn identify(&self, origin: &Origin, evidence: &Evidence) -> Result<Principal, Refusal> {
-        let config = self.config.load_full();
+    pub async fn identify(&self, config: &Config, origin: &Origin, evidence: &Evidence) -> Result<Principal, Refusal> {
         self.identifier
-            .identify(origin, evidence, &config, &self.witness)
+            .identify(origin, evidence, config, &self.witness)
             .await
             .map_err(|error| Refusal::new(Reason::Identity, error.to_string()))
     }
 
-    /// Opens the session: policy on "connect", then its record, durable before anything is served.
+    /// Opens the session: its masks, then its record, durable before anything is served. None: what it was admitted under is not in
+    /// force any more.
     pub async fn open(
         self: &Arc<Self>,
         id: SessionId,
+        in_force: &InForce,
         (origin, evidence): (Origin, Evidence),
         principal: Principal,
         (target, upstream): (Arc<Target>, Upstream),
-    ) -> Result<Session, Refusal> {
-        let masks = self.masker_with_keys(&target).await?;
-        let config = self.config.load_full();
+    ) -> Result<Option<Session>, Refusal> {
+        let config = &in_force.config;
+        let masks = self.masker_with_keys(config, &target).await?;
+        if self.epoch() != in_force.epoch {
+            return Ok(None);
+        }
         let event = Event::SessionOpened(event::SessionOpened {
             id,
             origin: origin.clone(),
@@ -229,7 +248,8 @@ impl Engine {
             self.live.forget(id);
             return Err(Refusal::new(Reason::Gateway, format!("the recording cannot be written: {error}")));
         }
-        Ok(Session::new(Arc::clone(self), id, live, (origin, evidence), principal, (target, upstream), masks))
+        let admitted = (in_force, masks);
+        Ok(Some(Session::new(Arc::clone(self), id, live, (origin, evidence), principal, (target, upstream), admitted)))
     }
 
     pub fn live(&self) -> &LiveSessions {
@@ -245,7 +265,8 @@ impl Engine {
     /// Verifies the agent's token again, after the one that opened the session has expired. The principal must be the
     /// same; returns when the new token expires, in Unix seconds.
     pub async fn renew(&self, session: &Session) -> Result<u64, String> {
-        let renewed = self.identify(&session.origin, &session.evidence).await.map_err(|refusal| refusal.message)?;
+        let renewed = self.identify(&self.config(), &session.origin, &session.evidence).await;
+        let renewed = renewed.map_err(|refusal| refusal.message)?;
         let old = &session.principal;
         let same = renewed.agent == old.agent && renewed.subject == old.subject && renewed.issuer == old.issuer;
         if !same || renewed.groups != old.groups {
@@ -272,14 +293,13 @@ impl Engine {
         Ok(Arc::new(Self {
             config_path: config_path.to_owned(),
             started: Instant::now(),
-            epoch: AtomicU64::new(1),
-            masks_version: AtomicU64::new(1),
             reloading: tokio::sync::Mutex::default(),
             identifier: Identifier::new(&config)?,
             dns: Dns::new(Arc::clone(&config)),
             protocols: protocol::State::new(&config)?,
             roles: Roles::default(),
-            config: ArcSwap::new(config),
+            in_force: ArcSwap::from_pointee(InForce::first(config)),
+            reloads: watch::Sender::new(1),
             store,
             admission: Arc::default(),
             approvals,
@@ -293,7 +313,7 @@ impl Engine {
 
     /// The configuration of this moment.
     pub fn config(&self) -> Arc<Config> {
-        self.config.load_full()
+        Arc::clone(&self.in_force.load().config)
     }
 
     pub fn started(&self) -> Instant {
@@ -330,22 +350,29 @@ impl Engine {
 
     async fn try_reload(&self) -> Result<String, String> {
         let config = config::load(&self.config_path).map_err(|error| error.to_string())?;
-        let old = self.config.load_full();
+        let old = self.config();
         if let Some(fixed) = fixed_setting(&old, &config) {
             return Err(format!("{fixed} cannot be changed while the gateway runs; restart it"));
         }
-        let witness = WitnessConfig::new(&config).map_err(|error| error.to_string())?;
-        self.witness.reconfigure(witness).await.map_err(|error| error.to_string())?;
-        self.identifier.reload(&config).map_err(|error| error.to_string())?;
-        let config = Arc::new(config);
-        self.dns.reload(Arc::clone(&config));
-        let masks_changed = old.masks != config.masks || old.gateway.mode != config.gateway.mode;
-        let version = config.version.clone();
-        self.config.store(config);
-        if masks_changed {
-            self.masks_version.fetch_add(1, Ordering::AcqRel);
+        let witness = |config: &Config| WitnessConfig::new(config).map_err(|error| error.to_string());
+        // What can fail comes first, and what has to be undone then comes last.
+        let (before, after) = (witness(&old)?, witness(&config)?);
+        let identity = self.identifier.prepare(&config).map_err(|error| error.to_string())?;
+        if let Err(error) = self.witness.reconfigure(after).await {
+            // It may have taken up a part, or all of it by the time that this comes.
+            if let Err(error) = self.witness.reconfigure(before).await {
+                tracing::error!(%error, "the witness may act by a configuration that was rejected; reload again");
+            }
+            return Err(error.to_string());
         }
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        let config = Arc::new(config);
+        let version = config.version.clone();
+        self.identifier.take_up(identity);
+        self.dns.reload(Arc::clone(&config));
+        let next = Arc::new(self.in_force.load().next(config));
+        let epoch = next.epoch;
+        self.in_force.store(next);
+        self.reloads.send_replace(epoch);
         Ok(version)
     }
 

@@ -87,6 +87,39 @@ pub fn agent_and_scope(
     Ok((found.agent.name.clone(), found.cgroup.to_owned()))
 }
 
+/// Whether somebody who was identified would be under another configuration as well, for what it says of agents and of the issuer.
+pub fn still_is(
+    config: &Config,
+    origin: &Origin,
+    evidence: &Evidence,
+    principal: &Principal,
+) -> Result<(), IdentityError> {
+    let issuer = config.identity.as_ref().map(|identity| &identity.issuer);
+    if issuer != Some(&principal.issuer) {
+        return Err(IdentityError::NotConfigured);
+    }
+    let found = admissible(config, origin, evidence)?;
+    if found.agent.name == principal.agent {
+        return Ok(());
+    }
+    Err(IdentityError::NoAgent { cgroup: evidence.cgroup.clone(), uid: origin.uid })
+}
+
+/// The agent of an origin, which holds nothing that leads around the gateway.
+fn admissible<'a>(
+    config: &'a Config,
+    origin: &Origin,
+    evidence: &'a Evidence,
+) -> Result<agent::Found<'a>, IdentityError> {
+    let found = agent::find(config, origin, evidence)?;
+    let accepted = &found.agent.accept_risk;
+    let risks: Vec<Risk> = evidence.risks.iter().filter(|risk| !accepted.contains(risk)).copied().collect();
+    if risks.is_empty() {
+        return Ok(found);
+    }
+    Err(IdentityError::Capable { agent: found.agent.name.clone(), risks })
+}
+
 /// Reads the tokens that the configuration names, and can do nothing else. The witness is one.
 pub trait TokenReader {
     fn token_file(&self, path: &Path) -> impl Future<Output = Result<Secret, WitnessError>> + Send;
@@ -111,32 +144,36 @@ impl TokenReader for Witness {
 /// Turns origins into principals. One for the whole gateway: what it remembers of tokens outlives reloads.
 #[derive(Debug, Default)]
 pub struct Identifier {
-    verifier: ArcSwapOption<(crate::config::IdentityConfig, Verifier)>,
+    verifier: ArcSwapOption<Issuer>,
 }
+
+type Issuer = (crate::config::IdentityConfig, Verifier);
+
+/// See [`Identifier::prepare`].
+#[must_use]
+pub struct Prepared(Option<Arc<Issuer>>);
 
 impl Identifier {
     pub fn new(config: &Config) -> Result<Self, TlsError> {
         let identifier = Self::default();
-        identifier.reload(config)?;
+        identifier.take_up(identifier.prepare(config)?);
         Ok(identifier)
     }
 
-    /// Takes up a new configuration. Verified tokens and their bindings are kept if `[identity]` is what it was; after
-    /// an error everything is.
-    pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
-        let unchanged = match (&*self.verifier.load(), &config.identity) {
-            (Some(current), Some(wanted)) => current.0 == *wanted,
-            (None, None) => true,
-            _ => false,
-        };
-        if !unchanged {
-            let made = match &config.identity {
-                Some(identity) => Some(Arc::new((identity.clone(), Verifier::new(identity)?))),
-                None => None,
-            };
-            self.verifier.store(made);
+    /// What a new configuration takes. Verified tokens and their bindings are kept if `[identity]` is what it was. Changes
+    /// nothing.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, TlsError> {
+        let current = self.verifier.load_full();
+        let Some(wanted) = &config.identity else { return Ok(Prepared(None)) };
+        if current.as_ref().is_some_and(|current| current.0 == *wanted) {
+            return Ok(Prepared(current));
         }
-        Ok(())
+        Ok(Prepared(Some(Arc::new((wanted.clone(), Verifier::new(wanted)?)))))
+    }
+
+    /// Takes up what was prepared.
+    pub fn take_up(&self, Prepared(verifier): Prepared) {
+        self.verifier.store(verifier);
     }
 
     /// Says who stands behind an origin: finds the agent, reads its token, verifies it.
@@ -148,13 +185,8 @@ impl Identifier {
         tokens: &impl TokenReader,
     ) -> Result<Principal, IdentityError> {
         let verifier = self.verifier.load_full().ok_or(IdentityError::NotConfigured)?;
-        let found = agent::find(config, origin, evidence)?;
+        let found = admissible(config, origin, evidence)?;
         let agent = &found.agent.name;
-        let accepted = &found.agent.accept_risk;
-        let risks: Vec<Risk> = evidence.risks.iter().filter(|risk| !accepted.contains(risk)).copied().collect();
-        if !risks.is_empty() {
-            return Err(IdentityError::Capable { agent: agent.clone(), risks });
-        }
         let source = found.token_source(evidence)?;
         let token = match &source {
             TokenSource::File(path) => tokens.token_file(Path::new(path)).await,

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::approval::{Ask, Forecast, Outcome as ApprovalOutcome, Pending};
 use crate::config::Mode;
-use crate::engine::Engine;
+use crate::engine::{Engine, InForce};
+use crate::identity;
 use crate::identity::Principal;
 use crate::ids::{OperationId, SessionId};
 use crate::limit::Allowance;
@@ -42,6 +43,8 @@ pub struct Session {
     pub reads_only: bool,
     /// The masks that `masker` was made of; when a reload changes them the session ends.
     masks_version: u64,
+    /// The last configuration that it was found to fit.
+    fits_epoch: AtomicU64,
     /// Unix seconds at which the token must be verified again.
     token_expires_at: AtomicU64,
     live: Arc<Live>,
@@ -163,6 +166,10 @@ pub enum SessionError {
     Recording(#[from] RecordError),
     #[error("the policy's masks for this target changed; connect again")]
     MasksChanged,
+    #[error("the configuration of this target changed; connect again")]
+    TargetChanged,
+    #[error("the configuration of this agent changed: {0}")]
+    AgentChanged(String),
     #[error("the agent's token is no longer valid: {0}")]
     Identity(String),
     #[error("the session was ended by {0}")]
@@ -250,13 +257,11 @@ impl Session {
         (origin, evidence): (Origin, Evidence),
         principal: Principal,
         (target, upstream): (Arc<Target>, Upstream),
-        (masker, masks_version): (Masker, u64),
+        (in_force, masker): (&InForce, Masker),
     ) -> Self {
         let token_expires_at = AtomicU64::new(principal.expires_at);
-        let config = engine.config();
         let subject = Subject { agent: &principal.agent, groups: &principal.groups, target: &target.name };
-        let reads_only = config.reads_only(subject, &target);
-        drop(config);
+        let reads_only = in_force.config.reads_only(subject, &target);
         Self {
             id,
             origin,
@@ -267,7 +272,8 @@ impl Session {
             engine,
             masker,
             reads_only,
-            masks_version,
+            masks_version: in_force.masks_version,
+            fits_epoch: AtomicU64::new(in_force.epoch),
             token_expires_at,
             live,
             started: Instant::now(),
@@ -315,27 +321,32 @@ impl Session {
 
     /// Judges an operation under the policy of this moment.
     pub fn judge(&self, operation: Arc<Operation>) -> Judgement {
-        let (config, epoch) = self.engine.policy();
+        self.judge_under(&self.engine.in_force(), operation)
+    }
+
+    fn judge_under(&self, in_force: &InForce, operation: Arc<Operation>) -> Judgement {
+        let InForce { config, epoch, .. } = in_force;
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
         let verdict = config.policy.judge(subject, &operation);
-        Judgement::new(operation, verdict, config.gateway.mode, epoch)
+        Judgement::new(operation, verdict, config.gateway.mode, *epoch)
     }
 
     /// Judges the opening of the session itself, now that the protocol knows what it is for.
     pub fn judge_connect(&self, text: String, database: Option<String>) -> Judgement {
-        let (config, epoch) = self.engine.policy();
+        let in_force = self.engine.in_force();
+        let InForce { config, epoch, .. } = &*in_force;
         let subject =
             Subject { agent: &self.principal.agent, groups: &self.principal.groups, target: &self.target.name };
         let verdict = config.policy.judge_connect(subject, database.as_deref());
         let actions = Arc::from([Action::of(Kind::Connect)]);
         let operation = Arc::new(Operation { text, database, actions, statements: 1, refusal: None });
-        Judgement::new(operation, verdict, config.gateway.mode, epoch)
+        Judgement::new(operation, verdict, config.gateway.mode, *epoch)
     }
 
     /// Whether a rule of this moment asks how many rows the target's tables have.
     pub fn asks_of_catalog(&self) -> bool {
-        self.engine.policy().0.policy.asks_of_catalog(&self.target.name)
+        self.engine.config().policy.asks_of_catalog(&self.target.name)
     }
 
     /// Whether a kept judgement is still the policy's.
@@ -356,11 +367,14 @@ impl Session {
         exact: Exact<'_>,
     ) -> Result<Decision<R>, SessionError> {
         self.still_valid().await?;
+        // Nothing is waited for from here to the verdict: policy, masks and target are those of one configuration.
+        let in_force = self.engine.in_force();
+        self.fits(&in_force)?;
         let rejudged;
-        let judgement = if self.is_current(judgement) {
+        let judgement = if judgement.epoch == in_force.epoch {
             judgement
         } else {
-            rejudged = self.judge(Arc::clone(&judgement.operation));
+            rejudged = self.judge_under(&in_force, Arc::clone(&judgement.operation));
             &rejudged
         };
         let id = self.id.operation(self.next_operation.fetch_add(1, Ordering::Relaxed));
@@ -433,10 +447,42 @@ impl Session {
         })
     }
 
-    async fn still_valid(&self) -> Result<(), SessionError> {
-        if !self.masks_are_current() {
+    /// Whether the session may go on under a configuration: with the masks, the target and the agent that it has.
+    fn fits(&self, in_force: &InForce) -> Result<(), SessionError> {
+        if self.fits_epoch.load(Ordering::Relaxed) == in_force.epoch {
+            return Ok(());
+        }
+        if self.masks_version != in_force.masks_version {
             return Err(SessionError::MasksChanged);
         }
+        let config = &in_force.config;
+        if !config.targets.iter().any(|target| self.target.is_still(target)) {
+            return Err(SessionError::TargetChanged);
+        }
+        identity::still_is(config, &self.origin, &self.evidence, &self.principal)
+            .map_err(|error| SessionError::AgentChanged(error.to_string()))?;
+        self.fits_epoch.store(in_force.epoch, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Completes when a reload has it that this session, which is for one operation that was permitted, has to end; says why.
+    pub async fn overtaken(&self, operation: &Arc<Operation>) -> String {
+        let mut reloads = self.engine.reloads();
+        loop {
+            let in_force = self.engine.in_force();
+            if let Err(error) = self.fits(&in_force) {
+                return error.to_string();
+            }
+            if let Gate::Deny { message, .. } = self.judge_under(&in_force, Arc::clone(operation)).gate {
+                return format!("the policy changed: {message}");
+            }
+            if reloads.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn still_valid(&self) -> Result<(), SessionError> {
         if self.live.is_killed() {
             return Err(SessionError::Killed(self.live.killer()));
         }
@@ -549,7 +595,7 @@ impl Session {
         add(self.principal.agent.as_bytes());
         add(self.principal.issuer.as_bytes());
         add(self.principal.subject.as_bytes());
-        add(self.engine.policy().0.version.as_bytes());
+        add(self.engine.config().version.as_bytes());
         hasher.finalize().into()
     }
 }
@@ -632,7 +678,9 @@ impl<R> Held<R> {
         let number = self.pending.number();
         session.still_valid().await.map_err(|error| format!("approval {number} came too late: {error}"))?;
         // Last: verifying the token takes time.
-        if self.epoch == session.engine.epoch() {
+        let in_force = session.engine.in_force();
+        session.fits(&in_force).map_err(|error| format!("approval {number} came too late: {error}"))?;
+        if self.epoch == in_force.epoch {
             Ok(())
         } else {
             Err(format!("the policy changed while approval {number} was waited for; send it again"))

@@ -51,6 +51,33 @@ impl Target {
         self.login.is_some() && matches!(self.tls, TlsMode::VerifyFull { .. })
     }
 
+    /// Whether sessions that began under this section may go on under another one: it says the same, but for how names resolve, and
+    /// for addresses that came to be.
+    pub fn is_still(&self, new: &Self) -> bool {
+        let Self {
+            name,
+            protocol,
+            address,
+            resolve: _,
+            resolve_within: _,
+            databases,
+            read_only_sessions,
+            pool_mode,
+            tls,
+            login,
+            server_names,
+        } = new;
+        self.name == *name
+            && self.protocol == *protocol
+            && self.address.iter().all(|it| address.contains(it))
+            && self.databases == *databases
+            && self.read_only_sessions == *read_only_sessions
+            && self.pool_mode == *pool_mode
+            && self.tls == *tls
+            && self.login == *login
+            && self.server_names == *server_names
+    }
+
     /// Whether the name, lower case and without a trailing dot, is one of the target's.
     pub fn has_name(&self, name: &str) -> bool {
         self.address.iter().any(|address| matches!(&address.host, Host::Name(own) if own == name))
@@ -163,7 +190,7 @@ impl Network {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     /// Certificate and name are verified against these trust anchors (PEM file), or the system's.
     VerifyFull { ca: Option<PathBuf>, server_name: Option<String> },
@@ -173,14 +200,14 @@ pub enum TlsMode {
     Disable { insecure: String },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
     pub proof: Proof,
 }
 
 /// What proves to the target that the gateway may log in as the user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     Password(CredentialSource),
     /// A token that is made for each login, see [`crate::rds_iam`]. The target is [verified](Target::is_verified), and by name.
@@ -188,13 +215,13 @@ pub enum Proof {
 }
 
 /// Where tokens are good, and who signs them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RdsIam {
     pub region: String,
     pub keys: AwsKeys,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AwsKeys {
     Held {
         access_key_id: String,

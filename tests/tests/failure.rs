@@ -512,7 +512,17 @@ fn a_broken_configuration_changes_nothing() {
     let half = &good[..good.len() - 40];
     let missing = good.replace("protocol = \"postgres\"", "");
     let unknown = good.replace("then    = \"deny\"", "then    = \"dney\"");
-    for (broken, told) in [(half, "weir.toml:"), ("\0\0\0", "weir.toml:"), (&missing, "protocol"), (&unknown, "dney")] {
+    // It reads well, frees the agents, and cannot be taken up.
+    let freed = good.replace("/agents", "/others").replace("\nuser = \"agent", "\n# user = \"agent");
+    let cannot = freed.replace("[identity]", "[identity]\nca = \"/no/such/ca.pem\"");
+    assert!(cannot.contains("ca.pem") && cannot.contains("/others") && cannot.contains("# user"), "{cannot}");
+    for (broken, told) in [
+        (half, "weir.toml:"),
+        ("\0\0\0", "weir.toml:"),
+        (&missing, "protocol"),
+        (&unknown, "dney"),
+        (&cannot, "/no/such/ca.pem"),
+    ] {
         fs::write(&path, broken).unwrap();
         let before = world.shop.env.log().len();
         world.gateway.reload().unwrap();
@@ -528,7 +538,7 @@ fn a_broken_configuration_changes_nothing() {
     contents(&recordings, &mut segments);
     let records: Vec<u8> =
         segments.into_iter().filter(|(name, _)| name.ends_with(".segment")).flat_map(|it| it.1).collect();
-    assert_eq!(count(&String::from_utf8_lossy(&records), "config_rejected"), 4);
+    assert_eq!(count(&String::from_utf8_lossy(&records), "config_rejected"), 5);
     // A new start does not take them either, and says where they are wrong.
     let line = 1 + unknown.lines().position(|line| line.contains("dney")).unwrap();
     let other = world.shop.env.dir().join("other.toml");

@@ -17,6 +17,8 @@ mod limits;
 mod pooler;
 #[path = "postgres/rds_iam.rs"]
 mod rds_iam;
+#[path = "postgres/reload.rs"]
+mod reload;
 #[path = "postgres/startup.rs"]
 mod startup;
 
@@ -676,33 +678,6 @@ fn psql_can_look_around() {
         let shown = world.psql(command);
         assert!(shown.success() && shown.stdout.contains(part), "{command}: {}\n{}", shown.stdout, shown.stderr);
     }
-}
-
-#[test]
-fn a_session_from_before_a_reload_gives_nobody_its_old_masks() {
-    let loose = POLICY.replace("columns = [\"public.customers.ssn\", \"*.*.email\"]", "columns = [\"*.*.email\"]");
-    assert_ne!(loose, POLICY);
-    let world = World::with(&loose);
-    let script = format!(
-        r#"{RAW}
-s, stream = session()
-s.sendall(msg(b"Q", b"SELECT id FROM customers\0"))
-until(stream, b"Z")
-print("ready", flush=True)
-sys.stdin.readline()
-s.sendall(msg(b"Q", b"SELECT * FROM nosuch\0"))
-errors(until(stream, b"Z"))
-"#
-    );
-    let mut old = world.shop.client("/usr/bin/python3").args(["-u", "-c"]).arg(script).start().unwrap();
-    old.wait_for("ready", PATIENCE).unwrap();
-    world.shop.configure(POLICY).unwrap();
-    assert!(world.shop.env.weir(["reload"]).unwrap().success());
-    old.write("go\n").unwrap();
-    // What it says asks for the catalog: the relation is in none that there is.
-    let said = old.finish(PATIENCE).unwrap().stdout;
-    assert!(said.contains("masks") && said.contains("connect again"), "{said}");
-    assert_eq!(world.rows("SELECT ssn FROM customers WHERE id = 1"), "*******1002");
 }
 
 #[test]

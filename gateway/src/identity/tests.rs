@@ -435,7 +435,7 @@ async fn an_issuer_that_is_not_there_denies() {
     let mut pair = Pair::new().await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     pair.config.identity = Some(identity_config(format!("http://{free}")));
-    pair.identifier.reload(&pair.config).unwrap();
+    pair.identifier.take_up(pair.identifier.prepare(&pair.config).unwrap());
     assert!(pair.refusal(&pair.token(&json!({}))).await.contains("cannot be reached"));
 }
 
@@ -444,7 +444,7 @@ async fn plain_http_needs_a_reason_and_this_host() {
     for (issuer, insecure) in [("http://127.0.0.1:1", None), ("http://192.0.2.1:1", Some("test".to_owned()))] {
         let mut pair = Pair::new().await;
         pair.config.identity = Some(IdentityConfig { insecure, ..identity_config(issuer.to_owned()) });
-        pair.identifier.reload(&pair.config).unwrap();
+        pair.identifier.take_up(pair.identifier.prepare(&pair.config).unwrap());
         assert!(pair.refusal(&pair.token(&json!({}))).await.contains("plain HTTP"));
     }
 }
@@ -459,7 +459,7 @@ async fn an_issuer_over_tls_is_verified() {
     let issuer = issue(Arc::clone(&pair.published), Some(acceptor)).await;
     for (ca, good) in [(stranger.certificate_path(), false), (authority.certificate_path(), true)] {
         pair.config.identity = Some(IdentityConfig { ca: Some(ca.to_owned()), ..identity_config(issuer.clone()) });
-        pair.identifier.reload(&pair.config).unwrap();
+        pair.identifier.take_up(pair.identifier.prepare(&pair.config).unwrap());
         assert_eq!(pair.identify(&pair.token(&json!({}))).await.is_ok(), good);
     }
 }
@@ -477,7 +477,7 @@ async fn a_token_belongs_to_the_place_that_showed_it_first() {
         assert!(line.contains("in use by agents.slice/coder@a.service (uid 1001)"), "{line}");
     }
     // A reload that changes nothing about identity forgets nothing.
-    pair.identifier.reload(&pair.config).unwrap();
+    pair.identifier.take_up(pair.identifier.prepare(&pair.config).unwrap());
     assert!(pair.identify_in("/agents.slice/coder@b.service", 1001).await.is_err());
     pair.tokens.put("/run/agents/b.token", &pair.token(&json!({ "sub": "agent-8" })));
     pair.identify_in("/agents.slice/coder@b.service", 1001).await.unwrap();
@@ -542,6 +542,6 @@ async fn without_a_configured_issuer_nobody_is_anybody() {
     let mut pair = Pair::new().await;
     let token = pair.token(&json!({}));
     pair.config.identity = None;
-    pair.identifier.reload(&pair.config).unwrap();
+    pair.identifier.take_up(pair.identifier.prepare(&pair.config).unwrap());
     assert!(matches!(pair.identify(&token).await, Err(IdentityError::NotConfigured)));
 }

@@ -2,7 +2,7 @@
 //!
 //! A token that was verified is known by its SHA-256 until it expires: later sessions cost a look-up, its signature is
 //! checked again when the keys may have changed, and it stays bound to the place that showed it first. A copy that
-//! turns up in another agent's hands is refused. What is bound is the text that was signed: ECDSA lets anybody make a
+//! turns up in another agent's hands is refused, until the gateway is started anew. What is bound is the text that was signed: ECDSA lets anybody make a
 //! second signature of a first, and a token with that one is the same token.
 
 use std::collections::HashMap;
@@ -26,6 +26,8 @@ use crate::tls::TlsError;
 const MAX_TOKEN: usize = 16 << 10;
 /// Tokens that are valid at the same time. One more is refused: forgetting another would unbind it.
 const MAX_VERIFIED: usize = 16_384;
+/// The same of one place: who can have tokens made without end takes no other's room. One a minute that is good for a day fits.
+const MAX_OF_ONE: usize = 2_048;
 /// After this long a known token's signature is checked again, so that removing a key from the issuer ends its tokens
 /// too.
 const RECHECK: Duration = keys::FRESH;
@@ -58,6 +60,8 @@ pub enum TokenError {
     BoundElsewhere { cgroup: String, uid: u32 },
     #[error("is one too many: {MAX_VERIFIED} are in use already; wait for some to expire")]
     TooMany,
+    #[error("is one too many: this agent has {MAX_OF_ONE} that have not expired; let tokens live for a shorter time")]
+    TooManyOfOne,
 }
 
 /// Verifies the tokens of one issuer.
@@ -154,11 +158,14 @@ impl Verifier {
 
     fn remember(&self, signed: Digest32, token: Digest32, claims: &Claims, scope: &Scope) -> Result<(), TokenError> {
         let mut verified = lock(&self.verified);
-        if verified.len() >= MAX_VERIFIED && !verified.contains_key(&signed) {
+        if verified.len() >= MAX_OF_ONE && !verified.contains_key(&signed) {
             let now = unix_now();
             verified.retain(|_, entry| check_not_expired(entry.claims.expires_at, now).is_ok());
             if verified.len() >= MAX_VERIFIED {
                 return Err(TokenError::TooMany);
+            }
+            if verified.values().filter(|entry| entry.scope == *scope).count() >= MAX_OF_ONE {
+                return Err(TokenError::TooManyOfOne);
             }
         }
         match verified.entry(signed) {
@@ -257,4 +264,32 @@ fn unix_now() -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_place_does_not_take_all_the_room() {
+        let config = IdentityConfig {
+            issuer: "http://127.0.0.1:1".to_owned(),
+            audience: "weir".to_owned(),
+            groups_claim: "groups".to_owned(),
+            ca: None,
+            insecure: Some("a test's".to_owned()),
+        };
+        let verifier = Verifier::new(&config).unwrap();
+        let claims =
+            Claims { subject: "x".to_owned(), groups: Vec::new(), expires_at: unix_now() + 3600, token_id: None };
+        let shown = |number: usize, scope: &Scope| {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            verifier.remember(digest, digest, &claims, scope)
+        };
+        let [flood, other] = [1, 2].map(|uid| Scope { cgroup: "agents.slice/coder".to_owned(), uid });
+        assert!((0..MAX_OF_ONE).all(|number| shown(number, &flood).is_ok()));
+        assert!(matches!(shown(MAX_OF_ONE, &flood), Err(TokenError::TooManyOfOne)));
+        assert!(shown(0, &flood).is_ok() && shown(MAX_OF_ONE, &other).is_ok());
+    }
 }

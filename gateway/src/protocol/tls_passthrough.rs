@@ -98,6 +98,7 @@ struct Opening {
 /// A connection that may go on to the target.
 struct Admitted {
     opening: Opening,
+    operation: Arc<Operation>,
     forwarded: Forwarded,
 }
 
@@ -115,7 +116,8 @@ async fn admit(client: &mut TcpStream, session: &Session) -> Result<Admitted, Re
             return Err(refused);
         }
     };
-    let judgement = session.judge(Arc::new(operation(opening.describe(), None)));
+    let operation = Arc::new(operation(opening.describe(), None));
+    let judgement = session.judge(Arc::clone(&operation));
     let bytes = opening.name.clone();
     let exact = Exact { bytes: &[bytes.as_bytes()], ..Exact::default() };
     let permit = match session.decide(&judgement, opening, exact).await? {
@@ -124,7 +126,7 @@ async fn admit(client: &mut TcpStream, session: &Session) -> Result<Admitted, Re
         Decision::Hold(held) => wait(client, held, session).await?,
     };
     let (opening, forwarded) = permit.forward();
-    Ok(Admitted { opening, forwarded })
+    Ok(Admitted { opening, operation, forwarded })
 }
 
 impl Opening {
@@ -168,7 +170,8 @@ async fn gone(client: &TcpStream) {
 }
 
 /// Connects to the target and passes bytes until the end.
-async fn pass(mut client: TcpStream, Admitted { opening, forwarded }: Admitted, session: &Session) -> String {
+async fn pass(mut client: TcpStream, admitted: Admitted, session: &Session) -> String {
+    let Admitted { opening, operation, forwarded } = admitted;
     let target = match connect(session, &opening.bytes).await {
         Ok(target) => target,
         Err(error) => {
@@ -181,6 +184,7 @@ async fn pass(mut client: TcpStream, Admitted { opening, forwarded }: Admitted, 
         tokio::select! {
             by = session.killed() => format!("ended by {by}"),
             why = token_lapsed(session) => why,
+            why = session.overtaken(&operation) => why,
         }
     };
     let passed = splice(client, target, splice::LIMITS, ended).await;

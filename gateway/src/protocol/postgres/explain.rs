@@ -50,10 +50,11 @@ pub async fn explain_at_target(
     // Each takes connections of the target's.
     let _turn = state.explaining.lock().await;
     let way = way(engine, state, target, database).await?;
-    let masks = engine.masker(target).rules().to_vec();
-    let counts = engine.config().policy.asks_of_catalog(&target.name);
+    let in_force = engine.in_force();
+    let masks = Engine::masker(&in_force.config, target).rules().to_vec();
+    let counts = in_force.config.policy.asks_of_catalog(&target.name);
     let wanted = Wanted { masks: &masks, target: &target.name, counts };
-    let catalog = load(&way, wanted, engine.masks_version()).await?;
+    let catalog = load(&way, wanted, in_force.masks_version).await?;
     let parsed = understood(&state.analyser, text, &catalog.set).await;
     let mut operation = facts(&parsed, Some(database.to_owned()));
     if reads_only && parsed.lets_write() {

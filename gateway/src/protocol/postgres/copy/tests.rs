@@ -53,9 +53,15 @@ fn csv_as_the_server_writes_it() {
     assert_eq!(values(&csv(), b"\\.,\\.\n", 2), Ok(some(&["\\.", "\\."])));
     let other = CopyForm::Csv { delimiter: b';', quote: b'\'', escape: b'\\', null: "-".to_owned(), header: false };
     assert_eq!(values(&other, b"-;'-';'it\\'s \\\\'\n", 3), Ok([vec![None], some(&["-", "it's \\"])].concat()));
-    for (row, columns) in
-        [(&b"\"a\n"[..], 1), (b"\"a\"b\n", 1), (b"a\"b\n", 1), (b"a\nb\n", 1), (b"a,b\n", 1), (b"a\n", 2), (b"\\.\n", 1)]
-    {
+    for (row, columns) in [
+        (&b"\"a\n"[..], 1),
+        (b"\"a\"b\n", 1),
+        (b"a\"b\n", 1),
+        (b"a\nb\n", 1),
+        (b"a,b\n", 1),
+        (b"a\n", 2),
+        (b"\\.\n", 1),
+    ] {
         assert_eq!(values(&csv(), row, columns), Err(NotInForm), "{row:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use system_tests::ca::Ca;
 use system_tests::env::{Env, Gateway, free_port};
 use system_tests::issuer::Issuer;
-use system_tests::process::{Finished, PATIENCE, Running};
+use system_tests::process::{Finished, PATIENCE, Running, wait_until};
 
 const NAME: &str = "api.models.internal";
 /// Resolves for the gateway, and is no target's name.
@@ -83,6 +83,24 @@ fn another_name_at_the_same_address_is_refused() {
     // An address that the agent never looked up leads to no target.
     let direct = world.curl(&["--resolve", &format!("{NAME}:{}:127.0.0.2", world.port), &world.url(NAME)]);
     assert_ne!(direct.code, Some(0));
+}
+
+#[test]
+fn a_connection_ends_that_policy_does_not_allow_any_more() {
+    let world = World::new();
+    let client = world.env.agent("openssl").args(["s_client", "-servername", NAME, "-connect"]);
+    let mut open = client.arg(format!("{NAME}:{}", world.port)).start().unwrap();
+    open.wait_for("Verify return code", PATIENCE).unwrap();
+    let config = fs::read_to_string(world.env.config_path()).unwrap();
+    let reload = |config: String| {
+        fs::write(world.env.config_path(), config).unwrap();
+        world.env.weir(["reload"]).unwrap().expect_success().unwrap();
+    };
+    reload(format!("{config}\n# the same\n"));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(open.is_running(), "{}", open.stdout());
+    reload(config.replace("then = \"allow\"", "then = \"deny\""));
+    wait_until("the end of the connection", PATIENCE, || !open.is_running()).unwrap();
 }
 
 #[test]

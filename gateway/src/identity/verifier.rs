@@ -121,6 +121,7 @@ impl Verifier {
         Ok(Principal {
             agent: agent.to_owned(),
             subject: claims.subject,
+            names: claims.names,
             issuer: self.wanted.issuer.clone(),
             groups: claims.groups,
             expires_at: claims.expires_at,

@@ -41,11 +41,17 @@ fn read_peer(pid: i32) -> io::Result<Peer> {
     let cgroup = unified_cgroup(&read(&pid, "cgroup")?).ok_or_else(|| unreadable(&pid, "cgroup"))?;
     // Missing where the kernel has no audit support.
     let login_uid = match read(&pid, "loginuid") {
-        Ok(text) => Some(text.trim().parse().map_err(|_| unreadable(&pid, "loginuid"))?),
+        Ok(text) => login_uid_in(&text).ok_or_else(|| unreadable(&pid, "loginuid"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(Peer { uids, login_uid: login_uid.filter(|&uid| uid != NO_LOGIN), cgroup })
+    Ok(Peer { uids, login_uid, cgroup })
+}
+
+/// Who logged in, if somebody did, by a `loginuid` file; None: it does not have what it should.
+pub(super) fn login_uid_in(file: &str) -> Option<Option<u32>> {
+    let uid = file.trim().parse().ok()?;
+    Some(Some(uid).filter(|&uid| uid != NO_LOGIN))
 }
 
 fn read(pid: &str, file: &str) -> io::Result<String> {
@@ -84,6 +90,8 @@ mod tests {
         assert_eq!(real_uids("Uid:\t1\t0\t1\n"), None);
         assert_eq!(real_uids("Uid:\t1\t0\t1\tx\n"), None);
         assert_eq!(real_uids(""), None);
+        assert_eq!(login_uid_in("1001"), Some(Some(1001)));
+        assert_eq!((login_uid_in("4294967295\n"), login_uid_in("-1"), login_uid_in("")), (Some(None), None, None));
         let hybrid = "1:cpu:/a\n0::/agents.slice/coder@a.service\n";
         assert_eq!(unified_cgroup(hybrid).as_deref(), Some("/agents.slice/coder@a.service"));
         assert_eq!(unified_cgroup("0::/agents.slice/x (deleted)\n").as_deref(), Some("/agents.slice/x"));

@@ -73,7 +73,7 @@ pub(super) fn examine(config: &WitnessConfig, origin: &Origin) -> Result<Examine
 fn login_uid(process: &Proc) -> Result<Option<u32>, ProcError> {
     match read(process, "loginuid", MAX_COMMAND_LINE) {
         Ok(text) => login_uid_in(&String::from_utf8_lossy(&text))
-            .ok_or_else(|| ProcError::Other("its loginuid is no number".to_owned())),
+            .map_err(|_| ProcError::Other("its loginuid is no number".to_owned())),
         Err(ProcError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }

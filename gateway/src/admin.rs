@@ -48,6 +48,10 @@ const REPLY_QUEUE: usize = 16;
 const RECORDED_REFUSALS: u32 = 60;
 /// How soon groups of a new configuration may connect.
 const ACCESS_CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Bytes of a text of a request's in the recording; reasons of votes are shorter.
+const MAX_RECORDED: usize = 2 * 1024;
+/// Groups of a request that are recorded.
+const MAX_RECORDED_GROUPS: usize = 16;
 /// Most lines that one listing has.
 pub const MAX_LISTED: u32 = 10_000;
 
@@ -113,6 +117,34 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// The same with texts of a length that nobody can fill the recording with.
+    fn for_record(mut self) -> Self {
+        let texts = match &mut self {
+            Self::Sessions { agent, target, .. } | Self::Denials { agent, target, .. } => {
+                vec![agent.as_mut(), target.as_mut()]
+            }
+            Self::Explain { target, agent, groups, database, text } => {
+                groups.truncate(MAX_RECORDED_GROUPS);
+                let others = [target, agent, text].map(Some);
+                groups.iter_mut().map(Some).chain(others).chain([database.as_mut()]).collect()
+            }
+            Self::Approve { reason, .. } | Self::Deny { reason, .. } => vec![reason.as_mut()],
+            Self::Detach { reason, .. } => vec![Some(reason)],
+            Self::Status
+            | Self::Session { .. }
+            | Self::Replay { .. }
+            | Self::Why { .. }
+            | Self::Kill { .. }
+            | Self::Approvals
+            | Self::Approval { .. }
+            | Self::Reload => Vec::new(),
+        };
+        texts.into_iter().flatten().for_each(|text| backend::cut(text, MAX_RECORDED));
+        self
+    }
+}
+
 /// One line of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -156,6 +188,14 @@ pub struct Actor {
     pub pid: i32,
 }
 
+/// Who asks, as far as an answer depends on it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub by: Approver,
+    /// Approvals that others decide, too.
+    pub sees_all: bool,
+}
+
 /// What somebody asked of the gateway, for the recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
@@ -172,12 +212,14 @@ pub trait Backend: Send + Sync + 'static {
     /// What /proc says of a process.
     fn process(&self, pid: i32) -> impl Future<Output = Result<Process, WitnessError>> + Send;
 
+    /// Why what was asked, by somebody who may, cannot be done, as far as it is known without doing it.
+    fn check(&self, request: &Request, by: &Caller) -> Result<(), Failure>;
+
     /// Returns when the action is durable.
     fn record(&self, action: Action) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Does what was asked, by somebody who may. Items go out as they come; an item that cannot be sent ends the work.
-    fn answer(&self, request: Request, by: Approver, items: &Items)
-    -> impl Future<Output = Result<(), Failure>> + Send;
+    fn answer(&self, request: Request, by: Caller, items: &Items) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Where a [`Backend`] puts the items of an answer.
@@ -297,12 +339,13 @@ async fn connection<B: Backend>(
             return Ok(lines::fail(&stream, Failure::new(FailureKind::Refused, message)).await?);
         }
     };
-    let allowed = allowed.and_then(|rights| rights.permit(&request).map(|()| rights));
+    let allowed = allowed.and_then(|rights| rights.permit(&request).map(|()| rights.caller(&facts)));
+    let allowed = allowed.map_err(|refused| Failure::new(FailureKind::Refused, refused.to_string()));
+    let allowed = allowed.and_then(|by| backend.check(&request, &by).map(|()| by));
     let refused = allowed.as_ref().err().map(ToString::to_string);
-    let action = Action { actor: facts.actor(), request: request.clone(), refused };
+    let action = Action { actor: facts.actor(), request: request.clone().for_record(), refused };
     match allowed {
-        Ok(rights) => {
-            let by = rights.approver(&facts);
+        Ok(by) => {
             if let Err(failure) = record(backend, action).await {
                 return Ok(lines::fail(&stream, failure).await?);
             }
@@ -314,7 +357,7 @@ async fn connection<B: Backend>(
                 // The refusal stands whether or not it can be recorded.
                 let _ = record(backend, action).await;
             }
-            Ok(lines::fail(&stream, Failure::new(FailureKind::Refused, refused.to_string())).await?)
+            Ok(lines::fail(&stream, refused).await?)
         }
     }
 }
@@ -335,7 +378,7 @@ async fn answer<B: Backend>(
     stream: &UnixStream,
     backend: &B,
     request: Request,
-    by: Approver,
+    by: Caller,
 ) -> Result<(), ConnectionError> {
     let (sender, mut receiver) = mpsc::channel(REPLY_QUEUE);
     let work = async move { backend.answer(request, by, &Items(sender)).await };

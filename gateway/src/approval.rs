@@ -6,8 +6,8 @@
 //! ever runs on an approval that the recording does not have.
 //!
 //! The rules, all of them in [`Entry::check`] and [`met`]: an approver belongs to a requirement's approvers, is not the
-//! one who asks (nor a person that the agent's token names), votes once; every requirement needs its number of distinct
-//! people; any deny wins; nothing counts after the deadline; an approval is claimed once.
+//! one who asks (nor who started the agent, nor a person that its token names), votes once; every requirement needs its number of
+//! distinct people; any deny wins; nothing counts after the deadline; an approval is claimed once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -23,9 +23,11 @@ use crate::ids::OperationId;
 use crate::origin::Evidence;
 use crate::policy::HoldRequirement;
 
-/// Approvals that may wait at a time, and how many of them may be one agent's.
+/// Approvals that may wait at a time, how many of them may be one agent's, and how many one instance's of an agent. When half of them
+/// wait, an agent may have no more than an instance: the rest is for others.
 pub const MAX_PENDING: usize = 256;
 pub const MAX_PENDING_PER_AGENT: usize = 32;
+pub const MAX_PENDING_PER_PLACE: usize = 8;
 /// Bytes of text that an approver can be shown. Longer operations cannot be held: nobody may approve what nobody saw.
 pub const MAX_TEXT: usize = 64 * 1024;
 /// Bytes of a reason that an approver gives.
@@ -52,7 +54,11 @@ pub struct Ask {
     pub parameters: Option<String>,
     pub agent: String,
     pub agent_uid: u32,
+    /// Tells the instances of an agent apart.
+    pub place: String,
     pub subject: String,
+    /// What else the subject is called.
+    pub names: Vec<String>,
     pub groups: Vec<String>,
     pub target: String,
     pub database: Option<String>,
@@ -78,8 +84,11 @@ pub struct Forecast {
 pub struct Approver {
     pub user: String,
     pub uid: u32,
-    /// The uid that logged in, where root acts and the kernel keeps it: the person behind `sudo`.
+    /// The uid that logged in, where the kernel keeps it: the person behind `sudo`.
     pub login_uid: Option<u32>,
+    /// That uid's name, if it has one.
+    #[serde(default)]
+    pub login_user: Option<String>,
     /// Approver names of `[access] approve` that this person holds.
     pub names: BTreeSet<String>,
 }
@@ -162,6 +171,9 @@ pub struct View {
     pub agent: String,
     pub agent_uid: u32,
     pub subject: String,
+    /// What else the subject is called.
+    #[serde(default)]
+    pub names: Vec<String>,
     pub groups: Vec<String>,
     pub target: String,
     pub database: Option<String>,
@@ -268,6 +280,18 @@ impl Approvals {
         Ok(self.0.find(number)?.view())
     }
 
+    /// Whether such a vote would count now; says so before anything of it is recorded.
+    pub fn would_count(
+        &self,
+        number: u64,
+        by: &Approver,
+        reason: Option<&str>,
+        approve: bool,
+    ) -> Result<(), ApprovalError> {
+        check_length(reason)?;
+        self.0.find(number)?.check(by, approve).map(drop)
+    }
+
     /// A yes. Returns when it is recorded and counts.
     pub async fn approve(&self, number: u64, by: Approver, reason: Option<String>) -> Result<View, ApprovalError> {
         self.vote(number, by, reason, true).await
@@ -286,9 +310,7 @@ impl Approvals {
         reason: Option<String>,
         approve: bool,
     ) -> Result<View, ApprovalError> {
-        if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
-            return Err(ApprovalError::ReasonTooLong);
-        }
+        check_length(reason.as_deref())?;
         let vote = Vote { by, approve, reason, at: unix_ms() };
         let inner = Arc::clone(&self.0);
         let cast = tokio::spawn(async move { inner.cast(number, vote).await });
@@ -411,7 +433,7 @@ impl Inner {
     async fn cast(&self, number: u64, vote: Vote) -> Result<View, ApprovalError> {
         let entry = self.find(number)?;
         let _turn = entry.voting.lock().await;
-        let completes = entry.check(&vote)?;
+        let completes = entry.check(&vote.by, vote.approve)?;
         let operation = entry.ask.operation;
         let voted = Transition::Voted { number, operation, vote: vote.clone(), completes };
         self.ledger.record(voted).await.map_err(ApprovalError::NotRecorded)?;
@@ -425,8 +447,11 @@ impl Table {
         if self.closed {
             return Err(RequestError::Closed);
         }
-        let same_agent = self.entries.values().filter(|entry| entry.ask.agent == ask.agent).count();
-        if self.entries.len() >= MAX_PENDING || same_agent >= MAX_PENDING_PER_AGENT {
+        let all = self.entries.len();
+        let of_agent = || self.entries.values().filter(|entry| entry.ask.agent == ask.agent);
+        let of_place = of_agent().filter(|entry| entry.ask.place == ask.place).count();
+        let most_of_agent = if all < MAX_PENDING / 2 { MAX_PENDING_PER_AGENT } else { MAX_PENDING_PER_PLACE };
+        if all >= MAX_PENDING || of_agent().count() >= most_of_agent || of_place >= MAX_PENDING_PER_PLACE {
             return Err(RequestError::TooMany);
         }
         let entry = Arc::new(Entry::new(self.next, ask));
@@ -469,8 +494,8 @@ impl Entry {
     }
 
     /// Whether the vote may count, and if so, whether it decides.
-    fn check(&self, vote: &Vote) -> Result<bool, ApprovalError> {
-        let (number, user) = (self.number, vote.by.user.clone());
+    fn check(&self, by: &Approver, approve: bool) -> Result<bool, ApprovalError> {
+        let (number, user) = (self.number, by.user.clone());
         let state = self.state();
         match state.phase.status() {
             None => return Err(ApprovalError::Unknown(number)),
@@ -480,17 +505,18 @@ impl Entry {
             Some(Status::Pending) => {}
             Some(status) => return Err(ApprovalError::Over { number, status }),
         }
-        if !self.ask.requirements.iter().any(|requirement| vote.by.is_one_of(&requirement.approvers)) {
+        if !self.ask.requirements.iter().any(|requirement| by.is_one_of(&requirement.approvers)) {
             return Err(ApprovalError::NotAnApprover { number, approvers: self.approvers(), user });
         }
-        if vote.by.asked_for(&self.ask) {
+        if by.asked_for(&self.ask) {
             return Err(ApprovalError::Requester { number, user });
         }
-        if vote.approve && state.votes.iter().any(|earlier| earlier.by.person() == vote.by.person()) {
+        if approve && state.votes.iter().any(|earlier| earlier.by.may_be(by)) {
             return Err(ApprovalError::VotedAlready { number, user });
         }
-        let votes: Vec<&Vote> = state.votes.iter().chain([vote]).collect();
-        Ok(!vote.approve || met(&self.ask.requirements, &votes))
+        let yes: Vec<&Approver> =
+            state.votes.iter().filter(|vote| vote.approve).map(|vote| &vote.by).chain([by]).collect();
+        Ok(!approve || met(&self.ask.requirements, &yes))
     }
 
     /// Makes a recorded vote count, unless the client went away in the meantime.
@@ -547,6 +573,7 @@ impl Entry {
             agent: ask.agent.clone(),
             agent_uid: ask.agent_uid,
             subject: ask.subject.clone(),
+            names: ask.names.clone(),
             groups: ask.groups.clone(),
             target: ask.target.clone(),
             database: ask.database.clone(),
@@ -582,20 +609,31 @@ impl Phase {
 }
 
 impl Approver {
-    /// Who this is, for counting people: `sudo` makes nobody a second person.
-    fn person(&self) -> u32 {
-        if self.uid == 0 { self.login_uid.unwrap_or(0) } else { self.uid }
+    /// Whom this may be: who logged in, and the user who acts, but for root where somebody logged in. Both, for a process in whose
+    /// session nobody logged in may say once who did, and `sudo -u` makes nobody a second person.
+    fn people(&self) -> impl Iterator<Item = u32> {
+        let acts = (self.uid != 0 || self.login_uid.is_none()).then_some(self.uid);
+        acts.into_iter().chain(self.login_uid)
+    }
+
+    /// Whether the two may be one person.
+    fn may_be(&self, other: &Self) -> bool {
+        self.people().any(|uid| other.people().any(|it| it == uid))
     }
 
     fn is_one_of(&self, approvers: &[String]) -> bool {
         approvers.iter().any(|name| self.names.contains(name))
     }
 
-    /// Whether this is the requester or a person whom the agent's token names. Rather one too many: another approver
-    /// can always be asked.
+    /// Whether this is the requester, who started it, or a person whom the agent's token names. Rather one too many: another
+    /// approver can always be asked. (Agents that are services were started by nobody who logged in.)
     fn asked_for(&self, ask: &Ask) -> bool {
-        let same_uid = self.uid == ask.agent_uid || self.login_uid == Some(ask.agent_uid);
-        same_uid || same_name(&ask.subject, &self.user)
+        let is_agent = self.uid == ask.agent_uid || self.login_uid == Some(ask.agent_uid);
+        let started_it = ask.evidence.login_uid.is_some_and(|uid| self.people().any(|it| it == uid));
+        let is_called = |claimed: &String| {
+            same_name(claimed, &self.user) || self.login_user.as_ref().is_some_and(|user| same_name(claimed, user))
+        };
+        is_agent || started_it || std::iter::once(&ask.subject).chain(&ask.names).any(is_called)
     }
 }
 
@@ -605,13 +643,21 @@ fn same_name(claimed: &str, user: &str) -> bool {
     claimed.eq_ignore_ascii_case(user) || local.eq_ignore_ascii_case(user)
 }
 
-/// Whether every requirement has its number of distinct people.
-fn met(requirements: &[HoldRequirement], votes: &[&Vote]) -> bool {
+/// Whether every requirement has its number of distinct people among those who said yes.
+fn met(requirements: &[HoldRequirement], yes: &[&Approver]) -> bool {
     requirements.iter().all(|requirement| {
-        let yes = votes.iter().filter(|vote| vote.approve && vote.by.is_one_of(&requirement.approvers));
-        let people: BTreeSet<u32> = yes.map(|vote| vote.by.person()).collect();
+        let mut people: Vec<&Approver> = Vec::new();
+        for by in yes.iter().filter(|by| by.is_one_of(&requirement.approvers)) {
+            if !people.iter().any(|earlier| earlier.may_be(by)) {
+                people.push(by);
+            }
+        }
         people.len() >= requirement.count.max(1) as usize
     })
+}
+
+fn check_length(reason: Option<&str>) -> Result<(), ApprovalError> {
+    if reason.is_some_and(|reason| reason.len() > MAX_REASON) { Err(ApprovalError::ReasonTooLong) } else { Ok(()) }
 }
 
 impl fmt::Display for Status {
@@ -645,6 +691,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests;
+
+impl View {
+    /// Whether somebody with these approver names may decide it.
+    pub fn is_for(&self, names: &BTreeSet<String>) -> bool {
+        self.requirements.iter().flat_map(|requirement| &requirement.approvers).any(|name| names.contains(name))
+    }
+}
 
 impl Transition {
     /// The operation that waits, or did.

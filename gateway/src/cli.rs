@@ -174,7 +174,8 @@ where
         // Whoever reads has had enough: `weir sessions | head`.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("weir: {}", output::clean_lines(&error.chain()));
+            // Only its first line is ours for sure: a target's words may be in it.
+            eprintln!("weir: {}", output::clean_lines(&error.chain()).replace('\n', "\n  "));
             ExitCode::FAILURE
         }
     }

@@ -36,6 +36,9 @@ pub struct Principal {
     pub agent: String,
     /// `sub`: whom the issuer says this is.
     pub subject: String,
+    /// `preferred_username` and `email`, where the token has them: what people call the subject.
+    #[serde(default)]
+    pub names: Vec<String>,
     pub issuer: String,
     pub groups: Vec<String>,
     /// `exp`, in Unix seconds.
@@ -118,6 +121,12 @@ fn admissible<'a>(
         return Ok(found);
     }
     Err(IdentityError::Capable { agent: found.agent.name.clone(), risks })
+}
+
+/// Where an origin is, as far as it tells the instances of one agent apart: a unit, a container, what `weir run` made.
+pub fn place(config: &Config, origin: &Origin, evidence: &Evidence) -> String {
+    agent::find(config, origin, evidence)
+        .map_or_else(|_| evidence.cgroup.clone(), |found| found.instance_place(evidence).to_owned())
 }
 
 /// Reads the tokens that the configuration names, and can do nothing else. The witness is one.

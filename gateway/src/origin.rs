@@ -60,6 +60,9 @@ pub struct Evidence {
     pub container_labels: BTreeMap<String, String>,
     /// User name of the origin's uid, if it has one.
     pub user: Option<String>,
+    /// The uid that logged in where the process was started, if somebody did: `weir run` from a shell. A service has none.
+    #[serde(default)]
+    pub login_uid: Option<u32>,
     /// Capabilities of the process that lead around the gateway.
     #[serde(default)]
     pub risks: Vec<Risk>,

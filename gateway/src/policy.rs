@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::show;
+
 pub use explain::{Explanation, ResultColumn, RuleExplanation};
 pub use lint::{Lint, lint};
 pub use pattern::{ColumnPattern, Glob, InvalidPattern, NamePattern};
@@ -688,7 +690,8 @@ impl Action {
     }
 }
 
-/// As people write it: `update public.customers, orders`; with what was not understood: `unparsed (line 3: ...)`.
+/// As people write it: `update public.customers, orders`; with what was not understood: `unparsed (line 3: ...)`. On one line,
+/// and no name in it can be taken for more than a name.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
@@ -696,7 +699,7 @@ impl fmt::Display for Action {
             write!(f, "{}{table}", if i == 0 { " " } else { ", " })?;
         }
         if let Some(what) = &self.unparsed {
-            write!(f, " ({what})")?;
+            write!(f, " ({})", show::escape(what))?;
         }
         Ok(())
     }
@@ -705,11 +708,15 @@ impl fmt::Display for Action {
 impl fmt::Display for TableUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(schema) = &self.schema {
-            write!(f, "{schema}.")?;
+            write!(f, "{}.", show::name(schema))?;
         }
-        f.write_str(&self.name)?;
+        write!(f, "{}", show::name(&self.name))?;
         match &self.schemas[..] {
-            [_, _, ..] if self.schema.is_none() => write!(f, " (of {}: write which)", self.schemas.join(" or ")),
+            [first, rest @ ..] if self.schema.is_none() && !rest.is_empty() => {
+                write!(f, " (of {}", show::name(first))?;
+                rest.iter().try_for_each(|schema| write!(f, " or {}", show::name(schema)))?;
+                f.write_str(": write which)")
+            }
             _ => Ok(()),
         }
     }

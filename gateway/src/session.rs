@@ -13,8 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::approval::{Ask, Forecast, Outcome as ApprovalOutcome, Pending};
 use crate::config::Mode;
 use crate::engine::{Engine, InForce};
-use crate::identity;
-use crate::identity::Principal;
+use crate::identity::{self, Principal};
 use crate::ids::{OperationId, SessionId};
 use crate::limit::Allowance;
 use crate::live::Live;
@@ -557,7 +556,9 @@ impl Session {
             parameters: exact.parameters.map(str::to_owned),
             agent: self.principal.agent.clone(),
             agent_uid: self.origin.uid,
+            place: identity::place(&self.engine.config(), &self.origin, &self.evidence),
             subject: self.principal.subject.clone(),
+            names: self.principal.names.clone(),
             groups: self.principal.groups.clone(),
             target: self.target.name.clone(),
             database: judgement.operation.database.clone(),

@@ -38,6 +38,50 @@ pub fn escape_json(json: &str) -> String {
     escaped
 }
 
+/// Text as a TOML string on one line, with the same characters escaped as TOML does it.
+pub fn toml_string(text: &str) -> String {
+    let mut string = String::with_capacity(text.len() + 2);
+    string.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => string.extend(['\\', c]),
+            // Writing to a string does not fail.
+            _ if deceives(c) => drop(write!(string, "\\U{:08x}", u32::from(c))),
+            _ => string.push(c),
+        }
+    }
+    string.push('"');
+    string
+}
+
+/// A name among words of ours: what could be taken for more than a name is escaped and stands in double quotes, in which
+/// such quotes are doubled.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a> {
+    text: &'a str,
+    dots: bool,
+}
+
+/// One name, such as a table's.
+pub fn name(text: &str) -> Name<'_> {
+    Name { text, dots: false }
+}
+
+/// A name with those of what it is in before it, such as `public.customers.ssn`.
+pub fn dotted(text: &str) -> Name<'_> {
+    Name { text, dots: true }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| c.is_alphanumeric() || "_$?[]-".contains(c) || self.dots && c == '.';
+        if !self.text.is_empty() && self.text.chars().all(|c| plain(c) && !deceives(c)) {
+            return f.write_str(self.text);
+        }
+        write!(f, "\"{}\"", escape(&self.text.replace('"', "\"\"")))
+    }
+}
+
 /// Text or bytes to be shown.
 pub fn shown<T: AsRef<[u8]> + ?Sized>(text: &T) -> Shown<'_> {
     Shown { bytes: text.as_ref(), lines: false, limit: usize::MAX }
@@ -141,6 +185,36 @@ mod tests {
         assert!(text.chars().all(|c| c == '\n' || !deceives(c)), "{text:?}");
         assert!(text.contains(r"\u202e") && text.contains(r"\udb40\udc41") && text.contains("東京, 🌊"), "{text}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn toml_is_the_same_text_on_one_line() {
+        for text in ["plain", "a\"b\\c'd", "x\n\nverdict: allow\t\u{202e}\u{e0041}\u{1b}[2J", "Grüße, 東京"] {
+            let string = toml_string(text);
+            assert!(!string.chars().any(deceives), "{string:?}");
+            let table: toml::Table = format!("a = {string}").parse().unwrap();
+            assert_eq!(table["a"].as_str(), Some(text));
+        }
+    }
+
+    #[test]
+    fn names_cannot_be_taken_for_more_than_names() {
+        for (text, expected) in [
+            ("orders", "orders"),
+            ("Größe_1$", "Größe_1$"),
+            ("?column?", "?column?"),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+            ("orders, customers", "\"orders, customers\""),
+            ("a\"b", "\"a\"\"b\""),
+            ("x\n\nverdict: allow, by \"coders\"", "\"x\\n\\nverdict: allow, by \"\"coders\"\"\""),
+            ("or\u{200b}ders", "\"or\\u{200b}ders\""),
+            ("a.b", "\"a.b\""),
+        ] {
+            assert_eq!(name(text).to_string(), expected);
+        }
+        assert_eq!(dotted("public.customers.ssn").to_string(), "public.customers.ssn");
+        assert_eq!(dotted("public.a b").to_string(), "\"public.a b\"");
     }
 
     #[test]

@@ -428,8 +428,10 @@ impl Drop for Env {
     }
 }
 
-/// Joins the cgroup whose directory is the first argument, then becomes the rest.
-const JOIN_AND_EXEC: &str = r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""#;
+/// Joins the cgroup whose directory is the first argument, then becomes the rest. As services do, of whom nobody logged in to start
+/// them; whoever runs the tests may have.
+const JOIN_AND_EXEC: &str =
+    r#"{ echo 4294967295 > /proc/self/loginuid; } 2>/dev/null; echo 0 > "$1/cgroup.procs" && shift && exec "$@""#;
 /// What weir.service does: sees no processes of others (`ProtectProc=`), and the pins are the witness's. Besides, the first
 /// argument is /etc/hosts, and a file system of as many bytes as the second says, if it says any, is where the third says. The
 /// fourth is the pins' directory. Then becomes the rest.

@@ -60,6 +60,7 @@ pub fn opened(id: SessionId) -> Event {
         principal: Principal {
             agent: "coder".to_owned(),
             subject: "coder".to_owned(),
+            names: Vec::new(),
             issuer: "https://idp.example".to_owned(),
             groups: Vec::new(),
             expires_at: 0,

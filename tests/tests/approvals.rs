@@ -1,6 +1,11 @@
 //! Approvals end to end: an unmodified psql waits, a person decides from another terminal, and exactly that statement runs
 //! exactly once, or does not.
 
+#[path = "approvals/people.rs"]
+mod people;
+#[path = "approvals/shown.rs"]
+mod shown;
+
 use std::time::Duration;
 
 use serde_json::Value;
@@ -294,7 +299,7 @@ fn approvers_see_what_a_disguised_statement_is_understood_as() {
     assert!(approval["text"].as_str().is_some_and(|it| it.contains(r#"U&"o\0072ders""#)), "{approval}");
     assert_eq!(approval["understood"], "DELETE FROM orders", "{approval}");
     let shown = world.weir(&format!("approvals show {}", number(&approval))).expect_success().unwrap();
-    assert!(shown.contains("which is understood as\nDELETE FROM orders\n"), "{shown}");
+    assert!(shown.contains("as it is understood:\n  | DELETE FROM orders\n"), "{shown}");
     drop(psql);
     wait_until("the request's withdrawal", PATIENCE, || world.waiting().is_empty()).unwrap();
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Backend, Failure, FailureKind, Items, Request};
-use crate::approval::{ApprovalError, Approver, LedgerError, Transition};
+use super::{Action, Backend, Caller, Failure, FailureKind, Items, Request};
+use crate::approval::{ApprovalError, LedgerError, Transition};
 use crate::config::{Config, Mode};
 use crate::engine::Engine;
 use crate::ids::{OperationId, SessionId};
@@ -121,7 +121,17 @@ impl Backend for Engine {
         Ok(self.recorder().append_durable(Event::AdminAction(Box::new(action))).await?)
     }
 
-    async fn answer(&self, request: Request, by: Approver, items: &Items) -> Result<(), Failure> {
+    fn check(&self, request: &Request, by: &Caller) -> Result<(), Failure> {
+        let (number, reason, approve) = match request {
+            Request::Approve { number, reason } => (*number, reason, true),
+            Request::Deny { number, reason } => (*number, reason, false),
+            _ => return Ok(()),
+        };
+        Ok(self.approvals().would_count(number, &by.by, reason.as_deref(), approve)?)
+    }
+
+    async fn answer(&self, request: Request, caller: Caller, items: &Items) -> Result<(), Failure> {
+        let Caller { by, sees_all } = caller;
         match request {
             Request::Status => items.send(&status(self).await).await,
             Request::Sessions { limit, agent, target, since_ns, refused_only } => {
@@ -181,12 +191,19 @@ impl Backend for Engine {
                 }
             }
             Request::Approvals => {
-                for view in self.approvals().list() {
-                    items.send(&view).await?;
+                for view in self.approvals().list().iter().filter(|view| sees_all || view.is_for(&by.names)) {
+                    items.send(view).await?;
                 }
                 Ok(())
             }
-            Request::Approval { number } => items.send(&self.approvals().show(number)?).await,
+            Request::Approval { number } => {
+                let view = self.approvals().show(number)?;
+                // To whom it is no concern it is not there.
+                if !(sees_all || view.is_for(&by.names)) {
+                    return Err(ApprovalError::Unknown(number).into());
+                }
+                items.send(&view).await
+            }
             Request::Approve { number, reason } => {
                 items.send(&self.approvals().approve(number, by, reason).await?).await
             }
@@ -254,7 +271,7 @@ fn bound(decided: &mut OperationDecided) {
 }
 
 /// Shortens a text and says so.
-fn cut(text: &mut String, most: usize) {
+pub(super) fn cut(text: &mut String, most: usize) {
     if text.len() > most {
         let rest = text.len() - most;
         text.truncate(text.floor_char_boundary(most));

@@ -36,6 +36,8 @@ pub struct Facts {
     /// Real, effective, saved and file system uid, and the one that logged in: none of them may be an agent's.
     pub uids: Vec<u32>,
     pub login_uid: Option<u32>,
+    /// That uid's name, if it has one.
+    pub login_user: Option<String>,
     /// Path in the cgroup2 hierarchy, with a leading slash.
     pub cgroup: String,
 }
@@ -67,12 +69,13 @@ impl Peer {
     pub(super) fn facts(&self, read: Process) -> io::Result<Facts> {
         let Process { mut uids, login_uid, cgroup } = read;
         uids.extend(login_uid);
-        let user =
-            nix::unistd::User::from_uid(self.uid.into())?.map_or_else(|| format!("#{}", self.uid), |user| user.name);
+        let name = |uid: u32| nix::unistd::User::from_uid(uid.into()).map(|user| user.map(|user| user.name));
+        let user = name(self.uid)?.unwrap_or_else(|| format!("#{}", self.uid));
+        let login_user = login_uid.map(name).transpose()?.flatten();
         self.still_lives()?;
         let mut groups = self.groups.clone();
         groups.push(self.gid);
-        Ok(Facts { pid: self.pid, uid: self.uid, user, groups, uids, login_uid, cgroup })
+        Ok(Facts { pid: self.pid, uid: self.uid, user, groups, uids, login_uid, login_user, cgroup })
     }
 
     /// The number is this process's to here.

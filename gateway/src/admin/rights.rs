@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::Caller;
 use super::Request;
 use super::peer::Facts;
 use crate::approval::Approver;
@@ -117,13 +118,15 @@ impl Rights {
         if allowed { Ok(()) } else { Err(Refused::Lacks { needed }) }
     }
 
-    pub(super) fn approver(&self, peer: &Facts) -> Approver {
-        Approver {
+    pub(super) fn caller(&self, peer: &Facts) -> Caller {
+        let by = Approver {
             user: peer.user.clone(),
             uid: peer.uid,
-            login_uid: peer.login_uid.filter(|_| peer.uid == 0),
+            login_uid: peer.login_uid,
+            login_user: peer.login_user.clone(),
             names: self.approve.clone(),
-        }
+        };
+        Caller { by, sees_all: self.audit }
     }
 }
 
@@ -218,6 +221,7 @@ pub(super) mod tests {
             groups: groups.to_vec(),
             uids: vec![uid; 4],
             login_uid: None,
+            login_user: None,
             cgroup: "/user.slice/session-1.scope".into(),
         }
     }
@@ -298,6 +302,18 @@ pub(super) mod tests {
         for who in [&dba, &auditor, &admin] {
             assert!(who.permit(&detach).is_err());
         }
+    }
+
+    #[test]
+    fn who_logged_in_is_known_whoever_acts() {
+        for uid in [0, 1000, 1002] {
+            let alice = Facts { login_uid: Some(1001), login_user: Some("alice".into()), ..peer(uid, &[DBA]) };
+            let Caller { by, sees_all } = rights(&alice).unwrap().caller(&alice);
+            assert_eq!((by.uid, by.login_uid, by.login_user.as_deref()), (uid, Some(1001), Some("alice")));
+            assert_eq!(sees_all, uid == 0, "an approver sees what is his to decide");
+        }
+        let auditor = peer(1000, &[AUDIT]);
+        assert!(rights(&auditor).unwrap().caller(&auditor).sees_all);
     }
 
     #[test]

@@ -47,7 +47,14 @@ impl Backend for Fake {
         if self.full { Err("disk full".into()) } else { Ok(()) }
     }
 
-    async fn answer(&self, request: Request, by: Approver, items: &Items) -> Result<(), Failure> {
+    fn check(&self, request: &Request, _: &Caller) -> Result<(), Failure> {
+        match request {
+            Request::Approve { number: 999, .. } => Err(Failure::not_found("there is no approval 999")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn answer(&self, request: Request, caller: Caller, items: &Items) -> Result<(), Failure> {
         match request {
             Request::Approvals => {
                 for i in 0..100 {
@@ -55,7 +62,7 @@ impl Backend for Fake {
                 }
                 Ok(())
             }
-            Request::Reload => items.send(&by.user).await,
+            Request::Reload => items.send(&caller.by.user).await,
             Request::Status => items.send(&"x".repeat(lines::MAX_REPLY)).await,
             _ => Err(Failure::not_found("no such thing")),
         }
@@ -116,6 +123,49 @@ async fn what_cannot_be_recorded_is_not_done() {
     let directory = scratch.0.clone();
     let failed = client(move || ask_one::<String>(&directory, Request::Reload)).await.unwrap_err();
     assert!(failed.to_string().contains("could not be recorded"), "{failed}");
+}
+
+/// Or whoever repeats them pushes other evidence out.
+#[tokio::test]
+async fn votes_that_cannot_count_are_recorded_briefly_and_so_many() {
+    let scratch = Scratch::new("votes");
+    let mut config = config(&scratch.0);
+    config.access.approve = [("dba".to_owned(), config.access.admin.clone())].into();
+    let fake = start(config, false);
+    let request = Request::Approve { number: 999, reason: Some("x".repeat(60 * 1024)) };
+    let times = RECORDED_REFUSALS + 5;
+    for _ in 0..times {
+        let (directory, request) = (scratch.0.clone(), request.clone());
+        let failed = client(move || ask_one::<u32>(&directory, request)).await.unwrap_err();
+        assert!(matches!(failed, ClientError::Failed(Failure { kind: FailureKind::NotFound, .. })), "{failed}");
+    }
+    let recorded = fake.recorded.lock().unwrap();
+    assert_eq!(recorded.len(), RECORDED_REFUSALS as usize);
+    for action in &*recorded {
+        assert_eq!(action.refused.as_deref(), Some("there is no approval 999"));
+        let Request::Approve { reason: Some(reason), .. } = &action.request else { panic!("{action:?}") };
+        assert!(reason.len() < MAX_RECORDED + 50 && reason.ends_with("more bytes)"), "{}", reason.len());
+    }
+}
+
+#[test]
+fn no_text_of_a_request_is_recorded_at_length() {
+    let long = || "ä".repeat(30 * 1024);
+    let few = |request: Request| serde_json::to_string(&request.for_record()).unwrap().len() < 64 * 1024;
+    assert!(few(Request::Detach { seconds: 1, reason: long() }));
+    assert!(few(Request::Denials { limit: 1, agent: Some(long()), target: Some(long()), since_ns: None }));
+    let sessions =
+        Request::Sessions { limit: 1, agent: Some(long()), target: None, since_ns: None, refused_only: true };
+    assert!(few(sessions));
+    assert!(few(Request::Explain {
+        target: long(),
+        agent: long(),
+        groups: vec![long(); 500],
+        database: Some(long()),
+        text: long(),
+    }));
+    let short = Request::Deny { number: 7, reason: Some("not today".into()) };
+    assert_eq!(short.clone().for_record(), short);
 }
 
 #[tokio::test]

@@ -60,7 +60,9 @@ fn ask(requirements: Vec<HoldRequirement>) -> Ask {
         parameters: None,
         agent: "coder".into(),
         agent_uid: AGENT_UID,
+        place: "agents.slice/coder@a.service".into(),
         subject: "carol@example.com".into(),
+        names: Vec::new(),
         groups: vec!["developers".into()],
         target: "orders".into(),
         database: Some("orders".into()),
@@ -73,7 +75,18 @@ fn ask(requirements: Vec<HoldRequirement>) -> Ask {
 }
 
 fn approver(user: &str, uid: u32, names: &[&str]) -> Approver {
-    Approver { user: user.into(), uid, login_uid: None, names: names.iter().map(ToString::to_string).collect() }
+    let names = names.iter().map(ToString::to_string).collect();
+    Approver { user: user.into(), uid, login_uid: None, login_user: None, names }
+}
+
+/// Somebody who logged in as himself.
+fn at_terminal(user: &str, uid: u32) -> Approver {
+    Approver { login_uid: Some(uid), login_user: Some(user.into()), ..approver(user, uid, &["dba"]) }
+}
+
+/// `sudo weir`, or `sudo -u USER weir`, of somebody who logged in.
+fn by_sudo(person: &Approver, user: &str, uid: u32) -> Approver {
+    Approver { user: user.into(), uid, ..person.clone() }
 }
 
 fn alice() -> Approver {
@@ -141,6 +154,86 @@ async fn the_requester_cannot_decide_under_any_name() {
         let error = approvals.approve(7, by.clone(), None).await.unwrap_err();
         assert!(matches!(error, ApprovalError::Requester { .. }), "{by:?}: {error}");
     }
+}
+
+/// Whom the token names, under each of its names, and whoever started the agent: also as root, or as another user.
+#[tokio::test]
+async fn nobody_approves_what_his_own_agent_asks() {
+    let alice = at_terminal("alice", 1001);
+    let opaque = "8f14e45f-ceea-467f-9b2c-3a1c0f4d5e6b".to_owned();
+    let started = Evidence { login_uid: Some(1001), ..Evidence::default() };
+    let plain = || Ask { subject: opaque.clone(), ..ask(vec![requirement(&["dba"], 1, LONG)]) };
+    for (is_alices, asked) in [
+        (true, Ask { subject: "alice@example.com".into(), ..plain() }),
+        (true, Ask { names: vec!["Alice".into()], ..plain() }),
+        (true, Ask { names: vec!["nobody".into(), "alice@example.com".into()], ..plain() }),
+        (true, Ask { evidence: started, ..plain() }),
+        (false, plain()),
+        // Who logged in as root, or as the agent's own user, and started it keeps nobody else from deciding.
+        (false, Ask { evidence: Evidence { login_uid: Some(0), ..Evidence::default() }, ..plain() }),
+        (false, Ask { evidence: Evidence { login_uid: Some(AGENT_UID), ..Evidence::default() }, ..plain() }),
+    ] {
+        for by in [alice.clone(), by_sudo(&alice, "root", 0), by_sudo(&alice, "bob", 1002)] {
+            let (approvals, _) = approvals();
+            let _pending = approvals.request(asked.clone()).await.unwrap();
+            let voted = approvals.approve(7, by.clone(), None).await;
+            assert_eq!(matches!(voted, Err(ApprovalError::Requester { .. })), is_alices, "{by:?}: {voted:?}");
+            assert_eq!(voted.is_ok(), !is_alices, "{by:?}: {voted:?}");
+        }
+    }
+    // Without a login uid there is the name.
+    let (approvals, _) = approvals();
+    let _pending = approvals.request(Ask { names: vec!["alice".into()], ..plain() }).await.unwrap();
+    let bare = Approver { login_uid: None, login_user: None, ..alice };
+    assert!(matches!(approvals.approve(7, bare, None).await, Err(ApprovalError::Requester { .. })));
+}
+
+#[tokio::test]
+async fn sudo_makes_nobody_a_second_person() {
+    let alice = at_terminal("alice", 1001);
+    // A session in which nobody logged in may say once who did.
+    let invented = Approver { login_uid: Some(5555), ..alice.clone() };
+    let bare = Approver { login_uid: None, login_user: None, ..alice.clone() };
+    for again in [by_sudo(&alice, "root", 0), by_sudo(&alice, "bob", 1002), invented.clone(), bare.clone()] {
+        for (first, second) in [(&alice, &again), (&again, &alice)] {
+            let (approvals, _) = approvals();
+            let _pending = approvals.request(ask(vec![requirement(&["dba"], 2, LONG)])).await.unwrap();
+            assert_eq!(approvals.approve(7, first.clone(), None).await.unwrap().status, Status::Pending);
+            let voted = approvals.approve(7, second.clone(), None).await;
+            assert!(matches!(voted, Err(ApprovalError::VotedAlready { .. })), "{first:?} {second:?}: {voted:?}");
+            let other = by_sudo(&at_terminal("bob", 1003), "root", 0);
+            assert_eq!(approvals.approve(7, other, None).await.unwrap().status, Status::Approved);
+        }
+    }
+    assert!(!met(&[requirement(&["dba"], 2, LONG)], &[&alice, &invented]));
+    assert!(met(&[requirement(&["dba"], 2, LONG)], &[&alice, &bob()]));
+}
+
+#[tokio::test]
+async fn a_vote_that_would_not_count_is_known_before() {
+    let (approvals, memory) = approvals();
+    let _pending = approvals.request(ask(vec![requirement(&["dba"], 2, LONG)])).await.unwrap();
+    let long = "x".repeat(MAX_REASON + 1);
+    let would = |number, by: &Approver, reason| approvals.would_count(number, by, reason, true);
+    assert!(would(7, &alice(), Some(&long[1..])).is_ok());
+    assert!(matches!(would(7, &alice(), Some(&long)), Err(ApprovalError::ReasonTooLong)));
+    assert!(matches!(would(999, &alice(), None), Err(ApprovalError::Unknown(999))));
+    assert!(matches!(would(7, &approver("eve", 1007, &["security"]), None), Err(ApprovalError::NotAnApprover { .. })));
+    approvals.approve(7, alice(), None).await.unwrap();
+    assert!(matches!(would(7, &alice(), None), Err(ApprovalError::VotedAlready { .. })));
+    assert!(approvals.would_count(7, &alice(), None, false).is_ok(), "one may think better of it");
+    assert_eq!(memory.transitions.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn approvers_know_what_is_theirs() {
+    let (approvals, _) = approvals();
+    let _pending =
+        approvals.request(ask(vec![requirement(&["dba"], 1, LONG), requirement(&["security"], 1, LONG)])).await;
+    let view = approvals.show(7).unwrap();
+    let is_for = |name: &str| view.is_for(&BTreeSet::from([name.to_owned()]));
+    assert_eq!((is_for("dba"), is_for("security"), is_for("web")), (true, true, false));
+    assert!(!view.is_for(&BTreeSet::new()));
 }
 
 #[tokio::test]
@@ -256,18 +349,41 @@ async fn a_vote_counts_though_the_approver_hangs_up() {
 #[tokio::test]
 async fn waiting_is_bounded_in_number_and_length() {
     let (approvals, _) = approvals();
+    let of = |agent: &str, place: usize| {
+        let ask = ask(vec![requirement(&["dba"], 1, LONG)]);
+        approvals.request(Ask { agent: agent.into(), place: format!("{agent}@{place}.service"), ..ask })
+    };
     let mut waiting = Vec::new();
-    for _ in 0..MAX_PENDING_PER_AGENT {
-        waiting.push(approvals.request(ask(vec![requirement(&["dba"], 1, LONG)])).await.unwrap());
+    for place in 0..MAX_PENDING_PER_AGENT / MAX_PENDING_PER_PLACE {
+        for _ in 0..MAX_PENDING_PER_PLACE {
+            waiting.push(of("coder", place).await.unwrap());
+        }
+        assert!(matches!(of("coder", place).await, Err(RequestError::TooMany)), "an instance has its share");
     }
-    let more = approvals.request(ask(vec![requirement(&["dba"], 1, LONG)])).await;
-    assert!(matches!(more, Err(RequestError::TooMany)));
-    let other = Ask { agent: "planner".into(), ..ask(vec![requirement(&["dba"], 1, LONG)]) };
-    assert!(approvals.request(other.clone()).await.is_ok(), "another agent is not in the way");
-    let long = Ask { text: "x".repeat(MAX_TEXT + 1), ..other };
+    assert!(matches!(of("coder", 99).await, Err(RequestError::TooMany)), "and so have all of an agent");
+    assert!(of("planner", 0).await.is_ok(), "another agent is not in the way");
+    let long = Ask { text: "x".repeat(MAX_TEXT + 1), ..ask(vec![requirement(&["dba"], 1, LONG)]) };
     assert!(matches!(approvals.request(long).await, Err(RequestError::TooLong(_))));
     waiting.pop();
-    assert!(approvals.request(ask(vec![requirement(&["dba"], 1, LONG)])).await.is_ok(), "an end makes room");
+    waiting.push(of("coder", 3).await.expect("an end makes room"));
+
+    // A few agents do not take all that there is.
+    for agent in ["a", "b", "c"] {
+        for number in 0..MAX_PENDING_PER_AGENT {
+            waiting.push(of(agent, number).await.unwrap());
+        }
+    }
+    assert_eq!(waiting.len(), MAX_PENDING / 2);
+    for number in 0..MAX_PENDING_PER_PLACE {
+        waiting.push(of("late", number).await.unwrap());
+    }
+    assert!(matches!(of("late", 99).await, Err(RequestError::TooMany)));
+    assert!(matches!(of("a", 99).await, Err(RequestError::TooMany)));
+    let mut agents = 0..;
+    while waiting.len() < MAX_PENDING {
+        waiting.push(of(&format!("agent-{}", agents.next().unwrap()), 0).await.unwrap());
+    }
+    assert!(matches!(of("one more", 0).await, Err(RequestError::TooMany)));
 }
 
 /// Many voters, many polls of the outcome: one approval comes out of each request, whatever the order.

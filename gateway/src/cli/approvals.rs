@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::output::{Cell, Colour, Error, Out, Table, clean, clean_lines, or_none, plural, runtime_dir, shorten};
+use super::output::{Cell, Colour, Error, Out, Table, clean, or_none, plural, runtime_dir, shorten};
 use super::time;
 use crate::admin::Request;
 use crate::admin::client::{ask_all, ask_one};
@@ -23,7 +23,8 @@ Examples:
 
 pub(super) const APPROVE_HELP: &str = "\
 You need to be in a group of one of the approvers that the rule names ([access] approve). Nobody approves what his own \
-agent asks. Where a rule wants several people, it runs when the last of them has approved.
+agent asks: not the user it runs as, not who started it, and not whom its token names. Where a rule wants several \
+people, it runs when the last of them has approved.
 
 Examples:
   weir approvals show 7
@@ -136,12 +137,13 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
         ("asked", time::both(view.requested_at)),
         ("expires", time::both(view.expires_at)),
         ("agent", format!("{} (uid {})", clean(&view.agent), view.agent_uid)),
-        ("subject", clean(&view.subject)),
+        ("subject", super::sessions::subject(&view.subject, &view.names)),
         ("groups", or_none(&view.groups)),
         ("target", clean(&view.target)),
         ("database", view.database.as_deref().map_or_else(|| "none".to_owned(), clean)),
         ("cgroup", clean(&view.evidence.cgroup)),
     ];
+    fields.extend(super::sessions::login(&view.evidence));
     fields.extend(super::sessions::process_fields(&view.evidence));
     for requirement in &view.requirements {
         fields.push(("needs", needs(requirement)));
@@ -149,23 +151,25 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
     for vote in &view.votes {
         let what = if vote.approve { "yes" } else { "no" };
         let reason = vote.reason.as_ref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
-        fields.push(("vote", format!("{what} by {} at {}{reason}", clean(&vote.by.user), time::local(vote.at))));
+        let by = super::sessions::approver(&vote.by);
+        fields.push(("vote", format!("{what} by {by} at {}{reason}", time::local(vote.at))));
     }
     fields.push(("digest", view.digest.clone()));
     out.fields(&fields)?;
-    out.line("")?;
-    out.line(clean_lines(&view.text))?;
-    if let Some(understood) = &view.understood {
+    what_it_does(view, out)?;
+    texts(view, out)?;
+    if view.status == Status::Pending {
         out.line("")?;
-        out.line("which is understood as")?;
-        out.line(clean_lines(understood))?;
+        out.line(format!("`weir approve {0}` lets it run once; `weir deny {0}` refuses it.", view.number))?;
     }
+    Ok(0)
+}
+
+/// What Weir and the target make of it: before its text, which its agent chose.
+fn what_it_does(view: &View, out: &mut Out) -> Result<(), Error> {
     if !view.actions.is_empty() {
         out.line("")?;
         out.line(format!("does: {}", clean(view.actions.join("; "))))?;
-    }
-    if let Some(parameters) = &view.parameters {
-        out.line(format!("parameters {}", clean(parameters)))?;
     }
     if let Some(forecast) = &view.forecast {
         out.line("")?;
@@ -179,11 +183,23 @@ fn show(view: &View, out: &mut Out) -> Result<u8, Error> {
             out.line(format!("and {}", clean(cascade)))?;
         }
     }
-    if view.status == Status::Pending {
+    Ok(())
+}
+
+/// Its text, as it is understood first.
+fn texts(view: &View, out: &mut Out) -> Result<(), Error> {
+    let texts = [
+        ("what runs, as it is understood:", view.understood.as_deref()),
+        ("what runs, as it was sent:", Some(view.text.as_str())),
+        ("with these parameters:", view.parameters.as_deref()),
+    ];
+    for (title, text) in texts {
+        let Some(text) = text else { continue };
         out.line("")?;
-        out.line(format!("`weir approve {0}` lets it run once; `weir deny {0}` refuses it.", view.number))?;
+        out.line(title)?;
+        out.foreign(text)?;
     }
-    Ok(0)
+    Ok(())
 }
 
 fn approvers(view: &View) -> String {

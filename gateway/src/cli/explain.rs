@@ -118,7 +118,7 @@ pub(super) fn why(config: &Path, id: OperationId, out: &mut Out) -> Result<u8, E
         fields.extend([("agent", name(&refused.agent)), ("target", name(&refused.target))]);
     }
     if let Some(decided) = &why.decided {
-        fields.extend([("verdict", clean(&decided.gate)), ("operation", clean_lines(&decided.text))]);
+        fields.push(("verdict", clean(&decided.gate)));
     }
     fields.extend(why.approval.iter().map(|transition| ("approval", sessions::approval(transition))));
     out.fields(&fields)?;
@@ -134,6 +134,12 @@ pub(super) fn why(config: &Path, id: OperationId, out: &mut Out) -> Result<u8, E
             out.line("The policy has changed since. By the one in force now:")?;
         }
         show(now, out)?;
+    }
+    // Last: its agent chose it.
+    if let Some(decided) = &why.decided {
+        out.line("")?;
+        out.line("What was asked:")?;
+        out.foreign(&decided.text)?;
     }
     Ok(0)
 }

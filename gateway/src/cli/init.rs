@@ -268,8 +268,7 @@ fn word(text: &str) -> String {
 
 /// A TOML string on one line: it may stand in a comment.
 fn quote(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    toml::Value::String(line).to_string()
+    crate::show::toml_string(text)
 }
 
 const HEAD: &str = r#"# Written by `weir init` from what ran on this host. `weir check` checks it, `weir doctor` checks the host.

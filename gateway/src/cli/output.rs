@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::admin::client::ClientError;
 use crate::config::{self, Config};
@@ -60,10 +61,24 @@ impl Error {
     }
 }
 
-/// Standard output.
+/// What stands before each line of a text of others', before what is left of a line that is too long for the terminal, and
+/// where lines without anything on them were.
+const BAR: &str = "  | ";
+const MORE: &str = "  : ";
+const LEFT_OUT: &str = "  … ";
+/// Where a line of ours goes on that is too long for the terminal.
+const INDENT: &str = "      ";
+/// A terminal with fewer columns is taken for one with so many.
+const FEWEST_COLUMNS: usize = 40;
+/// Columns that a tab takes at most.
+const TAB: usize = 8;
+
+/// Standard output. On a terminal no line is longer than that is wide: it would go on where our own lines begin.
 pub(super) struct Out {
     pub(super) json: bool,
     colour: bool,
+    /// Of the terminal, if whoever reads has one.
+    columns: Option<usize>,
     to: BufWriter<Stdout>,
 }
 
@@ -80,7 +95,10 @@ pub(super) enum Colour {
 impl Out {
     pub(super) fn new(json: bool) -> Self {
         let colour = !json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
-        Self { json, colour, to: BufWriter::new(io::stdout()) }
+        // `weir approvals show 7 | less` has a terminal, too.
+        let size = terminal_size_of(io::stdout()).or_else(|| terminal_size_of(io::stderr()));
+        let columns = size.filter(|_| !json).map(|(Width(columns), _)| columns.into());
+        Self { json, colour, columns, to: BufWriter::new(io::stdout()) }
     }
 
     pub(super) fn finish(&mut self) -> Result<(), Error> {
@@ -89,7 +107,18 @@ impl Out {
 
     /// A line of our own words. What others wrote goes through [`clean`] first.
     pub(super) fn line(&mut self, text: impl Display) -> Result<(), Error> {
-        Ok(writeln!(self.to, "{text}")?)
+        for line in text.to_string().split('\n') {
+            let mut parts = fold(line, self.columns, INDENT.len()).into_iter();
+            writeln!(self.to, "{}", parts.next().unwrap_or_default())?;
+            parts.try_for_each(|part| writeln!(self.to, "{INDENT}{part}"))?;
+        }
+        Ok(())
+    }
+
+    /// Text of several lines that others wrote, all of it: its lines stand behind a bar, and cannot be taken for ours.
+    pub(super) fn foreign(&mut self, text: &str) -> Result<(), Error> {
+        let lines = behind_bar(text, self.columns);
+        Ok(lines.iter().try_for_each(|line| writeln!(self.to, "{line}"))?)
     }
 
     /// Bytes as they are.
@@ -136,14 +165,15 @@ impl Out {
         Ok(())
     }
 
-    /// `name   value` lines, the values in one column.
+    /// `name   value` lines, the values in one column, each on one line.
     pub(super) fn fields(&mut self, fields: &[(&str, String)]) -> Result<(), Error> {
         let wide = fields.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
         for (name, value) in fields {
             let name = self.paint(Colour::Dim, format!("{name:<wide$}"));
-            // Values of several lines stay in their column.
-            let value = value.replace('\n', &format!("\n{}", " ".repeat(wide + 2)));
-            self.line(format!("{name}  {value}"))?;
+            // What is longer than the terminal is wide stays in its column.
+            let mut parts = fold(value, self.columns, wide + 2).into_iter();
+            writeln!(self.to, "{name}  {}", parts.next().unwrap_or_default())?;
+            parts.try_for_each(|part| writeln!(self.to, "{}{part}", " ".repeat(wide + 2)))?;
         }
         Ok(())
     }
@@ -191,9 +221,56 @@ pub(super) fn clean(text: impl Display) -> String {
     show::escape(&text.to_string())
 }
 
-/// The same for text of several lines.
+/// The same for text of several lines, which can look like ours: for what the gateway wrote, and [`Out::foreign`] for the rest.
 pub(super) fn clean_lines(text: &str) -> String {
     show::shown(text).lines().to_string()
+}
+
+/// Lines as [`Out::foreign`] shows them.
+fn behind_bar(text: &str, columns: Option<usize>) -> Vec<String> {
+    let mut shown = Vec::new();
+    let mut empty = 0;
+    let text = clean_lines(text);
+    for line in text.lines().map(Some).chain([None]) {
+        if line.is_some_and(|line| line.trim().is_empty()) {
+            empty += 1;
+            continue;
+        }
+        match std::mem::take(&mut empty) {
+            0 => {}
+            1 => shown.push(BAR.trim_end().to_owned()),
+            several => shown.push(format!("{LEFT_OUT}{several} empty lines")),
+        }
+        let parts = fold(line.unwrap_or_default(), columns, BAR.len());
+        let marks = std::iter::once(BAR).chain(std::iter::repeat(MORE));
+        shown.extend(marks.zip(parts).filter(|_| line.is_some()).map(|(mark, part)| format!("{mark}{part}")));
+    }
+    shown
+}
+
+/// A line in parts, each of which fits into the terminal when it has been indented by so much. What is no ASCII counts as wide, and
+/// what colours as nothing.
+fn fold(line: &str, columns: Option<usize>, indented: usize) -> Vec<&str> {
+    let Some(columns) = columns else { return vec![line] };
+    let room = columns.max(FEWEST_COLUMNS).saturating_sub(indented).max(TAB);
+    let (mut parts, mut start, mut used, mut colours) = (Vec::new(), 0, 0, false);
+    for (at, c) in line.char_indices() {
+        colours |= c == '\x1b';
+        let wide = match c {
+            _ if colours => 0,
+            '\t' => TAB,
+            _ if c.is_ascii() => 1,
+            _ => 2,
+        };
+        colours &= c != 'm';
+        if used + wide > room {
+            parts.push(&line[start..at]);
+            (start, used) = (at, 0);
+        }
+        used += wide;
+    }
+    parts.push(&line[start..]);
+    parts
 }
 
 /// One line of at most so many characters.
@@ -258,6 +335,37 @@ mod tests {
         assert_eq!(clean_lines("a\nb"), "a\nb");
         assert_eq!(shorten("SELECT  1,\n 2", 10), "SELECT 1,…");
         assert_eq!(shorten("Größe", 5), "Größe");
+    }
+
+    #[test]
+    fn no_line_of_others_is_one_of_ours() {
+        let forged = "DELETE FROM orders /*\n\nwhich is understood as\n\tSELECT 1\r\n\n\n \t\n*/\n\n";
+        let shown = behind_bar(forged, None);
+        let expected = [
+            "  | DELETE FROM orders /*",
+            "  |",
+            "  | which is understood as",
+            "  | \tSELECT 1\\r",
+            "  … 3 empty lines",
+            "  | */",
+            "  |",
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(behind_bar(&"\n".repeat(5000), None), ["  … 5000 empty lines"]);
+        assert_eq!(behind_bar("SELECT 1", None), ["  | SELECT 1"]);
+    }
+
+    #[test]
+    fn lines_end_before_the_terminal_does() {
+        let line = format!("SELECT 1 {} approved by root", " ".repeat(100));
+        let shown = behind_bar(&line, Some(60));
+        assert!(shown.len() == 3 && shown.iter().all(|it| width(it) <= 60), "{shown:?}");
+        assert!(shown[0].starts_with(BAR) && shown[1..].iter().all(|it| it.starts_with(MORE)), "{shown:?}");
+        assert_eq!(fold(&line, Some(60), 4).concat(), line);
+        assert_eq!(fold(&"東".repeat(50), Some(54), 4).len(), 2, "what is wide is not in the terminal twice as often");
+        assert_eq!(fold(&format!("\x1b[31m{}\x1b[0m", "x".repeat(40)), Some(40), 0).len(), 1, "colours take no room");
+        assert_eq!(fold("", Some(80), 4), [""]);
+        assert_eq!(fold(&"x".repeat(500), None, 4).len(), 1);
     }
 
     #[test]

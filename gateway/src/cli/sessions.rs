@@ -18,7 +18,7 @@ use crate::record::index::SessionRow;
 mod replay;
 mod show;
 
-pub(super) use show::approval;
+pub(super) use show::{approval, approver, login, subject};
 
 pub(super) const HELP: &str = "\
 A session is one connection of an agent to a target, refused ones included. Reading the records is itself recorded.

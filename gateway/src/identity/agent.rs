@@ -156,6 +156,20 @@ impl Found<'_> {
         self.container.map_or_else(|| self.cgroup.to_owned(), |name| format!("container {name}"))
     }
 
+    /// What tells this instance of the agent from others. Below a cgroup that the configuration names each one has its own.
+    pub(super) fn instance_place<'e>(&self, evidence: &'e Evidence) -> &'e str {
+        let cgroup = evidence.cgroup.trim_matches('/');
+        let end = match self.agent.matches {
+            AgentMatch::Unit(_) | AgentMatch::Container(_) => self.cgroup.len(),
+            AgentMatch::Cgroup(_) => {
+                let below = cgroup.get(self.cgroup.len() + 1..).unwrap_or_default();
+                below.find('/').map_or(cgroup.len(), |end| self.cgroup.len() + 1 + end)
+            }
+            AgentMatch::UserOnly => cgroup.len(),
+        };
+        &cgroup[..end]
+    }
+
     /// The token's place with `%i` and `%u` filled in.
     pub(super) fn token_source(&self, evidence: &Evidence) -> Result<TokenSource, IdentityError> {
         let path = match &self.agent.token {
@@ -260,6 +274,25 @@ mod tests {
         ] {
             assert_eq!(found(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn instances_have_places_of_their_own() {
+        let place = |matches: AgentMatch, cgroup: &str| {
+            let agent = super::super::tests::agent("coder", matches.clone());
+            let evidence = Evidence { cgroup: cgroup.to_owned(), ..Evidence::default() };
+            let trimmed = cgroup.trim_matches('/');
+            let by_cgroup = match_cgroup(&agent, &["agents.slice".to_owned()], trimmed, &evidence);
+            let found = by_cgroup.unwrap_or(Found { agent: &agent, cgroup: trimmed, instance: None, container: None });
+            found.instance_place(&evidence).to_owned()
+        };
+        let unit = AgentMatch::Unit("coder@*.service".to_owned());
+        assert_eq!(place(unit, "/agents.slice/coder@a.service/made/by/itself"), "agents.slice/coder@a.service");
+        let cgroup = AgentMatch::Cgroup("agents.slice/coder".to_owned());
+        assert_eq!(place(cgroup.clone(), "/agents.slice/coder"), "agents.slice/coder");
+        assert_eq!(place(cgroup.clone(), "/agents.slice/coder/run-7"), "agents.slice/coder/run-7");
+        assert_eq!(place(cgroup, "/agents.slice/coder/run-7/made/by/itself"), "agents.slice/coder/run-7");
+        assert_eq!(place(AgentMatch::UserOnly, "/user.slice/x"), "user.slice/x");
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub(super) const LEEWAY: u64 = 30;
 /// OpenID Connect Core, section 2: a subject has no more than 255 characters.
 const MAX_SUBJECT: usize = 255;
 const MAX_TOKEN_ID: usize = 255;
+/// What else people call the subject (OpenID Connect Core, section 5.1), and the bytes of one such name.
+const NAMES: [&str; 2] = ["preferred_username", "email"];
+const MAX_NAME: usize = 320;
 /// Groups in one token, and the bytes of one name.
 const MAX_GROUPS: usize = 1000;
 const MAX_GROUP: usize = 256;
@@ -29,6 +32,7 @@ pub(super) struct Requirements {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claims {
     pub(super) subject: String,
+    pub(super) names: Vec<String>,
     pub(super) groups: Vec<String>,
     pub(super) expires_at: u64,
     pub(super) token_id: Option<String>,
@@ -82,6 +86,7 @@ impl Claims {
         }
         Ok(Self {
             subject: subject.to_owned(),
+            names: names(payload)?,
             groups: groups(payload, &wanted.groups_claim)?,
             expires_at,
             token_id: token_id.map(str::to_owned),
@@ -119,6 +124,18 @@ fn groups(payload: &Map<String, Value>, claim: &str) -> Result<Vec<String>, Clai
         return Err(malformed(claim));
     }
     Ok(groups.into_iter().map(str::to_owned).collect())
+}
+
+fn names(payload: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
+    let mut names = Vec::new();
+    for claim in NAMES {
+        match text(payload, claim)? {
+            Some(name) if name.len() > MAX_NAME => return Err(malformed(claim)),
+            Some(name) if !name.is_empty() => names.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    Ok(names)
 }
 
 fn text<'a>(payload: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, ClaimError> {
@@ -214,6 +231,12 @@ mod tests {
         let claims = judge(json!({ "jti": "t1", "groups": ["coders", "/team/a"] })).unwrap();
         assert_eq!(claims.subject, "agent-7");
         assert_eq!(claims.groups, ["coders", "/team/a"]);
+        assert!(claims.names.is_empty());
+        let named = judge(json!({ "email": "alice@example.com", "preferred_username": "alice" })).unwrap();
+        assert_eq!(named.names, ["alice", "alice@example.com"]);
+        for bad in [json!({ "email": 7 }), json!({ "preferred_username": "x".repeat(321) })] {
+            assert!(matches!(judge(bad), Err(ClaimError::Malformed(_))));
+        }
         assert_eq!((claims.expires_at, claims.token_id.as_deref()), (NOW + 300, Some("t1")));
         assert_eq!(judge(json!({})).unwrap().groups, Vec::<String>::new());
         assert_eq!(judge(json!({ "groups": "coders" })).unwrap().groups, ["coders"]);

@@ -125,6 +125,7 @@ impl Verifier {
         Ok(Principal {
             agent: agent.to_owned(),
             subject: claims.subject,
+            names: claims.names,
             issuer: self.wanted.issuer.clone(),
             groups: claims.groups,
             expires_at: claims.expires_at,
@@ -280,8 +281,13 @@ mod tests {
             insecure: Some("a test's".to_owned()),
         };
         let verifier = Verifier::new(&config).unwrap();
-        let claims =
-            Claims { subject: "x".to_owned(), groups: Vec::new(), expires_at: unix_now() + 3600, token_id: None };
+        let claims = Claims {
+            subject: "x".to_owned(),
+            groups: Vec::new(),
+            expires_at: unix_now() + 3600,
+            token_id: None,
+            names: Vec::new(),
+        };
         let shown = |number: usize, scope: &Scope| {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&(number as u64).to_le_bytes());

@@ -6,12 +6,14 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Gate, Kind, Matcher, Operation, Policy, Rule, Subject, Then, covers};
+use super::{Action, Gate, Kind, Matcher, Operation, Policy, Rule, Subject, TableUse, Then, covers};
+use crate::show;
 
 /// An operation may have thousands of actions; so many are spoken of.
 const MAX_ACTIONS: usize = 8;
 
-/// A verdict with its reasons. Its `Display` is text for a terminal; whoever shows it escapes it (`crate::show`).
+/// A verdict with its reasons. Its `Display` is text for a terminal, in which nothing that an agent chose can begin a line or
+/// be taken for a line of ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     pub agent: String,
@@ -74,6 +76,7 @@ impl Policy {
 
     fn suggest(&self, subject: Subject<'_>, operation: &Operation, gate: &Gate) -> Option<String> {
         if let Some(refusal) = &operation.refusal {
+            let refusal = show::escape(refusal);
             return Some(format!("No rule can allow this: {refusal}. Change the statement."));
         }
         let applying = || self.rules.iter().filter(|rule| rule.applies(subject, operation.database.as_deref()));
@@ -188,25 +191,35 @@ fn rule_for(subject: Subject<'_>, operation: &Operation, actions: &[&Action]) ->
     let kinds: BTreeSet<Kind> = actions.iter().map(|action| action.kind).collect();
     // A rule that names tables fits no action without one.
     let name_tables = actions.iter().all(|action| !action.tables.is_empty());
-    let tables: BTreeSet<String> = actions.iter().flat_map(|action| &action.tables).map(ToString::to_string).collect();
+    let tables: BTreeSet<String> = actions.iter().flat_map(|action| &action.tables).flat_map(patterns_of).collect();
     let kind_list = list(&kinds.iter().collect::<Vec<_>>());
     let mut text = String::from("[[rule]]\n");
-    let mut line = |key: &str, value: toml::Value| {
+    let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key:<9} = {value}");
     };
-    let strings = |items: Vec<String>| toml::Value::Array(items.into_iter().map(toml::Value::String).collect());
-    line("name", format!("{}: {kind_list} on {}", subject.agent, subject.target).into());
-    line("agents", strings(vec![subject.agent.to_owned()]));
-    line("targets", strings(vec![subject.target.to_owned()]));
+    let strings =
+        |items: &[&str]| format!("[{}]", list(&items.iter().map(|it| show::toml_string(it)).collect::<Vec<_>>()));
+    line("name", show::toml_string(&format!("{}: {kind_list} on {}", subject.agent, subject.target)));
+    line("agents", strings(&[subject.agent]));
+    line("targets", strings(&[subject.target]));
     if let Some(database) = &operation.database {
-        line("databases", strings(vec![database.clone()]));
+        line("databases", strings(&[database]));
     }
-    line("kinds", strings(kinds.iter().map(ToString::to_string).collect()));
+    line("kinds", strings(&kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()));
     if name_tables {
-        line("tables", strings(tables.into_iter().collect()));
+        line("tables", strings(&tables.iter().map(String::as_str).collect::<Vec<_>>()));
     }
-    line("then", "allow".into());
+    line("then", show::toml_string("allow"));
     text
+}
+
+/// A table as rules name it, in each schema that it may be of.
+fn patterns_of(table: &TableUse) -> Vec<String> {
+    match (&table.schema, &table.schemas[..]) {
+        (Some(schema), _) => vec![format!("{schema}.{}", table.name)],
+        (None, several @ [_, _, ..]) => several.iter().map(|schema| format!("{schema}.{}", table.name)).collect(),
+        (None, _) => vec![table.name.clone()],
+    }
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
@@ -215,12 +228,12 @@ fn list<T: ToString>(items: &[T]) -> String {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "agent {} on target {}", self.agent, self.target)?;
+        write!(f, "agent {} on target {}", show::name(&self.agent), show::name(&self.target))?;
         if let Some(database) = &self.database {
-            write!(f, ", database {database}")?;
+            write!(f, ", database {}", show::name(database))?;
         }
         if !self.groups.is_empty() {
-            write!(f, ", groups {}", self.groups.join(", "))?;
+            write!(f, ", groups {}", names(&self.groups))?;
         }
         writeln!(f, "\n\nfacts")?;
         for action in &self.actions {
@@ -234,14 +247,15 @@ impl fmt::Display for Explanation {
                 write!(f, ", with LIMIT")?;
             }
             if !action.functions.is_empty() {
-                write!(f, ", calls {}", action.functions.join(", "))?;
+                write!(f, ", calls {}", names(&action.functions))?;
             }
             writeln!(f)?;
         }
         writeln!(f, "\nrules")?;
         for rule in &self.rules {
             let mark = if rule.matched { "*" } else { " " };
-            writeln!(f, "{mark} {:<5} \"{}\": {}", rule.then, rule.name, rule.because)?;
+            let (then, name) = (show::escape(&rule.then), show::escape(&rule.name));
+            writeln!(f, "{mark} {then:<5} \"{name}\": {}", show::escape(&rule.because))?;
         }
         if self.rules.is_empty() {
             writeln!(f, "  none")?;
@@ -260,11 +274,17 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// Names that may have dots in them, each on its own.
+fn names(items: &[String]) -> String {
+    list(&items.iter().map(|item| show::dotted(item)).collect::<Vec<_>>())
+}
+
 /// One line, for people.
 impl fmt::Display for ResultColumn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, from, masks, computed, parts } = self;
-        match (from.is_empty(), computed) {
+        let (name, from) = (show::name(name), names(from));
+        match (self.from.is_empty(), computed) {
             _ if !parts.is_empty() => {
                 write!(f, "{name}: put together of (")?;
                 for (index, part) in parts.iter().enumerate() {
@@ -273,8 +293,8 @@ impl fmt::Display for ResultColumn {
                 f.write_str(")")
             }
             (true, _) => write!(f, "{name}: not masked"),
-            (false, false) => write!(f, "{name}: {}, masked by {}", from.join(", "), quoted(masks)),
-            (false, true) => write!(f, "{name}: computed from {}, covered by {}", from.join(", "), quoted(masks)),
+            (false, false) => write!(f, "{name}: {from}, masked by {}", quoted(masks)),
+            (false, true) => write!(f, "{name}: computed from {from}, covered by {}", quoted(masks)),
         }
     }
 }
@@ -289,14 +309,16 @@ impl fmt::Display for Gate {
                     let approvers = it.approvers.join(" or ");
                     format!("{} of {approvers} within {} s (rule \"{}\")", it.count, it.timeout.as_secs(), it.rule)
                 });
-                write!(f, "hold, for {}", needs.collect::<Vec<_>>().join(" and "))
+                write!(f, "hold, for {}", show::escape(&needs.collect::<Vec<_>>().join(" and ")))
             }
-            Gate::Deny { rule: Some(rule), message } => write!(f, "deny, by \"{rule}\": {message}"),
-            Gate::Deny { rule: None, message } => write!(f, "deny: {message}"),
+            Gate::Deny { rule, message } => {
+                let by = rule.as_ref().map(|rule| format!(", by \"{}\"", show::escape(rule))).unwrap_or_default();
+                write!(f, "deny{by}: {}", show::escape(message))
+            }
         }
     }
 }
 
 fn quoted<T: fmt::Display>(items: &[T]) -> String {
-    items.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ")
+    show::escape(&items.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", "))
 }

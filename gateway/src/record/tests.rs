@@ -70,6 +70,7 @@ fn opened(id: SessionId) -> Event {
         principal: Principal {
             agent: "coder".to_owned(),
             subject: "coder-1".to_owned(),
+            names: Vec::new(),
             issuer: "https://idp.example".to_owned(),
             groups: vec!["devs".to_owned()],
             expires_at: 1_800_000_000,

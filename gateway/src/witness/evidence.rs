@@ -12,6 +12,7 @@ use super::cgroup;
 use super::container::{self, Description};
 use super::files::MAX_SECRET;
 use super::kernel::io_error;
+use super::peer::login_uid_in;
 use super::redact::redact;
 use super::{KernelConfig, WitnessConfig, WitnessError};
 use crate::origin::{Evidence, Origin, Process, Risk, container_id};
@@ -49,6 +50,8 @@ pub(super) fn examine(config: &WitnessConfig, origin: &Origin) -> Result<Examine
         tree.push(describe(&process, &stat));
         parent = stat.ppid;
     }
+    let login_uid = login_uid(&process).map_err(|error| gone(origin.pid, &error))?;
+    // After that: a process that ended has no `loginuid` either, and is noticed here.
     let risks = risks(&process).map_err(|error| gone(origin.pid, &error))?;
     let container = cgroup.split('/').find_map(container_id).map(str::to_owned);
     let Description { name, labels } =
@@ -59,10 +62,21 @@ pub(super) fn examine(config: &WitnessConfig, origin: &Origin) -> Result<Examine
         container_labels: labels,
         cgroup,
         user: user_name(origin.uid),
+        login_uid,
         risks,
         tree,
     };
     Ok(Examined { process, stat, evidence })
+}
+
+/// Who logged in where the process was started. There is no such file where the kernel has no audit support.
+fn login_uid(process: &Proc) -> Result<Option<u32>, ProcError> {
+    match read(process, "loginuid", MAX_COMMAND_LINE) {
+        Ok(text) => login_uid_in(&String::from_utf8_lossy(&text))
+            .map_err(|_| ProcError::Other("its loginuid is no number".to_owned())),
+        Err(ProcError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What the process holds, or has back as soon as it executes something: root has its bounding set then, unless it may
@@ -249,6 +263,8 @@ pub(super) mod tests {
         assert_eq!(evidence.tree[0].pid, origin.pid);
         assert_eq!(evidence.tree[0].executable, std::env::current_exe().unwrap().to_string_lossy());
         assert!(evidence.tree[0].started_at <= origin.connected_at && !evidence.tree[0].argv.is_empty());
+        let peer = super::super::peer::peer(i32::try_from(origin.pid).unwrap()).unwrap();
+        assert_eq!(evidence.login_uid, peer.login_uid);
         origin.connected_at = 1;
         assert_eq!(examine(&config, &origin).err(), Some(WitnessError::Reused { pid: origin.pid }));
         // The kernel says when it began, so that the connect need not be compared with it.

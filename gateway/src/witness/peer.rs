@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::ParseIntError;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,11 +42,16 @@ fn read_peer(pid: i32) -> io::Result<Peer> {
     let cgroup = unified_cgroup(&read(&pid, "cgroup")?).ok_or_else(|| unreadable(&pid, "cgroup"))?;
     // Missing where the kernel has no audit support.
     let login_uid = match read(&pid, "loginuid") {
-        Ok(text) => Some(text.trim().parse().map_err(|_| unreadable(&pid, "loginuid"))?),
+        Ok(text) => login_uid_in(&text).map_err(|_| unreadable(&pid, "loginuid"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(Peer { uids, login_uid: login_uid.filter(|&uid| uid != NO_LOGIN), cgroup })
+    Ok(Peer { uids, login_uid, cgroup })
+}
+
+/// Who logged in, if somebody did, by a `loginuid` file.
+pub(super) fn login_uid_in(file: &str) -> Result<Option<u32>, ParseIntError> {
+    file.trim().parse().map(|uid| Some(uid).filter(|&uid| uid != NO_LOGIN))
 }
 
 fn read(pid: &str, file: &str) -> io::Result<String> {
@@ -84,6 +90,8 @@ mod tests {
         assert_eq!(real_uids("Uid:\t1\t0\t1\n"), None);
         assert_eq!(real_uids("Uid:\t1\t0\t1\tx\n"), None);
         assert_eq!(real_uids(""), None);
+        assert_eq!((login_uid_in("1001"), login_uid_in("4294967295\n")), (Ok(Some(1001)), Ok(None)));
+        assert!(login_uid_in("-1").is_err() && login_uid_in("").is_err());
         let hybrid = "1:cpu:/a\n0::/agents.slice/coder@a.service\n";
         assert_eq!(unified_cgroup(hybrid).as_deref(), Some("/agents.slice/coder@a.service"));
         assert_eq!(unified_cgroup("0::/agents.slice/x (deleted)\n").as_deref(), Some("/agents.slice/x"));

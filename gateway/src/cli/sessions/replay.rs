@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::output::{Colour, Error, Out, clean, clean_lines, plural};
+use super::super::output::{Colour, Error, Out, clean, plural};
 use super::super::time;
 use crate::admin::client::ask_all;
 use crate::admin::{Request, Step};
@@ -48,10 +48,11 @@ fn show(step: &Step, out: &mut Out) -> Result<(), Error> {
         Step::Statement { text, parameters, verdict, at_us, .. } => {
             out.line("")?;
             let at = out.paint(Colour::Dim, format!("+{}", time::micros(*at_us)));
-            let text = clean_lines(text);
-            out.line(format!("{at}  {}", out.paint(Colour::Bold, text)))?;
+            out.line(format!("{at}  {}", out.paint(Colour::Bold, "sent")))?;
+            out.foreign(text)?;
             if let Some(parameters) = parameters {
-                out.line(format!("  parameters {}", clean(parameters)))?;
+                out.line("  with parameters")?;
+                out.foreign(parameters)?;
             }
             match verdict {
                 Gate::Allow { .. } => Ok(()),
@@ -59,7 +60,7 @@ fn show(step: &Step, out: &mut Out) -> Result<(), Error> {
                 Gate::Deny { .. } => out.line(out.paint(Colour::Red, format!("  {}", clean(verdict)))),
             }
         }
-        Step::Reply { lines, .. } => lines.iter().try_for_each(|line| out.line(format!("  {}", clean(line)))),
+        Step::Reply { lines, .. } => lines.iter().try_for_each(|line| out.line(format!("  < {}", clean(line)))),
         Step::Replied { outcome, rows, cells_masked, truncated, at_us, .. } => {
             let cut = if *truncated { ", recorded in part" } else { "" };
             let counts = format!("{}, {} masked{cut}", plural(*rows, "row"), plural(*cells_masked, "cell"));

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::super::output::{Colour, Error, Out, clean, clean_lines, or_none, plural};
+use super::super::output::{Colour, Error, Out, clean, or_none, plural};
 use super::super::time;
 use super::process_fields;
-use crate::approval::{Status, Transition};
+use crate::approval::{Approver, Status, Transition};
 use crate::ids::SessionId;
 use crate::origin::{Evidence, Origin};
 use crate::policy::Gate;
@@ -61,13 +61,14 @@ fn opened(at_unix_ns: u64, event: &SessionOpened) -> Fields {
     let mut fields = vec![
         ("opened", time::both(at_unix_ns / 1_000_000)),
         ("agent", clean(&principal.agent)),
-        ("subject", format!("{} (issuer {})", clean(&principal.subject), clean(&principal.issuer))),
+        ("subject", format!("{} (issuer {})", subject(&principal.subject, &principal.names), clean(&principal.issuer))),
         ("groups", or_none(&principal.groups)),
         ("token", format!("{} until {}", token(event), time::local(principal.expires_at.saturating_mul(1000)))),
         ("target", format!("{} ({})", clean(&event.target), event.protocol.as_str())),
     ];
     fields.extend(origin(&event.origin, event.evidence.user.as_deref()));
     fields.push(("cgroup", clean(&event.evidence.cgroup)));
+    fields.extend(login(&event.evidence));
     fields.extend(container(&event.evidence).map(|container| ("container", container)));
     fields.extend(process_fields(&event.evidence));
     fields.push((
@@ -75,6 +76,18 @@ fn opened(at_unix_ns: u64, event: &SessionOpened) -> Fields {
         format!("{}{}", clean(&event.config_version), if event.observe { ", observed only" } else { "" }),
     ));
     fields
+}
+
+/// The subject of a token, and what else it is called.
+pub(crate) fn subject(subject: &str, names: &[String]) -> String {
+    let others: Vec<String> = names.iter().filter(|name| *name != subject).map(clean).collect();
+    let others = if others.is_empty() { String::new() } else { format!(", called {}", others.join(", ")) };
+    format!("{}{others}", clean(subject))
+}
+
+/// Who logged in where the process was started.
+pub(crate) fn login(evidence: &Evidence) -> Option<(&'static str, String)> {
+    Some(("started by", format!("who logged in as uid {}", evidence.login_uid?)))
 }
 
 /// Its name, if the runtime said one, and its id.
@@ -122,6 +135,7 @@ fn refused(at_unix_ns: u64, event: &ConnectionRefused) -> Fields {
     }
     if let Some(evidence) = &event.evidence {
         fields.push(("cgroup", clean(&evidence.cgroup)));
+        fields.extend(login(evidence));
         fields.extend(container(evidence).map(|container| ("container", container)));
         fields.extend(process_fields(evidence));
     }
@@ -151,11 +165,10 @@ fn operation(id: SessionId, sequence: u32, seen: &Seen<'_>, out: &mut Out) -> Re
         let at = out.paint(Colour::Dim, format!("+{}", time::micros(decided.at_us)));
         let verdict = out.paint(colour(&decided.gate), clean(decided.gate.to_string()));
         out.line(format!("{name}  {at}  {verdict}"))?;
-        for line in clean_lines(&decided.text).lines() {
-            out.line(format!("    {line}"))?;
-        }
+        out.foreign(&decided.text)?;
         if let Some(parameters) = &decided.parameters {
-            out.line(format!("    parameters {}", clean(parameters)))?;
+            out.line("    with parameters")?;
+            out.foreign(parameters)?;
         }
     } else {
         out.line(name)?;
@@ -184,6 +197,15 @@ fn colour(gate: &Gate) -> Colour {
     }
 }
 
+/// Who voted, and who that is if another user logged in.
+pub(crate) fn approver(by: &Approver) -> String {
+    let login = by.login_uid.filter(|uid| *uid != by.uid).map(|uid| {
+        let user = by.login_user.as_ref().map(|user| format!("{}, ", clean(user))).unwrap_or_default();
+        format!(", logged in as {user}uid {uid}")
+    });
+    format!("{} (uid {}{})", clean(&by.user), by.uid, login.unwrap_or_default())
+}
+
 /// One line for what happened to an approval.
 pub(crate) fn approval(transition: &Transition) -> String {
     match transition {
@@ -198,9 +220,7 @@ pub(crate) fn approval(transition: &Transition) -> String {
                 (false, _) => "denied",
             };
             let reason = vote.reason.as_ref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
-            let login = vote.by.login_uid.map(|uid| format!(", logged in as uid {uid}")).unwrap_or_default();
-            let by = format!("{} (uid {}{login})", clean(&vote.by.user), vote.by.uid);
-            format!("{number} {what} by {by} at {}{reason}", time::local(vote.at))
+            format!("{number} {what} by {} at {}{reason}", approver(&vote.by), time::local(vote.at))
         }
         Transition::Ended { number, status: Status::Expired, .. } => format!("{number} expired"),
         Transition::Ended { number, status, .. } => format!("{number} {status}"),

@@ -26,6 +26,7 @@ mod removal;
 mod requirements;
 mod serve;
 mod structures;
+mod user_namespaces;
 mod usher;
 mod wire;
 

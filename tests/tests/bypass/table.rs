@@ -232,6 +232,7 @@ pub(crate) const TABLE: &[Row] = &[
     all("pppoe", UNSUPPORTED),
     all("tipc", UNSUPPORTED),
     all("rds", UNSUPPORTED),
+    all("rxrpc", UNSUPPORTED),
     all("dns_udp", Turned),
     all("dns_udp6", Turned),
     all("dns_udp_mapped", Turned),

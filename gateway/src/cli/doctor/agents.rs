@@ -204,8 +204,12 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
             })
         };
     let agents: Vec<&Seen> = processes.iter().filter(inside).collect();
+    let is_agent_user = |process: &&Seen| config.agents.iter().any(|agent| agent.uid == Some(process.uid));
+    let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
     let mut findings = Vec::new();
-    for (cgroup, members) in procfs::by_cgroup(&agents.iter().map(|&process| process.clone()).collect::<Vec<_>>()) {
+    // What is an agent by its user alone has the same doors, and no unit's settings in front of them.
+    let all: Vec<Seen> = agents.iter().chain(&outside).map(|&process| process.clone()).collect();
+    for (cgroup, members) in procfs::by_cgroup(&all) {
         findings.extend(ways::findings(config, cgroup, &members));
         findings.extend(ways::foreign(config, cgroup, &members));
     }
@@ -214,8 +218,6 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
     if !kernel_half.is_ok_and(|report| report.keeps_tracers_out()) {
         findings.extend(ways::traced(&agents, &processes));
     }
-    let is_agent_user = |process: &&Seen| config.agents.iter().any(|agent| agent.uid == Some(process.uid));
-    let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
     if !outside.is_empty() {
         findings.push(Finding::warn(
             "processes",

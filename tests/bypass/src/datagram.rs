@@ -79,7 +79,7 @@ pub(crate) fn send(to: SocketAddr, scope: u32) -> Attempt<Outcome> {
     Ok(Outcome::Done("sent"))
 }
 
-fn connected(to: SocketAddr) -> Attempt<Outcome> {
+pub(crate) fn connected(to: SocketAddr) -> Attempt<Outcome> {
     let fd = sys::udp(&to)?;
     sys::connect(&fd, &sys::address(to, 0))?;
     sys::send_to(&fd, SECRET, 0, &[])?;

@@ -19,7 +19,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 use gateway_common as common;
-use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, NETNS_SERVED, Settings};
+use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, NETNS_SERVED, Settings, Subordinates};
 
 use super::bpf::{self, Access};
 use super::cgroup::{self, Cgroup};
@@ -27,6 +27,7 @@ use super::lsm::{self, LsmHook};
 use super::pins::{self, MAPS, Pins, create_directories, is_attached, is_bpffs, pin_anew, remove_if_there};
 use super::predecessor::Predecessor;
 use super::structures;
+use super::subordinates;
 use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
 
 /// Aligned, since the ELF reader wants it.
@@ -80,6 +81,8 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     config: KernelConfig,
     attached_to: Cgroup,
+    /// Users that agents' users may become, and how many ranges these are. Read with the configuration.
+    subordinates: (Subordinates, u32),
     /// Every link, under the name of its pin.
     links: BTreeMap<String, OwnedFd>,
     /// Why programs cannot tell who sends a packet, or has a socket listen.
@@ -110,10 +113,12 @@ impl Kernel {
         let ebpf = load_maps(&pins, places.as_ref().ok())?;
         let root = open_cgroup(&config)?;
         let attached_to = cgroup::look_up(&config.cgroup_mount, &config.attach).map_err(at(&config.attach))?;
+        let subordinates = subordinates::ranges(&config)?;
         let mut kernel = Self {
             ebpf,
             config,
             attached_to,
+            subordinates,
             links: BTreeMap::new(),
             blind: places.as_ref().err().cloned(),
             slow_to_see: places.err(),
@@ -191,9 +196,11 @@ impl Kernel {
         if moved {
             return Err(io_error("reload", "attach, bpf_dir, port and dns_port change only with a restart"));
         }
-        let before = std::mem::replace(&mut self.config, config);
+        let subordinates = subordinates::ranges(&config)?;
+        let before =
+            (std::mem::replace(&mut self.config, config), std::mem::replace(&mut self.subordinates, subordinates));
         // What was refused is not looked after either.
-        self.apply_settings().inspect_err(|_| self.config = before)
+        self.apply_settings().inspect_err(|_| (self.config, self.subordinates) = before)
     }
 
     /// Looks after what may change under us: cgroups that were removed and made again, attachments that somebody took away.
@@ -517,6 +524,12 @@ impl Kernel {
         let gateway = gateway_cgroup(&self.config)?;
         let (port, dns_port) = (self.config.port, self.config.dns_port);
         let hold_without_gateway = self.config.hold_without_gateway.into();
+        let (ranges, subordinates) = self.subordinates;
+        let mut map: Array<_, Subordinates> =
+            self.map("SUBORDINATES")?.try_into().map_err(map_error("SUBORDINATES"))?;
+        if map.get(&0, 0).map_err(map_error("SUBORDINATES"))? != ranges {
+            map.set(0, ranges, 0).map_err(map_error("SUBORDINATES"))?;
+        }
         let mut map: Array<_, Settings> = self.map("SETTINGS")?.try_into().map_err(map_error("SETTINGS"))?;
         let before = map.get(&0, 0).map_err(map_error("SETTINGS"))?;
         // `weir kernel attach` knows no gateway; one that already runs keeps its ports.
@@ -531,7 +544,7 @@ impl Kernel {
             port,
             dns_port,
             hold_without_gateway,
-            reserved: 0,
+            subordinates,
         };
         if settings == before {
             return Ok(());

@@ -12,7 +12,7 @@ use gateway_common::{
 
 use crate::agent::{self, Task};
 use crate::connect::{
-    ALLOW, ECONNREFUSED, Hook, is_loopback, is_served_or_held, is_v4, read_address, socket, take_note, v4,
+    ALLOW, ECONNREFUSED, Hook, IPPROTO_UDP, is_loopback, is_served_or_held, is_v4, read_address, socket, take_note, v4,
     write_address,
 };
 use crate::maps::{NOTES, RESOLVERS, count, detached, field, netns, netns_cookie, refuse, refuse_loudly, settings};
@@ -47,7 +47,11 @@ pub fn keep_others_out(ctx: &SockAddrContext, hook: Hook, settings: &Settings) -
     if u16::from_be(field!(ctx.sock_addr, user_port) as u16) != settings.dns_port {
         return ALLOW;
     }
-    let address = read_address(ctx.sock_addr, hook).address;
+    let Endpoint { address, protocol, .. } = read_address(ctx.sock_addr, hook);
+    // The port is TCP's for others.
+    if u32::from(protocol) != IPPROTO_UDP {
+        return ALLOW;
+    }
     let is_resolvers = is_v4(&address) && u32::from_be(address[3]) & DNS_NETMASK == DNS_NETWORK;
     // Where the gateway does not listen, somebody else may.
     if is_resolvers || (is_this_host(&address) && netns(netns_cookie(ctx)) == Some(NETNS_SERVED)) {

@@ -26,6 +26,8 @@ mod evidence;
 mod layouts;
 #[path = "kernel/memory.rs"]
 mod memory;
+#[path = "kernel/start.rs"]
+mod start;
 #[path = "kernel/tampering.rs"]
 mod tampering;
 #[path = "kernel/waiting.rs"]

@@ -66,11 +66,14 @@ const HOOKS: [Hook; 15] = [
     hook("ingress", "weir_ingress", 0),
 ];
 
-const DENY_HOOKS: [Hook; 4] = [
+/// The one that takes most of a kernel comes last.
+const DENY_HOOKS: [Hook; 6] = [
     hook("deny_connect4", "deny_connect4", 10),
     hook("deny_connect6", "deny_connect6", 11),
     hook("deny_sendmsg4", "deny_sendmsg4", 14),
     hook("deny_sendmsg6", "deny_sendmsg6", 15),
+    hook("deny_sock_create", "deny_sock_create", 2),
+    hook("deny_egress", "deny_egress", 1),
 ];
 
 /// The program that knows agents' cgroups as they are made, and its link.

@@ -22,7 +22,7 @@ print(attempt(lambda: udp.send(b"x")), attempt(lambda: tcp.connect(("127.0.0.1",
     std::fs::create_dir_all(&in_the_way).unwrap();
     let mut command = Command::new(PROBE);
     command.arg("witness");
-    let failed = witness::spawn_as(command, &config).err().expect("it cannot start").to_string();
+    let failed = witness::spawn_as(command, &config).expect_err("it cannot start").to_string();
     assert!(failed.contains("sock_create"), "{failed}");
     let server = bystander_server().port().to_string();
     let procs = ground.directory("agents/one").join("cgroup.procs");

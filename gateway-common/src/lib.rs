@@ -58,6 +58,8 @@ pub const fn agent_slot(cgroup_id: u64) -> u32 {
     (cgroup_id % AGENT_SLOTS as u64) as u32
 }
 pub const MAX_AGENT_UIDS: usize = 1024;
+/// Ranges of users that agents' users may become.
+pub const MAX_SUBORDINATES: usize = 64;
 pub const MAX_NETNS: usize = 1024;
 /// Values of the map of network namespaces: the gateway listens there; it cannot, and says so. A namespace that is not in
 /// the map has not been looked at yet.
@@ -177,7 +179,23 @@ pub struct Settings {
     pub dns_port: u16,
     /// Not 0: what an agent sends first waits while nobody listens at these ports.
     pub hold_without_gateway: u32,
-    pub reserved: u32,
+    /// How many [`Subordinates`] there are.
+    pub subordinates: u32,
+}
+
+/// Users by their numbers: so many from the first on. Zeros are nobody, whatever programs of an earlier load are told of.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UidRange {
+    pub first: u32,
+    pub count: u32,
+}
+
+/// Users that agents' users may become in user namespaces of their own, and that are therefore agents'.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subordinates {
+    pub ranges: [UidRange; MAX_SUBORDINATES],
 }
 
 /// Longest reason that a detach keeps.
@@ -290,7 +308,7 @@ pub const COUNTERS: usize = COUNTER_NAMES.len();
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Detach, DnsFlow, Event, EventRate, Flow, Listen, Note, Places, Resolvers, Settings};
+    use super::{Detach, DnsFlow, Event, EventRate, Flow, Listen, Note, Places, Resolvers, Settings, Subordinates};
 
     macro_rules! pod {
         ($($t:ty),+) => {
@@ -301,7 +319,7 @@ mod pod {
         };
     }
 
-    pod!(Note, Flow, Listen, Settings, Resolvers, Detach, DnsFlow, Event, EventRate, Places);
+    pod!(Note, Flow, Listen, Settings, Resolvers, Detach, DnsFlow, Event, EventRate, Places, Subordinates);
 }
 
 // No padding, so that no uninitialised byte is hashed or handed to user space.
@@ -311,6 +329,7 @@ const _: () = {
     assert!(size_of::<Flow>() == 48);
     assert!(size_of::<Listen>() == 8);
     assert!(size_of::<Settings>() == 32);
+    assert!(size_of::<Subordinates>() == 8 * MAX_SUBORDINATES);
     assert!(size_of::<Detach>() == 16 + DETACH_REASON);
     assert!(size_of::<DnsFlow>() == 32);
     assert!(size_of::<Resolvers>() == 4 * MAX_RESOLVERS + 8);

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_c
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use gateway_common::{MAX_LEVELS, Note, Settings};
 
-use crate::maps::{AGENT_UIDS, NOTES, is_agents};
+use crate::maps::{AGENT_UIDS, NOTES, SUBORDINATES, is_agents};
 use crate::structures::Current;
 
 /// The current task, in the host's namespaces.
@@ -35,16 +35,37 @@ impl Task {
 /// The current task is an agent's.
 #[inline(always)]
 pub fn is_current(settings: &Settings) -> bool {
-    (settings.agent_uids != 0 && AGENT_UIDS.get_ptr(bpf_get_current_uid_gid() as u32).is_some())
+    (settings.agent_uids != 0 && is_agents_user(settings, bpf_get_current_uid_gid() as u32))
         || in_agent_cgroup(settings, current_ancestor)
 }
 
 /// The same where a program has no helper to ask. What cannot be read is taken for an agent's: a task has a user and a cgroup.
 #[inline(always)]
 pub fn is_by_structures(settings: &Settings, task: Current) -> bool {
-    let has_agents_user = || task.user().is_none_or(|uid| AGENT_UIDS.get_ptr(uid).is_some());
+    let has_agents_user = || task.user().is_none_or(|uid| is_agents_user(settings, uid));
     (settings.agent_uids != 0 && has_agents_user())
         || task.cgroup().is_none_or(|cgroup| cgroup.may_have_above(is_agents))
+}
+
+/// The user is an agent's, or one that an agent's user may become.
+#[inline(always)]
+fn is_agents_user(settings: &Settings, uid: u32) -> bool {
+    AGENT_UIDS.get_ptr(uid).is_some() || (settings.subordinates != 0 && is_subordinate(settings, uid))
+}
+
+#[inline(always)]
+fn is_subordinate(settings: &Settings, uid: u32) -> bool {
+    let Some(all) = SUBORDINATES.get(0) else { return true };
+    for (index, range) in all.ranges.iter().enumerate() {
+        if index as u32 >= settings.subordinates {
+            return false;
+        }
+        // One comparison: what lies in front of the range is far behind it.
+        if uid.wrapping_sub(range.first) < range.count {
+            return true;
+        }
+    }
+    false
 }
 
 /// The current task or the socket is an agent's. Sockets that agents make have a note from `socket()` on.

@@ -37,7 +37,7 @@ pub fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let Some(settings) = settings() else { return 0 };
     let sk = socket(ctx);
     if !agent::is_current_or_socket(settings, sk) {
-        return ALLOW;
+        return dns::keep_others_out(ctx, hook, settings);
     }
     if detached() {
         return leave_alone(sk, Counter::Detached);

@@ -6,21 +6,23 @@
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockAddrContext;
 use gateway_common::{
-    Address, Counter, DNS_NETMASK, DNS_NETWORK, DNS_PORT, Endpoint, MAX_RESOLVERS, NOTE_DNS, NOTE_REDIRECTED, Settings,
+    Address, Counter, DNS_NETMASK, DNS_NETWORK, DNS_PORT, Endpoint, MAPPED, MAX_RESOLVERS, NETNS_SERVED, NOTE_DNS,
+    NOTE_REDIRECTED, Settings,
 };
 
 use crate::agent::{self, Task};
 use crate::connect::{
-    ALLOW, ECONNREFUSED, Hook, is_served_or_held, is_v4, read_address, socket, take_note, v4, write_address,
+    ALLOW, ECONNREFUSED, Hook, IPPROTO_UDP, is_loopback, is_served_or_held, is_v4, read_address, socket, take_note, v4,
+    write_address,
 };
-use crate::maps::{NOTES, RESOLVERS, count, detached, field, netns_cookie, refuse, refuse_loudly, settings};
+use crate::maps::{NOTES, RESOLVERS, count, detached, field, netns, netns_cookie, refuse, refuse_loudly, settings};
 
 /// Unconnected sends: DNS is rewritten, everything else refused.
 #[inline(always)]
 pub fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let Some(settings) = settings() else { return 0 };
     if !agent::is_current_or_socket(settings, socket(ctx)) {
-        return ALLOW;
+        return keep_others_out(ctx, hook, settings);
     }
     if detached() {
         count(Counter::Detached);
@@ -36,6 +38,34 @@ pub fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
         return ALLOW;
     }
     refuse_loudly(Counter::DeniedUdp, ECONNREFUSED, &task, cookie, destination)
+}
+
+/// Nobody asks the gateway's resolver but agents, whose queries are rewritten: it takes a datagram for one of the agent that had the sender's
+/// port last. So no socket of somebody else gets there, by connect or sendmsg.
+#[inline(always)]
+pub fn keep_others_out(ctx: &SockAddrContext, hook: Hook, settings: &Settings) -> i32 {
+    if u16::from_be(field!(ctx.sock_addr, user_port) as u16) != settings.dns_port {
+        return ALLOW;
+    }
+    let Endpoint { address, protocol, .. } = read_address(ctx.sock_addr, hook);
+    // The port is TCP's for others.
+    if u32::from(protocol) != IPPROTO_UDP {
+        return ALLOW;
+    }
+    let is_resolvers = is_v4(&address) && u32::from_be(address[3]) & DNS_NETMASK == DNS_NETWORK;
+    // Where the gateway does not listen, somebody else may.
+    if is_resolvers || (is_this_host(&address) && netns(netns_cookie(ctx)) == Some(NETNS_SERVED)) {
+        return refuse(Counter::DeniedUdp, ECONNREFUSED);
+    }
+    ALLOW
+}
+
+/// The loopback addresses, and those that stand for one of them.
+#[inline(always)]
+fn is_this_host(address: &Address) -> bool {
+    let is_unspecified =
+        address[0] == 0 && address[1] == 0 && (address[2] == 0 || address[2] == MAPPED) && address[3] == 0;
+    is_unspecified || is_loopback(address)
 }
 
 /// A v4-mapped socket that was connected to a resolver: the kernel sends with the address that connect6 wrote.

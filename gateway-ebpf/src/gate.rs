@@ -44,8 +44,26 @@ const PASS: i32 = 1;
 /// The programs of a first start refuse all that agents send, until the real ones are attached.
 #[inline(always)]
 pub fn plain_deny() -> i32 {
+    deny_agents(ECONNREFUSED)
+}
+
+#[inline(always)]
+pub fn deny_sock_create() -> i32 {
+    deny_agents(EPERM)
+}
+
+#[inline(always)]
+fn deny_agents(errno: i32) -> i32 {
     let Some(settings) = settings() else { return 0 };
-    if agent::is_current(settings) { refuse(Counter::DeniedNetns, ECONNREFUSED) } else { ALLOW }
+    if agent::is_current(settings) { refuse(Counter::DeniedNetns, errno) } else { ALLOW }
+}
+
+#[inline(always)]
+pub fn deny_egress(ctx: &SkBuffContext) -> i32 {
+    let sk = field!(ctx.skb.skb, __bindgen_anon_2.sk);
+    let Some(settings) = settings() else { return DROP };
+    let note = if sk.is_null() { None } else { NOTES.get(sk) };
+    if is_sent_by_agent(ctx, settings, sk, note.as_deref()) { drop_packet() } else { PASS }
 }
 
 /// Agents make TCP and UDP sockets, nothing else. Every socket of an agent gets its note here.
@@ -170,11 +188,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     let sk = field!(skb, __bindgen_anon_2.sk);
     let Some(settings) = settings() else { return DROP };
     let note = if sk.is_null() { None } else { NOTES.get(sk) };
-    let of_agent = note.as_ref().is_some_and(|note| is_agents(note)) || in_agent_cgroup(ctx, settings);
-    let by_agent = !of_agent
-        && leaves_with_its_sender(sk)
-        && Current::get().is_some_and(|task| agent::is_by_structures(settings, task));
-    if !of_agent && !by_agent {
+    if !is_sent_by_agent(ctx, settings, sk, note.as_deref()) {
         return PASS;
     }
     if detached() {
@@ -203,6 +217,14 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         _ => false,
     };
     if pass { PASS } else { drop_packet() }
+}
+
+/// It is an agent's socket, or an agent sends by somebody else's.
+#[inline(always)]
+fn is_sent_by_agent(ctx: &SkBuffContext, settings: &Settings, sk: *mut bpf_sock, note: Option<&Note>) -> bool {
+    note.is_some_and(is_agents)
+        || in_agent_cgroup(ctx, settings)
+        || (leaves_with_its_sender(sk) && Current::get().is_some_and(|task| agent::is_by_structures(settings, task)))
 }
 
 /// A SYN to the gateway, or a query to its resolver, from a network namespace in which the gateway does not listen (yet): TCP

@@ -141,6 +141,11 @@ pub fn weir_carry_notes(ctx: *mut carry::NotedSocket) -> i32 {
 // The plain deny: attached before anything else on a first start, so that agents are closed in even if one of the programs
 // above cannot be loaded.
 
+#[cgroup_sock(sock_create)]
+pub fn deny_sock_create(_: SockContext) -> i32 {
+    gate::deny_sock_create()
+}
+
 #[cgroup_sock_addr(connect4)]
 pub fn deny_connect4(_: SockAddrContext) -> i32 {
     gate::plain_deny()
@@ -159,6 +164,11 @@ pub fn deny_sendmsg4(_: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 pub fn deny_sendmsg6(_: SockAddrContext) -> i32 {
     gate::plain_deny()
+}
+
+#[cgroup_skb(egress)]
+pub fn deny_egress(ctx: SkBuffContext) -> i32 {
+    gate::deny_egress(&ctx)
 }
 
 #[cfg(not(test))]

@@ -11,7 +11,7 @@ use aya_ebpf::macros::btf_map;
 use gateway_common::{
     AGENT_SLOTS, COUNTERS, CgroupPath, Counter, Detach, DnsFlow, EVENT_BYTES, EVENTS_A_SECOND, Endpoint, Event,
     EventRate, Flow, Listen, MAX_AGENT_CGROUPS, MAX_AGENT_IDS, MAX_AGENT_UIDS, MAX_DNS_FLOWS, MAX_EVENT_RATES,
-    MAX_LISTEN, MAX_NETNS, MAX_PENDING, Note, Resolvers, Settings, agent_slot,
+    MAX_LISTEN, MAX_NETNS, MAX_PENDING, Note, Resolvers, Settings, Subordinates, agent_slot,
 };
 
 use crate::agent::Task;
@@ -94,6 +94,9 @@ pub static AGENT_FILTER: Array<u32, AGENT_SLOTS> = Array::new();
 pub static AGENT_PATHS: HashMap<CgroupPath, u64, MAX_AGENT_CGROUPS> = HashMap::new();
 #[btf_map]
 pub static AGENT_UIDS: HashMap<u32, u32, MAX_AGENT_UIDS> = HashMap::new();
+/// Those that `Settings` counts, and zeros behind.
+#[btf_map]
+pub static SUBORDINATES: Array<Subordinates, 1> = Array::new();
 /// Cookies of network namespaces: `NETNS_*`.
 #[btf_map]
 pub static NETNS: HashMap<u64, u32, MAX_NETNS> = HashMap::new();

@@ -26,9 +26,12 @@ mod removal;
 mod requirements;
 mod serve;
 mod structures;
+mod subordinates;
+mod user_namespaces;
 mod usher;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -43,6 +46,7 @@ pub use self::peer::Peer;
 pub(crate) use self::peer::own_cgroup;
 #[cfg(test)]
 pub(crate) use self::peer::peer as read_peer;
+pub use self::subordinates::Subordinate;
 use self::wire::{Answer, Question, SecretBytes};
 use crate::config::{AgentMatch, Config, TokenSource, WithoutGateway};
 use crate::intercept::{Doors, Interceptor};
@@ -77,6 +81,10 @@ pub struct KernelConfig {
     pub agents: Vec<String>,
     /// Users whose processes are agents wherever they run.
     pub agent_uids: Vec<u32>,
+    /// Numbers of those that the configuration has by name.
+    pub agent_names: BTreeMap<String, u32>,
+    /// Where it says which users these may become: /etc/subuid. Read at start and at each reload.
+    pub subuid: PathBuf,
     /// Users of agents, and ports at which others may reach their servers.
     pub listen: Vec<(u32, u16)>,
     /// cgroup of the gateway below the mount; `None` before it runs: then nobody may bind its ports.
@@ -132,6 +140,8 @@ pub enum WitnessError {
     Io { what: String, error: String },
 }
 
+const SUBUID: &str = "/etc/subuid";
+
 /// A question is not answered later than this.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -144,6 +154,8 @@ impl WitnessConfig {
             attach: config.gateway.attach.trim_matches('/').to_owned(),
             agents: agent_cgroups(config),
             agent_uids: config.agents.iter().filter_map(|agent| agent.uid).collect(),
+            agent_names: config.agents.iter().filter_map(|agent| Some((agent.user.clone()?, agent.uid?))).collect(),
+            subuid: SUBUID.into(),
             listen: listen(config),
             gateway_cgroup: Some(cgroup::of_process("self").map_err(kernel::at("the gateway's cgroup"))?),
             port: config.gateway.port,
@@ -435,6 +447,16 @@ pub fn kernel_status(config: &WitnessConfig) -> Result<AttachmentReport, Witness
 /// The kernel half is not attached, or the process may not be looked at.
 pub fn foreign_sockets(config: &WitnessConfig, pid: i32) -> io::Result<Vec<ForeignSocket>> {
     notes::foreign_sockets(&config.kernel, pid)
+}
+
+/// The users that agents' users may become in user namespaces of their own, and that are intercepted with them.
+///
+/// # Errors
+///
+/// /etc/subuid has a line that cannot be held: then no gateway starts.
+pub fn subordinates(config: &WitnessConfig) -> Result<Vec<Subordinate>, WitnessError> {
+    subordinates::ranges(&config.kernel)?;
+    subordinates::read(&config.kernel)
 }
 
 /// Lets agents pass unjudged for a time, at most [`MAX_DETACH`]. The kernel itself ends it, whether the daemon lives or

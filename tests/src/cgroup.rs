@@ -54,6 +54,8 @@ impl Ground {
             attach: self.name.clone(),
             agents: vec![self.below("agents")],
             agent_uids: Vec::new(),
+            agent_names: [].into(),
+            subuid: "/nowhere".into(),
             listen: Vec::new(),
             gateway_cgroup: Some(self.below("gateway")),
             port: self.port,

@@ -26,6 +26,8 @@ mod evidence;
 mod layouts;
 #[path = "kernel/memory.rs"]
 mod memory;
+#[path = "kernel/start.rs"]
+mod start;
 #[path = "kernel/tampering.rs"]
 mod tampering;
 #[path = "kernel/waiting.rs"]
@@ -311,6 +313,56 @@ fn an_agents_user_is_an_agent_in_every_cgroup() {
     let output = scene.python("bystanders", &script, &["192.0.2.1", "5432"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "gateway hello 192.0.2.1 5432\n");
     assert_eq!(gateway.next().1.uid, 54_321);
+}
+
+/// As it would by newuidmap(1), in a user namespace of its own, outside of every agents' cgroup.
+#[test]
+fn whom_an_agents_user_may_become_is_an_agent_in_every_cgroup() {
+    const SEND: &str = r#"
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.connect(("127.0.0.1", 9))
+os.setuid(int(sys.argv[1]))
+print(attempt(lambda: udp.send(b"x")))
+"#;
+    let subuid = std::env::temp_dir().join(format!("weir-subuid-{}", std::process::id()));
+    std::fs::write(&subuid, "# x\n54322:300000:65536\n54321:400000:65536\nghost:500000:65536\n").unwrap();
+    let mut scene = Scene::with(|config| {
+        config.kernel.agent_uids = vec![54_321];
+        config.kernel.agent_names = [("ghost".to_owned(), 54_321)].into();
+        config.kernel.subuid.clone_from(&subuid);
+    });
+    let gateway = scene.gateway();
+    let server = bystander_server().port().to_string();
+    let connect = |scene: &Scene, uid: u32| {
+        let script = format!("os.setuid({uid})\n{CONNECT}");
+        let output = scene.python("bystanders", &script, &["127.0.0.1", &server]);
+        String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
+    };
+    let send = |scene: &Scene, uid: u32| scene.python("bystanders", SEND, &[&uid.to_string()]).stdout;
+    for uid in [400_000, 465_535, 500_000, 565_535] {
+        assert_eq!(connect(&scene, uid), "gateway", "{uid}");
+        assert_eq!(gateway.next().1.uid, uid);
+        assert_eq!(send(&scene, uid), b"EPERM\n", "{uid}");
+    }
+    let free = [0, 300_000, 399_999, 465_536, 499_999, 565_536];
+    for uid in free {
+        assert_eq!(connect(&scene, uid), "direct", "{uid}");
+        assert_eq!(send(&scene, uid), b"ok\n", "{uid}");
+    }
+    // Read again at a reload; a file that cannot be held changes nothing.
+    std::fs::write(&subuid, "54321:0:65536\n").unwrap();
+    let refused = block_on(scene.witness.reconfigure(scene.config.clone())).unwrap_err().to_string();
+    assert!(refused.contains("root") && refused.contains(&subuid.display().to_string()), "{refused}");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(connect(&scene, 400_000), "gateway");
+    std::fs::write(&subuid, "54321:300000:65536\n").unwrap();
+    block_on(scene.witness.reconfigure(scene.config.clone())).unwrap();
+    assert_eq!([300_000, 400_000].map(|uid| connect(&scene, uid)), ["gateway", "direct"]);
+    // Another witness, whose programs replace these, knows the same.
+    kill(scene.witness_pid);
+    (scene.witness, scene.interceptor, scene.witness_pid) = start_witness(&scene.config);
+    assert_eq!([300_000, 400_000, 0].map(|uid| connect(&scene, uid)), ["gateway", "direct", "direct"]);
+    std::fs::remove_file(&subuid).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use system_tests::env::{AGENT, AGENT_USER, Gateway};
+use system_tests::env::{AGENT, AGENT_USER, Attacker, Gateway};
 use system_tests::process::{Finished, PATIENCE, wait_until};
 use system_tests::recording;
 use system_tests::shop::{POLICY, Shop};
@@ -142,6 +142,47 @@ fn a_named_namespace_is_intercepted_and_two_do_not_get_in_each_others_way() {
     for psql in both.into_iter().chain(executed) {
         assert_eq!(psql.stdout.trim_end(), MASKED, "{psql:?}\n{}", world.shop.env.log());
     }
+}
+
+/// What runtimes do that root runs and that give their containers numbers of their own: the namespaces are root's, and so is the line that
+/// leads out of them. What an agent holds there counts.
+#[test]
+fn capabilities_in_a_user_namespace_of_roots_count() {
+    // Joins the cgroup that it is told, and becomes the rest, as number 0 of new namespaces.
+    const REMAPPED: &str = r#"
+import ctypes, os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+made, mapped = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    if ctypes.CDLL(None).unshare(0x50000000) != 0:
+        sys.exit("unshare")
+    os.write(made[1], b"x")
+    os.read(mapped[0], 1)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    os.execvp(sys.argv[2], sys.argv[2:])
+os.read(made[0], 1)
+for file in ("uid_map", "gid_map"):
+    open(f"/proc/{child}/{file}", "w").write("0 300000 65536")
+os.write(mapped[1], b"x")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+    const PSQL: [&str; 6] = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", SSN];
+    let world = World::new();
+    let env = &world.shop.env;
+    let run = |words: &[&str]| {
+        let place = world.shop.placed(env.bystander("python3")).args(["-c", REMAPPED]);
+        place.arg(env.agents_cgroup(Attacker::User)).args(words).args(PSQL).run().unwrap()
+    };
+    let root = run(&[]);
+    assert!(root.stderr.contains("CAP_NET_RAW") && root.stderr.contains("accept_risk"), "{root:?}\n{}", env.log());
+    // What Docker leaves of them.
+    let one = run(&["setpriv", "--inh-caps=-all", "--bounding-set=-all,+net_raw", "--"]);
+    assert!(one.stderr.contains("holds CAP_NET_RAW"), "{one:?}\n{}", env.log());
+    let without = run(&["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"]);
+    assert_eq!(without.stdout.trim_end(), MASKED, "{without:?}\n{}", env.log());
 }
 
 #[test]

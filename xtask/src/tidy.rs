@@ -22,6 +22,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gateway/src/witness/notes.rs", "pidfd_getfd(2), and socket options that nix does not have"),
     ("gateway/src/witness/privileges.rs", "prctl(2), capset(2)"),
     ("gateway/src/witness/serve.rs", "signal(2), to ignore some"),
+    ("gateway/src/witness/user_namespaces.rs", "ioctl(2): whose a namespace is"),
     ("gateway/src/witness/usher.rs", "ioctl(2): the loopback device up"),
     ("gateway/src/packets.rs", "descriptors that arrive with a message"),
     ("tests/bypass/", "tries the system calls that an agent must not succeed with"),
@@ -37,6 +38,7 @@ const PROTOCOL_NAMES: &[(&str, &str)] = &[
     ("gateway/src/protocol.rs", "the one match"),
     ("gateway/src/target.rs", "the enum that the match is on"),
     ("gateway/src/config/", "the configuration's words for it"),
+    ("gateway/src/cli/doctor/ways.rs", "the places of other servers' sockets"),
 ];
 const PROTOCOLS: [&str; 3] = ["postgres", "tls_passthrough", "tlspassthrough"];
 

@@ -48,9 +48,14 @@ pub(super) fn is_plain(path: &str) -> bool {
 }
 
 pub(super) fn look_up(mount: &Path, path: &str) -> io::Result<Cgroup> {
-    let level = path.split('/').filter(|part| !part.is_empty()).count();
     let id = fs::metadata(mount.join(path))?.ino();
-    Ok(Cgroup { id, level: u32::try_from(level).unwrap_or(u32::MAX) })
+    Ok(Cgroup { id, level: level(path) })
+}
+
+/// How deep a cgroup of this path lies, whether there is one or not.
+pub(super) fn level(path: &str) -> u32 {
+    let level = path.split('/').filter(|part| !part.is_empty()).count();
+    u32::try_from(level).unwrap_or(u32::MAX)
 }
 
 /// The path of a cgroup below the mount, with a leading slash, or `None` if it is gone.

@@ -14,6 +14,7 @@ use super::files::MAX_SECRET;
 use super::kernel::io_error;
 use super::peer::login_uid_in;
 use super::redact::redact;
+use super::user_namespaces::{self, Worth};
 use super::{KernelConfig, WitnessConfig, WitnessError};
 use crate::origin::{Evidence, Origin, Process, Risk, container_id};
 use crate::secret::Secret;
@@ -52,7 +53,7 @@ pub(super) fn examine(config: &WitnessConfig, origin: &Origin) -> Result<Examine
     }
     let login_uid = login_uid(&process).map_err(|error| gone(origin.pid, &error))?;
     // After that: a process that ended has no `loginuid` either, and is noticed here.
-    let risks = risks(&process).map_err(|error| gone(origin.pid, &error))?;
+    let risks = risks(&process, &config.agent_uids).map_err(|error| gone(origin.pid, &error))?;
     let container = cgroup.split('/').find_map(container_id).map(str::to_owned);
     let Description { name, labels } =
         if *containers { container::describe(&config.cgroup_mount, &cgroup) } else { Description::default() };
@@ -80,22 +81,15 @@ fn login_uid(process: &Proc) -> Result<Option<u32>, ProcError> {
 }
 
 /// What the process holds, or has back as soon as it executes something: root has its bounding set then, unless it may
-/// gain nothing. Capabilities in a user namespace of its own are none here. It is the main thread's word: this is to find what was
-/// left open by mistake, while the kernel half stops what a hostile thread tries.
-fn risks(process: &Proc) -> Result<Vec<Risk>, ProcError> {
-    let (own, theirs) = (Proc::myself()?, process);
-    if user_namespace(&own)? != user_namespace(theirs)? {
-        return Ok(Vec::new());
-    }
-    let status = theirs.status()?;
-    let regains = [status.ruid, status.euid, status.suid].contains(&0) && status.nonewprivs != Some(1);
+/// gain nothing. It is the main thread's word: this is to find what was left open by mistake, while the kernel half stops what a
+/// hostile thread tries.
+fn risks(process: &Proc, agent_uids: &[u32]) -> Result<Vec<Risk>, ProcError> {
+    let status = process.status()?;
+    let Worth::As(root) = user_namespaces::worth(process, &status, agent_uids)? else { return Ok(Vec::new()) };
+    let is_root = root.is_some_and(|root| [status.ruid, status.euid, status.suid].contains(&root));
     let held = status.capprm | status.capeff;
+    let regains = is_root && status.nonewprivs != Some(1);
     Ok(Risk::among(if regains { held | status.capbnd.unwrap_or(u64::MAX) } else { held }))
-}
-
-fn user_namespace(process: &Proc) -> Result<u64, ProcError> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(process.open_relative("ns/user")?.metadata()?.ino())
 }
 
 /// A configured variable out of the environment that the process was started with.
@@ -226,6 +220,8 @@ pub(super) mod tests {
             attach: String::new(),
             agents: Vec::new(),
             agent_uids: Vec::new(),
+            agent_names: [].into(),
+            subuid: "/nowhere".into(),
             listen: Vec::new(),
             gateway_cgroup: None,
             port: 0,

@@ -160,6 +160,8 @@ mod tests {
                 attach: String::new(),
                 agents: Vec::new(),
                 agent_uids: Vec::new(),
+                agent_names: [].into(),
+                subuid: "/nowhere".into(),
                 listen: Vec::new(),
                 gateway_cgroup: None,
                 port: 0,

@@ -19,7 +19,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 use gateway_common as common;
-use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, NETNS_SERVED, Settings};
+use gateway_common::{COUNTER_NAMES, CgroupPath, DETACH_REASON, Detach, NETNS_SERVED, Settings, Subordinates};
 
 use super::bpf::{self, Access};
 use super::cgroup::{self, Cgroup};
@@ -27,6 +27,7 @@ use super::lsm::{self, LsmHook};
 use super::pins::{self, MAPS, Pins, create_directories, is_attached, is_bpffs, pin_anew, remove_if_there};
 use super::predecessor::Predecessor;
 use super::structures;
+use super::subordinates;
 use super::{AttachmentReport, Detached, HookReport, KernelConfig, MAX_DETACH, WitnessError, requirements};
 
 /// Aligned, since the ELF reader wants it.
@@ -65,11 +66,14 @@ const HOOKS: [Hook; 15] = [
     hook("ingress", "weir_ingress", 0),
 ];
 
-const DENY_HOOKS: [Hook; 4] = [
+/// The one that takes most of a kernel comes last.
+const DENY_HOOKS: [Hook; 6] = [
     hook("deny_connect4", "deny_connect4", 10),
     hook("deny_connect6", "deny_connect6", 11),
     hook("deny_sendmsg4", "deny_sendmsg4", 14),
     hook("deny_sendmsg6", "deny_sendmsg6", 15),
+    hook("deny_sock_create", "deny_sock_create", 2),
+    hook("deny_egress", "deny_egress", 1),
 ];
 
 /// The program that knows agents' cgroups as they are made, and its link.
@@ -80,6 +84,8 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     config: KernelConfig,
     attached_to: Cgroup,
+    /// Users that agents' users may become, and how many ranges these are. Read with the configuration.
+    subordinates: (Subordinates, u32),
     /// Every link, under the name of its pin.
     links: BTreeMap<String, OwnedFd>,
     /// Why programs cannot tell who sends a packet, or has a socket listen.
@@ -110,10 +116,12 @@ impl Kernel {
         let ebpf = load_maps(&pins, places.as_ref().ok())?;
         let root = open_cgroup(&config)?;
         let attached_to = cgroup::look_up(&config.cgroup_mount, &config.attach).map_err(at(&config.attach))?;
+        let subordinates = subordinates::ranges(&config)?;
         let mut kernel = Self {
             ebpf,
             config,
             attached_to,
+            subordinates,
             links: BTreeMap::new(),
             blind: places.as_ref().err().cloned(),
             slow_to_see: places.err(),
@@ -191,8 +199,11 @@ impl Kernel {
         if moved {
             return Err(io_error("reload", "attach, bpf_dir, port and dns_port change only with a restart"));
         }
-        self.config = config;
-        self.apply_settings()
+        let subordinates = subordinates::ranges(&config)?;
+        let before =
+            (std::mem::replace(&mut self.config, config), std::mem::replace(&mut self.subordinates, subordinates));
+        // What was refused is not looked after either.
+        self.apply_settings().inspect_err(|_| (self.config, self.subordinates) = before)
     }
 
     /// Looks after what may change under us: cgroups that were removed and made again, attachments that somebody took away.
@@ -460,9 +471,7 @@ impl Kernel {
         // Read before the cgroups are looked up: one that is made in between, and that the kernel half knows already, is not stale.
         let known: BTreeSet<u64> =
             self.agent_ids()?.keys().collect::<Result<_, _>>().map_err(map_error("AGENT_CGROUPS"))?;
-        let agents = agent_cgroups(&self.config)?;
-        let levels = agents.iter().fold(0, |levels, agent| levels | 1 << agent.level);
-        let ids: BTreeSet<u64> = agents.iter().map(|agent| agent.id).collect();
+        let AgentCgroups { ids, levels, trouble } = agent_cgroups(&self.config)?;
         let uids: BTreeSet<u32> = self.config.agent_uids.iter().copied().collect();
         let mut filter: Array<_, u32> = self.map("AGENT_FILTER")?.try_into().map_err(map_error("AGENT_FILTER"))?;
         for id in ids.union(&known) {
@@ -477,7 +486,9 @@ impl Kernel {
         let stale_users = fill(&mut users, &uids, 1).map_err(map_error("AGENT_UIDS"))?;
         self.write_settings(levels, &uids)?;
         self.write_listen()?;
-        // What is an agent no longer goes last: until then there are too many agents, never too few.
+        // What is an agent no longer goes last: until then there are too many agents, never too few. Where one was not found, nobody
+        // knows which of those that are known is its own.
+        trouble?;
         let stale: Vec<u64> = known.difference(&ids).copied().collect();
         remove_all(&mut self.agent_ids()?, &stale);
         let mut users: HashMap<_, u32, u32> = self.map("AGENT_UIDS")?.try_into().map_err(map_error("AGENT_UIDS"))?;
@@ -516,6 +527,12 @@ impl Kernel {
         let gateway = gateway_cgroup(&self.config)?;
         let (port, dns_port) = (self.config.port, self.config.dns_port);
         let hold_without_gateway = self.config.hold_without_gateway.into();
+        let (ranges, subordinates) = self.subordinates;
+        let mut map: Array<_, Subordinates> =
+            self.map("SUBORDINATES")?.try_into().map_err(map_error("SUBORDINATES"))?;
+        if map.get(&0, 0).map_err(map_error("SUBORDINATES"))? != ranges {
+            map.set(0, ranges, 0).map_err(map_error("SUBORDINATES"))?;
+        }
         let mut map: Array<_, Settings> = self.map("SETTINGS")?.try_into().map_err(map_error("SETTINGS"))?;
         let before = map.get(&0, 0).map_err(map_error("SETTINGS"))?;
         // `weir kernel attach` knows no gateway; one that already runs keeps its ports.
@@ -530,7 +547,7 @@ impl Kernel {
             port,
             dns_port,
             hold_without_gateway,
-            reserved: 0,
+            subordinates,
         };
         if settings == before {
             return Ok(());
@@ -695,9 +712,17 @@ fn is_effective(link: io::Result<OwnedFd>, hook: &Hook, root: BorrowedFd<'_>) ->
     matches!((program, effective), (Ok(program), Ok(effective)) if effective.contains(&program))
 }
 
-/// Agents' cgroups, made where they are missing.
-fn agent_cgroups(config: &KernelConfig) -> Result<Vec<Cgroup>, WitnessError> {
-    let mut agents = Vec::new();
+/// What became of the agents' cgroups that the configuration names.
+struct AgentCgroups {
+    ids: BTreeSet<u64>,
+    /// [`Settings::agent_levels`], of those that are missing too: the kernel half knows one by its path as it is made.
+    levels: u32,
+    /// Why some are neither there nor could be made. The others are looked after all the same.
+    trouble: Result<(), WitnessError>,
+}
+
+/// Agents' cgroups, made where they are missing. An error is the configuration's.
+fn agent_cgroups(config: &KernelConfig) -> Result<AgentCgroups, WitnessError> {
     for path in &config.agents {
         let inside = config.attach.is_empty() || Path::new(path).starts_with(&config.attach);
         if path.is_empty() || !cgroup::is_plain(path) || !inside {
@@ -706,15 +731,21 @@ fn agent_cgroups(config: &KernelConfig) -> Result<Vec<Cgroup>, WitnessError> {
         if cgroup_path(path).is_none() {
             return Err(io_error(path, &format!("longer than {} bytes", common::MAX_CGROUP_PATH - 2)));
         }
-        let directory = config.cgroup_mount.join(path);
-        fs::create_dir_all(&directory).map_err(at(directory.display()))?;
-        let agent = cgroup::look_up(&config.cgroup_mount, path).map_err(at(path))?;
-        if agent.level >= common::MAX_LEVELS {
+        if cgroup::level(path) >= common::MAX_LEVELS {
             return Err(io_error(path, &format!("nested more than {} deep", common::MAX_LEVELS)));
         }
-        agents.push(agent);
     }
-    Ok(agents)
+    let (mut ids, mut troubles) = (BTreeSet::new(), Vec::new());
+    for path in &config.agents {
+        let made = fs::create_dir_all(config.cgroup_mount.join(path));
+        match made.and_then(|()| cgroup::look_up(&config.cgroup_mount, path)) {
+            Ok(agent) => drop(ids.insert(agent.id)),
+            Err(error) => troubles.push(format!("/{path}: {error}")),
+        }
+    }
+    let levels = config.agents.iter().fold(0, |levels, path| levels | 1 << cgroup::level(path));
+    let trouble = if troubles.is_empty() { Ok(()) } else { Err(io_error("agents' cgroups", &troubles.join("; "))) };
+    Ok(AgentCgroups { ids, levels, trouble })
 }
 
 fn gateway_cgroup(config: &KernelConfig) -> Result<Option<Cgroup>, WitnessError> {

@@ -226,13 +226,23 @@ impl Namespaces {
         let Visited { cookie, sockets } = self.usher.visit(&namespace, (config.port, config.dns_port), serving)?;
         let served = sockets.is_ok();
         kernel.set_netns(cookie, Some(if served { NETNS_SERVED } else { NETNS_CLOSED }))?;
-        self.known.insert(inode, Known { cookie, owner, served, visited: Instant::now(), empty: false });
+        let now = Known { cookie, owner, served, visited: Instant::now(), empty: false };
+        if let Some(gone) = remember(&mut self.known, inode, now) {
+            kernel.set_netns(gone, None)?;
+        }
         Ok(match sockets {
             Ok(None) => Opening::Served,
             Ok(Some(sockets)) => Opening::Open(cookie, sockets),
             Err(error) => Opening::Refused(error),
         })
     }
+}
+
+/// A namespace in which nobody listens goes with its processes, and the next one may get its number at once. The cookie of the one
+/// that had it before is told, which nobody has any more.
+fn remember(known: &mut BTreeMap<Inode, Known>, inode: Inode, now: Known) -> Option<u64> {
+    let cookie = now.cookie;
+    known.insert(inode, now).map(|before| before.cookie).filter(|before| *before != cookie)
 }
 
 /// A walk through agents' cgroups.
@@ -289,4 +299,26 @@ impl Walk<'_> {
 
 fn inode(pid: &str) -> io::Result<Inode> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_has_anothers_number_leaves_nothing_of_that() {
+        let namespace = |cookie| Known {
+            cookie,
+            owner: "/agents.slice/one".to_owned(),
+            served: false,
+            visited: Instant::now(),
+            empty: false,
+        };
+        let mut known = BTreeMap::new();
+        assert_eq!(remember(&mut known, 7, namespace(1)), None);
+        assert_eq!(remember(&mut known, 7, namespace(1)), None, "the same one, tried again");
+        assert_eq!(remember(&mut known, 8, namespace(2)), None);
+        assert_eq!(remember(&mut known, 7, namespace(3)), Some(1));
+        assert_eq!(known.values().map(|known| known.cookie).collect::<Vec<_>>(), [3, 2]);
+    }
 }

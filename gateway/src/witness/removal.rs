@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::kernel::{self, at, io_error};
-use super::{KernelConfig, WitnessError};
+use super::{KernelConfig, WitnessError, subordinates};
 
 /// Deepest cgroup that is looked into (the kernel's own `cgroup.max.depth` is not limited by default).
 const MAX_DEPTH: usize = 64;
@@ -23,7 +23,13 @@ pub(super) fn check(config: &KernelConfig) -> Result<(), WitnessError> {
             return Err(refused(&format!("processes run below the cgroup /{agents}")));
         }
     }
-    if let Some((pid, uid)) = process_of(&config.agent_uids)? {
+    let subordinates = subordinates::read(config)?;
+    let is_agents = |uid: u32| {
+        config.agent_uids.contains(&uid) || subordinates.iter().any(|range| (range.first..=range.last).contains(&uid))
+    };
+    if !config.agent_uids.is_empty()
+        && let Some((pid, uid)) = process_of(is_agents)?
+    {
         return Err(refused(&format!("process {pid} runs as the agent's user {uid}")));
     }
     Ok(())
@@ -56,15 +62,12 @@ fn is_populated(cgroup: &Path) -> Result<bool, WitnessError> {
     }
 }
 
-/// A process of one of these users, anywhere on the host.
-fn process_of(uids: &[u32]) -> Result<Option<(i32, u32)>, WitnessError> {
-    if uids.is_empty() {
-        return Ok(None);
-    }
+/// A process of such a user, anywhere on the host.
+fn process_of(is_agents: impl Fn(u32) -> bool) -> Result<Option<(i32, u32)>, WitnessError> {
     let processes = procfs::process::all_processes().map_err(|error| io_error("/proc", &error.to_string()))?;
     // One that ends while it is looked at is no obstacle.
     let owned = processes.flatten().filter_map(|process| Some((process.pid, process.uid().ok()?)));
-    Ok(owned.into_iter().find(|(_, uid)| uids.contains(uid)))
+    Ok(owned.into_iter().find(|(_, uid)| is_agents(*uid)))
 }
 
 /// Removes the cgroup and what is below it, but for what is in use (by agents that a detach let go).
@@ -91,8 +94,7 @@ mod tests {
     #[test]
     fn a_user_without_processes_is_no_obstacle_and_one_with_is() {
         let own = nix::unistd::getuid().as_raw();
-        assert!(process_of(&[own]).unwrap().is_some_and(|(_, uid)| uid == own));
-        assert_eq!(process_of(&[u32::MAX - 7]).unwrap(), None);
-        assert_eq!(process_of(&[]).unwrap(), None);
+        assert!(process_of(|uid| uid == own).unwrap().is_some_and(|(_, uid)| uid == own));
+        assert_eq!(process_of(|uid| uid == u32::MAX - 7).unwrap(), None);
     }
 }

@@ -12,6 +12,8 @@ pub(crate) const SECRET: &[u8] = b"the agent's secret\n";
 
 pub(crate) const IPPROTO_UDPLITE: i32 = 136;
 const IPPROTO_L2TP: i32 = 115;
+/// `linux/socket.h`.
+const AF_RXRPC: i32 = 33;
 pub(crate) const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 
 pub(crate) const TECHNIQUES: &[Technique] = &[
@@ -67,6 +69,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     // Frames of a session that nobody opened, to whatever station; and networks of machines that the kernel is told of.
     ("pppoe", |_| sys::socket(libc::AF_PPPOX, libc::SOCK_STREAM, 0).map(|_| Outcome::Done("a socket for frames"))),
     ("tipc", |_| sys::socket(libc::AF_TIPC, libc::SOCK_RDM, 0).map(|_| Outcome::Done("a socket"))),
+    ("rxrpc", |_| sys::socket(AF_RXRPC, libc::SOCK_DGRAM, libc::PF_INET).map(|_| Outcome::Done("a socket"))),
     ("rds", |_| sys::socket(libc::AF_RDS, libc::SOCK_SEQPACKET, 0).map(|_| Outcome::Done("a socket"))),
 ];
 
@@ -76,7 +79,7 @@ pub(crate) fn send(to: SocketAddr, scope: u32) -> Attempt<Outcome> {
     Ok(Outcome::Done("sent"))
 }
 
-fn connected(to: SocketAddr) -> Attempt<Outcome> {
+pub(crate) fn connected(to: SocketAddr) -> Attempt<Outcome> {
     let fd = sys::udp(&to)?;
     sys::connect(&fd, &sys::address(to, 0))?;
     sys::send_to(&fd, SECRET, 0, &[])?;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use crate::datagram::send;
-use crate::stream::talk;
+use crate::datagram::{connected, send};
+use crate::stream::{mapped, talk};
 use crate::sys::{self, Attempt};
 use crate::{Outcome, Scene, Technique};
 
@@ -64,8 +64,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("steal_resolver_port", |scene| {
         let fd = sys::udp(&gateway(scene))?;
         sys::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-        let resolver = SocketAddr::new(Ipv4Addr::new(127, 64, 0, 1).into(), scene.port("resolver"));
-        sys::bind(&fd, &sys::address(resolver, 0))?;
+        sys::bind(&fd, &sys::address(resolver(scene), 0))?;
         Ok(Outcome::Done("bound"))
     }),
     ("steal_resolver_port6", |scene| {
@@ -78,12 +77,25 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     ("gateway_port", |scene| to_gateway(gateway(scene))),
     ("gateway_port6", |scene| to_gateway(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), scene.port("gateway")))),
     // Past the hook that tells the resolver who asks.
-    ("resolver_port", |scene| send(SocketAddr::new(Ipv4Addr::new(127, 64, 0, 1).into(), scene.port("resolver")), 0)),
+    ("resolver_port", |scene| send(resolver(scene), 0)),
     ("resolver_port6", |scene| send(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), scene.port("resolver")), 0)),
+    ("resolver_port_mapped", |scene| send(mapped(resolver(scene)), 0)),
+    ("resolver_port_connected", |scene| connected(resolver(scene))),
+    ("resolver_port_connected6", |scene| {
+        connected(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), scene.port("resolver")))
+    }),
+    ("resolver_port_unspecified6", |scene| {
+        send(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), scene.port("resolver")), 0)
+    }),
 ];
 
 fn gateway(scene: &Scene) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), scene.port("gateway"))
+}
+
+/// Where queries to the first of a socket's resolvers go.
+fn resolver(scene: &Scene) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(127, 64, 0, 1).into(), scene.port("resolver"))
 }
 
 fn to_gateway(gateway: SocketAddr) -> Attempt<Outcome> {

@@ -87,6 +87,57 @@ for family, resolver in ((socket.AF_INET, "192.0.2.4"), (socket.AF_INET6, "2001:
     }
 }
 
+/// Somebody who is no agent binds the port from which an agent has asked: as the resolver knows who asks by that, it would be the agent's
+/// word.
+#[test]
+fn whoever_takes_the_port_of_an_agent_asks_nothing_in_its_name() {
+    const ASK: &str = r#"
+query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x08internal\x00\x00\x01\x00\x01"
+for family, resolver in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::53")):
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.settimeout(10)
+    s.sendto(query, (resolver, 53))
+    s.recvfrom(512)
+    print(s.getsockname()[1])
+"#;
+    const FORGE: &str = r#"
+dns_port, ports = int(sys.argv[1]), {socket.AF_INET: int(sys.argv[2]), socket.AF_INET6: int(sys.argv[3])}
+INET, INET6 = socket.AF_INET, socket.AF_INET6
+for family, resolver in ((INET, "127.64.0.1"), (INET, "127.0.0.1"), (INET, "0.0.0.0"), (INET6, "::1"), (INET6, "::"),
+                         (INET6, "::ffff:127.64.0.1")):
+    # The agent asked from the same port, and not by the other family.
+    port = ports[INET if "." in resolver else INET6]
+    for connects in (False, True):
+        s = socket.socket(family, socket.SOCK_DGRAM)
+        s.bind(("", port))
+        def ask():
+            if connects:
+                s.connect((resolver, dns_port))
+                s.send(b"forged")
+            else:
+                s.sendto(b"forged", (resolver, dns_port))
+        print(resolver, connects, attempt(ask))
+        s.close()
+other = socket.socket(INET, socket.SOCK_DGRAM)
+other.bind(("127.0.0.1", 0))
+print("others", attempt(lambda: socket.socket(INET, socket.SOCK_DGRAM).sendto(b"x", other.getsockname())))
+"#;
+    let scene = Scene::new();
+    let asked = resolver(&scene);
+    let ports = scene.agent(ASK, &[]);
+    let mut words = vec![scene.ground.dns_port.to_string()];
+    words.extend(ports.lines().map(str::to_owned));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    for _ in 0..2 {
+        asked.recv_timeout(PATIENCE).unwrap().unwrap();
+    }
+    let output = scene.python("bystanders", FORGE, &words);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let forged: Vec<&str> = said.lines().filter(|line| !line.ends_with("ECONNREFUSED")).collect();
+    assert_eq!((forged, said.lines().count()), (vec!["others ok"], 13), "{said}{:?}", String::from_utf8(output.stderr));
+    assert!(asked.try_recv().is_err(), "the resolver was asked");
+}
+
 #[test]
 fn dig_and_glibc_are_satisfied() {
     let scene = Scene::new();

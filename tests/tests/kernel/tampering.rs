@@ -307,6 +307,33 @@ print(json.dumps(counts))
     assert_eq!(canary.reached(), 0);
 }
 
+/// Each of them is another agent's.
+#[test]
+fn an_agents_cgroup_that_cannot_be_made_keeps_no_other_from_care() {
+    let scene = Scene::with(|config| {
+        let limited = format!("{}/limited/agents", config.kernel.attach);
+        config.kernel.agents.insert(0, limited);
+    });
+    let _gateway = scene.gateway();
+    let warns = || {
+        let report = block_on(scene.witness.attachments()).unwrap();
+        report.warnings.iter().any(|warning| warning.contains("limited/agents: "))
+    };
+    let (limited, other) = (scene.ground.directory("limited"), scene.ground.directory("agents"));
+    std::fs::write(limited.join("cgroup.max.descendants"), "0").unwrap();
+    std::fs::remove_dir(limited.join("agents")).unwrap();
+    wait_for("the warning", warns);
+    std::fs::remove_dir(&other).unwrap();
+    wait_for("the other one", || other.exists());
+    let intercepted = "gateway hello 192.0.2.1 5432\n";
+    assert_eq!(scene.agent(CONNECT, &["192.0.2.1", "5432"]), intercepted);
+    // Whoever makes it makes an agents', whatever the witness knows by then.
+    std::fs::write(limited.join("cgroup.max.descendants"), "max").unwrap();
+    let output = scene.python("limited/agents/one", CONNECT, &["192.0.2.1", "5432"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), intercepted);
+    wait_for("the end of the warning", || !warns());
+}
+
 /// More often than the map of agents' cgroups has room for: the kernel half tidies up by itself.
 #[test]
 fn an_agents_cgroup_that_is_made_anew_without_a_witness_is_never_free() {

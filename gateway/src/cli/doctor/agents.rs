@@ -8,8 +8,8 @@ use nix::unistd::{Group, User};
 
 use super::{Finding, ways};
 use crate::cli::procfs::{self, Seen};
-use crate::config::{Config, TokenSource};
-use crate::witness::{self, WitnessConfig};
+use crate::config::{AgentConfig, Config, TokenSource};
+use crate::witness::{self, Subordinate, WitnessConfig};
 
 /// Groups that are as good as root, or read what others keep to themselves.
 const POWERFUL_GROUPS: &[&str] = &[
@@ -29,6 +29,8 @@ const POWERFUL_GROUPS: &[&str] = &[
     "podman",
     "microk8s",
 ];
+/// Where programs look users up.
+const NSSWITCH: &str = "/etc/nsswitch.conf";
 /// Processes that are named in one finding.
 const NAMED: usize = 5;
 
@@ -52,7 +54,51 @@ pub(super) fn users(config: &Config) -> Vec<Finding> {
             )),
         }
     }
+    findings.extend(subordinates(config));
     findings
+}
+
+/// Whom agents' users may become in user namespaces of their own.
+fn subordinates(config: &Config) -> Vec<Finding> {
+    const SUBJECT: &str = "subordinate users";
+    if config.agents.iter().all(|agent| agent.uid.is_none()) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    let nsswitch = std::fs::read_to_string(NSSWITCH).unwrap_or_default();
+    if let Some(source) = other_source(&nsswitch) {
+        findings.push(Finding::fail(
+            SUBJECT,
+            format!("newuidmap(1) asks {source} whom an agent's user may become, and Weir reads /etc/subuid alone: outside agents' cgroups such a user is free"),
+            format!("subid: files in {NSSWITCH}"),
+        ));
+    }
+    match WitnessConfig::new(config).and_then(|witness| witness::subordinates(&witness)) {
+        Ok(ranges) => findings.extend(held(config, &ranges)),
+        Err(error) => findings.push(Finding::fail(SUBJECT, error.to_string(), "change the line; then weir reload")),
+    }
+    findings
+}
+
+/// One line for each agent whose user may become others.
+fn held(config: &Config, ranges: &[Subordinate]) -> Vec<Finding> {
+    let finding = |agent: &AgentConfig| {
+        let own = ranges.iter().filter(|range| agent.uid == Some(range.owner));
+        let own: Vec<String> = own.map(|range| format!("{}-{}", range.first, range.last)).collect();
+        let message = format!(
+            "its user may become others in user namespaces ({}, by /etc/subuid): outside the agents' cgroups these get no session",
+            own.join(", ")
+        );
+        (!own.is_empty()).then(|| Finding::ok(&agent.name, message))
+    };
+    config.agents.iter().filter_map(finding).collect()
+}
+
+/// Where else than in /etc/subuid newuidmap(1) looks, by nsswitch.conf(5).
+fn other_source(nsswitch: &str) -> Option<&str> {
+    let sources = nsswitch.lines().find_map(|line| line.trim().strip_prefix("subid:"))?;
+    let sources = sources.split('#').next()?.trim();
+    (sources != "files" && !sources.is_empty()).then_some(sources)
 }
 
 fn user_findings(config: &Config, agent: &str, user: &User) -> Vec<Finding> {
@@ -204,8 +250,18 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
             })
         };
     let agents: Vec<&Seen> = processes.iter().filter(inside).collect();
+    let subordinates = WitnessConfig::new(config).and_then(|witness| witness::subordinates(&witness));
+    // Of an error there is a finding.
+    let subordinates = subordinates.unwrap_or_default();
+    let is_agent_user = |process: &&Seen| {
+        config.agents.iter().any(|agent| agent.uid == Some(process.uid))
+            || subordinates.iter().any(|range| (range.first..=range.last).contains(&process.uid))
+    };
+    let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
     let mut findings = Vec::new();
-    for (cgroup, members) in procfs::by_cgroup(&agents.iter().map(|&process| process.clone()).collect::<Vec<_>>()) {
+    // What is an agent by its user alone has the same doors, and no unit's settings in front of them.
+    let all: Vec<Seen> = agents.iter().chain(&outside).map(|&process| process.clone()).collect();
+    for (cgroup, members) in procfs::by_cgroup(&all) {
         findings.extend(ways::findings(config, cgroup, &members));
         findings.extend(ways::foreign(config, cgroup, &members));
     }
@@ -214,8 +270,6 @@ pub(super) fn processes(config: &Config) -> Vec<Finding> {
     if !kernel_half.is_ok_and(|report| report.keeps_tracers_out()) {
         findings.extend(ways::traced(&agents, &processes));
     }
-    let is_agent_user = |process: &&Seen| config.agents.iter().any(|agent| agent.uid == Some(process.uid));
-    let outside: Vec<&Seen> = processes.iter().filter(is_agent_user).filter(|process| !inside(process)).collect();
     if !outside.is_empty() {
         findings.push(Finding::warn(
             "processes",
@@ -242,6 +296,21 @@ pub(super) fn named(processes: &[&Seen]) -> String {
 mod tests {
     use super::super::Level;
     use super::*;
+    use crate::config::AgentMatch;
+    use crate::identity::tests::{agent, config, identity_config};
+
+    #[test]
+    fn whom_agents_users_may_become_is_told() {
+        assert_eq!(other_source("passwd: files sss\nsubid: files\n"), None);
+        assert_eq!(other_source("passwd: files\n#subid: sss\n"), None);
+        assert_eq!(other_source("  subid:  sss # central\n"), Some("sss"));
+        let mut config = config(identity_config("https://idp.example".to_owned()), Vec::new());
+        config.agents = vec![AgentConfig { uid: Some(990), ..agent("coder", AgentMatch::UserOnly) }];
+        let range = |owner| Subordinate { owner, first: 100_000, last: 165_535 };
+        let found = held(&config, &[range(990)]);
+        assert!(found[0].level == Level::Ok && found[0].message.contains("100000-165535"), "{found:?}");
+        assert!(held(&config, &[range(991)]).is_empty());
+    }
 
     #[test]
     fn permissions_are_the_owners_the_groups_or_everybodys() {

@@ -26,14 +26,27 @@ pub(super) const RUNNERS: &[&str] = &[
     "/run/podman/podman.sock",
     "/run/crio/crio.sock",
     "/run/libvirt/libvirt-sock",
-    "/var/lib/lxd/unix.socket",
+    "/run/incus/unix.socket",
     "/var/lib/incus/unix.socket",
+    "/var/lib/incus/unix.socket.user",
+    "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd/unix.socket",
     "/run/systemd/private",
 ];
 /// Root may have systemd run anything; others are asked for a password.
 const BUS: &str = "/run/dbus/system_bus_socket";
 /// Whoever can talk to these has names looked up, which is a way out for what stands in the names.
 const RESOLVERS: &[&str] = &["/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/run/avahi-daemon/socket"];
+/// Where database servers of this host listen beside their ports, how the names of their sockets begin, and what closes the place.
+const SERVERS: &[(&str, &str, &str)] = &[
+    ("/run/postgresql", ".s.PGSQL.", "InaccessiblePaths=-/run/postgresql"),
+    ("/run/mysqld", "mysql", "InaccessiblePaths=-/run/mysqld"),
+    ("/var/lib/mysql", "mysql", "InaccessiblePaths=-/var/lib/mysql"),
+    ("/tmp", ".s.PGSQL.", "PrivateTmp=yes"),
+    ("/tmp", "mysql", "PrivateTmp=yes"),
+];
+/// Names in one of these directories that are looked at: `/tmp` is everybody's.
+const MAX_NAMES: usize = 10_000;
 /// What lies in these is run by others sooner or later: units, jobs of cron, programs, what root's shell reads at a login.
 const RUN_LATER: &[&str] = &["/etc", "/root", "/run/systemd", "/usr"];
 /// Shells that let nobody in.
@@ -49,6 +62,7 @@ const UNSEEN_FAMILIES: &[(u32, &str, &str)] = &[
     (21, "RDS", "other machines, by connections of the kernel's own"),
     (24, "PPPoX", "whatever station of the network, frame by frame"),
     (30, "TIPC", "the machines of a cluster"),
+    (33, "RXRPC", "other machines, by packets that a thread of the kernel sends"),
 ];
 /// Names of socket protocols that the kernel has loaded; and, by release, of the modules that it may load (modprobe(8)).
 const LOADED_PROTOCOLS: &str = "/proc/net/protocols";
@@ -143,6 +157,11 @@ pub(super) fn findings(config: &Config, cgroup: &str, members: &[&Seen]) -> Vec<
             let advice = format!("InaccessiblePaths=-{socket} in the unit (weir-agent.conf)");
             add(subject, &those, &format!("can talk to {socket}, {consequence}"), &advice);
         }
+    }
+    for (directory, prefix, setting) in SERVERS {
+        let those = which(&|process| talks_to_server(process, directory, prefix));
+        let message = format!("can talk to a database server by its socket in {directory}, where no gateway listens");
+        add("database sockets", &those, &message, &format!("{setting} in the unit (weir-agent.conf)"));
     }
     let those = which(&|process| process.uid == 0 && talks_to(process, BUS));
     let advice = format!("InaccessiblePaths=-{BUS} in the unit (weir-agent.conf), and a User=");
@@ -377,6 +396,17 @@ fn talks_to(process: &Seen, socket: &str) -> bool {
     metadata.file_type().is_socket() && (overrides || may(&metadata, 0o2, process.uid, &process.gids))
 }
 
+/// Such a server's socket is there, and the server is not this user's own.
+fn talks_to_server(process: &Seen, directory: &str, prefix: &str) -> bool {
+    let entries = std::fs::read_dir(seen_by(process, Path::new(directory))).into_iter().flatten().flatten();
+    entries.take(MAX_NAMES).any(|entry| {
+        let name = entry.file_name();
+        let is_others = || entry.metadata().is_ok_and(|metadata| metadata.uid() != process.uid);
+        let is_named = name.to_str().is_some_and(|name| name.starts_with(prefix));
+        is_named && is_others() && talks_to(process, &format!("{directory}/{}", name.display()))
+    })
+}
+
 /// The host's own directory, and not one of a container's, in a mount that is writable.
 fn rewrites(process: &Seen, path: &Path) -> bool {
     let seen = seen_by(process, path);
@@ -433,6 +463,39 @@ mod tests {
     }
 
     #[test]
+    fn the_drop_in_closes_what_it_is_said_to_close() {
+        const DROP_IN: &str = include_str!("../../../../systemd/weir-agent.conf");
+        let settings = |name: &str| DROP_IN.lines().filter_map(|line| line.strip_prefix(name)).collect::<Vec<_>>();
+        let hidden = settings("InaccessiblePaths=");
+        let hidden: Vec<&str> =
+            hidden.iter().flat_map(|paths| paths.split(' ')).map(|path| path.trim_start_matches('-')).collect();
+        let closes = |path: &str| hidden.iter().any(|hidden| Path::new(path).starts_with(hidden));
+        for path in RUNNERS.iter().chain(RESOLVERS).chain([&BUS]) {
+            assert!(closes(path), "{path} is not hidden by weir-agent.conf");
+        }
+        for (directory, _, setting) in SERVERS {
+            let is_private = *setting == "PrivateTmp=yes" && settings("PrivateTmp=") == ["yes"];
+            assert!(is_private || closes(directory), "{directory} is not hidden by weir-agent.conf");
+        }
+    }
+
+    #[test]
+    fn a_database_servers_socket_is_a_door_unless_the_server_is_ones_own() {
+        let directory = std::env::temp_dir().join(format!("weir-servers-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let path = directory.join(".s.PGSQL.5432");
+        let uid = nix::unistd::geteuid().as_raw();
+        let talks = |uid: u32| talks_to_server(&Seen { uid, ..myself() }, directory.to_str().unwrap(), ".s.PGSQL.");
+        std::fs::write(directory.join(".s.PGSQL.5432.lock"), "").unwrap();
+        assert!(!talks(uid + 1), "a lock is no socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(talks(uid + 1) && !talks(uid));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(!talks(uid + 1));
+    }
+
+    #[test]
     fn a_filter_that_may_be_any_is_a_warning_and_none_a_failure() {
         let config = config(identity_config("https://idp.example".to_owned()), Vec::new());
         let levels = |process: &Seen| {
@@ -455,7 +518,7 @@ mod tests {
             let found = findings(&config, "/agents.slice/x", &[process]);
             found.into_iter().map(|finding| finding.subject).collect::<Vec<_>>()
         };
-        let of_this_host = ["sockets", "resolvers", "socket families", "kernel keys"];
+        let of_this_host = ["sockets", "resolvers", "database sockets", "socket families", "kernel keys"];
         assert!(found(&quiet).iter().all(|subject| of_this_host.contains(&subject.as_str())));
         assert!(found(&Seen { capabilities: 1, ..quiet.clone() }).contains(&"capabilities".to_owned()));
         assert!(found(&Seen { no_new_privileges: false, ..quiet }).contains(&"new privileges".to_owned()));
@@ -481,6 +544,8 @@ mod tests {
         };
         assert_eq!(names("TIPC   1 -1 -1\nTCP    1 2 3\n", "alias net-pf-24 pppox\n"), ["PPPoX", "TIPC"]);
         assert_eq!(names("PPPOE  1\n", "alias net-pf-21-proto-0 rds\n"), ["RDS", "PPPoX"]);
+        assert_eq!(names("RXRPC     1\n", ""), ["RXRPC"]);
+        assert_eq!(names("", "alias net-pf-33 rxrpc\n"), ["RXRPC"]);
         assert!(names("AF_VSOCK  1\nTCPv6  1\n", "alias net-pf-38 af_alg\nalias net-pf-240 x\n").is_empty());
     }
 

@@ -32,7 +32,7 @@ use crate::session::Session;
 use crate::target::{CredentialSource, Target, Upstream};
 use crate::tls::TlsError;
 use crate::verdicts::VerdictTimes;
-use crate::witness::{Witness, WitnessConfig};
+use crate::witness::Witness;
 
 /// What all sessions share.
 pub struct Engine {
@@ -354,13 +354,11 @@ impl Engine {
         if let Some(fixed) = fixed_setting(&old, &config) {
             return Err(format!("{fixed} cannot be changed while the gateway runs; restart it"));
         }
-        let witness = |config: &Config| WitnessConfig::new(config).map_err(|error| error.to_string());
         // What can fail comes first, and what has to be undone then comes last.
-        let (before, after) = (witness(&old)?, witness(&config)?);
         let identity = self.identifier.prepare(&config).map_err(|error| error.to_string())?;
-        if let Err(error) = self.witness.reconfigure(after).await {
+        if let Err(error) = self.witness.reload(&config.version).await {
             // It may have taken up a part, or all of it by the time that this comes.
-            if let Err(error) = self.witness.reconfigure(before).await {
+            if let Err(error) = self.witness.reload(&old.version).await {
                 tracing::error!(%error, "the witness may act by a configuration that was rejected; reload again");
             }
             return Err(error.to_string());

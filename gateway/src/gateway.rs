@@ -29,7 +29,7 @@ use crate::namespaces::{Hints, Places, listen_where_agents_are};
 use crate::record::event::Event;
 use crate::shards::{HEARTBEAT, Shards};
 use crate::supervise::{self, Supervisor};
-use crate::witness::{self, Witness, WitnessConfig, WitnessError};
+use crate::witness::{self, Witness, WitnessError};
 
 /// How long sessions may go on after the gateway was told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ pub enum ServeError {
 /// replaced, see [`crate::supervise`].
 pub fn serve(config_path: &Path, supervised_by: Option<i32>) -> Result<(), ServeError> {
     let config = config::load(config_path)?;
-    let witness = witness::spawn(&WitnessConfig::new(&config)?)?;
+    let witness = witness::spawn(config_path, &config)?;
     prepare(&config)?;
     intercept::drop_privileges(&config.gateway.user)
         .map_err(failed(format!("cannot become the user {:?} without privileges", config.gateway.user)))?;

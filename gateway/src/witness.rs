@@ -47,7 +47,7 @@ pub(crate) use self::peer::own_cgroup;
 #[cfg(test)]
 pub(crate) use self::peer::peer as read_peer;
 pub use self::subordinates::Subordinate;
-use self::wire::{Answer, Question, SecretBytes};
+use self::wire::{Answer, Files, Question, SecretBytes};
 use crate::config::{AgentMatch, Config, TokenSource, WithoutGateway};
 use crate::intercept::{Doors, Interceptor};
 use crate::origin::{Evidence, Origin};
@@ -55,7 +55,8 @@ use crate::packets;
 use crate::secret::Secret;
 use crate::target::{CredentialSource, Login};
 
-/// What the witness does and answers, out of the configuration. Sent whole at start and at every reload.
+/// What the witness does and answers, out of the configuration. It is sent at start, while the gateway has its privileges; at a reload
+/// the witness reads the files itself: it does not let the process that it keeps within limits set them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WitnessConfig {
     /// Where the programs are attached and whom they intercept.
@@ -211,15 +212,26 @@ impl From<&CredentialSource> for CredentialName {
 
 /// Starts `weir witness` as a child, waits until the programs are attached, and takes the map descriptors that it hands
 /// over. Call it as root, before any thread is started and before [`crate::intercept::drop_privileges`].
-pub fn spawn(config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
+pub fn spawn(path: &Path, config: &Config) -> Result<WitnessProcess, WitnessError> {
     let mut command = packets::same_program();
     command.arg("witness");
-    spawn_as(command, config)
+    spawn_with_files(command, &WitnessConfig::new(config)?, path, &config.version)
 }
 
 /// [`spawn`] with another program that calls [`run`], for tests.
+pub fn spawn_with_files(
+    command: Command,
+    config: &WitnessConfig,
+    path: &Path,
+    version: &str,
+) -> Result<WitnessProcess, WitnessError> {
+    let path = std::path::absolute(path).map_err(kernel::at("the configuration"))?;
+    client::spawn(command, config, Some(Files { path, version: version.to_owned() }))
+}
+
+/// The same without any files, for tests: [`Witness::reconfigure`] takes their place.
 pub fn spawn_as(command: Command, config: &WitnessConfig) -> Result<WitnessProcess, WitnessError> {
-    client::spawn(command, config)
+    client::spawn(command, config, None)
 }
 
 /// The child's main loop: what the hidden command `weir witness` runs, with the socket as its standard input. It returns
@@ -318,9 +330,15 @@ impl Witness {
         }
     }
 
-    /// New agents, users, cgroups, tokens and credentials, after a reload.
+    /// New agents, users, cgroups, tokens and credentials: those of the files, if they have that version, or those that were in force
+    /// before if that is theirs.
+    pub async fn reload(&self, version: &str) -> Result<(), WitnessError> {
+        self.shared.ask(Question::Reload { version: version.to_owned() }).await.map(drop)
+    }
+
+    /// The same of a witness that was started without files, see [`spawn_as`].
     pub async fn reconfigure(&self, config: WitnessConfig) -> Result<(), WitnessError> {
-        self.shared.ask(Question::Configure(config)).await.map(drop)
+        self.shared.ask(Question::Reconfigure(config)).await.map(drop)
     }
 
     /// Leaves the kernel half to the witness of another gateway, which takes over; answers to sessions go on.

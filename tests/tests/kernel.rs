@@ -22,6 +22,8 @@ use weir::witness::{self, CredentialName, Witness, WitnessConfig, WitnessError};
 mod dns;
 #[path = "kernel/evidence.rs"]
 mod evidence;
+#[path = "kernel/files.rs"]
+mod files;
 #[path = "kernel/layouts.rs"]
 mod layouts;
 #[path = "kernel/memory.rs"]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,9 +17,9 @@ use super::kernel::{Kernel, at};
 use super::namespaces::{Look, Namespaces};
 use super::privileges::{Capability, close_memory, keep_only};
 use super::recent::Recent;
-use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
+use super::wire::{self, Answer, Files, Question, Reply, Request, SecretBytes};
 use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files, peer};
-use crate::packets;
+use crate::{config, packets};
 
 /// Between two looks at the attachments. What somebody has taken away is back within a second, on a busy machine too.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
@@ -36,10 +37,11 @@ pub(super) fn run() -> io::Result<()> {
     close_memory()?;
     ignore_signals()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    let Some((Request { id, question: Question::Configure(config) }, _)) = packets::receive(socket.as_fd())? else {
+    let Some((Request { id, question: Question::Configure { config, files } }, _)) = packets::receive(socket.as_fd())?
+    else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the first message must be the configuration"));
     };
-    match Witness::start(config) {
+    match Witness::start(config, files) {
         Ok(mut witness) => {
             let ready = witness.kernel.report().map(Answer::Ready);
             let descriptors = witness.kernel.descriptors().map_err(io::Error::other)?;
@@ -63,6 +65,10 @@ pub(super) fn ignore_signals() -> io::Result<()> {
 
 struct Witness {
     config: WitnessConfig,
+    /// None: it is told the configuration.
+    files: Option<Files>,
+    /// What was in force before, and its version.
+    before: Option<(String, WitnessConfig)>,
     kernel: Kernel,
     namespaces: Namespaces,
     logger: Option<EbpfLogger<Limited>>,
@@ -77,7 +83,7 @@ struct Witness {
 }
 
 impl Witness {
-    fn start(config: WitnessConfig) -> Result<Self, WitnessError> {
+    fn start(config: WitnessConfig, files: Option<Files>) -> Result<Self, WitnessError> {
         let mut kernel = Kernel::attach(config.kernel.clone())?;
         kernel.begin_netns()?;
         let logger = EbpfLogger::init_with_logger(kernel.ebpf(), Limited::default())
@@ -88,6 +94,8 @@ impl Witness {
         keep_only(&KEPT).map_err(at("dropping privileges"))?;
         Ok(Self {
             config,
+            files,
+            before: None,
             kernel,
             namespaces,
             logger,
@@ -162,23 +170,14 @@ impl Witness {
     fn answer(&mut self, question: Question) -> Result<(Answer, Vec<OwnedFd>), WitnessError> {
         let secret = |secret| Answer::Secret(SecretBytes(secret));
         let answer = match question {
-            Question::Configure(config) if self.retired => {
-                self.config = config;
-                self.recent.forget();
-                Answer::Retired
-            }
+            Question::Configure { .. } => return Err(not_told()),
+            Question::Reconfigure(_) if self.files.is_some() => return Err(not_told()),
+            Question::Reconfigure(config) => self.take_up(config)?,
+            Question::Reload { version } => self.reload(version)?,
             Question::Retire => {
                 self.retired = true;
                 self.namespaces.retire();
                 Answer::Retired
-            }
-            Question::Configure(config) => {
-                let cgroups = watch(&config.kernel)?;
-                self.kernel.reconfigure(config.kernel.clone())?;
-                self.config = config;
-                self.recent.forget();
-                self.cgroups = cgroups;
-                Answer::Ready(self.kernel.report()?)
             }
             Question::Evidence(origin) => Answer::Evidence(self.recent.evidence(&self.config, &origin)?),
             Question::TokenFile(path) => secret(files::token(&self.config, &path)?),
@@ -203,6 +202,48 @@ impl Witness {
         Ok((answer, Vec::new()))
     }
 
+    /// Takes up what the files say, if that is the version in question, or goes back to what was in force before.
+    fn reload(&mut self, version: String) -> Result<Answer, WitnessError> {
+        let Some(files) = &self.files else { return Err(not_told()) };
+        let config = match &self.before {
+            _ if files.version == version => self.config.clone(),
+            Some((earlier, config)) if *earlier == version => config.clone(),
+            _ => self.read(&files.path, &version)?,
+        };
+        let before = (files.version.clone(), self.config.clone());
+        let answer = self.take_up(config)?;
+        if let Some(files) = self.files.as_mut().filter(|files| files.version != version) {
+            files.version = version;
+            self.before = Some(before);
+        }
+        Ok(answer)
+    }
+
+    fn read(&self, path: &Path, version: &str) -> Result<WitnessConfig, WitnessError> {
+        let config = config::load(path).map_err(|error| WitnessError::Refused(error.to_string()))?;
+        if config.version != version {
+            return Err(WitnessError::Refused("the files changed while they were read; reload again".to_owned()));
+        }
+        let mut fresh = WitnessConfig::new(&config)?;
+        // Which is not this process's to say.
+        fresh.kernel.gateway_cgroup.clone_from(&self.config.kernel.gateway_cgroup);
+        Ok(fresh)
+    }
+
+    fn take_up(&mut self, config: WitnessConfig) -> Result<Answer, WitnessError> {
+        if self.retired {
+            self.config = config;
+            self.recent.forget();
+            return Ok(Answer::Retired);
+        }
+        let cgroups = watch(&config.kernel)?;
+        self.kernel.reconfigure(config.kernel.clone())?;
+        self.config = config;
+        self.recent.forget();
+        self.cgroups = cgroups;
+        Ok(Answer::Ready(self.kernel.report()?))
+    }
+
     fn look_after(&mut self) {
         self.recent.make_room(Instant::now());
         self.kernel.let_go_if_succeeded(self.retired);
@@ -222,6 +263,10 @@ impl Witness {
             logger.flush();
         }
     }
+}
+
+fn not_told() -> WitnessError {
+    WitnessError::Refused("the witness reads its configuration itself, and is not told it".to_owned())
 }
 
 /// Watches the directories in which agents' cgroups lie.

@@ -22,7 +22,17 @@ pub(super) struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
-    Configure(WitnessConfig),
+    /// The first of all, while the gateway still has its privileges.
+    Configure {
+        config: WitnessConfig,
+        files: Option<Files>,
+    },
+    /// The same later: only to a witness that was given no files.
+    Reconfigure(WitnessConfig),
+    /// The files' of this version, as the witness reads them itself.
+    Reload {
+        version: String,
+    },
     Evidence(Origin),
     TokenFile(PathBuf),
     TokenEnvironment(Origin, String),
@@ -37,6 +47,13 @@ pub(super) enum Question {
         hints: Vec<u32>,
         serving: Vec<u64>,
     },
+}
+
+/// Where the configuration comes from, and the version of what was read there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Files {
+    pub(super) path: PathBuf,
+    pub(super) version: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -65,17 +65,25 @@ pub struct InForce {
     pub epoch: u64,
     /// Counts changes of masks; sessions that began under another one end.
     pub masks_version: u64,
+    /// Counts changes of `[identity]`; so do sessions that were identified by another one.
+    pub identity_version: u64,
 }
 
 impl InForce {
     fn first(config: Arc<Config>) -> Self {
-        Self { config, epoch: 1, masks_version: 1 }
+        Self { config, epoch: 1, masks_version: 1, identity_version: 1 }
     }
 
     fn next(&self, config: Arc<Config>) -> Self {
         let old = &self.config;
         let masks_changed = old.masks != config.masks || old.gateway.mode != config.gateway.mode;
-        Self { config, epoch: self.epoch + 1, masks_version: self.masks_version + u64::from(masks_changed) }
+        let identity_changed = old.identity != config.identity;
+        Self {
+            config,
+            epoch: self.epoch + 1,
+            masks_version: self.masks_version + u64::from(masks_changed),
+            identity_version: self.identity_version + u64::from(identity_changed),
+        }
     }
 }
 
@@ -358,7 +366,7 @@ impl Engine {
         let identity = self.identifier.prepare(&config).map_err(|error| error.to_string())?;
         if let Err(error) = self.witness.reload(&config.version).await {
             // It may have taken up a part, or all of it by the time that this comes.
-            if let Err(error) = self.witness.reload(&old.version).await {
+            if let Err(error) = self.witness.go_back().await {
                 tracing::error!(%error, "the witness may act by a configuration that was rejected; reload again");
             }
             return Err(error.to_string());

@@ -43,7 +43,7 @@ const RECORDER_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// A witness or a recorder that has said nothing for so long is hung, and the watchdog is left to bite.
 const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// How often recordings are held against the configured age and size.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Who ends the sessions that are open then.
 const STOPPING: &str = "the gateway, which stops";
 /// How often it is looked whether the last session ended.

@@ -90,17 +90,13 @@ pub fn agent_and_scope(
     Ok((found.agent.name.clone(), found.cgroup.to_owned()))
 }
 
-/// Whether somebody who was identified would be under another configuration as well, for what it says of agents and of the issuer.
+/// Whether somebody who was identified would be the same agent under another configuration as well.
 pub fn still_is(
     config: &Config,
     origin: &Origin,
     evidence: &Evidence,
     principal: &Principal,
 ) -> Result<(), IdentityError> {
-    let issuer = config.identity.as_ref().map(|identity| &identity.issuer);
-    if issuer != Some(&principal.issuer) {
-        return Err(IdentityError::NotConfigured);
-    }
     let found = admissible(config, origin, evidence)?;
     if found.agent.name == principal.agent {
         return Ok(());

@@ -42,6 +42,8 @@ pub struct Session {
     pub reads_only: bool,
     /// The masks that `masker` was made of; when a reload changes them the session ends.
     masks_version: u64,
+    /// The `[identity]` that its principal was verified by.
+    identity_version: u64,
     /// The last configuration that it was found to fit.
     fits_epoch: AtomicU64,
     /// Unix seconds at which the token must be verified again.
@@ -167,6 +169,8 @@ pub enum SessionError {
     MasksChanged,
     #[error("the configuration of this target changed; connect again")]
     TargetChanged,
+    #[error("whose tokens are taken, and what is read in them, changed; connect again")]
+    IssuerChanged,
     #[error("the configuration of this agent changed: {0}")]
     AgentChanged(String),
     #[error("the agent's token is no longer valid: {0}")]
@@ -272,6 +276,7 @@ impl Session {
             masker,
             reads_only,
             masks_version: in_force.masks_version,
+            identity_version: in_force.identity_version,
             fits_epoch: AtomicU64::new(in_force.epoch),
             token_expires_at,
             live,
@@ -451,8 +456,12 @@ impl Session {
         if self.fits_epoch.load(Ordering::Relaxed) == in_force.epoch {
             return Ok(());
         }
-        if self.masks_version != in_force.masks_version {
+        // What is passed on as it is has none.
+        if self.masks_version != in_force.masks_version && self.target.protocol.logs_in() {
             return Err(SessionError::MasksChanged);
+        }
+        if self.identity_version != in_force.identity_version {
+            return Err(SessionError::IssuerChanged);
         }
         let config = &in_force.config;
         if !config.targets.iter().any(|target| self.target.is_still(target)) {

@@ -47,8 +47,8 @@ pub(crate) use self::peer::own_cgroup;
 #[cfg(test)]
 pub(crate) use self::peer::peer as read_peer;
 pub use self::subordinates::Subordinate;
-use self::wire::{Answer, Files, Question, SecretBytes};
-use crate::config::{AgentMatch, Config, TokenSource, WithoutGateway};
+use self::wire::{Answer, Question, SecretBytes};
+use crate::config::{AgentConfig, AgentMatch, Config, TokenSource, WithoutGateway};
 use crate::intercept::{Doors, Interceptor};
 use crate::origin::{Evidence, Origin};
 use crate::packets;
@@ -155,7 +155,7 @@ impl WitnessConfig {
             attach: config.gateway.attach.trim_matches('/').to_owned(),
             agents: agent_cgroups(config),
             agent_uids: config.agents.iter().filter_map(|agent| agent.uid).collect(),
-            agent_names: config.agents.iter().filter_map(|agent| Some((agent.user.clone()?, agent.uid?))).collect(),
+            agent_names: config.agents.iter().flat_map(names_of_user).collect(),
             subuid: SUBUID.into(),
             listen: listen(config),
             gateway_cgroup: Some(cgroup::of_process("self").map_err(kernel::at("the gateway's cgroup"))?),
@@ -181,6 +181,13 @@ impl WitnessConfig {
         let containers = config.agents.iter().any(|agent| matches!(agent.matches, AgentMatch::Container(_)));
         Ok(Self { kernel, token_files, token_variables, credentials, containers })
     }
+}
+
+/// What an agent's user is called, here and in whatever directory knows it.
+fn names_of_user(agent: &AgentConfig) -> Vec<(String, u32)> {
+    let Some(uid) = agent.uid else { return Vec::new() };
+    let known = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    agent.user.clone().into_iter().chain(known.map(|user| user.name)).map(|name| (name, uid)).collect()
 }
 
 fn listen(config: &Config) -> Vec<(u32, u16)> {
@@ -215,18 +222,13 @@ impl From<&CredentialSource> for CredentialName {
 pub fn spawn(path: &Path, config: &Config) -> Result<WitnessProcess, WitnessError> {
     let mut command = packets::same_program();
     command.arg("witness");
-    spawn_with_files(command, &WitnessConfig::new(config)?, path, &config.version)
+    spawn_with_files(command, &WitnessConfig::new(config)?, path)
 }
 
 /// [`spawn`] with another program that calls [`run`], for tests.
-pub fn spawn_with_files(
-    command: Command,
-    config: &WitnessConfig,
-    path: &Path,
-    version: &str,
-) -> Result<WitnessProcess, WitnessError> {
+pub fn spawn_with_files(command: Command, config: &WitnessConfig, path: &Path) -> Result<WitnessProcess, WitnessError> {
     let path = std::path::absolute(path).map_err(kernel::at("the configuration"))?;
-    client::spawn(command, config, Some(Files { path, version: version.to_owned() }))
+    client::spawn(command, config, Some(path))
 }
 
 /// The same without any files, for tests: [`Witness::reconfigure`] takes their place.
@@ -330,10 +332,14 @@ impl Witness {
         }
     }
 
-    /// New agents, users, cgroups, tokens and credentials: those of the files, if they have that version, or those that were in force
-    /// before if that is theirs.
+    /// New agents, users, cgroups, tokens and credentials: what the files say now, if they have that version.
     pub async fn reload(&self, version: &str) -> Result<(), WitnessError> {
         self.shared.ask(Question::Reload { version: version.to_owned() }).await.map(drop)
+    }
+
+    /// Takes a reload back that was just asked for, whatever became of it.
+    pub async fn go_back(&self) -> Result<(), WitnessError> {
+        self.shared.ask(Question::GoBack).await.map(drop)
     }
 
     /// The same of a witness that was started without files, see [`spawn_as`].

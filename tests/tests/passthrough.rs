@@ -96,7 +96,7 @@ fn a_connection_ends_that_policy_does_not_allow_any_more() {
         fs::write(world.env.config_path(), config).unwrap();
         world.env.weir(["reload"]).unwrap().expect_success().unwrap();
     };
-    reload(format!("{config}\n# the same\n"));
+    reload(format!("{config}\n[[mask]]\nname = \"of others\"\ncolumns = [\"*.*.ssn\"]\nwith = \"redact\"\n"));
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(open.is_running(), "{}", open.stdout());
     reload(config.replace("then = \"allow\"", "then = \"deny\""));

@@ -40,6 +40,8 @@ pub struct Facts {
     pub login_user: Option<String>,
     /// Path in the cgroup2 hierarchy, with a leading slash.
     pub cgroup: String,
+    /// An agent's user may become one of the uids.
+    pub is_subordinate: bool,
 }
 
 impl Peer {
@@ -67,7 +69,7 @@ impl Peer {
 
     /// What is known, with what the witness has `read` of this process's number since it was taken hold of. Blocks.
     pub(super) fn facts(&self, read: Process) -> io::Result<Facts> {
-        let Process { mut uids, login_uid, cgroup } = read;
+        let Process { mut uids, login_uid, cgroup, is_subordinate } = read;
         uids.extend(login_uid);
         let name = |uid: u32| nix::unistd::User::from_uid(uid.into()).map(|user| user.map(|user| user.name));
         let user = name(self.uid)?.unwrap_or_else(|| format!("#{}", self.uid));
@@ -75,7 +77,7 @@ impl Peer {
         self.still_lives()?;
         let mut groups = self.groups.clone();
         groups.push(self.gid);
-        Ok(Facts { pid: self.pid, uid: self.uid, user, groups, uids, login_uid, login_user, cgroup })
+        Ok(Facts { pid: self.pid, uid: self.uid, user, groups, uids, login_uid, login_user, cgroup, is_subordinate })
     }
 
     /// The number is this process's to here.

@@ -79,7 +79,7 @@ pub(super) fn of(peer: &Facts, groups: &Groups, config: &Config) -> Result<Right
         return Err(Refused::AgentCgroup);
     }
     let is_agent = |uid: &u32| config.agents.iter().any(|agent| agent.uid == Some(*uid));
-    if peer.uids.iter().any(is_agent) || is_agent(&peer.uid) {
+    if peer.is_subordinate || peer.uids.iter().any(is_agent) || is_agent(&peer.uid) {
         return Err(Refused::AgentUser);
     }
     let member = |of: &[u32]| peer.groups.iter().any(|group| of.contains(group));
@@ -223,6 +223,7 @@ pub(super) mod tests {
             login_uid: None,
             login_user: None,
             cgroup: "/user.slice/session-1.scope".into(),
+            is_subordinate: false,
         }
     }
 
@@ -269,6 +270,8 @@ pub(super) mod tests {
             let setuid = Facts { uids, ..peer(0, &[]) };
             assert_eq!(rights(&setuid), Err(Refused::AgentUser), "{place}");
         }
+        let in_namespace = Facts { is_subordinate: true, ..peer(200_000, &[DBA]) };
+        assert_eq!(rights(&in_namespace), Err(Refused::AgentUser));
     }
 
     #[test]

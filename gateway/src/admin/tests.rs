@@ -39,7 +39,7 @@ impl Backend for Fake {
     }
 
     async fn process(&self, pid: i32) -> Result<Process, WitnessError> {
-        crate::witness::read_peer(pid)
+        crate::witness::read_peer(pid, |_| false)
     }
 
     async fn record(&self, action: Action) -> Result<(), LedgerError> {

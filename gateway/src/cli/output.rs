@@ -1,7 +1,10 @@
 //! What all commands share: where the output goes, tables, colours, errors, and how the running gateway is found.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -96,7 +99,9 @@ impl Out {
     pub(super) fn new(json: bool) -> Self {
         let colour = !json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
         // `weir approvals show 7 | less` has a terminal, too.
-        let size = terminal_size_of(io::stdout()).or_else(|| terminal_size_of(io::stderr()));
+        let copy = io::stdout().as_fd().try_clone_to_owned();
+        let is_pipe = copy.and_then(|fd| File::from(fd).metadata()).is_ok_and(|it| it.file_type().is_fifo());
+        let size = terminal_size_of(io::stdout()).or_else(|| is_pipe.then(|| terminal_size_of(io::stderr())).flatten());
         let columns = size.filter(|_| !json).map(|(Width(columns), _)| columns.into());
         Self { json, colour, columns, to: BufWriter::new(io::stdout()) }
     }

@@ -129,6 +129,10 @@ fn groups(payload: &Map<String, Value>, claim: &str) -> Result<Vec<String>, Clai
 fn names(payload: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
     let mut names = Vec::new();
     for claim in NAMES {
+        // Some issuers say so that there is none.
+        if payload.get(claim).is_some_and(Value::is_null) {
+            continue;
+        }
         match text(payload, claim)? {
             Some(name) if name.len() > MAX_NAME => return Err(malformed(claim)),
             Some(name) if !name.is_empty() => names.push(name.to_owned()),
@@ -234,6 +238,7 @@ mod tests {
         assert!(claims.names.is_empty());
         let named = judge(json!({ "email": "alice@example.com", "preferred_username": "alice" })).unwrap();
         assert_eq!(named.names, ["alice", "alice@example.com"]);
+        assert!(judge(json!({ "email": null })).unwrap().names.is_empty());
         for bad in [json!({ "email": 7 }), json!({ "preferred_username": "x".repeat(321) })] {
             assert!(matches!(judge(bad), Err(ClaimError::Malformed(_))));
         }

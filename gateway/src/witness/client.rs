@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::kernel::at;
-use super::wire::{self, Answer, Files, Question, Reply, Request};
+use super::wire::{self, Answer, Question, Reply, Request};
 use super::{TIMEOUT, WitnessConfig, WitnessError, WitnessProcess};
 use crate::intercept::Interceptor;
 use crate::packets;
@@ -39,13 +40,13 @@ pub(super) struct Shared {
 pub(super) fn spawn(
     mut command: Command,
     config: &WitnessConfig,
-    files: Option<Files>,
+    path: Option<PathBuf>,
 ) -> Result<WitnessProcess, WitnessError> {
     let (ours, theirs) = packets::pair().map_err(at("the socket pair"))?;
     let child = command.stdin(Stdio::from(theirs)).spawn().map_err(at("starting the witness"))?;
     // Without the command's copy of the child's end, its death is an end of file here.
     drop(command);
-    let request = Request { id: 0, question: Question::Configure { config: config.clone(), files } };
+    let request = Request { id: 0, question: Question::Configure { config: config.clone(), path } };
     packets::send(ours.as_fd(), &request, &[], true).map_err(at("the witness"))?;
     packets::set_receive_timeout(&ours, START_TIMEOUT).map_err(at("the witness"))?;
     let received = packets::receive::<Reply>(ours.as_fd()).map_err(at("the witness"))?;

@@ -259,7 +259,7 @@ pub(super) mod tests {
         assert_eq!(evidence.tree[0].pid, origin.pid);
         assert_eq!(evidence.tree[0].executable, std::env::current_exe().unwrap().to_string_lossy());
         assert!(evidence.tree[0].started_at <= origin.connected_at && !evidence.tree[0].argv.is_empty());
-        let peer = super::super::peer::peer(i32::try_from(origin.pid).unwrap()).unwrap();
+        let peer = super::super::peer::peer(i32::try_from(origin.pid).unwrap(), |_| false).unwrap();
         assert_eq!(evidence.login_uid, peer.login_uid);
         origin.connected_at = 1;
         assert_eq!(examine(&config, &origin).err(), Some(WitnessError::Reused { pid: origin.pid }));

@@ -206,6 +206,12 @@ impl Kernel {
         self.apply_settings().inspect_err(|_| (self.config, self.subordinates) = before)
     }
 
+    /// Whether an agent's user may become this one.
+    pub(super) fn is_subordinate(&self, uid: u32) -> bool {
+        let (Subordinates { ranges }, _) = &self.subordinates;
+        ranges.iter().any(|range| uid.checked_sub(range.first).is_some_and(|number| number < range.count))
+    }
+
     /// Looks after what may change under us: cgroups that were removed and made again, attachments that somebody took away.
     /// Errors are for the log and for the report; the next round tries again.
     pub(super) fn look_after(&mut self) -> Result<(), WitnessError> {

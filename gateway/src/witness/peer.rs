@@ -24,11 +24,14 @@ pub struct Peer {
     pub login_uid: Option<u32>,
     /// Path in the cgroup2 hierarchy, with a leading slash.
     pub cgroup: String,
+    /// One of the uids is one that an agent's user may become (/etc/subuid).
+    pub is_subordinate: bool,
 }
 
 /// The process that has this number now: whoever asks must know that it is the one meant.
-pub(crate) fn peer(pid: i32) -> Result<Peer, WitnessError> {
-    read_peer(pid).map_err(at("the process that asks"))
+pub(crate) fn peer(pid: i32, is_subordinate: impl Fn(u32) -> bool) -> Result<Peer, WitnessError> {
+    let peer = read_peer(pid).map_err(at("the process that asks"))?;
+    Ok(Peer { is_subordinate: peer.uids.iter().chain(&peer.login_uid).any(|uid| is_subordinate(*uid)), ..peer })
 }
 
 /// The cgroup of this process, as [`Peer::cgroup`] has it.
@@ -46,7 +49,7 @@ fn read_peer(pid: i32) -> io::Result<Peer> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(Peer { uids, login_uid, cgroup })
+    Ok(Peer { uids, login_uid, cgroup, is_subordinate: false })
 }
 
 /// Who logged in, if somebody did, by a `loginuid` file.

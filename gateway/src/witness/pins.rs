@@ -28,7 +28,7 @@ const fn pinned(name: &'static str, key: usize, value: usize, entries: usize) ->
     PinnedMap { name, key, value, entries }
 }
 
-pub(super) const MAPS: [PinnedMap; 13] = [
+pub(super) const MAPS: [PinnedMap; 14] = [
     pinned("NOTES", 4, size_of::<common::Note>(), 0),
     pinned("RESOLVERS", 4, size_of::<common::Resolvers>(), 0),
     pinned("PENDING", size_of::<common::Flow>(), size_of::<common::Note>(), common::MAX_PENDING),
@@ -38,6 +38,7 @@ pub(super) const MAPS: [PinnedMap; 13] = [
     pinned("AGENT_CGROUPS", 8, 4, common::MAX_AGENT_IDS),
     pinned("AGENT_FILTER", 4, 4, common::AGENT_SLOTS),
     pinned("AGENT_UIDS", 4, 4, common::MAX_AGENT_UIDS),
+    pinned("SUBORDINATES", 4, size_of::<common::Subordinates>(), 1),
     pinned("NETNS", 8, 4, common::MAX_NETNS),
     pinned("LISTEN", size_of::<common::Listen>(), 4, common::MAX_LISTEN),
     pinned("COUNTS", 4, 8, common::COUNTERS),

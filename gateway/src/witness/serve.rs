@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use aya_log::EbpfLogger;
@@ -17,12 +17,16 @@ use super::kernel::{Kernel, at};
 use super::namespaces::{Look, Namespaces};
 use super::privileges::{Capability, close_memory, keep_only};
 use super::recent::Recent;
-use super::wire::{self, Answer, Files, Question, Reply, Request, SecretBytes};
+use super::wire::{self, Answer, Question, Reply, Request, SecretBytes};
 use super::{KernelConfig, WitnessConfig, WitnessError, evidence, files, peer};
 use crate::{config, packets};
 
 /// Between two looks at the attachments. What somebody has taken away is back within a second, on a busy machine too.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
+/// How often it is looked whether a configuration was read.
+const LOADED_AFTER: Duration = Duration::from_millis(10);
+/// A reload can be taken back for so long: the gateway waits no longer for its end.
+const GO_BACK_WITHIN: Duration = Duration::from_secs(2 * super::TIMEOUT.as_secs());
 /// Questions that are answered between two looks at what else is to be done.
 const AT_ONCE: usize = 64;
 /// Messages of the eBPF programs that are logged in a time.
@@ -37,11 +41,11 @@ pub(super) fn run() -> io::Result<()> {
     close_memory()?;
     ignore_signals()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    let Some((Request { id, question: Question::Configure { config, files } }, _)) = packets::receive(socket.as_fd())?
+    let Some((Request { id, question: Question::Configure { config, path } }, _)) = packets::receive(socket.as_fd())?
     else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the first message must be the configuration"));
     };
-    match Witness::start(config, files) {
+    match Witness::start(config, path) {
         Ok(mut witness) => {
             let ready = witness.kernel.report().map(Answer::Ready);
             let descriptors = witness.kernel.descriptors().map_err(io::Error::other)?;
@@ -65,10 +69,11 @@ pub(super) fn ignore_signals() -> io::Result<()> {
 
 struct Witness {
     config: WitnessConfig,
-    /// None: it is told the configuration.
-    files: Option<Files>,
-    /// What was in force before, and its version.
-    before: Option<(String, WitnessConfig)>,
+    /// Where the configuration is read; None: it is told that.
+    path: Option<PathBuf>,
+    loading: Option<Loading>,
+    /// What was in force before the last reload, and when that was.
+    before: Option<(Instant, WitnessConfig)>,
     kernel: Kernel,
     namespaces: Namespaces,
     logger: Option<EbpfLogger<Limited>>,
@@ -82,8 +87,15 @@ struct Witness {
     retired: bool,
 }
 
+/// A reload that is under way: users are looked up in directories that may be slow, and meanwhile there is other work.
+struct Loading {
+    /// Of the question.
+    id: u64,
+    config: mpsc::Receiver<Result<WitnessConfig, WitnessError>>,
+}
+
 impl Witness {
-    fn start(config: WitnessConfig, files: Option<Files>) -> Result<Self, WitnessError> {
+    fn start(config: WitnessConfig, path: Option<PathBuf>) -> Result<Self, WitnessError> {
         let mut kernel = Kernel::attach(config.kernel.clone())?;
         kernel.begin_netns()?;
         let logger = EbpfLogger::init_with_logger(kernel.ebpf(), Limited::default())
@@ -94,7 +106,8 @@ impl Witness {
         keep_only(&KEPT).map_err(at("dropping privileges"))?;
         Ok(Self {
             config,
-            files,
+            path,
+            loading: None,
             before: None,
             kernel,
             namespaces,
@@ -114,7 +127,9 @@ impl Witness {
                 self.look_after();
                 next_look = Instant::now() + LOOK_AFTER;
             }
-            let wait = next_look.saturating_duration_since(Instant::now());
+            self.finish_loading(socket)?;
+            let longest = if self.loading.is_some() { LOADED_AFTER } else { LOOK_AFTER };
+            let wait = next_look.saturating_duration_since(Instant::now()).min(longest);
             let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
             let mut polled = [socket.as_fd(), self.cgroups.as_fd(), self.namespaces.as_fd()]
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -154,26 +169,27 @@ impl Witness {
     }
 
     fn reply(&mut self, socket: &OwnedFd, Request { id, question }: Request) -> io::Result<()> {
+        if let Question::Reload { version } = question {
+            return match self.load(id, version) {
+                Ok(()) => Ok(()),
+                Err(error) => send(socket, &Reply { id, answer: Err(error) }, &[]),
+            };
+        }
         let (answer, descriptors) = match self.answer(question) {
             Ok((answer, descriptors)) => (Ok(answer), descriptors),
             Err(error) => (Err(error), Vec::new()),
         };
         let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        match packets::send(socket.as_fd(), &Reply { id, answer }, &descriptors, true) {
-            // It is gone: the next receive says so.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            sent => sent,
-        }
+        send(socket, &Reply { id, answer }, &descriptors)
     }
 
     /// The answer, and descriptors that go with it.
     fn answer(&mut self, question: Question) -> Result<(Answer, Vec<OwnedFd>), WitnessError> {
         let secret = |secret| Answer::Secret(SecretBytes(secret));
         let answer = match question {
-            Question::Configure { .. } => return Err(not_told()),
-            Question::Reconfigure(_) if self.files.is_some() => return Err(not_told()),
-            Question::Reconfigure(config) => self.take_up(config)?,
-            Question::Reload { version } => self.reload(version)?,
+            Question::Reconfigure(config) if self.path.is_none() => self.take_up(config)?,
+            Question::Configure { .. } | Question::Reconfigure(_) | Question::Reload { .. } => return Err(not_told()),
+            Question::GoBack => self.go_back()?,
             Question::Retire => {
                 self.retired = true;
                 self.namespaces.retire();
@@ -185,7 +201,7 @@ impl Witness {
                 secret(evidence::token_environment(&self.config, &origin, &name)?)
             }
             Question::Credential(name) => secret(files::credential(&self.config, &name)?),
-            Question::Peer(pid) => Answer::Peer(peer::peer(pid)?),
+            Question::Peer(pid) => Answer::Peer(peer::peer(pid, |uid| self.kernel.is_subordinate(uid))?),
             Question::Attachments => {
                 let mut report = self.kernel.report()?;
                 let complaints = self.complaint.iter().chain(self.namespaces.complaint());
@@ -202,32 +218,43 @@ impl Witness {
         Ok((answer, Vec::new()))
     }
 
-    /// Takes up what the files say, if that is the version in question, or goes back to what was in force before.
-    fn reload(&mut self, version: String) -> Result<Answer, WitnessError> {
-        let Some(files) = &self.files else { return Err(not_told()) };
-        let config = match &self.before {
-            _ if files.version == version => self.config.clone(),
-            Some((earlier, config)) if *earlier == version => config.clone(),
-            _ => self.read(&files.path, &version)?,
-        };
-        let before = (files.version.clone(), self.config.clone());
-        let answer = self.take_up(config)?;
-        if let Some(files) = self.files.as_mut().filter(|files| files.version != version) {
-            files.version = version;
-            self.before = Some(before);
+    /// Begins to read what the files say, which is taken up when it is there.
+    fn load(&mut self, id: u64, version: String) -> Result<(), WitnessError> {
+        let Some(path) = self.path.clone() else { return Err(not_told()) };
+        if self.loading.is_some() {
+            return Err(WitnessError::Busy);
         }
-        Ok(answer)
+        let gateway_cgroup = self.config.kernel.gateway_cgroup.clone();
+        let (loaded, config) = mpsc::channel();
+        let read = move || _ = loaded.send(read(&path, &version, gateway_cgroup));
+        std::thread::Builder::new().name("loading".to_owned()).spawn(read).map_err(at("reading the configuration"))?;
+        self.loading = Some(Loading { id, config });
+        Ok(())
     }
 
-    fn read(&self, path: &Path, version: &str) -> Result<WitnessConfig, WitnessError> {
-        let config = config::load(path).map_err(|error| WitnessError::Refused(error.to_string()))?;
-        if config.version != version {
-            return Err(WitnessError::Refused("the files changed while they were read; reload again".to_owned()));
+    /// Takes up what was loaded, if it is there by now.
+    fn finish_loading(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        let Some(loading) = &self.loading else { return Ok(()) };
+        let (id, loaded) = match loading.config.try_recv() {
+            Err(mpsc::TryRecvError::Empty) => return Ok(()),
+            Err(mpsc::TryRecvError::Disconnected) => (loading.id, Err(WitnessError::Lost)),
+            Ok(loaded) => (loading.id, loaded),
+        };
+        self.loading = None;
+        let answer = loaded.and_then(|config| {
+            self.before = Some((Instant::now(), self.config.clone()));
+            self.take_up(config)
+        });
+        send(socket, &Reply { id, answer }, &[])
+    }
+
+    /// Only at once: nobody is to have an old configuration back when he likes.
+    fn go_back(&mut self) -> Result<Answer, WitnessError> {
+        self.loading = None;
+        match self.before.take() {
+            Some((when, config)) if when.elapsed() < GO_BACK_WITHIN => self.take_up(config),
+            _ => Ok(Answer::Ready(self.kernel.report()?)),
         }
-        let mut fresh = WitnessConfig::new(&config)?;
-        // Which is not this process's to say.
-        fresh.kernel.gateway_cgroup.clone_from(&self.config.kernel.gateway_cgroup);
-        Ok(fresh)
     }
 
     fn take_up(&mut self, config: WitnessConfig) -> Result<Answer, WitnessError> {
@@ -263,6 +290,25 @@ impl Witness {
             logger.flush();
         }
     }
+}
+
+fn send(socket: &OwnedFd, reply: &Reply, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    match packets::send(socket.as_fd(), reply, descriptors, true) {
+        // It is gone: the next receive says so.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent,
+    }
+}
+
+/// What the files say, but for the gateway's cgroup, which is not theirs to say.
+fn read(path: &Path, version: &str, gateway_cgroup: Option<String>) -> Result<WitnessConfig, WitnessError> {
+    let config = config::load(path).map_err(|error| WitnessError::Refused(error.to_string()))?;
+    if config.version != version {
+        return Err(WitnessError::Refused("the files changed while they were read; reload again".to_owned()));
+    }
+    let mut fresh = WitnessConfig::new(&config)?;
+    fresh.kernel.gateway_cgroup = gateway_cgroup;
+    Ok(fresh)
 }
 
 fn not_told() -> WitnessError {

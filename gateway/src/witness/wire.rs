@@ -25,14 +25,17 @@ pub(super) enum Question {
     /// The first of all, while the gateway still has its privileges.
     Configure {
         config: WitnessConfig,
-        files: Option<Files>,
+        /// Where it comes from.
+        path: Option<PathBuf>,
     },
-    /// The same later: only to a witness that was given no files.
+    /// The same later: only to a witness that was told no path.
     Reconfigure(WitnessConfig),
-    /// The files' of this version, as the witness reads them itself.
+    /// What is there now, if it is of this version, as the witness reads it itself.
     Reload {
         version: String,
     },
+    /// What was in force before the last one, which the gateway could not take up.
+    GoBack,
     Evidence(Origin),
     TokenFile(PathBuf),
     TokenEnvironment(Origin, String),
@@ -47,13 +50,6 @@ pub(super) enum Question {
         hints: Vec<u32>,
         serving: Vec<u64>,
     },
-}
-
-/// Where the configuration comes from, and the version of what was read there.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Files {
-    pub(super) path: PathBuf,
-    pub(super) version: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use libfuzzer_sys::fuzz_target;
+use weir::policy::Action;
 use weir::protocol::postgres::catalog::TaggedSet;
 use weir::protocol::postgres::operation::{Class, Parsed, Query, Statement, analyse_blocking};
 
@@ -29,13 +30,20 @@ fuzz_target!(|sql: &str| {
     let (Parsed::Statements(plain), Parsed::Statements(masked)) = (plain, masked) else { return };
     assert_eq!(plain.len(), masked.len(), "{sql:?}");
     for (plain, masked) in plain.iter().zip(&masked) {
-        // Rules judge actions: a statement without any would be judged by nobody. What they are is up to the text.
+        // Rules judge actions: a statement without any would be judged by nobody. What they are is up to the text, but for where a
+        // table without its schema may be.
         assert!(!masked.actions.is_empty(), "{sql:?}");
-        assert_eq!(plain.actions, masked.actions, "{sql:?}");
+        assert_eq!(by_the_text(plain), by_the_text(masked), "{sql:?}");
         assert!(sql.get(masked.text_range.clone()).is_some(), "{:?} is no part of {sql:?}", masked.text_range);
         inner(sql, masked);
     }
 });
+
+fn by_the_text(statement: &Statement) -> Vec<Action> {
+    let mut actions = statement.actions.to_vec();
+    actions.iter_mut().flat_map(|action| &mut action.tables).for_each(|table| table.schemas.clear());
+    actions
+}
 
 fn inner(sql: &str, statement: &Statement) {
     let Class::Traced { query, .. } = &statement.class else { return };

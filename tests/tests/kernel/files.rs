@@ -30,7 +30,7 @@ fn a_witness_reads_its_configuration_itself_and_is_not_told_it() {
     let first = write("/nowhere/one.token");
     let mut command = Command::new(PROBE);
     command.arg("witness");
-    let process = witness::spawn_with_files(command, &config(&ground), &path, &first).unwrap();
+    let process = witness::spawn_with_files(command, &config(&ground), &path).unwrap();
     let (witness, _interceptor) = process.into_parts().unwrap();
     let reads = |file: &std::path::Path| block_on(witness.token_file(file));
 
@@ -47,8 +47,12 @@ fn a_witness_reads_its_configuration_itself_and_is_not_told_it() {
     assert!(refused.contains("reload again") && reads(&token).is_err(), "{refused}");
     block_on(witness.reload(&second)).unwrap();
     assert_eq!(reads(&token).unwrap().expose(), b"a token");
-    // What was in force before is, again, when the gateway cannot take up what it read.
-    block_on(witness.reload(&first)).unwrap();
+    // What was in force before is, again, when the gateway cannot take up what it read; once.
+    block_on(witness.go_back()).unwrap();
     assert!(matches!(reads(&token), Err(WitnessError::NotConfigured(_))));
+    block_on(witness.go_back()).unwrap();
+    assert!(matches!(reads(&token), Err(WitnessError::NotConfigured(_))));
+    let earlier = write("/nowhere/one.token");
+    assert!(earlier == first && block_on(witness.reload(&second)).is_err(), "only what is there now");
     std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -32,7 +32,9 @@ use super::reply::{Fault, HIGH_WATER, Own, Replies, Undo, Until};
 use super::shared::{Catalog, State, Way};
 use super::statement::{Lifetime, Memory, Names};
 use super::stream::Stream;
-use super::wire::{self, Handling, Inbox, Malformed, NoRoom, PassedOver, Piece, Report, Severity, TransactionState};
+use super::wire::{
+    self, Handling, Inbox, Malformed, NoRoom, PassedOver, Piece, Report, Severity, Share, TransactionState,
+};
 use crate::mask::{Masked, MaskedBuffer};
 use crate::session::{Forwarded, Permit, Session, SessionError};
 
@@ -248,13 +250,14 @@ pub(super) struct Ends {
 impl<'s> Relay<'s> {
     pub(super) fn new(session: &'s Session, state: &'s State, way: &'s Way, ends: Ends) -> Self {
         let content_limit = session.engine().config().recording.reply_limit;
+        let room = Share::new(&state.room, &session.principal.agent);
         let mut to_client = MaskedBuffer::new();
         to_client.append(&Masked::from_gateway(ends.greeting));
         Self {
             session,
             state,
             way,
-            client: Side { stream: ends.client, inbox: Inbox::of_client(Arc::clone(&state.room)) },
+            client: Side { stream: ends.client, inbox: Inbox::of_client(room) },
             target: Side { stream: ends.target, inbox: ends.target_inbox },
             to_client,
             to_client_sent: 0,

@@ -115,12 +115,12 @@ struct Asker {
     asked: Mutex<Instant>,
 }
 
+/// What was read last, and why the last reading failed, if it did: what is at hand serves on for as long as it may, whoever asked for a
+/// newer one.
 #[derive(Default)]
-enum Current {
-    #[default]
-    None,
-    Read(Arc<Catalog>),
-    Failed(Failure),
+struct Current {
+    read: Option<Arc<Catalog>>,
+    failure: Option<Failure>,
 }
 
 /// Why a catalog could not be read, when, and for which masks: a typo in other masks than a session's is nothing to it.
@@ -221,12 +221,15 @@ impl State {
     /// Databases that are denied since their catalogs could not be read, and why. For people.
     pub(in crate::protocol) fn problems(&self) -> Vec<String> {
         let catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
-        let problem = |(place, slot): (&Place, &Arc<Slot>)| match &*slot.current() {
-            Current::Failed(Failure { why, when, .. }) if when.elapsed() < PROBLEM_AGE => {
-                let Place { target, address, database } = place;
-                Some(format!("target {target:?}, database {database:?} at {address} is denied: {why}"))
+        let problem = |(place, slot): (&Place, &Arc<Slot>)| {
+            let current = slot.current();
+            let Failure { why, masks_version, .. } =
+                current.failure.as_ref().filter(|failure| failure.when.elapsed() < PROBLEM_AGE)?;
+            if current.read.as_ref().is_some_and(|read| read.serves(*masks_version, Freshness::Usual)) {
+                return None;
             }
-            _ => None,
+            let Place { target, address, database } = place;
+            Some(format!("target {target:?}, database {database:?} at {address} is denied: {why}"))
         };
         let mut problems: Vec<String> = catalogs.iter().filter_map(problem).collect();
         problems.sort_unstable();
@@ -350,37 +353,31 @@ impl Slot {
     }
 
     fn usable(&self, masks_version: u64, freshness: Freshness) -> Result<Option<Arc<Catalog>>, Arc<str>> {
-        match &*self.current() {
-            Current::Read(catalog) if catalog.serves(masks_version, freshness) => Ok(Some(Arc::clone(catalog))),
-            Current::Failed(failure)
-                if failure.masks_version == masks_version && failure.when.elapsed() < RETRY_AFTER =>
-            {
-                Err(Arc::clone(&failure.why))
-            }
-            _ => Ok(None),
+        let current = self.current();
+        if let Some(catalog) = current.read.as_ref().filter(|read| read.serves(masks_version, freshness)) {
+            return Ok(Some(Arc::clone(catalog)));
         }
+        let is_recent = |it: &&Failure| it.masks_version == masks_version && it.when.elapsed() < RETRY_AFTER;
+        current.failure.as_ref().filter(is_recent).map_or(Ok(None), |failure| Err(Arc::clone(&failure.why)))
     }
 
     /// Takes in what was read under the masks of that number. What a session that began before a reload has still read is
     /// its own: it never takes the place of what the new masks gave.
     fn set(&self, read: Result<Catalog, String>, masks_version: u64) -> Result<Arc<Catalog>, Arc<str>> {
         let mut current = self.current();
-        let vouched = match &*current {
-            Current::Read(known) if known.masks_version == masks_version => Some(Arc::clone(&known.vouched)),
-            _ => None,
-        };
+        let known = current.read.as_ref().filter(|known| known.masks_version == masks_version);
+        let vouched = known.map(|known| Arc::clone(&known.vouched));
         let keep = |read: Catalog| Catalog { vouched: vouched.unwrap_or_default(), ..read };
         let read = read.map(|it| Arc::new(keep(it))).map_err(Arc::from);
-        let newest = match &*current {
-            Current::None => 0,
-            Current::Read(catalog) => catalog.masks_version,
-            Current::Failed(failure) => failure.masks_version,
-        };
+        let of_failure = current.failure.as_ref().map_or(0, |failure| failure.masks_version);
+        let newest = current.read.as_ref().map_or(0, |read| read.masks_version).max(of_failure);
         if masks_version >= newest {
-            *current = match &read {
-                Ok(catalog) => Current::Read(Arc::clone(catalog)),
-                Err(why) => Current::Failed(Failure { why: Arc::clone(why), when: Instant::now(), masks_version }),
-            };
+            match &read {
+                Ok(catalog) => *current = Current { read: Some(Arc::clone(catalog)), failure: None },
+                Err(why) => {
+                    current.failure = Some(Failure { why: Arc::clone(why), when: Instant::now(), masks_version });
+                }
+            }
         }
         read
     }
@@ -428,20 +425,11 @@ impl Slot {
             }
             *reading = Some(Instant::now());
             let read = load(&way, Wanted { masks: &masks, target: &target, counts }, masks_version).await;
-            if let Err(why) = slot.set_again(read, masks_version) {
+            if let Err(why) = slot.set(read, masks_version) {
                 let until = "the target's catalog cannot be read again; it is denied when the one at hand is too old";
                 tracing::warn!(%target, database = %way.database, %why, "{until}");
             }
         });
-    }
-
-    /// [`Self::set`], but what is at hand serves on for as long as it may: the next session may be able to read it, as one with
-    /// newer keys is.
-    fn set_again(&self, read: Result<Catalog, String>, masks_version: u64) -> Result<(), Arc<str>> {
-        match read {
-            Err(why) if matches!(self.usable(masks_version, Freshness::Usual), Ok(Some(_))) => Err(why.into()),
-            read => self.set(read, masks_version).map(drop),
-        }
     }
 }
 
@@ -804,15 +792,16 @@ mod tests {
     #[test]
     fn what_cannot_be_read_again_serves_for_as_long_as_it_may() {
         let slot = Slot::default();
-        let again = || slot.set_again(Err("expired keys".to_owned()), 2);
+        let again = || slot.set(Err("expired keys".to_owned()), 2);
         let usable = || slot.usable(2, Freshness::Usual);
         let set = || Arc::new(tagged());
         assert!(slot.set(Ok(Catalog { set: set(), ..catalog(2, Instant::now()) }), 2).is_ok());
         assert!(again().is_err() && usable().is_ok_and(|it| it.is_some()));
+        assert!(slot.usable(2, Freshness::AsNewAs(Instant::now())).is_err(), "and is not tried again at once");
         let old = Instant::now().checked_sub(MAX_AGE).unwrap();
         assert!(slot.set(Ok(Catalog { set: set(), ..catalog(2, old) }), 2).is_ok());
         assert!(again().is_err() && usable().is_err());
-        assert!(slot.set_again(Ok(catalog(2, Instant::now())), 2).is_ok() && usable().is_ok_and(|it| it.is_some()));
+        assert!(slot.set(Ok(catalog(2, Instant::now())), 2).is_ok() && usable().is_ok_and(|it| it.is_some()));
     }
 
     #[test]
@@ -825,9 +814,9 @@ mod tests {
         assert!(is_newer());
         assert!(slot.set(Err("an old typo".to_owned()), 1).is_err());
         assert!(is_newer());
-        assert!(slot.set(Err("a typo".to_owned()), 2).is_err());
-        assert!(slot.usable(2, Freshness::Usual).is_err());
+        assert!(slot.set(Err("a typo".to_owned()), 3).is_err());
+        assert!(slot.usable(3, Freshness::Usual).is_err() && is_newer());
         // The next masks may have put it right.
-        assert!(slot.usable(3, Freshness::Usual).is_ok_and(|it| it.is_none()));
+        assert!(slot.usable(4, Freshness::Usual).is_ok_and(|it| it.is_none()));
     }
 }

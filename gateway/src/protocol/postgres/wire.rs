@@ -5,9 +5,9 @@
 //! message's body. The functions at the end write the few messages that the gateway itself sends. See the PostgreSQL
 //! manual, chapter "Frontend/Backend Protocol", sections "Message Formats" and "Error and Notice Message Fields".
 
+use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The server's own limit for start-up packets (MAX_STARTUP_PACKET_LENGTH).
 pub const MAX_STARTUP: usize = 10_000;
@@ -148,31 +148,71 @@ pub enum Piece {
     Incomplete,
 }
 
-/// Room for the large messages of all clients together.
+/// Room for the large messages of all clients together. An agent has at most as much as it leaves: whatever one of them holds, there is
+/// some for others.
 #[derive(Debug)]
-pub struct Room(AtomicUsize);
+pub struct Room(Mutex<Shares>);
+
+#[derive(Debug)]
+struct Shares {
+    left: usize,
+    /// What is taken, by agents' names.
+    taken: HashMap<Arc<str>, usize>,
+}
+
+/// The room, for one agent.
+#[derive(Clone, Debug)]
+pub struct Share {
+    room: Arc<Room>,
+    agent: Arc<str>,
+}
 
 /// The room is taken: whoever asks for more now must go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the gateway holds {} MiB of messages that clients have not sent to their end, and has no room for one more large \
-     message; try again later",
+    "of the {} MiB that the gateway has for messages which clients have not sent to their end, this agent's share is taken; \
+     try again later",
     MAX_HELD_BY_ALL >> 20
 )]
 pub struct NoRoom;
 
 impl Room {
     pub fn new(bytes: usize) -> Self {
-        Self(AtomicUsize::new(bytes))
+        Self(Mutex::new(Shares { left: bytes, taken: HashMap::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shares> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    pub fn new(room: &Arc<Room>, agent: &str) -> Self {
+        Self { room: Arc::clone(room), agent: agent.into() }
     }
 
     fn take(&self, bytes: usize) -> Result<(), NoRoom> {
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        taken.map(drop).map_err(|_| NoRoom)
+        let mut shares = self.room.lock();
+        let left = shares.left.checked_sub(bytes).ok_or(NoRoom)?;
+        let taken = shares.taken.get(&self.agent).copied().unwrap_or(0) + bytes;
+        // What is small goes on while there is any.
+        if taken > left && bytes > OWN {
+            return Err(NoRoom);
+        }
+        shares.left = left;
+        shares.taken.insert(Arc::clone(&self.agent), taken);
+        Ok(())
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        let mut shares = self.room.lock();
+        shares.left += bytes;
+        if let Some(taken) = shares.taken.get_mut(&self.agent) {
+            *taken -= bytes;
+            if *taken == 0 {
+                shares.taken.remove(&self.agent);
+            }
+        }
     }
 }
 
@@ -211,7 +251,7 @@ pub struct Inbox {
     /// Of the message that is too large to be kept: what it is, and how many bytes are still to come.
     passing_over: Option<(PassedOver, usize)>,
     /// A client's: messages are limited by their types, and what is large takes its memory from there.
-    room: Option<Arc<Room>>,
+    room: Option<Share>,
     /// Bytes taken of the room.
     taken: usize,
 }
@@ -226,7 +266,7 @@ impl Drop for Inbox {
 
 impl Inbox {
     /// Of a client.
-    pub fn of_client(room: Arc<Room>) -> Self {
+    pub fn of_client(room: Share) -> Self {
         let mut inbox = Self::default();
         inbox.room = Some(room);
         inbox

@@ -120,37 +120,52 @@ fn message_of(tag: u8, length: usize) -> Vec<u8> {
 #[test]
 fn a_message_takes_what_it_needs_and_gives_it_back() {
     let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
-    let mut inbox = Inbox::of_client(Arc::clone(&room));
+    let share = Share::new(&room, "coder");
+    let mut inbox = Inbox::of_client(share.clone());
     let bytes = message_of(b'B', 9 << 20);
     let largest = read(&mut inbox, &bytes).unwrap();
     assert!(largest <= bytes.len() + CHUNK, "{largest}");
-    assert!(room.0.load(Ordering::Relaxed) < MAX_HELD_BY_ALL);
+    assert!(room.lock().left < MAX_HELD_BY_ALL);
     assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'B', _))));
     // With the beginning of the next one behind it, too.
     let next = message_of(b'Q', 1 << 20);
     read(&mut inbox, &next[..3]).unwrap();
     inbox.compact();
     assert!(inbox.buffer.capacity() <= 2 * CHUNK, "{}", inbox.buffer.capacity());
-    assert_eq!(room.0.load(Ordering::Relaxed), MAX_HELD_BY_ALL);
+    assert_eq!(room.lock().left, MAX_HELD_BY_ALL);
     read(&mut inbox, &next[3..]).unwrap();
     assert!(matches!(inbox.next(handling), Ok(Piece::Message(b'Q', range)) if range.len() == 1 << 20));
     drop(inbox);
-    assert_eq!(room.0.load(Ordering::Relaxed), MAX_HELD_BY_ALL);
+    assert_eq!(room.lock().left, MAX_HELD_BY_ALL);
 }
 
 #[test]
 fn all_clients_together_have_so_much_room_and_no_more() {
-    let room = Arc::new(Room::new(12 << 20));
+    let room = Arc::new(Room::new(24 << 20));
+    let share = Share::new(&room, "coder");
     let half = &message_of(b'B', 8 << 20)[..7 << 20];
-    let mut first = Inbox::of_client(Arc::clone(&room));
+    let mut first = Inbox::of_client(share.clone());
     assert!(read(&mut first, half).is_ok());
-    let mut second = Inbox::of_client(Arc::clone(&room));
+    let mut second = Inbox::of_client(share.clone());
     assert_eq!(read(&mut second, half), Err(NoRoom));
+    // Another agent has some of what is left; one more of the rest.
+    let small = &message_of(b'B', 4 << 20)[..3 << 20];
+    let others: Vec<Inbox> = ["tester", "writer"]
+        .iter()
+        .map(|agent| {
+            let mut inbox = Inbox::of_client(Share::new(&room, agent));
+            assert_eq!(read(&mut inbox, half), Err(NoRoom), "{agent}");
+            drop(inbox);
+            let mut inbox = Inbox::of_client(Share::new(&room, agent));
+            assert!(read(&mut inbox, small).is_ok(), "{agent}");
+            inbox
+        })
+        .collect();
     // What is small goes on.
-    assert!(read(&mut Inbox::of_client(Arc::clone(&room)), &message_of(b'Q', 60_000)).is_ok());
-    drop(first);
-    drop(second);
-    assert!(read(&mut Inbox::of_client(Arc::clone(&room)), half).is_ok());
+    assert!(read(&mut Inbox::of_client(share.clone()), &message_of(b'Q', 60_000)).is_ok());
+    drop((first, second, others));
+    assert!(room.lock().taken.is_empty());
+    assert!(read(&mut Inbox::of_client(share.clone()), half).is_ok());
     // What the target sends is bounded by what is read of it at a time.
     assert!(read(&mut Inbox::default(), half).is_ok());
 }
@@ -158,9 +173,10 @@ fn all_clients_together_have_so_much_room_and_no_more() {
 #[test]
 fn a_clients_message_is_as_large_as_its_type_may_be() {
     let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+    let share = Share::new(&room, "coder");
     for (tag, most) in [(b'E', MAX_SMALL), (b'~', MAX_SMALL)] {
         for (length, taken) in [(most, true), (most + 1, false)] {
-            let mut inbox = Inbox::of_client(Arc::clone(&room));
+            let mut inbox = Inbox::of_client(share.clone());
             read(&mut inbox, &message_of(tag, length)[..100]).unwrap();
             assert_eq!(inbox.next(handling).is_ok(), taken, "{tag} {length}");
         }
@@ -170,9 +186,10 @@ fn a_clients_message_is_as_large_as_its_type_may_be() {
 #[test]
 fn a_text_or_values_beyond_the_bound_are_passed_over_without_memory() {
     let room = Arc::new(Room::new(MAX_HELD_BY_ALL));
+    let share = Share::new(&room, "coder");
     for (tag, most) in [(b'Q', MAX_TEXT), (b'P', MAX_TEXT), (b'B', MAX_HELD), (b'F', MAX_HELD)] {
         let length = most + 1;
-        let mut inbox = Inbox::of_client(Arc::clone(&room));
+        let mut inbox = Inbox::of_client(share.clone());
         let bytes = [message_of(tag, length), message_of(b'S', HEADER)].concat();
         let mut passed_over = Vec::new();
         for part in bytes.chunks(100_000) {
@@ -196,7 +213,7 @@ fn a_text_or_values_beyond_the_bound_are_passed_over_without_memory() {
 /// What stands in the middle of a message is no header, whatever it looks like.
 #[test]
 fn the_middle_of_a_message_asks_for_no_more() {
-    let mut inbox = Inbox::of_client(Arc::new(Room::new(MAX_HELD_BY_ALL)));
+    let mut inbox = Inbox::of_client(Share::new(&Arc::new(Room::new(MAX_HELD_BY_ALL)), "coder"));
     read(&mut inbox, b"d\0\x10\0\0data").unwrap();
     assert!(matches!(inbox.next(|_, _| Handling::Stream), Ok(Piece::Part(b'd', _))));
     read(&mut inbox, b"B\0\xff\0\0").unwrap();

@@ -40,7 +40,7 @@ fuzz_target!(|sql: &str| {
 });
 
 fn by_the_text(statement: &Statement) -> Vec<Action> {
-    let mut actions = statement.actions.to_vec();
+    let mut actions = statement.actions.clone();
     actions.iter_mut().flat_map(|action| &mut action.tables).for_each(|table| table.schemas.clear());
     actions
 }

@@ -9,6 +9,7 @@ mod code;
 mod known;
 mod nearest;
 mod news;
+mod queries;
 mod read;
 mod resolve;
 

@@ -381,8 +381,8 @@ impl<'a> Lexed<'a> {
         match self.understand(set, left) {
             Ok(parsed) => parsed,
             Err(reason) => {
-                let all = Hide::Literals { shown: &HashSet::new() };
-                Parsed::unparsed(reason, text::redact(self.sql, 0..self.sql.len(), &self.tokens, all), set)
+                let shown = text::redact(self.sql, 0..self.sql.len(), &self.tokens, Hide::Unread);
+                Parsed::unparsed(reason, shown, set)
             }
         }
     }
@@ -432,7 +432,7 @@ impl<'a> Lexed<'a> {
         };
         let redact_parameters = match hide {
             Hide::Literals { shown } => seen.parameters.iter().any(|it| !shown.contains(it)),
-            Hide::Strings => true,
+            Hide::Strings | Hide::Unread => true,
             Hide::Passwords => false,
         };
         let redacted = text::redact(self.sql, text_range.clone(), &self.tokens, hide);

@@ -556,6 +556,21 @@ fn people_do_not_see_secrets_or_tagged_values() {
 fn passwords_are_hidden_on_any_target() {
     let parsed = analyse_blocking("CREATE ROLE x PASSWORD 'hunter2'; SELECT 'a'", &nothing_tagged());
     assert_eq!(parsed.redacted(), "CREATE ROLE x PASSWORD '***'; SELECT 'a'");
+    for (sql, shown) in [
+        // The wrong quotes, which nobody understands.
+        ("ALTER ROLE x PASSWORD \"hunter2\"", "ALTER ROLE x PASSWORD '***'"),
+        ("ALTER ROLE x PASSWORD hunter2", "ALTER ROLE x PASSWORD '***'"),
+        ("ALTER DATABASE d SET \"app.jwt_secret\" TO 'x'", "ALTER DATABASE d SET \"app.jwt_secret\" TO '***'"),
+        ("ALTER ROLE r SET \"app.jwt_secret\" TO 'x'", "ALTER ROLE r SET \"app.jwt_secret\" TO '***'"),
+        ("SET app.jwt_secret = 'x'", "SET app.jwt_secret = '***'"),
+        ("SELECT set_config('app.jwt_secret', 'x', false)", "SELECT set_config('***', '***', false)"),
+        (
+            "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE app PASSWORD 'x'; PERFORM g('y'); END $$",
+            "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE app PASSWORD '***'; PERFORM g('y'); END $$",
+        ),
+    ] {
+        assert_eq!(analyse_blocking(sql, &nothing_tagged()).redacted(), shown, "{sql}");
+    }
 }
 
 #[test]

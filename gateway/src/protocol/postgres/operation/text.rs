@@ -90,6 +90,8 @@ pub(super) enum Hide<'a> {
     Strings,
     /// All literals and comments, but for the literals at these offsets.
     Literals { shown: &'a HashSet<i32> },
+    /// All literals and comments of what nobody has understood, and a name where a password stands: its quotes may be the wrong ones.
+    Unread,
 }
 
 const HIDDEN: &str = "'***'";
@@ -115,6 +117,7 @@ fn redact_at(depth: Depth, sql: &str, part: Range<usize>, tokens: &[ScanToken], 
     let (first, behind) = (starts_in(part.start), starts_in(part.end));
     let is_do = tokens[first..].iter().find(|it| !is_comment(it)).is_some_and(|it| it.token() == Token::Do);
     let mut before = tokens[..first].iter().rev().find(|it| !is_comment(it));
+    let secret = if depth == Depth::Code { secret_parts(sql, tokens) } else { Vec::new() };
     for token in tokens.get(first..behind).unwrap_or_default() {
         let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else { continue };
         let earlier = before;
@@ -125,7 +128,9 @@ fn redact_at(depth: Depth, sql: &str, part: Range<usize>, tokens: &[ScanToken], 
             continue;
         }
         let Some(text) = sql.get(start..end) else { return fingerprint(sql) };
-        if let Some(instead) = replacement(depth, token, text, earlier, hide) {
+        let among_secrets = secret.iter().any(|it| it.contains(&start)) && is_string(token);
+        let instead = replacement(depth, token, text, earlier, hide).or(among_secrets.then_some(HIDDEN));
+        if let Some(instead) = instead {
             out.push_str(sql.get(done..start).unwrap_or_default());
             let is_code = depth == Depth::Statement && (is_do || earlier.is_some_and(|it| it.token() == Token::As));
             let body = if is_code { readable_body(text, hide) } else { None };
@@ -148,7 +153,7 @@ fn replacement(
     before: Option<&ScanToken>,
     hide: Hide<'_>,
 ) -> Option<&'static str> {
-    let is_string = matches!(token.token(), Token::Sconst | Token::Usconst);
+    let is_string = is_string(token);
     let is_literal =
         is_string || matches!(token.token(), Token::Bconst | Token::Xconst | Token::Iconst | Token::Fconst);
     let comment = is_comment(token).then_some(HIDDEN_COMMENT);
@@ -163,13 +168,32 @@ fn replacement(
             let is_shown = shown.contains(&token.start) || sign.is_some_and(|it| shown.contains(&it.start));
             (is_literal && !is_shown).then_some(HIDDEN).or(comment)
         }
+        Hide::Unread => {
+            let is_password = token.token() == Token::Ident && before.is_some_and(|it| it.token() == Token::Password);
+            (is_literal || is_password).then_some(HIDDEN).or(comment)
+        }
     }
+}
+
+fn is_string(token: &ScanToken) -> bool {
+    matches!(token.token(), Token::Sconst | Token::Usconst)
+}
+
+/// Statements of code that say something of a secret: which of their strings that is, the word beside it does not tell.
+fn secret_parts(code: &str, tokens: &[ScanToken]) -> Vec<Range<usize>> {
+    let offset = |at: i32| usize::try_from(at).unwrap_or(0);
+    let statements = tokens.split_inclusive(|token| token.token() == Token::Ascii59);
+    let says = |token: &ScanToken| {
+        !is_comment(token) && code.get(offset(token.start)..offset(token.end)).is_some_and(looks_secret)
+    };
+    let secret = statements.filter(|statement| statement.iter().any(says));
+    secret.filter_map(|it| Some(offset(it.first()?.start)..offset(it.last()?.end))).collect()
 }
 
 /// The code of a DO, or of a function, without the strings in it that are to be hidden: one word that looks secret must not hide what
 /// runs. None: it cannot be read, or is to be hidden as all literals are.
 fn readable_body(text: &str, hide: Hide<'_>) -> Option<String> {
-    if let Hide::Literals { .. } = hide {
+    if let Hide::Literals { .. } | Hide::Unread = hide {
         return None;
     }
     let (body, quote) = if let Some(behind) = text.strip_prefix('$') {
@@ -187,7 +211,21 @@ fn readable_body(text: &str, hide: Hide<'_>) -> Option<String> {
 /// A connection string, a function body or an option that holds a password.
 pub(in crate::protocol::postgres) fn looks_secret(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    let words = ["password", "passwd", "pwd=", "secret", "api_key", "apikey", "authorization:", "bearer "];
+    let words = [
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd=",
+        "secret",
+        "token=",
+        "_token",
+        "api_key",
+        "apikey",
+        "private key",
+        "private_key",
+        "authorization:",
+        "bearer ",
+    ];
     words.iter().any(|it| text.contains(it)) || (text.contains("://") && text.contains('@'))
 }
 

@@ -5,6 +5,7 @@ use pg_query::{Node, NodeEnum, NodeRef};
 
 use super::Name;
 use super::descent::Unknown;
+use super::looks_secret;
 use super::walk::{name_parts, string};
 use crate::policy::{Access, Kind};
 use crate::protocol::postgres::wire::OWN_NAME;
@@ -131,8 +132,12 @@ impl Utility<'_> {
         self
     }
 
-    fn secret(mut self) -> Self {
-        self.secret = true;
+    fn secret(self) -> Self {
+        self.secret_if(true)
+    }
+
+    fn secret_if(mut self, secret: bool) -> Self {
+        self.secret = secret;
         self
     }
 
@@ -227,9 +232,8 @@ fn definition(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::AlterSeqStmt(_) => alter("ALTER SEQUENCE"),
         NodeRef::AlterStatsStmt(_) => alter("ALTER STATISTICS"),
         NodeRef::AlterEnumStmt(_) => alter("ALTER TYPE"),
-        NodeRef::AlterDatabaseStmt(_) | NodeRef::AlterDatabaseSetStmt(_) | NodeRef::AlterDatabaseRefreshCollStmt(_) => {
-            alter("ALTER DATABASE")
-        }
+        NodeRef::AlterDatabaseStmt(_) | NodeRef::AlterDatabaseRefreshCollStmt(_) => alter("ALTER DATABASE"),
+        NodeRef::AlterDatabaseSetStmt(it) => alter("ALTER DATABASE").secret_if(is_of_a_secret(it.setstmt.as_ref())),
         NodeRef::AlterTableSpaceOptionsStmt(_) => alter("ALTER TABLESPACE"),
         NodeRef::AlterCollationStmt(_) => alter("ALTER COLLATION"),
         NodeRef::AlterOwnerStmt(_) => alter("ALTER ... OWNER"),
@@ -294,7 +298,9 @@ fn access_control(node: NodeRef<'_>) -> Option<Utility<'_>> {
         NodeRef::AlterDefaultPrivilegesStmt(it) => grant(it.action.as_ref().is_some_and(|it| it.is_grant)),
         NodeRef::CreateRoleStmt(_) => Utility::new(Kind::Create, "CREATE ROLE").secret(),
         NodeRef::AlterRoleStmt(_) => Utility::new(Kind::Alter, "ALTER ROLE").secret(),
-        NodeRef::AlterRoleSetStmt(_) => Utility::new(Kind::Alter, "ALTER ROLE"),
+        NodeRef::AlterRoleSetStmt(it) => {
+            Utility::new(Kind::Alter, "ALTER ROLE").secret_if(is_of_a_secret(it.setstmt.as_ref()))
+        }
         NodeRef::DropRoleStmt(_) => Utility::new(Kind::Drop, "DROP ROLE"),
         NodeRef::DropOwnedStmt(_) => Utility::new(Kind::Drop, "DROP OWNED"),
         NodeRef::ReassignOwnedStmt(_) => Utility::new(Kind::Alter, "REASSIGN OWNED"),
@@ -340,7 +346,12 @@ pub(super) fn set(set: &protobuf::VariableSetStmt) -> Result<Utility<'_>, Unknow
     let name = set.name.to_ascii_lowercase();
     utility.keeps_meanings = SETTINGS_OF_FORM.contains(&name.as_str());
     utility.hazard = revealing(&name);
-    Ok(utility)
+    Ok(utility.secret_if(is_of_a_secret(Some(set))))
+}
+
+/// Whether a setting's name says that its value is one.
+fn is_of_a_secret(set: Option<&protobuf::VariableSetStmt>) -> bool {
+    set.is_some_and(|set| looks_secret(&set.name))
 }
 
 /// Why a setting may not be changed where data is tagged, if so.

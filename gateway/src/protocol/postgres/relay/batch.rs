@@ -9,6 +9,7 @@ use super::trace::{NEW_COLUMNS, Question, Traced, is_traced, is_within, only_rea
 use super::{End, Front, PROBE, Reached, Relay};
 use crate::policy::Gate;
 use crate::protocol::postgres::forecast::Expected;
+use crate::protocol::postgres::operation;
 use crate::protocol::postgres::reply::{Checked, Fault, Until, unfit};
 use crate::protocol::postgres::statement::{Columns, Description, Judged, Portal, Prepared};
 use crate::protocol::postgres::traced::only_as_text;
@@ -487,8 +488,12 @@ pub(super) fn shown_parameters(bind: &wire::Bind<'_>, most: usize) -> Option<Str
         }
         let separator = if index == 0 { "" } else { ", " };
         let begin = |value: &&[u8]| value.len().min(most.saturating_add(1));
+        let looks_secret = |value: &&[u8]| operation::looks_secret(&String::from_utf8_lossy(&value[..begin(value)]));
         // Writing to a string cannot fail.
         let _ = match value {
+            Some(value) if !value.iter().all(u8::is_ascii_digit) && looks_secret(value) => {
+                write!(shown, "{separator}${} = '***'", index + 1)
+            }
             None => write!(shown, "{separator}${} = NULL", index + 1),
             Some(value) if format(index) == 0 => {
                 // As the server reads strings: none can look like its end and another parameter.

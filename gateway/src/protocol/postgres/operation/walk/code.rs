@@ -7,7 +7,7 @@ use super::{Walk, name_parts, string};
 use crate::policy::Kind;
 use crate::protocol::postgres::catalog::Exposure;
 use crate::protocol::postgres::operation::descent::{Unknown, Walked};
-use crate::protocol::postgres::operation::{functions, utility};
+use crate::protocol::postgres::operation::{functions, looks_secret, utility};
 use crate::protocol::postgres::wire::MAX_NAME;
 
 /// The setting by which pg_dump restricts its own queries (CVE-2024-7348), where the server has it, and its value.
@@ -129,6 +129,7 @@ impl<'a> Walk<'a> {
             None => self.function(&parts)?,
         }
         if parts.last() == Some(&"set_config") {
+            self.seen.secret_strings |= args.first().and_then(plain_name).is_some_and(looks_secret);
             self.set_config(args);
         }
         self.sequence(parts.last().copied().unwrap_or_default(), args);

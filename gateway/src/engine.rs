@@ -364,9 +364,10 @@ impl Engine {
         }
         // What can fail comes first, and what has to be undone then comes last.
         let identity = self.identifier.prepare(&config).map_err(|error| error.to_string())?;
-        if let Err(error) = self.witness.reload(&config.version).await {
+        let number = self.epoch() + 1;
+        if let Err(error) = self.witness.reload(number, &config.version).await {
             // It may have taken up a part, or all of it by the time that this comes.
-            if let Err(error) = self.witness.go_back().await {
+            if let Err(error) = self.witness.go_back(number).await {
                 tracing::error!(%error, "the witness may act by a configuration that was rejected; reload again");
             }
             return Err(error.to_string());

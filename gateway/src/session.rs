@@ -42,6 +42,8 @@ pub struct Session {
     pub reads_only: bool,
     /// The masks that `masker` was made of; when a reload changes them the session ends.
     masks_version: u64,
+    /// Whether policy was only observed as it began.
+    mode: Mode,
     /// The `[identity]` that its principal was verified by.
     identity_version: u64,
     /// The last configuration that it was found to fit.
@@ -169,6 +171,8 @@ pub enum SessionError {
     MasksChanged,
     #[error("the configuration of this target changed; connect again")]
     TargetChanged,
+    #[error("whether policy is only observed changed; connect again")]
+    ModeChanged,
     #[error("whose tokens are taken, and what is read in them, changed; connect again")]
     IssuerChanged,
     #[error("the configuration of this agent changed: {0}")]
@@ -276,6 +280,7 @@ impl Session {
             masker,
             reads_only,
             masks_version: in_force.masks_version,
+            mode: in_force.config.gateway.mode,
             identity_version: in_force.identity_version,
             fits_epoch: AtomicU64::new(in_force.epoch),
             token_expires_at,
@@ -459,6 +464,9 @@ impl Session {
         // What is passed on as it is has none.
         if self.masks_version != in_force.masks_version && self.target.protocol.logs_in() {
             return Err(SessionError::MasksChanged);
+        }
+        if self.mode != in_force.config.gateway.mode {
+            return Err(SessionError::ModeChanged);
         }
         if self.identity_version != in_force.identity_version {
             return Err(SessionError::IssuerChanged);

@@ -155,7 +155,7 @@ impl WitnessConfig {
             attach: config.gateway.attach.trim_matches('/').to_owned(),
             agents: agent_cgroups(config),
             agent_uids: config.agents.iter().filter_map(|agent| agent.uid).collect(),
-            agent_names: config.agents.iter().flat_map(names_of_user).collect(),
+            agent_names: names_of_users(&config.agents)?,
             subuid: SUBUID.into(),
             listen: listen(config),
             gateway_cgroup: Some(cgroup::of_process("self").map_err(kernel::at("the gateway's cgroup"))?),
@@ -183,11 +183,16 @@ impl WitnessConfig {
     }
 }
 
-/// What an agent's user is called, here and in whatever directory knows it.
-fn names_of_user(agent: &AgentConfig) -> Vec<(String, u32)> {
-    let Some(uid) = agent.uid else { return Vec::new() };
-    let known = nix::unistd::User::from_uid(uid.into()).ok().flatten();
-    agent.user.clone().into_iter().chain(known.map(|user| user.name)).map(|name| (name, uid)).collect()
+/// What agents' users are called, in the configuration and in whatever directory knows them.
+fn names_of_users(agents: &[AgentConfig]) -> Result<BTreeMap<String, u32>, WitnessError> {
+    let mut names = BTreeMap::new();
+    for agent in agents {
+        let Some(uid) = agent.uid else { continue };
+        let known =
+            nix::unistd::User::from_uid(uid.into()).map_err(|error| kernel::at("an agent's user")(error.into()))?;
+        names.extend(agent.user.clone().into_iter().chain(known.map(|user| user.name)).map(|name| (name, uid)));
+    }
+    Ok(names)
 }
 
 fn listen(config: &Config) -> Vec<(u32, u16)> {
@@ -333,13 +338,13 @@ impl Witness {
     }
 
     /// New agents, users, cgroups, tokens and credentials: what the files say now, if they have that version.
-    pub async fn reload(&self, version: &str) -> Result<(), WitnessError> {
-        self.shared.ask(Question::Reload { version: version.to_owned() }).await.map(drop)
+    pub async fn reload(&self, number: u64, version: &str) -> Result<(), WitnessError> {
+        self.shared.ask(Question::Reload { number, version: version.to_owned() }).await.map(drop)
     }
 
-    /// Takes a reload back that was just asked for, whatever became of it.
-    pub async fn go_back(&self) -> Result<(), WitnessError> {
-        self.shared.ask(Question::GoBack).await.map(drop)
+    /// Takes the reload of that number back, which was just asked for, whatever became of it.
+    pub async fn go_back(&self, number: u64) -> Result<(), WitnessError> {
+        self.shared.ask(Question::GoBack { number }).await.map(drop)
     }
 
     /// The same of a witness that was started without files, see [`spawn_as`].

@@ -72,8 +72,7 @@ struct Witness {
     /// Where the configuration is read; None: it is told that.
     path: Option<PathBuf>,
     loading: Option<Loading>,
-    /// What was in force before the last reload, and when that was.
-    before: Option<(Instant, WitnessConfig)>,
+    before: Option<Before>,
     kernel: Kernel,
     namespaces: Namespaces,
     logger: Option<EbpfLogger<Limited>>,
@@ -91,7 +90,16 @@ struct Witness {
 struct Loading {
     /// Of the question.
     id: u64,
+    number: u64,
     config: mpsc::Receiver<Result<WitnessConfig, WitnessError>>,
+}
+
+/// What was in force before a reload.
+struct Before {
+    /// Of the reload, and when it was taken up.
+    number: u64,
+    when: Instant,
+    config: WitnessConfig,
 }
 
 impl Witness {
@@ -169,8 +177,8 @@ impl Witness {
     }
 
     fn reply(&mut self, socket: &OwnedFd, Request { id, question }: Request) -> io::Result<()> {
-        if let Question::Reload { version } = question {
-            return match self.load(id, version) {
+        if let Question::Reload { number, version } = question {
+            return match self.load(id, number, version) {
                 Ok(()) => Ok(()),
                 Err(error) => send(socket, &Reply { id, answer: Err(error) }, &[]),
             };
@@ -189,7 +197,7 @@ impl Witness {
         let answer = match question {
             Question::Reconfigure(config) if self.path.is_none() => self.take_up(config)?,
             Question::Configure { .. } | Question::Reconfigure(_) | Question::Reload { .. } => return Err(not_told()),
-            Question::GoBack => self.go_back()?,
+            Question::GoBack { number } => self.go_back(number)?,
             Question::Retire => {
                 self.retired = true;
                 self.namespaces.retire();
@@ -219,7 +227,7 @@ impl Witness {
     }
 
     /// Begins to read what the files say, which is taken up when it is there.
-    fn load(&mut self, id: u64, version: String) -> Result<(), WitnessError> {
+    fn load(&mut self, id: u64, number: u64, version: String) -> Result<(), WitnessError> {
         let Some(path) = self.path.clone() else { return Err(not_told()) };
         if self.loading.is_some() {
             return Err(WitnessError::Busy);
@@ -228,31 +236,34 @@ impl Witness {
         let (loaded, config) = mpsc::channel();
         let read = move || _ = loaded.send(read(&path, &version, gateway_cgroup));
         std::thread::Builder::new().name("loading".to_owned()).spawn(read).map_err(at("reading the configuration"))?;
-        self.loading = Some(Loading { id, config });
+        self.loading = Some(Loading { id, number, config });
         Ok(())
     }
 
     /// Takes up what was loaded, if it is there by now.
     fn finish_loading(&mut self, socket: &OwnedFd) -> io::Result<()> {
         let Some(loading) = &self.loading else { return Ok(()) };
-        let (id, loaded) = match loading.config.try_recv() {
+        let loaded = match loading.config.try_recv() {
             Err(mpsc::TryRecvError::Empty) => return Ok(()),
-            Err(mpsc::TryRecvError::Disconnected) => (loading.id, Err(WitnessError::Lost)),
-            Ok(loaded) => (loading.id, loaded),
+            Err(mpsc::TryRecvError::Disconnected) => Err(WitnessError::Lost),
+            Ok(loaded) => loaded,
         };
+        let (id, number) = (loading.id, loading.number);
         self.loading = None;
         let answer = loaded.and_then(|config| {
-            self.before = Some((Instant::now(), self.config.clone()));
+            self.before = Some(Before { number, when: Instant::now(), config: self.config.clone() });
             self.take_up(config)
         });
         send(socket, &Reply { id, answer }, &[])
     }
 
     /// Only at once: nobody is to have an old configuration back when he likes.
-    fn go_back(&mut self) -> Result<Answer, WitnessError> {
+    fn go_back(&mut self, number: u64) -> Result<Answer, WitnessError> {
         self.loading = None;
         match self.before.take() {
-            Some((when, config)) if when.elapsed() < GO_BACK_WITHIN => self.take_up(config),
+            Some(before) if before.number == number && before.when.elapsed() < GO_BACK_WITHIN => {
+                self.take_up(before.config)
+            }
             _ => Ok(Answer::Ready(self.kernel.report()?)),
         }
     }

@@ -32,10 +32,14 @@ pub(super) enum Question {
     Reconfigure(WitnessConfig),
     /// What is there now, if it is of this version, as the witness reads it itself.
     Reload {
+        /// Which reload that is, for [`Question::GoBack`].
+        number: u64,
         version: String,
     },
-    /// What was in force before the last one, which the gateway could not take up.
-    GoBack,
+    /// What was in force before that reload, which the gateway could not take up.
+    GoBack {
+        number: u64,
+    },
     Evidence(Origin),
     TokenFile(PathBuf),
     TokenEnvironment(Origin, String),

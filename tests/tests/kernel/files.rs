@@ -43,16 +43,19 @@ fn a_witness_reads_its_configuration_itself_and_is_not_told_it() {
     assert!(matches!(reads("/etc/shadow".as_ref()), Err(WitnessError::NotConfigured(_))));
     // What the files say is taken up when the gateway has read the same.
     let second = write(token.to_str().unwrap());
-    let refused = block_on(witness.reload("0123456789abcdef")).unwrap_err().to_string();
+    let refused = block_on(witness.reload(2, "0123456789abcdef")).unwrap_err().to_string();
     assert!(refused.contains("reload again") && reads(&token).is_err(), "{refused}");
-    block_on(witness.reload(&second)).unwrap();
+    block_on(witness.reload(2, &second)).unwrap();
     assert_eq!(reads(&token).unwrap().expose(), b"a token");
     // What was in force before is, again, when the gateway cannot take up what it read; once.
-    block_on(witness.go_back()).unwrap();
+    block_on(witness.go_back(2)).unwrap();
     assert!(matches!(reads(&token), Err(WitnessError::NotConfigured(_))));
-    block_on(witness.go_back()).unwrap();
-    assert!(matches!(reads(&token), Err(WitnessError::NotConfigured(_))));
+    // Another one, that did not arrive, takes nothing back.
+    block_on(witness.reload(2, &second)).unwrap();
+    block_on(witness.go_back(3)).unwrap();
+    block_on(witness.go_back(2)).unwrap();
+    assert_eq!(reads(&token).unwrap().expose(), b"a token");
     let earlier = write("/nowhere/one.token");
-    assert!(earlier == first && block_on(witness.reload(&second)).is_err(), "only what is there now");
+    assert!(earlier == first && block_on(witness.reload(3, &second)).is_err(), "only what is there now");
     std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -167,7 +167,8 @@ impl State {
         }
         let slot = self.slot(session, way)?;
         let masks_version = session.masks_version();
-        let usable = || slot.usable(masks_version, freshness).map(|it| it.filter(|it| it.answers(session)));
+        let counts = session.asks_of_catalog();
+        let usable = || slot.usable(masks_version, freshness, counts);
         if let Some(catalog) = usable()? {
             if catalog.read_at.elapsed() > REFRESH_AFTER {
                 slot.refresh_in_background(session, way);
@@ -185,7 +186,7 @@ impl State {
         }
         *reading = Some(Instant::now());
         let masks = session.masker().rules().to_vec();
-        let wanted = Wanted { masks: &masks, target: &session.target.name, counts: session.asks_of_catalog() };
+        let wanted = Wanted { masks: &masks, target: &session.target.name, counts };
         let read = load(way, wanted, masks_version).await;
         drop(reading);
         slot.set(read, masks_version)
@@ -352,9 +353,11 @@ impl Slot {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn usable(&self, masks_version: u64, freshness: Freshness) -> Result<Option<Arc<Catalog>>, Arc<str>> {
+    /// `counts`: rules ask for what it may not have been asked for.
+    fn usable(&self, masks_version: u64, freshness: Freshness, counts: bool) -> Result<Option<Arc<Catalog>>, Arc<str>> {
         let current = self.current();
-        if let Some(catalog) = current.read.as_ref().filter(|read| read.serves(masks_version, freshness)) {
+        let serves = |read: &&Arc<Catalog>| read.serves(masks_version, freshness) && (read.has_counts || !counts);
+        if let Some(catalog) = current.read.as_ref().filter(serves) {
             return Ok(Some(Arc::clone(catalog)));
         }
         let is_recent = |it: &&Failure| it.masks_version == masks_version && it.when.elapsed() < RETRY_AFTER;
@@ -793,11 +796,11 @@ mod tests {
     fn what_cannot_be_read_again_serves_for_as_long_as_it_may() {
         let slot = Slot::default();
         let again = || slot.set(Err("expired keys".to_owned()), 2);
-        let usable = || slot.usable(2, Freshness::Usual);
+        let usable = || slot.usable(2, Freshness::Usual, false);
         let set = || Arc::new(tagged());
         assert!(slot.set(Ok(Catalog { set: set(), ..catalog(2, Instant::now()) }), 2).is_ok());
         assert!(again().is_err() && usable().is_ok_and(|it| it.is_some()));
-        assert!(slot.usable(2, Freshness::AsNewAs(Instant::now())).is_err(), "and is not tried again at once");
+        assert!(slot.usable(2, Freshness::AsNewAs(Instant::now()), false).is_err(), "and is not tried again at once");
         let old = Instant::now().checked_sub(MAX_AGE).unwrap();
         assert!(slot.set(Ok(Catalog { set: set(), ..catalog(2, old) }), 2).is_ok());
         assert!(again().is_err() && usable().is_err());
@@ -808,15 +811,15 @@ mod tests {
     fn what_was_read_under_older_masks_never_takes_the_place_of_newer() {
         let slot = Slot::default();
         let now = Instant::now();
-        let is_newer = || slot.usable(2, Freshness::Usual).is_ok_and(|it| it.is_some());
+        let is_newer = || slot.usable(2, Freshness::Usual, false).is_ok_and(|it| it.is_some());
         assert!(slot.set(Ok(catalog(2, now)), 2).is_ok());
         assert!(slot.set(Ok(catalog(1, now)), 1).is_ok_and(|it| it.masks_version == 1), "its own reader has it");
         assert!(is_newer());
         assert!(slot.set(Err("an old typo".to_owned()), 1).is_err());
         assert!(is_newer());
         assert!(slot.set(Err("a typo".to_owned()), 3).is_err());
-        assert!(slot.usable(3, Freshness::Usual).is_err() && is_newer());
+        assert!(slot.usable(3, Freshness::Usual, false).is_err() && is_newer());
         // The next masks may have put it right.
-        assert!(slot.usable(4, Freshness::Usual).is_ok_and(|it| it.is_none()));
+        assert!(slot.usable(4, Freshness::Usual, false).is_ok_and(|it| it.is_none()));
     }
 }

@@ -195,8 +195,9 @@ impl Share {
         let mut shares = self.room.lock();
         let left = shares.left.checked_sub(bytes).ok_or(NoRoom)?;
         let taken = shares.taken.get(&self.agent).copied().unwrap_or(0) + bytes;
-        // What is small goes on while there is any.
-        if taken > left && bytes > OWN {
+        // What is small goes on longer.
+        let most = if bytes <= OWN { left.saturating_mul(3) } else { left };
+        if taken > most {
             return Err(NoRoom);
         }
         shares.left = left;

@@ -563,6 +563,8 @@ fn passwords_are_hidden_on_any_target() {
         ("ALTER DATABASE d SET \"app.jwt_secret\" TO 'x'", "ALTER DATABASE d SET \"app.jwt_secret\" TO '***'"),
         ("ALTER ROLE r SET \"app.jwt_secret\" TO 'x'", "ALTER ROLE r SET \"app.jwt_secret\" TO '***'"),
         ("SET app.jwt_secret = 'x'", "SET app.jwt_secret = '***'"),
+        ("SET app.jwt_secret = hunter2", "SET app.jwt_secret = '***'"),
+        ("SET app.jwt_secret TO 1234", "SET app.jwt_secret TO '***'"),
         ("SELECT set_config('app.jwt_secret', 'x', false)", "SELECT set_config('***', '***', false)"),
         (
             "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE app PASSWORD 'x'; PERFORM g('y'); END $$",

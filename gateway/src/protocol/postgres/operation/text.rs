@@ -128,7 +128,11 @@ fn redact_at(depth: Depth, sql: &str, part: Range<usize>, tokens: &[ScanToken], 
             continue;
         }
         let Some(text) = sql.get(start..end) else { return fingerprint(sql) };
-        let among_secrets = secret.iter().any(|it| it.contains(&start)) && is_string(token);
+        let is_within = || {
+            let behind = secret.partition_point(|it| it.end <= start);
+            secret.get(behind).is_some_and(|it| it.contains(&start))
+        };
+        let among_secrets = is_string(token) && is_within();
         let instead = replacement(depth, token, text, earlier, hide).or(among_secrets.then_some(HIDDEN));
         if let Some(instead) = instead {
             out.push_str(sql.get(done..start).unwrap_or_default());
@@ -161,7 +165,12 @@ fn replacement(
         Hide::Passwords if !looks_secret(text) => None,
         // In code comments are the string's, which was all hidden once.
         Hide::Passwords => is_string.then_some(HIDDEN).or(comment.filter(|_| depth == Depth::Code)),
-        Hide::Strings => is_string.then_some(HIDDEN).or(comment),
+        Hide::Strings => {
+            // A setting's value needs no quotes.
+            let is_value = before.is_some_and(|it| matches!(it.token(), Token::Ascii61 | Token::To));
+            let is_word = matches!(token.token(), Token::Ident | Token::Iconst | Token::Fconst);
+            (is_string || is_value && is_word).then_some(HIDDEN).or(comment)
+        }
         Hide::Literals { shown } => {
             // The parser places a negative number at its sign.
             let sign = before.filter(|it| it.token() == Token::Ascii45);

@@ -173,6 +173,8 @@ impl Relay<'_> {
             }
             Err(why) => {
                 self.catalog = None;
+                // What this session has changed is still to be seen.
+                self.is_outdated |= freshness != Freshness::Usual;
                 Err(self.denied_until(&why))
             }
         })

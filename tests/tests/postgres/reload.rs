@@ -106,10 +106,25 @@ fn a_session_ends_whose_target_or_agent_is_not_what_it_was() {
     assert!(ended.contains("configuration of this target changed; connect again"), "{ended}");
     world.shop.configure(POLICY).unwrap();
     world.reload();
-    // So is an agent that is none any more.
-    let old = world.session(statement);
+    // So is another reading of tokens, and whether policy is only observed.
     let path = world.shop.env.config_path();
     let config = std::fs::read_to_string(&path).unwrap();
+    for (from, to, told) in [
+        ("audience = \"weir\"", "audience = \"weir\"\ngroups_claim = \"roles\"", "what is read in them, changed"),
+        ("[gateway]\n", "[gateway]\nmode = \"observe\"\n", "connect again"),
+    ] {
+        let old = world.session(statement);
+        let other = config.replacen(from, to, 1);
+        assert_ne!(other, config);
+        std::fs::write(&path, other).unwrap();
+        world.reload();
+        let ended = said(old);
+        assert!(ended.contains(told) && !ended.contains("here still"), "{told}: {ended}");
+        std::fs::write(&path, &config).unwrap();
+        world.reload();
+    }
+    // So is an agent that is none any more.
+    let old = world.session(statement);
     let other = config.replace("/agents/coder\"\nuser = ", "/agents/another\"\n# user = ");
     assert_ne!(other, config);
     std::fs::write(&path, other).unwrap();

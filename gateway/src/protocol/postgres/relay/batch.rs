@@ -513,3 +513,23 @@ pub(super) fn shown_parameters(bind: &wire::Bind<'_>, most: usize) -> Option<Str
     }
     Some(shown)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_look_secret_are_not_shown_in_either_format() {
+        let values = [&b"host=h password=hunter2"[..], b"it's", b"7"];
+        for (format, others) in [(0_u8, "$2 = 'it''s', $3 = '7'"), (1, "$2 = binary 69742773, $3 = binary 37")] {
+            let mut message = vec![0, 1, 0, format, 0, 3];
+            for value in values {
+                message.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+                message.extend_from_slice(value);
+            }
+            message.extend_from_slice(&[0, 0]);
+            let shown = shown_parameters(&wire::bound(&[], &[], &message).unwrap(), MAX_PARAMETERS_RECORDED).unwrap();
+            assert_eq!(shown, format!("$1 = '***', {others}"));
+        }
+    }
+}
